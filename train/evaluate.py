@@ -1,0 +1,72 @@
+"""Measuring a network: logits, accuracy with its sampling interval, loss, calibration."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from train.recipe import Recipe
+
+
+def network_input(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """uint8 `(N, H, W, C)` → normalised float32 `(N, C, H, W)`, whose memory is already channels_last."""
+    mean, sd = torch.tensor(recipe.mean), torch.tensor(recipe.sd)
+    return ((images.float() - mean) / sd).permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def logits(network: nn.Module, images: torch.Tensor, recipe: Recipe, batch: int = 500) -> torch.Tensor:
+    """uint8 `(N, H, W, C)` → float32 `(N, K)`, in evaluation mode; the network's mode is restored."""
+    was_training = network.training
+    network.eval()
+    try:
+        return torch.cat([network(network_input(chunk, recipe)) for chunk in images.split(batch)])
+    finally:
+        network.train(was_training)
+
+
+def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of rows whose largest logit is at the label, 0 to 1."""
+    return (scores.argmax(1) == labels).double().mean().item()
+
+
+def loss(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean cross-entropy in nats."""
+    return F.cross_entropy(scores.double(), labels).item()
+
+
+def interval95(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share seen in `n` trials (Wilson 1927, z = 1.96)."""
+    z = 1.959964
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return centre - half, centre + half
+
+
+def calibration_error(scores: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
+    """Expected calibration error with equal-width bins (Guo et al., arXiv 1706.04599), 0 to 1."""
+    confidence, chosen = scores.double().softmax(1).max(1)
+    right = (chosen == labels).double()
+    bin_of = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_of, right - confidence)
+    return gaps.abs().sum().item() / len(labels)
+
+
+def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """The T > 0 for which `logits / T` has the least cross-entropy (Guo et al., arXiv 1706.04599)."""
+    low, high = math.log(0.05), math.log(20.0)
+    for _ in range(60):  # the loss is convex in log T near its minimum: ternary search to 1e-9
+        third = (high - low) / 3
+        if loss(scores / math.exp(low + third), labels) < loss(scores / math.exp(high - third), labels):
+            high -= third
+        else:
+            low += third
+    return math.exp((low + high) / 2)
+
+
+def unsure_below(scores: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
+    """The top probability below which half of the wrong answers lie: the median over the mistakes; 0.5 if none."""
+    confidence, chosen = (scores.double() / temperature).softmax(1).max(1)
+    wrong = confidence[chosen != labels]
+    return wrong.median().item() if len(wrong) else 0.5

@@ -1,0 +1,133 @@
+"""fit(): one training run from its recipe to its final weights, resumable to the bit.
+
+All images lie in memory as uint8; a batch is gathered, augmented and normalised as a whole. Every epoch draws its
+shuffle, augmentation and dropout from a generator seeded by (seed, epoch), so a checkpoint needs no random state: a
+run that was interrupted ends with the same weights as one that was not.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from train import augment, networks
+from train.evaluate import accuracy, logits, loss, network_input
+from train.progress import Progress
+from train.recipe import Recipe
+from train.runs import Run
+from train.splits import Kind, Part, held_out_part, training_part
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line chose: a recipe, on which part of the data, from which seed, with how many threads."""
+
+    recipe: Recipe
+    kind: Kind
+    seed: int
+    epochs: int
+    threads: int
+    folder: str | None = None  # of the data
+
+    def config(self) -> dict[str, Any]:
+        """What decides the weights; the thread count does too, in the last bits."""
+        return {
+            **self.recipe.settings(),
+            "kind": self.kind,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "threads": self.threads,
+        }
+
+
+def fit(job: Job, run: Run, progress: Progress, resume: bool = False) -> dict[str, Any]:
+    """Train, checkpointing every epoch; returns and writes the result.
+
+    A full run reads the test set once, at the end; a twin is measured on the validation split after every epoch.
+    Raises RunError where the run folder does not fit, KeyboardInterrupt after which `resume` continues.
+    """
+    torch.set_num_threads(job.threads)
+    torch.set_flush_denormal(True)
+    recipe, data = job.recipe, training_part(job.recipe.dataset, job.kind, job.folder)
+    held_out = held_out_part(recipe.dataset, job.kind, job.folder)
+    torch.manual_seed(job.seed)
+    network = networks.build(recipe)
+    optimizer = getattr(torch.optim, recipe.optimizer)(network.parameters(), lr=0.0, **recipe.optimizer_options)
+    if resume:
+        run.check_same(job.config())
+        done = run.load_checkpoint(network, optimizer)
+    else:
+        run.begin(job.config())
+        run.save_checkpoint(0, network, optimizer)
+        done = 0
+
+    with progress:
+        for epoch in range(done, job.epochs):
+            line = train_epoch(network, optimizer, data, job, epoch, progress)
+            if job.kind == "twin":
+                scores = logits(network, held_out.images, recipe)
+                line["validation_loss"] = loss(scores, held_out.labels)
+                line["validation_accuracy"] = accuracy(scores, held_out.labels)
+            run.save_checkpoint(epoch + 1, network, optimizer)
+            run.add_metrics(line)
+            progress.epoch_done(line)
+
+    scores = logits(network, held_out.images, recipe)
+    result = {
+        "recipe": recipe.name,
+        "kind": job.kind,
+        "seed": job.seed,
+        "epochs": job.epochs,
+        "measured_on": held_out.name,
+        "images": len(held_out),
+        "accuracy": accuracy(scores, held_out.labels),
+        "loss": loss(scores, held_out.labels),
+        "training_s": round(sum(line["seconds"] for line in run.metrics()), 1),
+    }
+    run.finish(network, result)
+    return result
+
+
+def train_epoch(
+    network: nn.Module, optimizer: torch.optim.Optimizer, data: Part, job: Job, epoch: int, progress: Progress
+) -> dict[str, Any]:
+    """One pass over the data in a fresh order; returns the epoch's line of metrics.jsonl."""
+    recipe, started = job.recipe, time.perf_counter()
+    generator = torch.Generator().manual_seed(epoch_seed(job.seed, epoch))
+    torch.manual_seed(epoch_seed(job.seed, epoch) + 1)  # dropout draws from the global generator
+    order = torch.randperm(len(data), generator=generator)
+    network.train()
+    seen, total_loss, right, rate = 0, 0.0, 0, 0.0
+    for rows in order.split(recipe.batch_size):
+        rate = recipe.schedule(epoch + seen / len(data), job.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        images = augment.apply(recipe.augment, data.images[rows], (epoch + seen / len(data)) / job.epochs, generator)
+        labels = data.labels[rows]
+        scores = network(network_input(images, recipe))
+        batch_loss = F.cross_entropy(scores, labels)
+        optimizer.zero_grad(set_to_none=True)
+        batch_loss.backward()
+        optimizer.step()
+        seen += len(rows)
+        total_loss += batch_loss.item() * len(rows)
+        right += int((scores.detach().argmax(1) == labels).sum())
+        progress.step(epoch, job.epochs, seen, len(data), total_loss / seen, right / seen)
+    seconds = time.perf_counter() - started
+    return {
+        "epoch": epoch + 1,
+        "learning_rate": rate,
+        "train_loss": total_loss / seen,
+        "train_accuracy": right / seen,
+        "seconds": round(seconds, 3),
+        "images_per_s": round(seen / seconds, 1),
+    }
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A 62-bit seed that differs for every (seed, epoch)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 2

@@ -1,0 +1,89 @@
+"""The networks, as plain stacks of torch layers, so that the order of layers is the order of the data.
+
+Every function returns an `nn.Sequential` that takes float32 `(N, C, H, W)` and gives logits `(N, K)`. Comments at the
+ends of lines give `output size, receptive field` in pixels.
+"""
+
+import torch
+from torch import nn
+
+from train.recipe import Recipe
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al., 2014) of channels_last activations, its random bits drawn four values at a time.
+
+    torch's own draws a Bernoulli variable a value, on one thread: 31 % of the training step of mnist14k.notes. Here a
+    value falls out when 16 random bits are below `rate · 65536`. Identity in evaluation mode.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return values
+        bits = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        keep = bits[: values.numel()] >= round(self.rate * 65536) - 32768
+        if values.ndim == 2:
+            keep = keep.view(values.shape)
+        else:
+            n, channels, height, width = values.shape
+            keep = keep.view(n, height, width, channels).permute(0, 3, 1, 2)  # in the order of memory
+        return values * (keep.float() * (1 / (1 - self.rate)))
+
+    def extra_repr(self) -> str:
+        return f"{self.rate}"
+
+
+def conv(inputs: int, outputs: int, kernel: int, dropout: float = 0.0) -> list[nn.Module]:
+    """Valid convolution without bias, batch norm, ReLU and, where `dropout` > 0, dropout."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+    return [*layers, Dropout(dropout)] if dropout else layers
+
+
+def mnist14k(dropout: float = 0.0) -> nn.Sequential:
+    """The course notes' submitted network: 14,624 parameters as Keras counts them."""
+    return nn.Sequential(
+        *conv(1, 16, 3, dropout),  # 26, 3
+        *conv(16, 32, 3, dropout),  # 24, 5
+        nn.MaxPool2d(2),  # 12, 6
+        *conv(32, 10, 1, dropout),  # 12, 6
+        *conv(10, 16, 3, dropout),  # 10, 10
+        *conv(16, 16, 3, dropout),  # 8, 14
+        *conv(16, 16, 3, dropout),  # 6, 18
+        *conv(16, 10, 3, dropout),  # 4, 22
+        nn.Conv2d(10, 10, 4, bias=False),  # 1, 28
+        nn.Flatten(),
+    )
+
+
+def build(recipe: Recipe) -> nn.Sequential:
+    """The network of a recipe with fresh weights, drawn from torch's global generator; in channels_last memory."""
+    network = globals()[recipe.network](**recipe.network_options)
+    network = as_keras(network) if recipe.keras_defaults else network
+    return network.to(memory_format=torch.channels_last)
+
+
+def as_keras(network: nn.Sequential) -> nn.Sequential:
+    """Give a network Keras' defaults: Glorot-uniform weights, zero biases, batch norm with eps 1e-3, momentum 0.99."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            layer.eps, layer.momentum = 1e-3, 0.01  # torch's momentum is the weight of the new value
+    return network
+
+
+def parameter_counts(network: nn.Module) -> dict[str, int]:
+    """`trainable`, and `keras`: with batch norm's moving mean and variance, which Keras counts too."""
+    trainable = sum(parameter.numel() for parameter in network.parameters())
+    statistics = sum(buffer.numel() for buffer in network.buffers() if buffer.is_floating_point())
+    return {"trainable": trainable, "keras": trainable + statistics}

@@ -1,0 +1,74 @@
+"""Recipe: all that decides a model's weights, as data. Recipes live in `train/recipes/`, one file each."""
+
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from train.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained.
+
+    name: `ARCHITECTURE.RECIPE`, also the model's name in the zoo.
+    title: one line for people, as `zoo list` shows it.
+    dataset: "mnist" or "cifar10".
+    network, network_options: a function of `train/networks.py` and its arguments.
+    keras_defaults: start from Keras' initial weights and batch-norm settings instead of torch's.
+    optimizer, optimizer_options: a class of `torch.optim` and its arguments without the learning rate.
+    schedule: learning rate by progress.
+    batch_size: images a step; the last batch of an epoch may be smaller.
+    mean, sd: the input is `(pixel - mean) / sd`, one value a channel, in units of 0 to 255.
+    augment: names of functions of `train/augment.py` with their arguments, applied in this order to whole batches.
+    default: whether a bare `ARCHITECTURE` means this recipe.
+    source: where network and settings come from, and what was not stated there.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    network: str
+    epochs: int
+    batch_size: int
+    optimizer: str
+    schedule: Schedule
+    source: str
+    network_options: dict[str, Any] = field(default_factory=dict)
+    keras_defaults: bool = False
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = (0.0,)
+    sd: tuple[float, ...] = (255.0,)
+    augment: tuple[tuple[str, dict[str, Any]], ...] = ()
+    default: bool = False
+    version: str = "1.0.0"
+
+    @property
+    def architecture(self) -> str:
+        return self.name.split(".")[0]
+
+    def settings(self) -> dict[str, Any]:
+        """What a run must agree with to be resumed, and what the card tells of the training, as plain JSON types."""
+        told = asdict(self)
+        told["schedule"] = {"kind": type(self.schedule).__name__, **asdict(self.schedule)}
+        for card_field in ("title", "default", "source", "version"):
+            del told[card_field]
+        return told
+
+
+def names() -> list[str]:
+    """The names of all recipes, in alphabetical order."""
+    files = (Path(__file__).parent / "recipes").glob("[!_]*.py")
+    return sorted(".".join(file.stem.rsplit("_", 1)).replace("_", "-") for file in files)
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name; a bare architecture means its default recipe. Raises KeyError with a sentence."""
+    module = name.replace("-", "_").replace(".", "_")
+    if name in names():
+        return import_module(f"train.recipes.{module}").RECIPE
+    for candidate in names():
+        if candidate.split(".")[0] == name and (recipe := find(candidate)).default:
+            return recipe
+    raise KeyError(f"There is no recipe {name!r}. There are: {', '.join(names())}.")

@@ -1,0 +1,1 @@
+"""One file per model: a docstring with the exact command and the result, and RECIPE."""

@@ -1,0 +1,138 @@
+"""A run's folder: config.json, environment.json, metrics.jsonl, checkpoint.safetensors, and in the end result.json."""
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from train.splits import Kind
+from zoo.home import home
+
+
+class RunError(Exception):
+    """A run that cannot be started or continued; the message says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Names the files of one training run, and reads and writes them; nothing is loaded by unpickling."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, recipe: str, kind: Kind, seed: int, root: Path | None = None) -> "Run":
+        """The folder of a run under `root`, by default `$ZOO_HOME/runs`."""
+        return cls((root or home() / "runs") / recipe / (f"seed{seed}" if kind == "full" else "twin"))
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Start afresh: the folder must not hold another run."""
+        if self.checkpoint.exists():
+            raise RunError(f"{self.folder} holds a run already: --resume continues it, --restart replaces it.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.metrics_file.unlink(missing_ok=True)
+        _write_json(self.folder / "config.json", config)
+        _write_json(self.folder / "environment.json", environment())
+
+    def check_same(self, config: dict[str, Any]) -> None:
+        """Refuse to continue a run with other settings than it was begun with."""
+        if not self.checkpoint.exists():
+            raise RunError(f"{self.folder} holds no checkpoint to resume: leave --resume out to begin there.")
+        begun = json.loads((self.folder / "config.json").read_text())
+        here = json.loads(json.dumps(config))
+        if other := sorted(key for key in begun.keys() | here.keys() if begun.get(key) != here.get(key)):
+            said = "; ".join(f"{key} was {begun.get(key)!r} and is {here.get(key)!r}" for key in other)
+            raise RunError(f"{self.folder} was begun with other settings ({said}): use the same, or --restart.")
+
+    def save_checkpoint(self, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write weights and optimizer state after `epoch` epochs; the file appears whole or not at all."""
+        tensors = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                if value is not None:
+                    tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).contiguous()
+        partial = self.checkpoint.with_suffix(".partial")
+        save_file(tensors, partial, {"epoch": str(epoch)})
+        os.replace(partial, self.checkpoint)
+
+    def load_checkpoint(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restore both in place; returns the number of epochs done. Later epochs' metrics lines are dropped."""
+        from safetensors import safe_open
+
+        with safe_open(self.checkpoint, "pt") as file:
+            epoch = int(file.metadata()["epoch"])
+        tensors = load_file(self.checkpoint)
+        network.load_state_dict({key[8:]: value for key, value in tensors.items() if key.startswith("network.")})
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        kept = [line for line in self.metrics() if line["epoch"] <= epoch]
+        self.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        return epoch
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary an epoch, oldest first."""
+        if not self.metrics_file.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+
+    def add_metrics(self, line: dict[str, Any]) -> None:
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def finish(self, network: nn.Module, result: dict[str, Any]) -> None:
+        """Write the final weights and what they reach."""
+        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, self.weights)
+        _write_json(self.folder / "result.json", result)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """config, environment or result. Raises RunError where the run has not come so far."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            raise RunError(f"{self.folder} has no {name}.json: the run is not there or not finished.")
+        return json.loads(path.read_text())
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions, for the run's folder and the card."""
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

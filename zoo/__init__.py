@@ -1,0 +1,1 @@
+"""pocketzoo: small image classifiers with numbers that anyone can check."""
