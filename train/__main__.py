@@ -38,7 +38,9 @@ class Recipes(click.Group):
 def _train_command(name: str, help_text: str) -> click.Command:
     @click.command(name, help=help_text)
     @click.option("--seed", default=0, show_default=True, help="Decides initial weights, order, dropout, augmentation.")
-    @click.option("--twin", is_flag=True, help="Learn from the training split only and measure on the validation split.")
+    @click.option(
+        "--twin", is_flag=True, help="Learn from the training split only and measure on the validation split."
+    )
     @click.option("--epochs", type=click.IntRange(min=1), help="Another number of epochs than the recipe's.")
     @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
     @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
@@ -54,15 +56,17 @@ def _train_command(name: str, help_text: str) -> click.Command:
         from train.progress import Progress
         from train.recipe import find
         from train.runs import Run, RunError
+        from train.splits import held_out_part, training_part
         from zoo.errors import ZooError
 
         recipe, kind = find(name), "twin" if twin else "full"
         run = Run.of(recipe.name, kind, seed, runs)
-        job = Job(recipe, kind, seed, epochs or recipe.epochs, threads, data)
+        job = Job(recipe, kind, seed, epochs or recipe.epochs, threads)
         if restart:
             run.checkpoint.unlink(missing_ok=True)
         try:
-            result = fit(job, run, Progress(f"{recipe.name} {run.folder.name}"), resume)
+            parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
+            result = fit(job, run, *parts, Progress(f"{recipe.name} {run.folder.name}"), resume)
         except (RunError, ZooError) as error:
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
@@ -80,6 +84,31 @@ def _train_command(name: str, help_text: str) -> click.Command:
 @click.group(cls=Recipes, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Train a recipe, or export what was trained into the zoo."""
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+@click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
+def export(recipe: str, data: str | None, runs: Path | None, target: Path | None) -> None:
+    """Write the model of RECIPE into the zoo, from its finished runs: ONNX, safetensors, card."""
+    from train import export as exporting
+    from train.recipe import find
+    from train.runs import RunError
+    from zoo.errors import ZooError
+    from zoo.registry import SHIPPED
+
+    try:
+        card = exporting.export(find(recipe), runs, data, target or SHIPPED)
+    except (exporting.ExportError, RunError, ZooError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyError as error:
+        raise click.UsageError(error.args[0]) from None
+    seeds = card.accuracy.seeds
+    spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%} (n = {seeds.n})" if seeds.sd is not None else "one seed"
+    click.echo(f"{card.name} {card.version}: {card.accuracy.value:.2%}, {spread}, temperature "
+               f"{card.calibration.temperature}. {(target or SHIPPED) / card.name}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,11 +21,9 @@ def flip(images: torch.Tensor, done: float, generator: torch.Generator) -> torch
 
 
 def shift(images: torch.Tensor, done: float, generator: torch.Generator, pixels: int) -> torch.Tensor:
-    """Move each image by up to ±`pixels` in both directions; what comes in from outside is zero."""
-    n, height, width, channels = images.shape
-    padded = images.new_zeros(n, height + 2 * pixels, width + 2 * pixels, channels)
-    padded[:, pixels : pixels + height, pixels : pixels + width] = images
-    top, left = torch.randint(0, 2 * pixels + 1, (2, n), generator=generator)
-    rows = (top[:, None] + torch.arange(height))[:, :, None]
-    columns = (left[:, None] + torch.arange(width))[:, None, :]
-    return padded[torch.arange(n)[:, None, None], rows, columns]
+    """Move each image by up to ±`pixels` in both directions; the border is repeated outwards, as Keras does."""
+    n, height, width, _ = images.shape
+    down, right = torch.randint(-pixels, pixels + 1, (2, n), generator=generator)
+    rows = (torch.arange(height) - down[:, None]).clamp(0, height - 1)[:, :, None]
+    columns = (torch.arange(width) - right[:, None]).clamp(0, width - 1)[:, None, :]
+    return images[torch.arange(n)[:, None, None], rows, columns]

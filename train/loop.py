@@ -19,7 +19,7 @@ from train.evaluate import accuracy, logits, loss, network_input
 from train.progress import Progress
 from train.recipe import Recipe
 from train.runs import Run
-from train.splits import Kind, Part, held_out_part, training_part
+from train.splits import Kind, Part
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Job:
     seed: int
     epochs: int
     threads: int
-    folder: str | None = None  # of the data
 
     def config(self) -> dict[str, Any]:
         """What decides the weights; the thread count does too, in the last bits."""
@@ -44,16 +43,19 @@ class Job:
         }
 
 
-def fit(job: Job, run: Run, progress: Progress, resume: bool = False) -> dict[str, Any]:
+def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resume: bool = False) -> dict[str, Any]:
     """Train, checkpointing every epoch; returns and writes the result.
 
-    A full run reads the test set once, at the end; a twin is measured on the validation split after every epoch.
-    Raises RunError where the run folder does not fit, KeyboardInterrupt after which `resume` continues.
+    Args:
+        data, held_out: what to learn from and what to measure on, of the job's kind (`train/splits.py`). A full run
+            reads `held_out`, the test set, once, at the end; a twin is measured on it after every epoch.
+        resume: continue from the run's checkpoint.
+    Raises:
+        RunError: the run's folder does not fit. KeyboardInterrupt: `resume` continues after it.
     """
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
-    recipe, data = job.recipe, training_part(job.recipe.dataset, job.kind, job.folder)
-    held_out = held_out_part(recipe.dataset, job.kind, job.folder)
+    recipe = job.recipe
     torch.manual_seed(job.seed)
     network = networks.build(recipe)
     optimizer = getattr(torch.optim, recipe.optimizer)(network.parameters(), lr=0.0, **recipe.optimizer_options)

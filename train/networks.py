@@ -47,19 +47,67 @@ def conv(inputs: int, outputs: int, kernel: int, dropout: float = 0.0) -> list[n
     return [*layers, Dropout(dropout)] if dropout else layers
 
 
-def mnist14k(dropout: float = 0.0) -> nn.Sequential:
-    """The course notes' submitted network: 14,624 parameters as Keras counts them."""
+def mnist_stack(
+    body: tuple[int, int, int, int] = (16, 16, 16, 10),
+    squeeze_first: bool = False,
+    dropout: float = 0.0,
+    logit_dropout: float = 0.0,
+) -> nn.Sequential:
+    """The course notes' week-2 family: two 3x3 convolutions, max pool and 1x1, four more 3x3, 4x4 down to the logits.
+
+    With the default `body` it is mnist14k: 14,624 parameters as Keras counts them.
+
+    Args:
+        body: channels of the four 3x3 convolutions after the pool.
+        squeeze_first: put the 1x1 convolution before the max pool instead of after it.
+        dropout: rate after every convolution but the last; logit_dropout: rate on the logits.
+    """
+    squeeze, pool = conv(32, 10, 1, dropout), [nn.MaxPool2d(2)]
+    a, b, c, d = body
     return nn.Sequential(
         *conv(1, 16, 3, dropout),  # 26, 3
         *conv(16, 32, 3, dropout),  # 24, 5
-        nn.MaxPool2d(2),  # 12, 6
-        *conv(32, 10, 1, dropout),  # 12, 6
-        *conv(10, 16, 3, dropout),  # 10, 10
-        *conv(16, 16, 3, dropout),  # 8, 14
-        *conv(16, 16, 3, dropout),  # 6, 18
-        *conv(16, 10, 3, dropout),  # 4, 22
-        nn.Conv2d(10, 10, 4, bias=False),  # 1, 28
+        *(squeeze + pool if squeeze_first else pool + squeeze),  # 12, 6
+        *conv(10, a, 3, dropout),  # 10, 10
+        *conv(a, b, 3, dropout),  # 8, 14
+        *conv(b, c, 3, dropout),  # 6, 18
+        *conv(c, d, 3, dropout),  # 4, 22
+        nn.Conv2d(d, 10, 4, bias=False),  # 1, 28
         nn.Flatten(),
+        *([Dropout(logit_dropout)] if logit_dropout else []),
+    )
+
+
+def separable(inputs: int, outputs: int, same: bool, dropout: float = 0.0) -> list[nn.Module]:
+    """Depthwise 3x3 without bias, pointwise with bias (Keras' SeparableConv2D), batch norm, ReLU, dropout."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, inputs, 3, padding=1 if same else 0, groups=inputs, bias=False),
+        nn.Conv2d(inputs, outputs, 1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+    return [*layers, Dropout(dropout)] if dropout else layers
+
+
+def cifar93k(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequential:
+    """The course notes' week-3 network: six separable convolutions, 92,901 parameters as Keras counts them."""
+    dense_end = [Dropout(dense_dropout)] if dense_dropout else []
+    return nn.Sequential(
+        *separable(3, 64, True, dropout),  # 32, 3
+        *separable(64, 64, False, dropout),  # 30, 5
+        nn.MaxPool2d(2),  # 15, 6
+        *separable(64, 64, True, dropout),  # 15, 10
+        *separable(64, 128, False, dropout),  # 13, 14
+        nn.MaxPool2d(2),  # 6, 16
+        *separable(128, 128, True, dropout),  # 6, 24
+        *separable(128, 128, False, dropout),  # 4, 32
+        nn.AdaptiveAvgPool2d(1),  # 1, 44 (the notes say 2, 36)
+        nn.Flatten(),
+        nn.Linear(128, 256),
+        nn.BatchNorm1d(256),
+        nn.ReLU(inplace=True),
+        *dense_end,
+        nn.Linear(256, 10),
     )
 
 

@@ -1,5 +1,6 @@
 """Recipe: all that decides a model's weights, as data. Recipes live in `train/recipes/`, one file each."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -54,7 +55,7 @@ class Recipe:
         told["schedule"] = {"kind": type(self.schedule).__name__, **asdict(self.schedule)}
         for card_field in ("title", "default", "source", "version"):
             del told[card_field]
-        return told
+        return json.loads(json.dumps(told))
 
 
 def names() -> list[str]:

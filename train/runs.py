@@ -53,9 +53,8 @@ class Run:
         if not self.checkpoint.exists():
             raise RunError(f"{self.folder} holds no checkpoint to resume: leave --resume out to begin there.")
         begun = json.loads((self.folder / "config.json").read_text())
-        here = json.loads(json.dumps(config))
-        if other := sorted(key for key in begun.keys() | here.keys() if begun.get(key) != here.get(key)):
-            said = "; ".join(f"{key} was {begun.get(key)!r} and is {here.get(key)!r}" for key in other)
+        if other := sorted(key for key in begun.keys() | config.keys() if begun.get(key) != config.get(key)):
+            said = "; ".join(f"{key} was {begun.get(key)!r} and is {config.get(key)!r}" for key in other)
             raise RunError(f"{self.folder} was begun with other settings ({said}): use the same, or --restart.")
 
     def save_checkpoint(self, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

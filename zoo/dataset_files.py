@@ -1,4 +1,4 @@
-"""Readers for the three layouts in which people have MNIST and CIFAR-10 on disk; `zoo/datasets.py` checks what they read.
+"""Readers for the three layouts in which people have MNIST and CIFAR-10 on disk; `datasets.py` checks what they read.
 
 Each takes a file or folder and returns `(images uint8 (N, H, W, C), labels uint8 (N,))`. No reader runs code that a
 file contains: CIFAR-10's pickles are read by an unpickler that knows NumPy arrays and nothing else.
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from zoo.errors import BadData, ZooError
+from zoo.errors import BadData, ZooError, reason
 from zoo.image import decode_bytes
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
@@ -30,7 +30,7 @@ def read_parquet(path: Path, image_column: str) -> Arrays:
         labels = table["label"].to_numpy()
         images = np.stack([decode_bytes(png, f"{path} row {row}").pixels for row, png in enumerate(pngs)])
     except (pyarrow.ArrowException, OSError, KeyError, ValueError, ZooError) as error:
-        raise BadData(f"{path} is damaged or not the data set's parquet file ({error}): fetch it again.") from None
+        raise BadData(f"{path} is damaged or not the data set's parquet file ({reason(error)}): fetch it again.") from None
     return images, labels.astype(np.uint8)
 
 

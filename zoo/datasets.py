@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.dataset_files import Arrays, read_cifar_batches, read_idx, read_parquet
-from zoo.errors import BadData
+from zoo.errors import BadData, reason
 from zoo.home import home
 
 Split = Literal["train", "test"]
@@ -103,13 +103,14 @@ DATASETS = {
 }
 
 
-def load(name: str, split: Split, folder: str | os.PathLike[str] | None = None) -> Dataset:
+def load(name: str, split: Split, folder: str | os.PathLike[str] | None = None, download: bool = True) -> Dataset:
     """Load one split, checked against the published digests.
 
     Args:
         name: "mnist" or "cifar10".
         split: "train" or "test".
         folder: where the data lie; default `$ZOO_DATA`, and without that the Hugging Face hub is asked.
+        download: whether the hub may be asked.
     Raises:
         BadData: the data are missing, damaged or not the published ones.
     """
@@ -117,7 +118,10 @@ def load(name: str, split: Split, folder: str | os.PathLike[str] | None = None) 
     cache = home() / "data" / f"{name}-{split}"
     if folder is None and (kept := _from_cache(info, split, cache)):
         return kept
-    origin, arrays = _read(info, split, folder or os.environ.get("ZOO_DATA"))
+    folder = folder or os.environ.get("ZOO_DATA")
+    if folder is None and not download:
+        raise BadData(f"{info.title} is not here: set ZOO_DATA to a folder that holds it.")
+    origin, arrays = _read(info, split, folder)
     if digests(info, *arrays) != info.digests[split]:
         raise BadData(f"{origin} is not the published {info.title} {split} set (its digest differs): fetch it again.")
     _keep(cache, arrays)
@@ -174,9 +178,8 @@ def _download(info: DatasetInfo, split: Split) -> Path:
     try:
         return Path(hf_hub_download(info.repository, info.parquet[split], repo_type="dataset"))
     except Exception as error:  # the hub's client raises many kinds; all mean that there is no file
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BadData(
-            f"{info.title} could not be fetched from the Hugging Face hub ({reason[0]}): "
+            f"{info.title} could not be fetched from the Hugging Face hub ({reason(error)}): "
             "check the network, or set ZOO_DATA to a folder that holds it."
         ) from error
 

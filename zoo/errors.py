@@ -23,3 +23,9 @@ class BadModel(ZooError):
 
 class DeviceUnavailable(ZooError):
     """The ONNX runtime is missing or doubled, or it cannot run on the device that was asked for."""
+
+
+def reason(error: BaseException) -> str:
+    """Another library's error in one line, to be quoted inside a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

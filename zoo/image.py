@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 Pixels = npt.NDArray[np.uint8]
-Source = "str | os.PathLike[str] | bytes | PILImage.Image | npt.NDArray[Any]"
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a gigabyte as RGB. Larger pictures are refused undecoded.
 
@@ -44,8 +43,18 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Named:
+    """An image file's bytes under the name that rows and sentences shall use, such as "-" or "scans.zip/7.png"."""
+
+    name: str
+    data: bytes
+
+
 def describe(source: Any) -> str:
     """A short name of an input for rows and sentences: the path, or what kind of thing it is."""
+    if isinstance(source, Named):
+        return source.name
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -61,13 +70,15 @@ def decode(source: Any) -> Picture:
     """Turn a source into upright 8-bit pixels.
 
     Args:
-        source: a path; the bytes of an image file; a PIL image; or an array `(H, W)` or `(H, W, C)` with C 1, 3 or 4,
-            of uint8, uint16, bool, or float in 0 to 1.
+        source: a path; the bytes of an image file, `Named` or not; a PIL image; or an array `(H, W)` or `(H, W, C)`
+            with C 1, 3 or 4, of uint8, uint16, bool, or float in 0 to 1.
     Raises:
         BadInput: a missing, empty, damaged or too large file, or an array of another shape or dtype.
     """
     if isinstance(source, (str, os.PathLike)):
         return decode_bytes(_read(source), describe(source))
+    if isinstance(source, Named):
+        return decode_bytes(source.data, source.name)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_bytes(bytes(source), describe(source))
     if isinstance(source, np.ndarray):
@@ -194,7 +205,10 @@ def _scaled_to_8_bits(values: npt.NDArray[Any], name: str) -> Pixels:
     if not np.isfinite(values).all() or values.min() < 0:
         raise BadInput(f"{name} has pixel values below zero or not finite: save it as an 8-bit PNG.")
     top = float(values.max())
-    full = 1.0 if values.dtype.kind == "f" and top <= 1 else 255.0 if top <= 255 and values.dtype.kind == "f" else 65535.0
+    if values.dtype.kind == "f" and top <= 255:
+        full = 1.0 if top <= 1 else 255.0
+    else:
+        full = 65535.0
     if top > full:
         raise BadInput(f"{name} has pixel values up to {top:g}: save it with 8 or 16 bits a pixel.")
     return np.asarray(np.rint(values * (255.0 / full)), np.uint8)[:, :, np.newaxis]

@@ -1,6 +1,6 @@
 """mnist14k.notes: the network that the course notes submitted in week 2, trained their way.
 
-    python -m train mnist14k.notes --seed 0
+python -m train mnist14k.notes --seed 0
 """
 
 from train.recipe import Recipe
@@ -10,7 +10,7 @@ RECIPE = Recipe(
     name="mnist14k.notes",
     title="the course notes' week-2 network, trained their way",
     dataset="mnist",
-    network="mnist14k",
+    network="mnist_stack",
     network_options={"dropout": 0.1},
     keras_defaults=True,
     epochs=20,

@@ -1,0 +1,141 @@
+"""The `zoo` command: parse, one library call, print. Data go to stdout, everything else to stderr.
+
+Exit codes: 0 all done; 1 some inputs failed, or a verification did; 2 wrong usage, or nothing to do; 3 model, runtime
+or device not available; 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import click
+
+import zoo
+from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, ZooError
+
+DEFAULT_MODEL = "mnist14k"
+EXIT_CODES: dict[type[ZooError], int] = {ModelNotFound: 3, BadModel: 3, DeviceUnavailable: 3}  # any other: 1
+
+_model_option = click.option("--model", "-m", help=f"Name, or path to an .onnx file.  [default: {DEFAULT_MODEL}]")
+_device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+_data_option = click.option("--data", type=click.Path(exists=True, file_okay=False), help="Test data.  [ZOO_DATA]")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(zoo.__version__, prog_name="zoo")
+def cli() -> None:
+    """Small image classifiers: read a digit from a picture, see which models there are, check what they claim."""
+
+
+@cli.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@_model_option
+@click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True, help="Guesses a row.")
+@click.option("--format", "form", type=click.Choice(["table", "jsonl", "csv"]), default="table", show_default=True)
+@_device_option
+def predict(images: tuple[str, ...], model: str | None, top_k: int, form: str, device: str) -> None:
+    """Classify images: files, folders, globs, or - for an image's bytes on stdin. One row an image, in input order."""
+    from serve.formats import FORMATS
+    from serve.sources import expand
+    from zoo.image import describe
+    from zoo.predictor import Row, load
+
+    loaded = load(model or DEFAULT_MODEL, device)  # type: ignore[arg-type]  # click has checked it
+    if model is None or device == "auto":
+        chosen = "" if model else " (the default model)"
+        click.echo(f"{loaded.card.name}{chosen} on {loaded.device}", err=True)
+    sources, without_images = [], 0
+    for argument in images:
+        try:
+            sources.extend(expand(argument))
+        except BadInput as error:
+            click.echo(f"zoo: {error}", err=True)
+            without_images += 1
+    failed = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal failed
+        for row in loaded.rows(sources, top_k):
+            failed += row.error is not None
+            yield row
+
+    if sources:
+        FORMATS[form](counted(), [describe(source) for source in sources], sys.stdout)
+    if failed:
+        click.echo(f"zoo: {failed} of {len(sources)} images could not be classified.", err=True)
+    sys.exit(2 if without_images else 1 if failed else 0)
+
+
+@cli.command("list")
+@click.argument("pattern", default="*")
+def list_command(pattern: str) -> None:
+    """List models; PATTERN may hold wildcards (zoo list 'mnist*')."""
+    from serve.show import model_table
+
+    cards = zoo.list_models(pattern)
+    if not cards:
+        raise ModelNotFound(f"No model matches {pattern!r}: `zoo list` shows all models.")
+    model_table(cards)
+
+
+@cli.command()
+@click.argument("name")
+def info(name: str) -> None:
+    """Show a model's card, and its layers with output size, receptive field, parameters and MACs."""
+    from serve.show import card_page
+    from zoo.registry import find
+
+    card_page(find(name).card)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_data_option
+@_device_option
+def verify(names: tuple[str, ...], data: str | None, device: str) -> None:
+    """Check models: hashes, embedded card, and with the data here the accuracy on all test images."""
+    from zoo.registry import find, scan
+    from zoo.verify import verify as checks_of
+
+    passed = True
+    for name in names:
+        entries = scan(name) if any(sign in name for sign in "*?[") else [find(name)]
+        if not entries:
+            raise ModelNotFound(f"No model matches {name!r}: `zoo list` shows all models.")
+        for entry in entries:
+            for check in checks_of(entry, data, device):  # type: ignore[arg-type]  # click has checked it
+                mark = {True: "ok", False: "FAILED", None: "skipped"}[check.passed]
+                click.echo(f"{entry.card.name}  {check.name:<18} {mark:<8} {check.detail}")
+                passed = passed and check.passed is not False
+    sys.exit(0 if passed else 1)
+
+
+@cli.command()
+def doctor() -> None:
+    """Show what is installed, which devices really work, and whether the models are whole."""
+    from serve.doctor import examine
+
+    rows, well = examine()
+    width = max(len(subject) for subject, _ in rows)
+    for subject, finding in rows:
+        click.echo(f"{subject:<{width}}  {finding}")
+    sys.exit(0 if well else 3)
+
+
+def main() -> None:
+    """Run the command and leave with its exit code; every expected failure is one sentence on stderr."""
+    try:
+        cli.main(prog_name="zoo", standalone_mode=False)
+        code = 0
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except ZooError as error:
+        click.echo(f"zoo: {error}", err=True)
+        code = EXIT_CODES.get(type(error), 1)
+    except (KeyboardInterrupt, click.Abort):
+        code = 130
+    except BrokenPipeError:  # the reader, `head` for one, has left: no reason to complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

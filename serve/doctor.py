@@ -1,0 +1,64 @@
+"""`zoo doctor`: one screen that a person can paste into a bug report."""
+
+import hashlib
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import zoo
+from zoo import registry, runtime
+from zoo.errors import ZooError
+from zoo.home import home
+
+PACKAGES = ("numpy", "pillow", "opencv-python-headless", "click")
+
+
+def examine() -> tuple[list[tuple[str, str]], bool]:
+    """What is here, as (subject, finding), and whether all of it is well."""
+    rows = [
+        ("pocketzoo", zoo.__version__),
+        ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"),
+        ("installed in", sys.prefix),
+        *((package, _version(package)) for package in PACKAGES),
+    ]
+    well = True
+    smallest = b""
+    try:
+        models = registry.scan()
+    except ZooError as error:
+        models, well = [], False
+        rows.append(("models", str(error)))
+    for entry in models:
+        finding, good, content = _model(entry)
+        smallest = content if good and (not smallest or len(content) < len(smallest)) else smallest
+        rows.append((entry.card.name, finding))
+        well = well and good
+    try:
+        rows.extend(runtime.describe_runtime(smallest))
+    except ZooError as error:
+        rows.append(("runtime", str(error)))
+        well = False
+    rows.append(("own files in", f"{home()}{'' if home().exists() else ' (not there yet)'}"))
+    rows.append(("data", os.environ.get("ZOO_DATA") or "ZOO_DATA is not set"))
+    return rows, well
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed under this name"
+
+
+def _model(entry: registry.Entry) -> tuple[str, bool, bytes]:
+    path = entry.folder / "model.onnx"
+    try:
+        content = path.read_bytes()
+        expected = entry.card.file("model.onnx")
+    except (OSError, ZooError) as error:
+        return str(error), False, b""
+    place = "shipped" if entry.folder.parent == registry.SHIPPED else str(entry.folder)
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
+        return f"{path} does not match its card: reinstall pocketzoo, or export the model again", False, content
+    return f"{entry.card.version}, {len(content):,} bytes, hash as in the card, {place}", True, content

@@ -1,0 +1,79 @@
+"""Rows → text: a table for people, jsonl and csv for programs. Each writer prints a row as soon as it is there."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import TextIO
+
+import click
+
+from zoo.predictor import Row
+
+CSV_COLUMNS = ("input", "model", "label", "probability", "unsure", "top_k", "corrections", "error")
+NAME_WIDTH = 48
+
+
+def write_jsonl(rows: Iterable[Row], names: list[str], out: TextIO) -> None:
+    """One JSON object a line, with the fields of `Row`."""
+    for row in rows:
+        out.write(json.dumps(row.to_dict(), ensure_ascii=False) + "\n")
+        out.flush()
+
+
+def write_csv(rows: Iterable[Row], names: list[str], out: TextIO) -> None:
+    """A header and one line a row; `top_k` is JSON, corrections are joined by semicolons."""
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in rows:
+        told = row.to_dict() | {"corrections": "; ".join(row.corrections), "top_k": json.dumps(row.to_dict()["top_k"])}
+        writer.writerow(["" if told[column] is None else told[column] for column in CSV_COLUMNS])
+        out.flush()
+
+
+def write_table(rows: Iterable[Row], names: list[str], out: TextIO) -> None:
+    """Aligned columns; `names` are all inputs, so that the first row already knows the width."""
+    width = min(max(map(len, names), default=5), NAME_WIDTH)
+    click.secho(f"{'image':<{width}}  {'label':<10}  {'probability':>11}  next", file=out, bold=True)
+    for row in rows:
+        click.echo(f"{_shortened(row.input, width):<{width}}  {_answer(row)}", file=out)
+
+
+def _answer(row: Row) -> str:
+    if row.error is not None or row.probability is None:
+        return click.style(row.error or "no answer", fg="red")
+    label = click.style(f"{row.label:<10}", fg="yellow" if row.unsure else "green", bold=True)
+    runners_up = ", ".join(f"{guess.label} {guess.probability:.1%}" for guess in row.top_k[1:])
+    said = ("unsure", *row.corrections) if row.unsure else row.corrections
+    return f"{label}  {row.probability:>11.2%}  {runners_up}" + (f"  ({'; '.join(said)})" if said else "")
+
+
+def _shortened(name: str, width: int) -> str:
+    return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
+FORMATS: dict[str, Callable[[Iterable[Row], list[str], TextIO], None]] = {
+    "table": write_table,
+    "jsonl": write_jsonl,
+    "csv": write_csv,
+}
+
+
+def print_table(headers: list[str], rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
+    """A table on stdout: drawn by rich on a terminal, aligned plain text elsewhere. `right`: columns of numbers."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for index, header in enumerate(headers):
+            table.add_column(header, justify="right" if index in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table, markup=False)
+        return
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    signs = [">" if index in right else "<" for index in range(len(headers))]
+    for line in [headers, *rows]:
+        cells = (f"{cell:{sign}{width}}" for cell, sign, width in zip(line, signs, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())

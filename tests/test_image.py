@@ -1,0 +1,170 @@
+"""Decoding: every kind of file gives upright 8-bit pixels or a sentence, and both decoders agree to the bit."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photographs
+
+from zoo import image
+from zoo.errors import BadInput
+from zoo.image import Named, decode
+
+
+def encoded(array, form="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, form, **options)
+    return file.getvalue()
+
+
+def gradient(height=40, width=60, channels=3, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return pixels[:, :, 0] if channels == 1 else pixels
+
+
+def png(width, height, depth=8, colour=0, body=b"", extra=b""):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_both_decoders_agree_to_the_bit_on_plain_png(channels):
+    data = encoded(gradient(channels=channels))
+    assert image._is_plain_png(data, "x")
+    expected = np.asarray(Image.open(io.BytesIO(data))).reshape(40, 60, -1)
+    np.testing.assert_array_equal(decode(data).pixels, expected)
+    np.testing.assert_array_equal(image._decode_with_pillow(data, "x").pixels, expected)
+
+
+def test_both_decoders_agree_on_real_photographs():
+    for photograph in (photographs.chelsea(), photographs.camera(), photographs.logo()):
+        data = encoded(photograph)
+        np.testing.assert_array_equal(decode(data).pixels, image._decode_with_pillow(data, "x").pixels)
+
+
+def test_every_way_in_gives_the_same_pixels(tmp_path):
+    array = gradient()
+    data = encoded(array)
+    (tmp_path / "a.png").write_bytes(data)
+    ways = [data, bytearray(data), Named("x", data), tmp_path / "a.png", str(tmp_path / "a.png"), array,
+            Image.fromarray(array)]  # fmt: skip
+    for way in ways:
+        np.testing.assert_array_equal(decode(way).pixels, array)
+
+
+def test_palette_bilevel_16_bit_cmyk_and_la():
+    grey = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+    palette = Image.fromarray(grey).convert("P")
+    file = io.BytesIO()
+    palette.save(file, "PNG")
+    np.testing.assert_array_equal(decode(file.getvalue()).pixels[:, :, 0], grey)
+
+    deep = encoded((np.arange(1024, dtype=np.uint16) * 64).reshape(32, 32))
+    picture = decode(deep)
+    assert picture.notes == ("reduced to 8 bits",)
+    np.testing.assert_allclose(picture.pixels.ravel(), np.arange(1024) * 64 / 257, atol=0.51)
+
+    cmyk = Image.new("CMYK", (5, 4), (0, 255, 255, 0))
+    picture = decode(cmyk)
+    assert picture.notes == ("converted from CMYK",)
+    assert picture.pixels[0, 0].tolist() == [255, 0, 0]
+
+    assert decode(Image.new("1", (3, 2), 1)).pixels.tolist() == [[[255]] * 3] * 2
+    assert decode(Image.new("LA", (3, 2), (7, 9))).pixels[0, 0].tolist() == [7, 7, 7, 9]
+
+
+def test_transparent_palette_keeps_its_alpha():
+    paletted = Image.new("P", (2, 1))
+    paletted.putpalette([10, 20, 30, 40, 50, 60])
+    paletted.putpixel((1, 0), 1)
+    file = io.BytesIO()
+    paletted.save(file, "PNG", transparency=0)
+    assert decode(file.getvalue()).pixels.tolist() == [[[10, 20, 30, 0], [40, 50, 60, 255]]]
+
+
+def test_exif_orientation_turns_the_picture_upright():
+    array = gradient(20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rows of the file are columns of the scene
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG", exif=exif)
+    picture = decode(file.getvalue())
+    np.testing.assert_array_equal(picture.pixels, np.rot90(array, -1))
+    assert picture.notes == ("turned upright as its EXIF orientation says",)
+
+
+def test_animation_gives_its_first_frame_and_says_so():
+    frames = [Image.new("L", (8, 8), value) for value in (10, 200)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    picture = decode(file.getvalue())
+    assert picture.pixels[0, 0, 0] == 10
+    assert picture.notes == ("used the first of 2 frames",)
+
+
+@pytest.mark.parametrize(
+    ("array", "first"),
+    [
+        (np.array([[True, False]]), 255),
+        (np.array([[65535, 0]], np.uint16), 255),
+        (np.array([[0.5, 1.0]], np.float32), 128),
+    ],
+)
+def test_arrays_of_other_types_are_scaled(array, first):
+    assert decode(array).pixels[0, 0, 0] == first
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (b"", "is empty"),
+        (b"hello, world", "not an image"),
+        (encoded(gradient())[:-30], "cut short"),
+        (encoded(gradient(), "JPEG")[:300], "cut short"),
+        (png(50_000, 50_000), "50000x50000"),
+        (png(4, 4, body=b"\0\1"), "cut short"),
+        (np.zeros((3, 3, 2), np.uint8), "(3, 3, 2)"),
+        (np.zeros((0, 3), np.uint8), "(0, 3)"),
+        (np.zeros((3, 3), np.int64), "int64"),
+        (np.full((3, 3), 1.5), "0 to 1"),
+        ("no/such/file.png", "does not exist"),
+        (".", "folder"),
+        (object(), "'object'"),
+    ],
+)
+def test_bad_input_is_a_sentence(source, words):
+    with pytest.raises(BadInput) as caught:
+        decode(source)
+    assert words in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_damage_anywhere_in_a_png_is_noticed():
+    data = encoded(gradient())
+    generator = np.random.default_rng(1)
+    for position in generator.integers(8, len(data), 200):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(generator.integers(8))
+        try:
+            picture = decode(bytes(damaged))
+        except BadInput:
+            continue
+        # Pillow forgives damage in chunks that do not carry the picture, never in those that do
+        np.testing.assert_array_equal(picture.pixels, gradient())
+
+
+def test_huge_pictures_are_refused_before_they_are_decoded():
+    import tracemalloc
+
+    tracemalloc.start()
+    for width, colour in ((50_000, 2), (40_000, 3)):
+        with pytest.raises(BadInput, match="million"):
+            decode(png(width, 50_000, colour=colour))
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()

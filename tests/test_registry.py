@@ -1,0 +1,74 @@
+"""Finding models: shipped and own, bare and tagged names, wildcards, near misses."""
+
+import json
+import shutil
+
+import pytest
+
+import zoo
+from zoo import registry
+from zoo.errors import BadModel, ModelNotFound
+
+
+def add_model(home, name, **changes):
+    """A copy of mnist14k.notes under another name in the user's folder."""
+    folder = home / "models" / name
+    shutil.copytree(registry.SHIPPED / "mnist14k.notes", folder)
+    card = json.loads((folder / "card.json").read_text()) | {"name": name} | changes
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+def test_bare_and_full_names():
+    default = registry.find("mnist14k")
+    assert default.card.default
+    assert registry.find(default.card.name) == default
+
+
+def test_each_architecture_has_one_default():
+    cards = zoo.list_models()
+    for architecture in {card.architecture for card in cards}:
+        assert sum(card.default for card in cards if card.architecture == architecture) == 1
+
+
+def test_patterns(empty_home):
+    add_model(empty_home, "fashion9k.mine")
+    assert [card.name for card in zoo.list_models("fashion*")] == ["fashion9k.mine"]
+    assert "mnist14k.notes" in [card.name for card in zoo.list_models("mnist14k")]
+    assert "mnist14k.notes" in [card.name for card in zoo.list_models("*.notes")]
+    assert zoo.list_models("nothing*") == []
+
+
+def test_an_own_architecture_with_one_recipe_needs_no_default(empty_home):
+    add_model(empty_home, "own.a", default=False)
+    assert registry.find("own").card.name == "own.a"
+    add_model(empty_home, "own.b", default=False)
+    with pytest.raises(ModelNotFound, match="did you mean"):
+        registry.find("own")
+
+
+def test_own_models_cannot_take_shipped_names(empty_home):
+    add_model(empty_home, "mnist14k.notes", title="impostor")
+    add_model(empty_home, "mnist14k.mine", default=True)
+    assert registry.find("mnist14k.notes").folder.parent == registry.SHIPPED
+    assert registry.find("mnist14k").folder.parent == registry.SHIPPED
+    assert "impostor" not in [card.title for card in zoo.list_models()]
+    assert registry.find("mnist14k.mine").card.name == "mnist14k.mine"
+
+
+@pytest.mark.parametrize("name", ["mnist14", "mist14k", "mnist14k.note"])
+def test_near_misses_get_a_hint(name):
+    with pytest.raises(ModelNotFound, match=r"did you mean .*mnist14k"):
+        registry.find(name)
+
+
+@pytest.mark.parametrize("name", ["", "resnet-900-giga", "../models/mnist14k.notes", "*", "."])
+def test_far_misses_get_the_list(name):
+    with pytest.raises(ModelNotFound):
+        registry.find(name)
+
+
+def test_a_folder_must_have_the_models_name(empty_home):
+    add_model(empty_home, "right.name").rename(empty_home / "models" / "wrong.name")
+    with pytest.raises(BadModel, match=r"says that it is 'right\.name'"):
+        registry.scan()

@@ -1,0 +1,117 @@
+"""Sessions and devices: what is asked for is what is used, and a missing or doubled runtime is one sentence."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from zoo import registry, runtime
+from zoo.errors import BadModel, DeviceUnavailable
+
+
+@pytest.fixture
+def content():
+    return (registry.find("mnist14k").folder / "model.onnx").read_bytes()
+
+
+def fake_runtime(available, used=None, fails=()):
+    """An onnxruntime that offers the named providers; sessions on those in `fails` raise."""
+
+    class Session:
+        def __init__(self, model, options, providers):
+            if providers[0] in fails:
+                raise RuntimeError("CUDA failure 35: driver too old.\nmore lines")
+            self.providers = [used or providers[0]]
+
+        def get_providers(self):
+            return self.providers
+
+    log = []
+    return SimpleNamespace(
+        __version__="9.9", InferenceSession=Session, SessionOptions=SimpleNamespace, log=log,
+        get_available_providers=lambda: available, preload_dlls=lambda: (log.append("preloaded"), print("chatter")),
+    )  # fmt: skip
+
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+def open_with(monkeypatch, fake, device):
+    monkeypatch.setattr(runtime, "import_runtime", lambda: fake)
+    return runtime.open_session(b"model", device, "the model")[1]
+
+
+def test_auto_takes_cuda_where_it_works(monkeypatch, capsys):
+    fake = fake_runtime([CUDA, CPU])
+    assert open_with(monkeypatch, fake, "auto") == "cuda"
+    assert fake.log == ["preloaded"]
+    assert capsys.readouterr().out == ""  # stdout is for data; the runtime prints there what it cannot load
+    assert open_with(monkeypatch, fake_runtime([CPU]), "auto") == "cpu"
+    assert open_with(monkeypatch, fake_runtime([CUDA, CPU], fails=[CUDA]), "auto") == "cpu"
+    assert open_with(monkeypatch, fake_runtime([CUDA, CPU]), "cpu") == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("fake", "words"),
+    [
+        (fake_runtime([CPU]), "cannot use CUDA"),
+        (fake_runtime([CUDA, CPU], fails=[CUDA]), "CUDA failure 35: driver too old"),
+        (fake_runtime([CUDA, CPU], used=CPU), "fell back to CPUExecutionProvider"),
+    ],
+)
+def test_cuda_never_falls_back_in_silence(monkeypatch, fake, words):
+    with pytest.raises(DeviceUnavailable, match=words) as caught:
+        open_with(monkeypatch, fake, "cuda")
+    assert "\n" not in str(caught.value)
+    assert "cpu" in str(caught.value)
+
+
+def test_the_real_runtime_on_the_cpu(content):
+    session, device = runtime.open_session(content, "cpu", "x")
+    assert device == "cpu"
+    assert session.get_providers() == [CPU]
+    assert session.get_session_options().intra_op_num_threads == 1
+
+
+def test_no_such_device(content):
+    with pytest.raises(DeviceUnavailable, match="auto, cpu, cuda"):
+        runtime.open_session(content, "tpu", "x")
+
+
+@pytest.mark.parametrize("junk", [b"", b"not a model", bytes(1000)])
+def test_junk_is_no_model(junk):
+    with pytest.raises(BadModel, match=r"junk\.onnx is not an ONNX model"):
+        runtime.open_session(junk, "cpu", "junk.onnx")
+
+
+def test_no_runtime(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DeviceUnavailable, match=r"pocketzoo\[cpu\]"):
+        runtime.import_runtime()
+
+
+def test_half_a_runtime(monkeypatch, tmp_path):
+    (tmp_path / "onnxruntime").mkdir()  # what an uninstall of one of two runtimes leaves: a folder without code
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(DeviceUnavailable, match="force-reinstall"):
+        runtime.import_runtime()
+
+
+def test_two_runtimes(tmp_path, monkeypatch):
+    for name in ("onnxruntime-1.30.0", "onnxruntime_gpu-1.30.0", "onnxruntime_extensions-0.14.0"):
+        (tmp_path / f"{name}.dist-info").mkdir()
+    (tmp_path / "onnxruntime").mkdir()
+    assert runtime.installed_runtimes(tmp_path) == ["onnxruntime", "onnxruntime-gpu"]
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("class InferenceSession: ...\n")
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DeviceUnavailable, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        runtime.import_runtime()
+
+
+def test_describe_opens_real_sessions(content):
+    rows = dict(runtime.describe_runtime(content))
+    assert rows[CPU] == "opens a session"
+    assert rows["runtime"].startswith("onnxruntime")

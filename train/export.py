@@ -1,0 +1,260 @@
+"""Finished runs → a model of the zoo: safetensors → ONNX → parity with PyTorch → card.
+
+Nothing is written where a check fails. The folder is made under another name and renamed, so a model is there whole or
+not at all. All facts of the card are measured here; nobody writes one by hand.
+"""
+
+import hashlib
+import shutil
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from train import evaluate, networks
+from train.evaluate import logits
+from train.recipe import Recipe
+from train.runs import Run, RunError
+from train.splits import Part, held_out_part
+from zoo import card as cards
+from zoo import datasets, inspect, registry
+from zoo.card import Card
+from zoo.predictor import Model
+
+OPSET = 18  # read by every onnxruntime since 1.14 (2023); nothing newer is needed
+LOGIT_TOLERANCE = 1e-4  # between PyTorch and ONNX, on all test images
+
+FORMS = {"mnist": "digit", "cifar10": "photo"}
+
+
+class ExportError(Exception):
+    """The model is not fit to be written; the message says which check failed, with its figures."""
+
+
+def export(recipe: Recipe, runs: Path | None, folder: str | None, target: Path = registry.SHIPPED) -> Card:
+    """Write `target/NAME/` from the recipe's finished runs: seed 0's weights, all seeds' accuracies, the twin's T.
+
+    Args:
+        recipe: whose runs are taken.
+        runs: where run folders lie, default `$ZOO_HOME/runs`.
+        folder: where the data lie, as in `zoo.datasets.load`.
+        target: the folder of models.
+    Raises:
+        RunError: no finished run of seed 0, or runs of different settings. ExportError: ONNX and PyTorch disagree.
+    """
+    shipped, seeds = finished_runs(recipe, runs)
+    network = load_network(recipe, shipped)
+    test = held_out_part(recipe.dataset, "full", folder)
+    scores = logits(network, test.images, recipe)
+    calibration = calibrate(recipe, runs, folder, scores, test)
+    model = to_onnx(network, recipe, calibration.temperature)
+    facts = _card(recipe, shipped, seeds, network, model, scores, test, calibration)
+    embed(model, facts)
+    content = model.SerializeToString()
+    check_parity(Model(content, "cpu", recipe.name), test, scores)
+    return _write(facts, content, shipped.weights, target)
+
+
+def finished_runs(recipe: Recipe, root: Path | None) -> tuple[Run, list[Run]]:
+    """Seed 0's run, and all finished full runs of the recipe's settings in the order of their seeds."""
+    shipped = Run.of(recipe.name, "full", 0, root)
+    folders = sorted(shipped.folder.parent.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed")))
+    found = [Run(folder) for folder in folders if (folder / "result.json").exists()]
+    if shipped not in found:
+        raise RunError(f"{shipped.folder} holds no finished run: python -m train {recipe.name} --seed 0")
+    for run in found:
+        _check_settings(recipe, run)
+    return shipped, found
+
+
+def _check_settings(recipe: Recipe, run: Run) -> None:
+    config = run.read("config")
+    for key, value in recipe.settings().items():
+        if config.get(key) != value:
+            raise RunError(
+                f"{run.folder} was trained with {key} {config.get(key)!r}, and the recipe now says {value!r}: "
+                "train it again with --restart."
+            )
+
+
+def load_network(recipe: Recipe, run: Run) -> nn.Sequential:
+    """The run's network with its final weights, in evaluation mode."""
+    network = networks.build(recipe)
+    network.load_state_dict(load_file(run.weights))
+    return network.eval()
+
+
+def calibrate(
+    recipe: Recipe, runs: Path | None, folder: str | None, test_scores: torch.Tensor, test: Part
+) -> cards.Calibration:
+    """Temperature and the bound of `unsure`, from the twin's validation split; T is 1 where there is no twin."""
+    temperature, bound = 1.0, 0.5
+    source = "no twin was trained: the temperature is 1 and the bound 0.5"
+    twin = Run.of(recipe.name, "twin", 0, runs)
+    if (twin.folder / "result.json").exists():
+        _check_settings(recipe, twin)
+        validation = held_out_part(recipe.dataset, "twin", folder)
+        scores = logits(load_network(recipe, twin), validation.images, recipe)
+        temperature = round(evaluate.fit_temperature(scores, validation.labels), 4)
+        bound = round(evaluate.unsure_below(scores, validation.labels, temperature), 3)
+        source = (
+            f"a twin: the same recipe, seed 0, trained without {len(validation)} validation images, on which the "
+            "temperature has the least cross-entropy, and half of the mistakes lie below the bound"
+        )
+    return cards.Calibration(
+        temperature=temperature,
+        unsure_below=bound,
+        source=source,
+        ece_before=round(evaluate.calibration_error(test_scores, test.labels), 5),
+        ece_after=round(evaluate.calibration_error(test_scores / temperature, test.labels), 5),
+    )
+
+
+class Deployed(nn.Module):
+    """The network as it is served: uint8 `(N, H, W, C)` in, logits and calibrated probabilities `(N, K)` out."""
+
+    def __init__(self, network: nn.Sequential, recipe: Recipe, temperature: float) -> None:
+        super().__init__()
+        self.network = fold_batch_norm(network)
+        self.temperature = temperature
+        self.register_buffer("scale", 1 / torch.tensor(recipe.sd).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(recipe.mean).view(1, -1, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values = image.permute(0, 3, 1, 2).float()
+        scores = self.network((values - self.mean) * self.scale)
+        return scores, torch.softmax(scores / self.temperature, 1)
+
+
+def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
+    """A stack that computes the same in evaluation mode without batch norm and dropout."""
+    folded: list[nn.Module] = []
+    for layer in network.eval():
+        if isinstance(layer, nn.BatchNorm2d):
+            folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
+        elif isinstance(layer, nn.BatchNorm1d):
+            folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
+        elif not isinstance(layer, networks.Dropout):
+            folded.append(layer)
+    return nn.Sequential(*folded)
+
+
+def to_onnx(network: nn.Sequential, recipe: Recipe, temperature: float) -> onnx.ModelProto:
+    """The served network as an ONNX model with dynamic N, checked, without the exporter's debug notes."""
+    shape = datasets.DATASETS[recipe.dataset].image_shape
+    program = torch.onnx.export(
+        Deployed(network, recipe, temperature).eval(),
+        (torch.zeros(2, *shape, dtype=torch.uint8),),
+        input_names=["image"],
+        output_names=["logits", "probabilities"],
+        dynamic_shapes={"image": {0: torch.export.Dim("N")}},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for values in (model.graph.value_info, model.graph.input, model.graph.output, model.graph.initializer):
+        for value in values:
+            value.ClearField("metadata_props")
+    model.graph.ClearField("metadata_props")
+    model.ClearField("metadata_props")
+    model.graph.name = recipe.architecture
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def check_parity(model: Model, test: Part, expected: torch.Tensor) -> None:
+    """The ONNX file answers as PyTorch does on all test images: the same label everywhere, logits within 1e-4."""
+    images = test.images.numpy()
+    got = np.concatenate([model.run(images[start : start + 500]).logits for start in range(0, len(images), 500)])
+    worst = float(np.abs(got - expected.numpy()).max())
+    differing = int((got.argmax(1) != expected.argmax(1).numpy()).sum())
+    if differing or worst > LOGIT_TOLERANCE:
+        raise ExportError(
+            f"Nothing was written: of {len(images)} test images ONNX and PyTorch label {differing} differently, and "
+            f"their logits differ by up to {worst:.2g} (allowed: {LOGIT_TOLERANCE:g})."
+        )
+
+
+def _card(
+    recipe: Recipe, shipped: Run, seeds: list[Run], network: nn.Sequential, model: onnx.ModelProto,
+    scores: torch.Tensor, test: Part, calibration: cards.Calibration,
+) -> Card:  # fmt: skip
+    info = datasets.DATASETS[recipe.dataset]
+    layers = inspect.layers(model)
+    accuracies = tuple(run.read("result")["accuracy"] for run in seeds)
+    correct = int((scores.argmax(1) == test.labels).sum())
+    result = shipped.read("result")
+    low, high = evaluate.interval95(correct / len(test), len(test))
+    return Card(
+        schema_version=cards.SCHEMA_VERSION,
+        name=recipe.name,
+        version=recipe.version,
+        title=recipe.title,
+        licence="Apache-2.0",
+        default=recipe.default,
+        labels=info.labels,
+        input=cards.Input(*info.image_shape, form=FORMS[info.name]),
+        dataset=cards.DatasetFacts(info.name, info.title, info.licence, f"huggingface.co/datasets/{info.repository}"),
+        parameters=cards.Parameters(**networks.parameter_counts(network), deployed=sum(x.parameters for x in layers)),
+        macs=sum(layer.macs for layer in layers),
+        accuracy=cards.Accuracy(
+            value=correct / len(test),
+            correct=correct,
+            images=len(test),
+            interval95=(round(low, 5), round(high, 5)),
+            loss=round(evaluate.loss(scores, test.labels), 5),
+            seeds=cards.Seeds(
+                accuracies=accuracies,
+                mean=round(statistics.mean(accuracies), 6),
+                sd=round(statistics.stdev(accuracies), 6) if len(accuracies) > 1 else None,
+                n=len(accuracies),
+            ),
+        ),
+        calibration=calibration,
+        training=cards.Training(
+            settings=recipe.settings(),
+            seed=0,
+            epochs=result["epochs"],
+            seconds=result["training_s"],
+            source=recipe.source,
+            environment={**shipped.read("environment"), "threads": shipped.read("config")["threads"]},
+        ),
+        layers=layers,
+        opset=OPSET,
+        versions={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+    )
+
+
+def embed(model: onnx.ModelProto, card: Card) -> None:
+    """Put the card into the model's metadata."""
+    entry = model.metadata_props.add()
+    entry.key, entry.value = cards.METADATA_KEY, card.to_json()
+
+
+def _write(card: Card, content: bytes, weights: Path, target: Path) -> Card:
+    final, partial = target / card.name, target / f".{card.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / "model.onnx").write_bytes(content)
+    shutil.copyfile(weights, partial / "model.safetensors")
+    files = tuple(
+        cards.File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(partial.iterdir())
+    )
+    complete = replace(card, files=files)
+    (partial / "card.json").write_text(complete.to_json(indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    return complete

@@ -1,0 +1,203 @@
+"""A person's picture of one digit → a picture as MNIST has them, and in words what was done for it.
+
+MNIST's digits (Y. LeCun, C. Cortes, C. Burges: the MNIST database) are light on black, scaled into a 20x20 box with
+their proportions kept, anti-aliased, and put into 28x28 so that their centre of mass is in the centre.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from zoo.errors import BadInput
+from zoo.ink import Array, Ink, find_ink
+
+SIDE, BOX = 28, 20  # MNIST's picture and the box a digit is scaled into
+_CENTRE = 14.0  # where MNIST's centres of mass are, in pixel indices: all 60,000 from 13.48 to 14.50
+_OFF_CENTRE = 0.52
+_FINE = 80  # pixels a digit's longest side has while it is worked on: four a pixel of the result
+_PIECE = 0.12  # of the largest stroke's length: what is shorter is a speck
+_FAR = 0.4  # of the largest stroke's length
+_GAP = 0.08  # of the largest stroke's length
+_WHOLE = 0.6  # of the tallest
+_THIN = 0.11  # stroke width / digit size. MNIST's median is 0.125 (2.5 of 20 pixels) and 0.09 its 5th percentile
+
+
+def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Bring a picture of one digit into MNIST's form; one that is in it comes back unchanged to the bit.
+
+    Args:
+        pixels: uint8 `(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied).
+    Returns:
+        uint8 `(28, 28, 1)`, light on black, and the corrections in words, in order: only what was really done.
+    Raises:
+        BadInput: the picture is blank, or holds several digits.
+    """
+    exact = _as_it_is(pixels)
+    if exact is not None:
+        return exact
+    ink = find_ink(pixels)
+    strokes = _strokes(ink)
+    notes, specks = list(ink.notes), strokes.specks
+    x, y, width, height = strokes.box
+    if ink.scale > 1 and max(width, height) < _FINE:  # a small digit in a large picture: look closer
+        margin = max(width, height)
+        rows = slice(max(0, y - margin) * ink.scale, (y + height + margin) * ink.scale)
+        columns = slice(max(0, x - margin) * ink.scale, (x + width + margin) * ink.scale)
+        ink = find_ink(pixels[rows, columns])
+        strokes = _strokes(ink)
+        specks += strokes.specks
+    _check_single(strokes.pieces)
+    x, y, width, height = strokes.box
+    if specks:
+        notes.append(f"removed {specks} speck{'s' if specks > 1 else ''}")
+    if (width, height) != strokes.level.shape[::-1]:
+        notes.append(f"cropped to {width * ink.scale}x{height * ink.scale}")
+    digit, thickened = _normalised(strokes.level[y : y + height, x : x + width])
+    if thickened:
+        notes.append("thickened thin strokes")
+    notes.append("centred")
+    return _placed(digit), tuple(notes)
+
+
+def _as_it_is(pixels: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]] | None:
+    if pixels.shape[:2] != (SIDE, SIDE):
+        return None
+    if pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
+        return None
+    grey = pixels[:, :, :1]
+    if pixels.shape[2] > 1 and (pixels[:, :, 1:3] != grey).any():
+        return None
+    for picture, notes in ((grey, ()), (255 - grey, ("inverted: the ink was dark",))):
+        if is_mnist_form(picture):
+            return np.array(picture), notes
+    return None
+
+
+def is_mnist_form(picture: npt.NDArray[np.uint8]) -> bool:
+    """Whether uint8 `(28, 28, 1)` has MNIST's form; all 60,000 training images do."""
+    x, y, width, height = cv2.boundingRect(picture)
+    if max(width, height) not in (BOX - 1, BOX) or picture.max() < 254:  # 19 in 13 of the 60,000; 254 in 600
+        return False
+    top, left = _corner(picture[y : y + height, x : x + width, 0])
+    return abs(y - top) <= _OFF_CENTRE and abs(x - left) <= _OFF_CENTRE
+
+
+def _corner(digit: Array) -> tuple[float, float]:
+    """Row and column of the digit's corner that put its centre of mass in the centre, or as near as it fits."""
+    moments = cv2.moments(digit)
+    top = _CENTRE - moments["m01"] / moments["m00"]
+    left = _CENTRE - moments["m10"] / moments["m00"]
+    return min(max(top, 0), SIDE - digit.shape[0]), min(max(left, 0), SIDE - digit.shape[1])
+
+
+def _placed(digit: Array) -> npt.NDArray[np.uint8]:
+    top, left = (round(edge) for edge in _corner(digit))
+    picture = np.zeros((SIDE, SIDE, 1), np.uint8)
+    picture[top : top + digit.shape[0], left : left + digit.shape[1], 0] = digit
+    return picture
+
+
+@dataclass(frozen=True)
+class _Strokes:
+    """level: uint8 `(h, w)`, the digit alone with grey edges; box: x, y, width, height; pieces: their boxes and areas."""
+
+    level: npt.NDArray[np.uint8]
+    box: tuple[int, int, int, int]
+    pieces: Array
+    specks: int
+
+
+def _strokes(ink: Ink) -> _Strokes:
+    """The digit's strokes, without specks and without what reaches in from the border."""
+    for threshold in ink.thresholds:
+        mask = (ink.amount > threshold).astype(np.uint8)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        stats = stats[1:]
+        sizes, areas = np.maximum(stats[:, 2], stats[:, 3]), stats[:, 4]
+        on_edge = _touches(stats, mask.shape)
+        main = int(np.argmax(sizes * np.sqrt(areas) * np.where(on_edge, 0.3, 1.0)))
+        if not on_edge[main]:  # else the low threshold may have joined the digit to the paper's lines
+            break
+    keep = (sizes >= _PIECE * sizes[main]) & (~on_edge | on_edge[main])
+    keep &= (sizes >= _WHOLE * sizes[main]) | (_gaps(stats, main) <= _FAR * sizes[main])
+    digit = np.concatenate([[False], keep]).astype(np.uint8)[labels]
+    level = np.clip(ink.amount / threshold - 0.5, 0, 1) * 255 * cv2.dilate(digit, np.ones((3, 3), np.uint8))
+    box = tuple(int(v) for v in cv2.boundingRect(digit))
+    return _Strokes(level.astype(np.uint8), box, stats[keep], int((~keep).sum()))  # type: ignore[arg-type]
+
+
+def _check_single(pieces: Array) -> None:
+    """Raise BadInput where the pieces' boxes (x, y, width, height, area) are several digits, by `_GAP` and `_WHOLE`."""
+    boxes = [[int(v) for v in (x, y, x + w, y + h)] for x, y, w, h, _ in pieces]
+    size = max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)
+    merged = True
+    while merged:
+        merged = False
+        for i, a in enumerate(boxes):
+            for b in boxes[i + 1 :]:
+                across = max(a[0], b[0]) - min(a[2], b[2])  # the gap between the boxes, below zero where they overlap
+                down = max(a[1], b[1]) - min(a[3], b[3])
+                if max(across, down) <= _GAP * size:
+                    a[:] = [min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])]
+                    boxes.remove(b)
+                    merged = True
+                    break
+            if merged:
+                break
+    tall = max(y1 - y0 for _, y0, _, y1 in boxes)
+    digits = [box for box in boxes if box[3] - box[1] >= _WHOLE * tall]
+    if len(digits) > 1:
+        raise BadInput(f"The picture seems to hold {len(digits)} digits: crop it to one.")
+
+
+def _gaps(stats: Array, main: int) -> Array:
+    """Pixels between the box of one piece and those of all."""
+    x, y, right, bottom = stats[:, 0], stats[:, 1], stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
+    across = np.maximum(x, x[main]) - np.minimum(right, right[main])
+    down = np.maximum(y, y[main]) - np.minimum(bottom, bottom[main])
+    return np.maximum(np.maximum(across, down), 0)
+
+
+def _touches(stats: Array, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    x, y, width, height = stats[:, 0], stats[:, 1], stats[:, 2], stats[:, 3]
+    return np.asarray((x == 0) | (y == 0) | (x + width == shape[1]) | (y + height == shape[0]))
+
+
+def _normalised(soft: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], bool]:
+    """The digit scaled into 20x20, its strokes at least as wide as MNIST's thin ones; were they thickened."""
+    longest = max(soft.shape)
+    fine = _full_range(_scaled(soft, _FINE / longest))
+    stroke = stroke_width(fine)
+    grow = round(_THIN * _FINE - stroke)
+    if grow >= 1:
+        pad = grow // 2 + 1
+        fine = cv2.copyMakeBorder(fine, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
+        fine = cv2.dilate(fine, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow + 1, grow + 1)))
+    fine = _cropped(fine)
+    digit = _scaled(fine, BOX / max(fine.shape))
+    return _full_range(digit), grow >= 1
+
+
+def _full_range(digit: Array) -> npt.NDArray[np.uint8]:
+    return cv2.convertScaleAbs(digit, alpha=255 / max(1, int(digit.max())))  # type: ignore[return-value]
+
+
+def _scaled(digit: Array, factor: float) -> Array:
+    size = (max(1, round(digit.shape[1] * factor)), max(1, round(digit.shape[0] * factor)))
+    return cv2.resize(digit, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def _cropped(digit: Array) -> Array:
+    x, y, width, height = cv2.boundingRect((digit > 127).astype(np.uint8))
+    return digit[y : y + height, x : x + width] if width else digit
+
+
+def stroke_width(digit: npt.NDArray[np.uint8]) -> float:
+    """Pixels: twice the median distance to the edge along the strokes' middle lines."""
+    solid = cv2.copyMakeBorder((digit > 127).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)
+    middle = depth[(depth >= cv2.dilate(depth, np.ones((3, 3), np.uint8))) & (depth > 0)]
+    return 2 * float(np.median(middle)) if middle.size else 0.0
+

@@ -1,0 +1,236 @@
+"""A picture → its ink map: how much each pixel differs from the paper around it, whatever the colours and the light.
+
+Pen on white, chalk on black, white ink on transparency and red on blue all become the same thing here: light ink on a
+black ground. `zoo/digits.py` finds the digit in it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from zoo.errors import BadInput
+
+Array = npt.NDArray[Any]
+
+LONGEST = 512  # pixels a side: at this size a 7-pixel pen line of a 12-megapixel photo is still one pixel wide
+_SMALL = 96  # pixels a side where the paper is estimated: light changes slowly
+_WIDEST_STROKE = 0.45  # of the shorter side: what is wider than this is paper, table or shadow
+_DARK = 32.0  # grey levels added before the logarithm, in which light is a summand; keeps noise in black small
+_SAME = 12  # grey levels, of 255, within which JPEG and sensor noise leave a flat paper
+_FAINTEST = 0.06  # of full contrast: pencil on grey paper has 0.1, paper grain and print-through less than 0.05
+_SIGNAL = 4.0  # ink exceeds the paper's noise this many times; of 200,000 normal values about six do
+_EDGE = 0.4  # of full ink: where a blurred stroke ends
+
+
+@dataclass(frozen=True)
+class Ink:
+    """What differs from the paper.
+
+    amount: float32 `(h, w)`, about 0 for paper and at most 1.
+    thresholds: from which amount on a pixel is ink. The low one keeps faint parts of strokes; the high one, Otsu's,
+        also parts the ink from fainter lines that are printed on the paper.
+    scale: pixels of the picture a pixel of the map.
+    notes: what was done, in words.
+    """
+
+    amount: npt.NDArray[np.float32]
+    thresholds: tuple[float, float]
+    scale: int
+    notes: tuple[str, ...]
+
+
+def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
+    """The ink of a picture.
+
+    Args:
+        pixels: uint8 `(H, W, C)`, C 1, 3 or 4 (RGBA, alpha not premultiplied).
+    Returns:
+        Ink of a map whose longest side is at most 512 pixels.
+    Raises:
+        BadInput: nothing in the picture stands out from its ground.
+    """
+    height, width = pixels.shape[:2]
+    scale = -(-max(height, width) // LONGEST)
+    channels, notes = _visible(_reduced(pixels, scale) if scale > 1 else pixels)
+    drawing = _drawing(channels)
+    amount, dark = drawing or _photograph(channels)
+    if dark and not notes:
+        notes.append("inverted: the ink was dark")
+    if drawing is None:
+        notes.append("flattened the uneven background")
+    return Ink(amount, _thresholds(amount, drawing is None, height, width), scale, tuple(notes))
+
+
+def _reduced(pixels: Array, factor: int) -> Array:
+    """INTER_AREA, so that a thin line becomes a faint one and does not vanish; by a whole factor, which is fast."""
+    if pixels.shape[2] == 4 and pixels[:, :, 3].min() == 255:  # the colours count only where there is no transparency
+        pixels = pixels[:, :, :3]
+    height, width = max(1, pixels.shape[0] // factor), max(1, pixels.shape[1] // factor)
+    whole = pixels[: height * factor, : width * factor]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
+
+
+def _visible(pixels: Array) -> tuple[Array, list[str]]:
+    """The channels that carry the drawing, uint8 `(H, W, 1 or 3)`: the colours, or the transparency."""
+    if pixels.shape[2] < 4:
+        return pixels, []
+    colours, alpha = np.ascontiguousarray(pixels[:, :, :3]), np.ascontiguousarray(pixels[:, :, 3])
+    low, high, _, _ = cv2.minMaxLoc(alpha)
+    if high < 16:  # 6 % opaque: nobody sees it
+        raise BadInput("The picture is fully transparent: there is no ink in it. Draw a digit, or flatten the picture.")
+    if high - low < 16:
+        return colours, []
+    plate = (alpha > (low + high) / 2).astype(np.uint8)
+    _, _, box_width, box_height = cv2.boundingRect(plate)
+    _, deviation = cv2.meanStdDev(colours, mask=plate)
+    # A photograph with cut corners fills its box (a disc 79 % of it) and has colours of its own; ink does not.
+    if cv2.countNonZero(plate) > 0.6 * box_width * box_height and float(deviation.max()) > _SAME:
+        paper = np.median(colours[plate > 0], axis=0)
+        weight = alpha[:, :, None].astype(np.float32) / np.float32(high)
+        return np.asarray(np.rint(colours * weight + paper * (1 - weight)), np.uint8), []
+    return alpha[:, :, None], ["used the transparency as ink"]
+
+
+def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
+    """For a picture whose paper has one colour: float32 `(H, W)` distance from it, 0 to 1, and whether the ink is dark.
+
+    None for a photograph: its light and noise spread the colours.
+    """
+    top, bottom, left, right = _frame(channels)
+    channels = channels[top : channels.shape[0] - bottom, left : channels.shape[1] - right]
+    first = _common_colour(channels)
+    other = _far(channels, first)
+    shares = np.cumsum(np.bincount(other.ravel(), minlength=256)) / other.size
+    if shares[_SAME] < 0.4 or shares[3] < 0.9 * shares[_SAME]:
+        return None
+    paper, distance = first, other
+    if shares[_SAME] < 0.8:  # a bold digit may cover more than its paper; then the border shows which is which:
+        # so it does for all of 600 MNIST digits cropped to their ink, made bolder until they cover 65 % or more
+        second = _common_colour(channels[other > _SAME])
+        other = _far(channels, second)
+        if _at_border(other <= _SAME) > _at_border(distance <= _SAME):
+            paper, distance = second, other
+    ink = distance > max(_SAME, int(distance.max()) // 2)
+    dark = bool(ink.any()) and float(channels[ink].mean()) < float(paper.mean())
+    whole = cv2.copyMakeBorder(distance, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
+    return whole.astype(np.float32) / np.float32(255), dark
+
+
+def _frame(channels: Array) -> tuple[int, int, int, int]:
+    """Pixels of a window's frame around a canvas: top, bottom, left, right.
+
+    A frame is a line along two opposite borders, or a change of colour there, before anything is drawn.
+    """
+    widths: list[int] = []
+    green = channels[:, :, channels.shape[2] // 2]
+    for lines in (green, green.T):
+        reach = min(len(lines) // 8, 64)
+        ends = [_last_change(lines[: reach + 1]), _last_change(lines[::-1][: reach + 1])] if reach else [0, 0]
+        widths += ends if all(ends) else [0, 0]
+    return widths[0], widths[1], widths[2], widths[3]
+
+
+def _last_change(lines: Array) -> int:
+    """How many of the rows come before the last of them that is of one colour and differs from its neighbour."""
+    middle = np.median(lines, axis=1).astype(np.int16)
+    uniform = np.mean(np.abs(lines - middle[:, None]) <= _SAME, axis=1) > 0.9
+    change = (np.abs(np.diff(middle)) > _SAME) & uniform[:-1]
+    places = np.flatnonzero(change)
+    return int(places[-1]) + 2 if places.size else 0
+
+
+def _common_colour(colours: Array) -> Array:
+    """uint8 `(C,)`: the most frequent one of `(H, W, C)` or `(P, C)`, roughly; a sample of 4,096 pixels tells."""
+    sample = colours.reshape(-1, colours.shape[-1])
+    sample = sample[:: max(1, len(sample) // 4096)]
+    green = sample[:, sample.shape[1] // 2]
+    often = int(np.argmax(np.bincount(green, minlength=256)))
+    return np.asarray(np.rint(np.median(sample[np.abs(green.astype(int) - often) <= _SAME], axis=0)), np.uint8)
+
+
+def _far(channels: Array, colour: Array) -> npt.NDArray[np.uint8]:
+    """uint8 `(H, W)`: the largest difference of a channel from a colour."""
+    planes = [cv2.absdiff(channels[:, :, k], np.full(1, colour[k], np.float64)).reshape(channels.shape[:2])
+              for k in range(len(colour))]
+    far = planes[0]
+    for plane in planes[1:]:
+        far = cv2.max(far, plane)
+    return np.asarray(far, np.uint8)
+
+
+def _at_border(mask: Array) -> float:
+    """How much of the border and of the corners, an eighth of the shorter side each, a mask covers: 0 to 2."""
+    rim = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    size = max(1, min(mask.shape) // 8)
+    corners = [mask[rows, columns].mean() for rows in (slice(size), slice(-size, None))
+               for columns in (slice(size), slice(-size, None))]
+    return float(rim.mean() + np.mean(corners))
+
+
+def _photograph(channels: Array) -> tuple[npt.NDArray[np.float32], bool]:
+    """Distance of every pixel from the paper around it, float32 `(H, W)`, 0 to about 1, and whether the ink is dark."""
+    height, width = channels.shape[:2]
+    table = np.log((np.arange(256, dtype=np.float32) + _DARK) / _DARK) / np.log((255 + _DARK) / _DARK)
+    light = cv2.LUT(np.ascontiguousarray(channels), table.astype(np.float32)).reshape(height, width, -1)
+    grey, dark = _contrast(light)
+    amount = grey - cv2.resize(_ground(grey), (width, height), interpolation=cv2.INTER_LINEAR)
+    amount -= np.float32(np.median(amount[::3, ::3]))
+    if max(height, width) > _SMALL:
+        amount = cv2.GaussianBlur(amount, (3, 3), 0)  # noise of single pixels
+    return amount, dark
+
+
+def _ground(grey: Array) -> Array:
+    """The ground without the ink, at most 96 pixels a side: a morphological opening, so shadows and tables stay.
+
+    The border is continued outwards, so that a strip of table or a dark corner counts as wide.
+    """
+    height, width = grey.shape
+    shrink = min(1.0, _SMALL / max(height, width))
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    kernel = max(3, round(_WIDEST_STROKE * min(size)) | 1)
+    small = cv2.copyMakeBorder(small, kernel, kernel, kernel, kernel, cv2.BORDER_REPLICATE)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel, kernel))
+    opened = cv2.dilate(cv2.morphologyEx(small, cv2.MORPH_OPEN, disc), np.ones((3, 3), np.uint8))
+    return cv2.blur(opened, (3, 3))[kernel:-kernel, kernel:-kernel]
+
+
+def _contrast(light: Array) -> tuple[npt.NDArray[np.float32], bool]:
+    """The mix of channels in which the ink stands out most, and turned so that the ink is light; was it dark.
+
+    Ink is what changes within a stroke's width, so the slow part is taken away first. Then the mix is the main axis of
+    the colours (PCA), and ink is the rarer side of it.
+    """
+    height, width = light.shape[:2]
+    window = max(3, round(_WIDEST_STROKE * min(height, width)) | 1)
+    fast = (light.reshape(height, width, -1)
+            - cv2.blur(light, (window, window), borderType=cv2.BORDER_REFLECT).reshape(height, width, -1))
+    colours = fast.reshape(-1, fast.shape[2])
+    _, axes = np.linalg.eigh(colours.T @ colours)
+    axis = axes[:, -1].astype(np.float32)
+    axis = axis if axis.sum() >= 0 else -axis
+    values = colours @ axis
+    dark = float(np.mean(values**3)) < 0
+    if dark:
+        axis = -axis
+    return np.asarray(light.reshape(height, width, -1) @ axis, np.float32), dark
+
+
+def _thresholds(amount: Array, photograph: bool, height: int, width: int) -> tuple[float, float]:
+    """From which amount on a pixel is ink: a low and a high threshold (see `Ink`)."""
+    noise = 1.4826 * float(np.median(np.abs(amount[::3, ::3])))  # from the median of a normal distribution
+    floor = max(_FAINTEST, _SIGNAL * noise) if photograph else _FAINTEST
+    above = amount[amount > floor]
+    if above.size == 0:
+        raise BadInput(
+            f"The picture ({width}x{height}) holds no ink that stands out from its ground: it seems blank. "
+            "Draw a digit with more contrast."
+        )
+    levels = np.asarray(np.minimum(above * 255, 255), np.uint8)
+    otsu, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    full = float(levels[levels > otsu].mean()) if otsu < levels.max() else float(otsu)
+    return max(floor, _EDGE * full / 255), max(floor, (otsu + 0.5) / 255)

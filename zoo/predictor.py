@@ -1,0 +1,195 @@
+"""Model: one ONNX session and its card. `run()` takes arrays as they are, `predict()` takes pictures and gives rows."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo import registry
+from zoo.card import METADATA_KEY, Card
+from zoo.errors import BadInput, BadModel, ModelNotFound
+from zoo.image import Pixels, describe
+from zoo.prepare import prepare
+from zoo.runtime import Device, open_session
+
+CHUNK = 16  # pictures a session call; 8 to 32 fit the cache and are the fastest on a CPU (DESIGN, decision 5)
+
+
+class Scores(NamedTuple):
+    """logits and probabilities, float32 `(N, K)`, columns in the order of `card.labels`."""
+
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Guess:
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """The answer for one input, the same in every interface. With an `error`, label and probability are None.
+
+    unsure: the probability is below `card.calibration.unsure_below`.
+    corrections: what was done to the picture, in words. error: a sentence, or None.
+    """
+
+    input: str
+    model: str
+    label: str | None = None
+    probability: float | None = None
+    unsure: bool | None = None
+    top_k: tuple[Guess, ...] = ()
+    corrections: tuple[str, ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Model:
+    """A classifier that is ready to run. `run` and `predict` may be called from several threads at once.
+
+    card: what is known of the model. device: "cpu" or "cuda", where it really runs.
+    """
+
+    def __init__(self, onnx: bytes, device: Device = "auto", where: str = "<bytes>") -> None:
+        self._session, self.device = open_session(onnx, device, where)
+        self.card = _embedded_card(self._session, where)
+        self._ndim_shape = self.card.input.shape
+
+    def __repr__(self) -> str:
+        return f"<zoo.Model {self.card.name} on {self.device}>"
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Scores:
+        """Classify arrays that are already in the network's form; nothing is corrected.
+
+        Args:
+            images: uint8 `(N, H, W, C)`; H, W, C as in `self.card.input`.
+        Returns:
+            Scores with float32 `(N, K)` logits and probabilities, columns in `self.card.labels` order.
+        Raises:
+            BadInput: wrong shape or dtype.
+        """
+        if getattr(images, "dtype", None) != np.uint8 or images.shape[1:] != self._ndim_shape:
+            raise BadInput(self._wrong_array(images))
+        return Scores(*self._session.run(None, {"image": images}))
+
+    @overload
+    def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3) -> "list[Row]": ...
+
+    @overload
+    def predict(self, source: Any, top_k: int = 3) -> "Row": ...
+
+    def predict(self, source: Any, top_k: int = 3) -> "Row | list[Row]":
+        """Classify pictures of any size, corrected to what the network expects.
+
+        Args:
+            source: a path, an image file's bytes, a PIL image, an array `(H, W)` or `(H, W, C)`; or a list of them.
+            top_k: how many guesses a row carries, at least 1.
+        Returns:
+            A Row; for a list, a list of rows in its order, where a bad picture's row carries `error`.
+        Raises:
+            BadInput: a single picture that cannot be classified.
+        """
+        if isinstance(source, (list, tuple)):
+            return list(self.rows(source, top_k))
+        pixels, corrections = prepare(source, self.card.input)
+        return self._row(describe(source), self.run(pixels[np.newaxis]).probabilities[0], corrections, top_k)
+
+    def rows(self, sources: Iterable[Any], top_k: int = 3, chunk: int = CHUNK) -> Iterator[Row]:
+        """Like `predict` for a list of any length, lazily: rows come in the order of the inputs, `chunk` at a time."""
+        remaining = iter(sources)
+        while batch := list(islice(remaining, chunk)):
+            yield from self._chunk_rows(batch, top_k)
+
+    def _chunk_rows(self, sources: list[Any], top_k: int) -> Iterator[Row]:
+        prepared: list[tuple[Pixels, tuple[str, ...]] | BadInput] = []
+        for source in sources:
+            try:
+                prepared.append(prepare(source, self.card.input))
+            except BadInput as error:
+                prepared.append(error)
+        good = [item[0] for item in prepared if not isinstance(item, BadInput)]
+        scores = iter(self.run(np.stack(good)).probabilities) if good else iter(())
+        for source, item in zip(sources, prepared, strict=True):
+            if isinstance(item, BadInput):
+                yield Row(describe(source), self.card.name, error=str(item))
+            else:
+                yield self._row(describe(source), next(scores), item[1], top_k)
+
+    def _row(self, name: str, probabilities: npt.NDArray[np.float32], corrections: tuple[str, ...], top_k: int) -> Row:
+        if top_k < 1:
+            raise ValueError(f"top_k is at least 1, not {top_k}.")
+        order = np.argsort(-probabilities, kind="stable")[:top_k]
+        guesses = tuple(Guess(self.card.labels[index], float(probabilities[index])) for index in order)
+        best = guesses[0]
+        unsure = best.probability < self.card.calibration.unsure_below
+        return Row(name, self.card.name, best.label, best.probability, unsure, guesses, corrections)
+
+    def _wrong_array(self, images: Any) -> str:
+        if not isinstance(images, np.ndarray):
+            return f"run() takes a NumPy array, not {type(images).__name__}: use predict() for pictures."
+        expected = ", ".join(map(str, self._ndim_shape))
+        return (
+            f"{self.card.name} takes uint8 (N, {expected}), not {images.dtype} {images.shape}: "
+            "use predict() for pictures of other sizes."
+        )
+
+
+def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
+    """Open a model of the zoo, or any ONNX file that pocketzoo exported.
+
+    Args:
+        name: `mnist14k.notes`; `mnist14k`, which means the architecture's default; or a path that ends in .onnx.
+        device: "auto", "cpu" or "cuda"; "cuda" fails where CUDA cannot be used, and never falls back.
+    Raises:
+        ModelNotFound, BadModel (changed or damaged files), DeviceUnavailable.
+    """
+    name = os.fspath(name)
+    if name.endswith(".onnx"):
+        return Model(_read(Path(name)), device, name)
+    entry = registry.find(name)
+    path = entry.folder / "model.onnx"
+    content = _read(path)
+    if hashlib.sha256(content).hexdigest() != entry.card.file("model.onnx").sha256:
+        raise BadModel(
+            f"{path} is not the file that its card describes (its sha256 differs): "
+            "reinstall pocketzoo, or export the model again."
+        )
+    return Model(content, device, name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelNotFound(f"There is no model file {path}: check the path.") from None
+    except OSError as error:
+        raise BadModel(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _embedded_card(session: Any, where: str) -> Card:
+    """The card that the file carries, after checking that inputs and outputs are those of our contract."""
+    inputs = [(value.name, value.type, len(value.shape)) for value in session.get_inputs()]
+    outputs = [(value.name, value.type) for value in session.get_outputs()]
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    contract = [("image", "tensor(uint8)", 4)], [("logits", "tensor(float)"), ("probabilities", "tensor(float)")]
+    if (inputs, outputs) != contract or text is None:
+        raise BadModel(
+            f"{where} is an ONNX model, but not of pocketzoo's form (uint8 image in, logits and probabilities out, "
+            "a card inside): export it with `python -m train export`."
+        )
+    card = Card.from_json(text, where)
+    shape = tuple(session.get_inputs()[0].shape[1:])
+    if shape != card.input.shape:
+        raise BadModel(f"{where} takes images of {shape} and its card says {card.input.shape}: export it again.")
+    return card

@@ -1,0 +1,28 @@
+"""Any picture → the array that a network takes, with what was corrected on the way, in words."""
+
+from collections.abc import Callable
+from typing import Any
+
+from zoo.card import Form, Input
+from zoo.digits import to_mnist
+from zoo.image import Pixels, decode
+
+Corrector = Callable[[Pixels], tuple[Pixels, tuple[str, ...]]]
+
+CORRECTORS: dict[Form, Corrector] = {"digit": to_mnist}
+
+
+def prepare(source: Any, expected: Input) -> tuple[Pixels, tuple[str, ...]]:
+    """Decode and correct one picture.
+
+    Args:
+        source: what `zoo.image.decode` takes.
+        expected: the network's input.
+    Returns:
+        uint8 `expected.shape`, and the corrections in the order in which they were made.
+    Raises:
+        BadInput: the picture cannot be read, or cannot be brought into the network's form.
+    """
+    picture = decode(source)
+    pixels, corrections = CORRECTORS[expected.form](picture.pixels)
+    return pixels, picture.notes + corrections
