@@ -25,12 +25,13 @@ def gradient(height=40, width=60, channels=3, seed=0):
     return pixels[:, :, 0] if channels == 1 else pixels
 
 
-def png(width, height, depth=8, colour=0, body=b"", extra=b""):
+def png(width, height, depth=8, colour=0, body=b""):
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(body)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

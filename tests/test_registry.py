@@ -1,22 +1,11 @@
 """Finding models: shipped and own, bare and tagged names, wildcards, near misses."""
 
-import json
-import shutil
-
 import pytest
 
 import zoo
+from made_up import add_model
 from zoo import registry
 from zoo.errors import BadModel, ModelNotFound
-
-
-def add_model(home, name, **changes):
-    """A copy of mnist14k.notes under another name in the user's folder."""
-    folder = home / "models" / name
-    shutil.copytree(registry.SHIPPED / "mnist14k.notes", folder)
-    card = json.loads((folder / "card.json").read_text()) | {"name": name} | changes
-    (folder / "card.json").write_text(json.dumps(card))
-    return folder
 
 
 def test_bare_and_full_names():

@@ -43,15 +43,23 @@ def _train_command(name: str, help_text: str) -> click.Command:
     )
     @click.option("--epochs", type=click.IntRange(min=1), help="Another number of epochs than the recipe's.")
     @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+    @click.option(
+        "--source",
+        type=click.Choice(["hub", "torchvision"]),
+        default="hub",
+        show_default=True,
+        help="Who fetches data that are not here.",
+    )
     @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
     @click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
     @click.option("--resume", is_flag=True, help="Continue from the last whole epoch, to the same weights to the bit.")
     @click.option("--restart", is_flag=True, help="Throw away what the run's folder holds.")
     def command(
-        seed: int, twin: bool, epochs: int | None, data: str | None, threads: int, runs: Path | None,
+        seed: int, twin: bool, epochs: int | None, data: str | None, source: str, threads: int, runs: Path | None,
         resume: bool, restart: bool,
     ) -> None:  # fmt: skip
         from train.curves import draw
+        from train.download import torchvision_folder
         from train.loop import Job, fit
         from train.progress import Progress
         from train.recipe import find
@@ -65,6 +73,8 @@ def _train_command(name: str, help_text: str) -> click.Command:
         if restart:
             run.checkpoint.unlink(missing_ok=True)
         try:
+            if source == "torchvision" and data is None:
+                data = str(torchvision_folder(recipe.dataset))
             parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
             result = fit(job, run, *parts, Progress(f"{recipe.name} {run.folder.name}"), resume)
         except (RunError, ZooError) as error:
@@ -109,6 +119,16 @@ def export(recipe: str, data: str | None, runs: Path | None, target: Path | None
     spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%} (n = {seeds.n})" if seeds.sd is not None else "one seed"
     click.echo(f"{card.name} {card.version}: {card.accuracy.value:.2%}, {spread}, temperature "
                f"{card.calibration.temperature}. {(target or SHIPPED) / card.name}")  # fmt: skip
+
+
+@main.command()
+def docs() -> None:
+    """Renew the parts of the documentation that are written from the models' cards."""
+    from train.docs import pages
+
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        click.echo(path)
 
 
 if __name__ == "__main__":

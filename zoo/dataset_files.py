@@ -30,7 +30,7 @@ def read_parquet(path: Path, image_column: str) -> Arrays:
         labels = table["label"].to_numpy()
         images = np.stack([decode_bytes(png, f"{path} row {row}").pixels for row, png in enumerate(pngs)])
     except (pyarrow.ArrowException, OSError, KeyError, ValueError, ZooError) as error:
-        raise BadData(f"{path} is damaged or not the data set's parquet file ({reason(error)}): fetch it again.") from None
+        raise BadData(f"{path} is damaged or not the right parquet file ({reason(error)}): fetch it again.") from None
     return images, labels.astype(np.uint8)
 
 

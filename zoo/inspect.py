@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import onnx
 
 # Operators that a person would call a layer; the others (ReLU, reshape, scaling) change no size and hold no weights.
-_LAYERS = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Gemm", "MatMul"})
+_LAYERS = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul"})
 
 
 def layers(model: "onnx.ModelProto") -> tuple[Layer, ...]:
@@ -53,8 +53,9 @@ def _window(
     operator: str, attributes: dict[str, list[int]], input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> tuple[int, int, int]:
     """Kernel, stride and dilation along the height; (1, 1, 1) for whatever works position by position."""
-    if operator == "GlobalAveragePool" or (operator in ("Flatten", "Reshape", "ReduceMean") and len(input_shape) == 3):
-        return (input_shape[1], 1, 1) if len(output_shape) == 1 or operator == "GlobalAveragePool" else (1, 1, 1)
+    joins_all_positions = len(input_shape) == 3 and prod(output_shape[1:]) == 1
+    if operator in ("GlobalAveragePool", "ReduceMean", "Flatten", "Reshape") and joins_all_positions:
+        return input_shape[1], 1, 1
     first = {key: attributes.get(key, [1])[0] for key in ("kernel_shape", "strides", "dilations")}
     return first["kernel_shape"], first["strides"], first["dilations"]
 
@@ -65,6 +66,6 @@ def _kind(operator: str, kernel: int, grouped: bool) -> tuple[str, str]:
         return f"{'depthwise ' if grouped else ''}convolution {kernel}x{kernel}", "conv"
     if operator in ("MaxPool", "AveragePool"):
         return f"{'max' if operator == 'MaxPool' else 'average'} pool {kernel}x{kernel}", "pool"
-    if operator == "GlobalAveragePool":
+    if operator in ("GlobalAveragePool", "ReduceMean"):
         return "global average pool", "pool"
     return "dense", "dense"

@@ -68,7 +68,7 @@ def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
     except Exception as error:  # onnxruntime's classes of errors are not public
         if device == "cuda":
             raise DeviceUnavailable(f"CUDA cannot be used here ({reason(error)}): choose --device cpu.") from None
-        raise BadModel(f"{where} is not an ONNX model that can be opened ({reason(error)}): get the file again.") from None
+        raise BadModel(f"{where} is not an ONNX model that opens ({reason(error)}): get the file again.") from None
     used = session.get_providers()[0]
     if used != PROVIDERS[device]:
         raise DeviceUnavailable(

@@ -1,0 +1,86 @@
+"""Timing that can be trusted on a noisy machine: two things in turn, raw times kept, ratios of medians."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+P99_NEEDS = 1000  # calls: of fewer, the hundredth slowest is one or two events
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of single calls, in the order in which they were made."""
+
+    seconds: np.ndarray
+
+    def info(self) -> dict[str, float | int]:
+        """n and percentiles in milliseconds; no p99 on too few calls."""
+        told: dict[str, float | int] = {"n": len(self.seconds)}
+        for percent in (50, 90, 99):
+            if percent < 99 or len(self.seconds) >= P99_NEEDS:
+                told[f"p{percent}_ms"] = round(float(np.percentile(self.seconds, percent)) * 1e3, 5)
+        return told
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two things timed in turn: A B A B …, so that both see the same machine."""
+
+    first: Timing
+    second: Timing
+
+    @property
+    def ratio(self) -> float:
+        """Median of the first over median of the second."""
+        return float(np.median(self.first.seconds) / np.median(self.second.seconds))
+
+    def info(self, first: str, second: str) -> dict[str, object]:
+        return {first: self.first.info(), second: self.second.info(), "ratio_of_p50": round(self.ratio, 3)}
+
+
+def in_turn(first: Callable[[], object], second: Callable[[], object], n: int, warmup: int = 50) -> Pair:
+    """Call both `n` times in turn, after `warmup` calls that are not counted."""
+    times = np.empty((n, 2))
+    for _ in range(warmup):
+        first(), second()
+    for row in times:
+        start = time.perf_counter()
+        first()
+        middle = time.perf_counter()
+        second()
+        row[:] = middle - start, time.perf_counter() - middle
+    return Pair(Timing(times[:, 0]), Timing(times[:, 1]))
+
+
+@dataclass(frozen=True)
+class Process:
+    """One finished command: wall seconds, peak resident memory in MB, what it printed."""
+
+    seconds: float
+    peak_mb: float
+    output: str
+
+
+# A process's peak memory begins with that of the process that forked it, so a small one does the forking.
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+output, said = process.stdout.read(), process.stderr.read()
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, output, os.waitstatus_to_exitcode(status), said]))
+"""
+
+
+def run_process(command: list[str]) -> Process:
+    """Run a command to its end; raises RuntimeError where it fails."""
+    done = subprocess.run([sys.executable, "-S", "-c", _LAUNCHER, *command], capture_output=True, text=True, check=True)
+    seconds, peak, output, code, said = json.loads(done.stdout)
+    if code:
+        raise RuntimeError(f"{command} left with {code}: {said}")
+    return Process(seconds, peak / (1e6 if sys.platform == "darwin" else 1e3), output)  # bytes there, kilobytes here

@@ -1,0 +1,46 @@
+"""From a typed command to an answer: `zoo predict one.png` against the least that any program must do.
+
+    pytest bench/test_cold_start.py --benchmark-only
+
+The floor is a Python process that imports onnxruntime and Pillow and opens the same file.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.measure import run_process
+from zoo import registry
+
+PAIRS = 15
+
+
+def test_cold_start_beside_the_floor(benchmark, seven):
+    command = Path(sys.executable).with_name("zoo")
+    if not command.exists():
+        pytest.skip("the command `zoo` is not installed beside this Python: pip install -e '.[dev]'")
+    ours = [str(command), "predict", str(seven), "--model", "mnist14k", "--format", "jsonl"]
+    path = registry.find("mnist14k").folder / "model.onnx"
+    floor = [sys.executable, "-c", f"import onnxruntime, PIL.Image; onnxruntime.InferenceSession({str(path)!r})"]
+
+    run_process(ours), run_process(floor)
+    pairs = [(run_process(ours), run_process(floor)) for _ in range(PAIRS)]
+    seconds = np.array([[process.seconds for process in pair] for pair in pairs])
+    peaks = np.array([[process.peak_mb for process in pair] for pair in pairs])
+    ratio, memory_ratio = (float(np.median(figures[:, 0]) / np.median(figures[:, 1])) for figures in (seconds, peaks))
+    benchmark.extra_info |= {
+        "scope": "command to label, new process", "n": PAIRS, "batch": 1, "model": "mnist14k",
+        "ours_p50_ms": round(float(np.median(seconds[:, 0])) * 1e3, 1),
+        "floor_p50_ms": round(float(np.median(seconds[:, 1])) * 1e3, 1),
+        "ratio_of_p50": round(ratio, 3),
+        "ours_peak_mb": round(float(np.median(peaks[:, 0])), 1),
+        "floor_peak_mb": round(float(np.median(peaks[:, 1])), 1),
+        "ratio_of_peak": round(memory_ratio, 3),
+    }  # fmt: skip
+    process = benchmark.pedantic(run_process, args=(ours,), rounds=5)
+    assert json.loads(process.output)["label"] == "7"
+    assert ratio <= 1.6
+    assert memory_ratio <= 1.6

