@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from made_up import RECIPE, quiet, stripes
-from train import export, networks, recipe
+from train import deploy, export, networks, recipe
 from train.evaluate import logits
 from train.loop import Job, fit
 from train.runs import Run, RunError
@@ -75,14 +75,14 @@ def test_without_a_twin_t_is_one_and_the_card_says_so(runs, made_up_data, tmp_pa
 
 
 def test_nothing_is_written_where_parity_fails(runs, made_up_data, tmp_path, monkeypatch):
-    honest = export.fold_batch_norm
+    honest = deploy.fold_batch_norm
 
     def wrong(network):
         folded = honest(network)
         folded[0].weight.data[0, 0, 0, 0] += 0.05
         return folded
 
-    monkeypatch.setattr(export, "fold_batch_norm", wrong)
+    monkeypatch.setattr(deploy, "fold_batch_norm", wrong)
     with pytest.raises(export.ExportError, match=r"Nothing was written: of 300 .* differ by up to"):
         export.export(SMALL, runs, None, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -105,9 +105,9 @@ def test_every_recipes_network_exports_with_batch_norm_folded(name):
             layer.running_mean.normal_()
             layer.running_var.uniform_(0.5, 2)
             nn.init.normal_(layer.bias)
-    model = export.to_onnx(network, found, 1.7)
+    model = deploy.to_onnx(network, found, 1.7)
     assert not {"BatchNormalization", "Dropout"} & {node.op_type for node in model.graph.node}
-    assert {entry.version for entry in model.opset_import if entry.domain == ""} == {export.OPSET}
+    assert {entry.version for entry in model.opset_import if entry.domain == ""} == {deploy.OPSET}
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     import onnxruntime
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from train import export, networks, recipe
+from train import deploy, networks, recipe
 from zoo import inspect, registry
 
 
@@ -42,7 +42,7 @@ def test_cifar93k_beside_the_notes():
     pool 2,36; ours agree but for the last: averaging 4 positions that are 4 pixels apart sees 32 + 3 · 4 = 44."""
     torch.manual_seed(0)
     found = recipe.find("cifar93k.notes")
-    layers = inspect.layers(export.to_onnx(networks.build(found), found, 1.0))
+    layers = inspect.layers(deploy.to_onnx(networks.build(found), found, 1.0))
     compared = [layer for layer in layers if "1x1" not in layer.kind and layer.kind != "dense"]
     seen = [(layer.output[-1], layer.receptive_field) for layer in compared]
     assert seen == [(32, 3), (30, 5), (15, 6), (15, 10), (13, 14), (6, 16), (6, 24), (4, 32), (1, 44)]

@@ -16,9 +16,9 @@ import onnxruntime
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from train import evaluate, networks
+from train.deploy import OPSET, to_onnx
 from train.evaluate import logits
 from train.recipe import Recipe
 from train.runs import Run, RunError
@@ -28,7 +28,6 @@ from zoo import datasets, inspect, registry
 from zoo.card import Card
 from zoo.predictor import Model
 
-OPSET = 18  # read by every onnxruntime since 1.14 (2023); nothing newer is needed
 LOGIT_TOLERANCE = 1e-4  # between PyTorch and ONNX, on all test images
 
 FORMS = {"mnist": "digit", "cifar10": "photo"}
@@ -115,63 +114,6 @@ def calibrate(
         ece_before=round(evaluate.calibration_error(test_scores, test.labels), 5),
         ece_after=round(evaluate.calibration_error(test_scores / temperature, test.labels), 5),
     )
-
-
-class Deployed(nn.Module):
-    """The network as it is served: uint8 `(N, H, W, C)` in, logits and calibrated probabilities `(N, K)` out."""
-
-    def __init__(self, network: nn.Sequential, recipe: Recipe, temperature: float) -> None:
-        super().__init__()
-        self.network = fold_batch_norm(network)
-        self.temperature = temperature
-        self.register_buffer("scale", 1 / torch.tensor(recipe.sd).view(1, -1, 1, 1))
-        self.register_buffer("mean", torch.tensor(recipe.mean).view(1, -1, 1, 1))
-
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        values = image.permute(0, 3, 1, 2).float()
-        scores = self.network((values - self.mean) * self.scale)
-        return scores, torch.softmax(scores / self.temperature, 1)
-
-
-def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
-    """A stack that computes the same in evaluation mode without batch norm and dropout."""
-    folded: list[nn.Module] = []
-    for layer in network.eval():
-        if isinstance(layer, nn.BatchNorm2d):
-            folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
-        elif isinstance(layer, nn.BatchNorm1d):
-            folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
-        elif not isinstance(layer, networks.Dropout):
-            folded.append(layer)
-    return nn.Sequential(*folded)
-
-
-def to_onnx(network: nn.Sequential, recipe: Recipe, temperature: float) -> onnx.ModelProto:
-    """The served network as an ONNX model with dynamic N, checked, without the exporter's debug notes."""
-    shape = datasets.DATASETS[recipe.dataset].image_shape
-    program = torch.onnx.export(
-        Deployed(network, recipe, temperature).eval(),
-        (torch.zeros(2, *shape, dtype=torch.uint8),),
-        input_names=["image"],
-        output_names=["logits", "probabilities"],
-        dynamic_shapes={"image": {0: torch.export.Dim("N")}},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    model = program.model_proto
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for values in (model.graph.value_info, model.graph.input, model.graph.output, model.graph.initializer):
-        for value in values:
-            value.ClearField("metadata_props")
-    model.graph.ClearField("metadata_props")
-    model.ClearField("metadata_props")
-    model.graph.name = recipe.architecture
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 def check_parity(model: Model, test: Part, expected: torch.Tensor) -> None:
