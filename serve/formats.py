@@ -41,11 +41,19 @@ def write_table(rows: Iterable[Row], names: list[str], out: TextIO) -> None:
 
 def _answer(row: Row) -> str:
     if row.error is not None or row.probability is None:
-        return click.style(row.error or "no answer", fg="red")
+        return click.style((row.error or "no answer").removeprefix(f"{row.input} "), fg="red")  # the name stands before
     label = click.style(f"{row.label:<10}", fg="yellow" if row.unsure else "green", bold=True)
-    runners_up = ", ".join(f"{guess.label} {guess.probability:.1%}" for guess in row.top_k[1:])
+    runners_up = ", ".join(f"{guess.label} {_percent(guess.probability, 1)}" for guess in row.top_k[1:])
     said = ("unsure", *row.corrections) if row.unsure else row.corrections
-    return f"{label}  {row.probability:>11.2%}  {runners_up}" + (f"  ({'; '.join(said)})" if said else "")
+    return f"{label}  {_percent(row.probability, 2):>11}  {runners_up}" + (f"  ({'; '.join(said)})" if said else "")
+
+
+def _percent(share: float, digits: int) -> str:
+    """A share in percent, never rounded to certainty."""
+    said = f"{share:.{digits}%}"
+    if float(said[:-1]) >= 100:
+        return f">{100 - 10**-digits:.{digits}f}%"
+    return f"<{10**-digits:.{digits}f}%" if float(said[:-1]) == 0 else said
 
 
 def _shortened(name: str, width: int) -> str:

@@ -26,7 +26,7 @@ def expand(argument: str) -> list[str | Named]:
     if argument == "-":
         return [Named("-", _stdin())]
     path = Path(argument)
-    if path.is_dir():
+    if argument and path.is_dir():
         if found := sorted(_images_in(path)):
             return list(found)
         raise BadInput(f"The folder {argument} holds no images.")

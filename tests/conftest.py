@@ -9,8 +9,6 @@ import pytest
 import zoo
 from zoo import datasets
 
-REPOSITORY = Path(__file__).parents[1]
-
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory):

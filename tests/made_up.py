@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,8 @@ from train import recipe
 from train.progress import Progress
 from train.splits import Part
 from zoo import registry
+
+REPOSITORY = Path(__file__).parents[1]
 
 RECIPE = replace(recipe.find("mnist14k.notes"), epochs=3, batch_size=64, augment=(("shift", {"pixels": 2}),))
 

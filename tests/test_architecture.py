@@ -2,11 +2,10 @@
 
 import ast
 import sys
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.made_up import REPOSITORY
 
 MAY_IMPORT_OURS = {
     "zoo": {"zoo"},

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import REPOSITORY
+from tests.made_up import REPOSITORY
 from train.docs import pages, renewed
 
 README = (REPOSITORY / "README.md").read_text()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from made_up import RECIPE, quiet, stripes
+from tests.made_up import RECIPE, quiet, stripes
 from train import deploy, export, networks, recipe
 from train.evaluate import logits
 from train.loop import Job, fit

@@ -136,6 +136,7 @@ def test_arrays_of_other_types_are_scaled(array, first):
         (np.full((3, 3), 1.5), "0 to 1"),
         ("no/such/file.png", "does not exist"),
         (".", "folder"),
+        ("", "empty name"),
         (object(), "'object'"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from made_up import RECIPE, quiet, stripes
+from tests.made_up import RECIPE, quiet, stripes
 from train import augment
 from train.curves import draw
 from train.loop import Job, fit

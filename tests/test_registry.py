@@ -3,7 +3,7 @@
 import pytest
 
 import zoo
-from made_up import add_model
+from tests.made_up import add_model
 from zoo import registry
 from zoo.errors import BadModel, ModelNotFound
 

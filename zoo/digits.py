@@ -11,17 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput
-from zoo.ink import Array, Ink, find_ink
+from zoo.ink import Array, Ink, find_ink, median
 
 SIDE, BOX = 28, 20  # MNIST's picture and the box a digit is scaled into
 _CENTRE = 14.0  # where MNIST's centres of mass are, in pixel indices: all 60,000 from 13.48 to 14.50
 _OFF_CENTRE = 0.52
 _FINE = 80  # pixels a digit's longest side has while it is worked on: four a pixel of the result
-_PIECE = 0.12  # of the largest stroke's length: what is shorter is a speck
-_FAR = 0.4  # of the largest stroke's length
-_GAP = 0.08  # of the largest stroke's length
-_WHOLE = 0.6  # of the tallest
-_THIN = 0.11  # stroke width / digit size. MNIST's median is 0.125 (2.5 of 20 pixels) and 0.09 its 5th percentile
+_TINIEST = 0.02  # of the picture's longer side: 10 pixels of 512; noise makes smaller spots
+_PIECE = 0.12  # of the longest piece of stroke: what is shorter is a speck
+_FAR = 0.4  # of the longest piece: what is this far away and shorter than `_WHOLE` of it is dirt
+_WHOLE = 0.6  # of the tallest: in a number all digits are about as tall, the bar of a 5 is not
+_GAP = 0.08  # of the longest piece, sideways: digits 0.1 apart are refused, strokes of one are closer
+_ROW_GAP = 0.25  # the same downwards, where the pieces of a broken stroke lie, and rows are further apart
+_WIDEST = 2.3  # width / height; the widest of the 60,000 training images has 2.22
+_TEXTURE = 12  # pieces: more are noise or squared paper, not a number
+_THIN = 0.11  # stroke width / digit size; of 3,000 MNIST images the median is 0.125, the 5th percentile 0.09
 
 
 def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
@@ -39,6 +43,11 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         return exact
     ink = find_ink(pixels)
     strokes = _strokes(ink)
+    if max(strokes.box[2:]) < max(_TINIEST * max(ink.amount.shape), 3):
+        raise BadInput(
+            f"The picture ({pixels.shape[1]}x{pixels.shape[0]}) holds specks and no digit: it seems blank. "
+            "Draw a digit with more contrast, or crop closer to it."
+        )
     notes, specks = list(ink.notes), strokes.specks
     x, y, width, height = strokes.box
     if ink.scale > 1 and max(width, height) < _FINE:  # a small digit in a large picture: look closer
@@ -48,7 +57,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         ink = find_ink(pixels[rows, columns])
         strokes = _strokes(ink)
         specks += strokes.specks
-    _check_single(strokes.pieces)
+    _check_single(strokes.pieces, strokes.box)
     x, y, width, height = strokes.box
     if specks:
         notes.append(f"removed {specks} speck{'s' if specks > 1 else ''}")
@@ -78,7 +87,7 @@ def _as_it_is(pixels: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]] | 
 def is_mnist_form(picture: npt.NDArray[np.uint8]) -> bool:
     """Whether uint8 `(28, 28, 1)` has MNIST's form; all 60,000 training images do."""
     x, y, width, height = cv2.boundingRect(picture)
-    if max(width, height) not in (BOX - 1, BOX) or picture.max() < 254:  # 19 in 13 of the 60,000; 254 in 600
+    if max(width, height) not in (BOX - 1, BOX) or picture.max() < 254:  # 19 in 13 of the 60,000; 254 in 5,999
         return False
     top, left = _corner(picture[y : y + height, x : x + width, 0])
     return abs(y - top) <= _OFF_CENTRE and abs(x - left) <= _OFF_CENTRE
@@ -101,7 +110,10 @@ def _placed(digit: Array) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Strokes:
-    """level: uint8 `(h, w)`, the digit alone with grey edges; box: x, y, width, height; pieces: their boxes and areas."""
+    """level: uint8 `(h, w)`, the digit alone with grey edges; box: its x, y, width, height.
+
+    pieces: int32 `(P, 5)`, box and area of each stroke; specks: how many others were left out.
+    """
 
     level: npt.NDArray[np.uint8]
     box: tuple[int, int, int, int]
@@ -128,28 +140,32 @@ def _strokes(ink: Ink) -> _Strokes:
     return _Strokes(level.astype(np.uint8), box, stats[keep], int((~keep).sum()))  # type: ignore[arg-type]
 
 
-def _check_single(pieces: Array) -> None:
-    """Raise BadInput where the pieces' boxes (x, y, width, height, area) are several digits, by `_GAP` and `_WHOLE`."""
+def _check_single(pieces: Array, box: tuple[int, int, int, int]) -> None:
+    """Raise BadInput where the pieces, whose boxes (x, y, width, height, area) these are, seem to be several digits."""
     boxes = [[int(v) for v in (x, y, x + w, y + h)] for x, y, w, h, _ in pieces]
     size = max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)
-    merged = True
-    while merged:
-        merged = False
-        for i, a in enumerate(boxes):
-            for b in boxes[i + 1 :]:
-                across = max(a[0], b[0]) - min(a[2], b[2])  # the gap between the boxes, below zero where they overlap
-                down = max(a[1], b[1]) - min(a[3], b[3])
-                if max(across, down) <= _GAP * size:
-                    a[:] = [min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])]
-                    boxes.remove(b)
-                    merged = True
-                    break
-            if merged:
-                break
-    tall = max(y1 - y0 for _, y0, _, y1 in boxes)
-    digits = [box for box in boxes if box[3] - box[1] >= _WHOLE * tall]
-    if len(digits) > 1:
-        raise BadInput(f"The picture seems to hold {len(digits)} digits: crop it to one.")
+    wholes: list[list[int]] = []
+    for part in sorted(boxes):  # from left to right; what touches or overlaps is one digit
+        near = [
+            known
+            for known in wholes
+            if max(known[0], part[0]) - min(known[2], part[2]) <= _GAP * size
+            and max(known[1], part[1]) - min(known[3], part[3]) <= _ROW_GAP * size
+        ]
+        for known in near:
+            part = [*map(min, part[:2], known[:2]), *map(max, part[2:], known[2:])]
+            wholes.remove(known)
+        wholes.append(part)
+    tallest = int(pieces[:, 3].max())
+    count = sum(y1 - y0 >= _WHOLE * tallest for _, y0, _, y1 in wholes)
+    if count > _TEXTURE:
+        raise BadInput(f"The picture holds {count} separate marks and no digit: photograph or draw one digit alone.")
+    if count > 1:
+        raise BadInput(f"The picture seems to hold {count} digits: crop it to one.")
+    if box[2] > _WIDEST * box[3]:
+        raise BadInput(
+            f"What is drawn is {box[2] / box[3]:.1f} times as wide as high, wider than any digit: crop it to one digit."
+        )
 
 
 def _gaps(stats: Array, main: int) -> Array:
@@ -157,7 +173,7 @@ def _gaps(stats: Array, main: int) -> Array:
     x, y, right, bottom = stats[:, 0], stats[:, 1], stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
     across = np.maximum(x, x[main]) - np.minimum(right, right[main])
     down = np.maximum(y, y[main]) - np.minimum(bottom, bottom[main])
-    return np.maximum(np.maximum(across, down), 0)
+    return np.asarray(np.maximum(np.maximum(across, down), 0))
 
 
 def _touches(stats: Array, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -165,23 +181,21 @@ def _touches(stats: Array, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     return np.asarray((x == 0) | (y == 0) | (x + width == shape[1]) | (y + height == shape[0]))
 
 
-def _normalised(soft: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], bool]:
+def _normalised(level: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], bool]:
     """The digit scaled into 20x20, its strokes at least as wide as MNIST's thin ones; were they thickened."""
-    longest = max(soft.shape)
-    fine = _full_range(_scaled(soft, _FINE / longest))
-    stroke = stroke_width(fine)
-    grow = round(_THIN * _FINE - stroke)
+    fine = _full_range(_scaled(level, _FINE / max(level.shape)))
+    grow = round(_THIN * _FINE - stroke_width(fine))
     if grow >= 1:
         pad = grow // 2 + 1
-        fine = cv2.copyMakeBorder(fine, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
-        fine = cv2.dilate(fine, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow + 1, grow + 1)))
+        room = cv2.copyMakeBorder(fine, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
+        brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow + 1, grow + 1))
+        fine = np.asarray(cv2.dilate(room, brush), np.uint8)
     fine = _cropped(fine)
-    digit = _scaled(fine, BOX / max(fine.shape))
-    return _full_range(digit), grow >= 1
+    return _full_range(_scaled(fine, BOX / max(fine.shape))), grow >= 1
 
 
 def _full_range(digit: Array) -> npt.NDArray[np.uint8]:
-    return cv2.convertScaleAbs(digit, alpha=255 / max(1, int(digit.max())))  # type: ignore[return-value]
+    return np.asarray(cv2.convertScaleAbs(digit, alpha=255 / max(1, int(digit.max()))), np.uint8)
 
 
 def _scaled(digit: Array, factor: float) -> Array:
@@ -189,7 +203,7 @@ def _scaled(digit: Array, factor: float) -> Array:
     return cv2.resize(digit, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
-def _cropped(digit: Array) -> Array:
+def _cropped(digit: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     x, y, width, height = cv2.boundingRect((digit > 127).astype(np.uint8))
     return digit[y : y + height, x : x + width] if width else digit
 
@@ -199,5 +213,4 @@ def stroke_width(digit: npt.NDArray[np.uint8]) -> float:
     solid = cv2.copyMakeBorder((digit > 127).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)
     middle = depth[(depth >= cv2.dilate(depth, np.ones((3, 3), np.uint8))) & (depth > 0)]
-    return 2 * float(np.median(middle)) if middle.size else 0.0
-
+    return 2 * float(median(middle)) if middle.size else 0.0

@@ -102,6 +102,8 @@ def decode_bytes(data: bytes, name: str) -> Picture:
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
+    if not os.fspath(path):
+        raise BadInput("An empty name was given for an image: check the path.")
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:

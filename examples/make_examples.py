@@ -1,0 +1,155 @@
+"""Draw the ten example pictures, each digit made another way, and docs/examples.png, which shows them all.
+
+    python examples/make_examples.py
+
+The digits are this project's own hand-written skeletons (tests/digit_pictures.py), so the pictures belong to nobody
+else; the seeds are fixed, so the same pictures come out again.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))  # run as a script, the repository's root is not on the path
+
+from tests import digit_pictures as pictures  # noqa: E402
+from zoo.digits import to_mnist  # noqa: E402
+
+Array = npt.NDArray[Any]
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+
+
+def in_shadow(random: np.random.Generator) -> Array:
+    """Ballpoint on paper, in the shadow of a hand."""
+    shape = pictures.draw(0, random, 210, 0.035, variant=0)
+    scene = pictures.painted(pictures.placed(shape, 360, 480), pictures.paper(random, 360, 480), (30, 45, 130))
+    lit = scene * pictures.light(random, 360, 480, depth=0.3, shadow=0.45)
+    return pictures.photographed(random, np.asarray(lit, np.float32), 2.5, 0.9)
+
+
+def felt_pen(random: np.random.Generator) -> Array:
+    shape = pictures.draw(1, random, 220, 0.06, variant=1)
+    scene = pictures.painted(pictures.placed(shape, 360, 360), pictures.paper(random, 360, 360), (40, 40, 45))
+    return _photographed(random, scene, 0.2)
+
+
+def _photographed(random: np.random.Generator, scene: Array, depth: float) -> Array:
+    lit = scene * pictures.light(random, scene.shape[0], scene.shape[1], depth)
+    return pictures.photographed(random, np.asarray(lit, np.float32), 2.0, 0.8)
+
+
+def chalk(random: np.random.Generator) -> Array:
+    return cv2.resize(pictures.chalk(random, pictures.draw(2, random, 280, 0.07, variant=0)), (480, 384))
+
+
+def white_on_nothing(random: np.random.Generator) -> Array:
+    return _transparent(pictures.draw(3, random, 200, 0.08, variant=0), WHITE)
+
+
+def black_on_nothing(random: np.random.Generator) -> Array:
+    return _transparent(pictures.draw(4, random, 200, 0.07, variant=1), BLACK)
+
+
+def _transparent(shape: Array, ink: tuple[int, int, int]) -> Array:
+    return np.dstack([np.full((*shape.shape, 3), ink, np.uint8), np.rint(shape * 255).astype(np.uint8)])
+
+
+def on_squares(random: np.random.Generator) -> Array:
+    sheet = pictures.paper(random, 400, 400)
+    for place in range(11, 400, 32):
+        sheet[place : place + 1] = sheet[:, place : place + 1] = (160, 178, 200)
+    scene = pictures.painted(
+        pictures.placed(pictures.draw(5, random, 200, 0.05, variant=1), 400, 400), sheet, (35, 35, 45)
+    )
+    return _photographed(random, scene, 0.3)
+
+
+def marker(random: np.random.Generator) -> Array:
+    shape = pictures.draw(6, random, 280, 0.15, variant=0, pressure=0.05)
+    scene = pictures.painted(pictures.placed(shape, 400, 360), pictures.paper(random, 400, 360), (175, 30, 45))
+    return _photographed(random, scene, 0.25)
+
+
+def thin_line(random: np.random.Generator) -> Array:
+    """A mouse line on a canvas."""
+    shape = pictures.draw(7, random, 180, 0.014, variant=1, pressure=0)
+    return pictures.painted((pictures.placed(shape, 280, 280) > 0.4).astype(np.float32), WHITE, BLACK)
+
+
+def in_colour(random: np.random.Generator) -> Array:
+    shape = pictures.draw(8, random, 200, 0.09, variant=0)
+    return pictures.painted(pictures.placed(shape, 320, 320), (46, 74, 158), (250, 214, 70))
+
+
+def in_a_corner(random: np.random.Generator) -> Array:
+    shape = pictures.draw(9, random, 60, 0.08, variant=0)
+    return pictures.painted(pictures.placed(shape, 480, 640, (0.82, 0.2)), WHITE, (50, 50, 60))
+
+
+EXAMPLES: dict[str, Callable[[np.random.Generator], Array]] = {
+    "zero.jpg": in_shadow,
+    "one.jpg": felt_pen,
+    "two.jpg": chalk,
+    "three.png": white_on_nothing,
+    "four.png": black_on_nothing,
+    "five.jpg": on_squares,
+    "six.jpg": marker,
+    "seven.png": thin_line,
+    "eight.png": in_colour,
+    "nine.png": in_a_corner,
+}
+
+
+TILE = 200  # pixels a side in the sheet
+
+
+def sheet() -> Array:
+    """All ten, RGB, each above what the network sees of it; transparency is shown as a chessboard."""
+    columns = []
+    for seed, make in enumerate(EXAMPLES.values()):
+        pixels = make(np.random.default_rng(seed))
+        columns.append(
+            np.vstack([_tile(_opaque(pixels), cv2.INTER_AREA), _tile(to_mnist(pixels)[0], cv2.INTER_NEAREST)])
+        )
+    return np.vstack([np.hstack(columns[:5]), np.hstack(columns[5:])])
+
+
+def _opaque(pixels: Array) -> Array:
+    if pixels.shape[2] == 3:
+        return pixels
+    rows, columns = np.indices(pixels.shape[:2]) // 12
+    board = np.where((rows + columns) % 2, 205, 170)[:, :, None]
+    weight = pixels[:, :, 3:] / 255
+    return np.asarray(pixels[:, :, :3] * weight + board * (1 - weight), np.uint8)
+
+
+def _tile(pixels: Array, interpolation: int) -> Array:
+    scale = TILE / max(pixels.shape[:2])
+    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+    small = cv2.resize(pixels, size, interpolation=interpolation)
+    small = small if small.ndim == 3 else cv2.cvtColor(small, cv2.COLOR_GRAY2RGB)
+    tile = np.full((TILE, TILE, 3), 255, np.uint8)
+    top, left = (TILE - small.shape[0]) // 2, (TILE - small.shape[1]) // 2
+    tile[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return tile
+
+
+def main() -> None:
+    docs = FOLDER.parent / "docs" / "examples.png"
+    cv2.imwrite(str(docs), cv2.cvtColor(sheet(), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    for seed, (name, make) in enumerate(EXAMPLES.items()):
+        pixels = make(np.random.default_rng(seed))
+        turned = cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 85] if name.endswith("jpg") else [cv2.IMWRITE_PNG_COMPRESSION, 9]
+        cv2.imwrite(str(FOLDER / name), turned, quality)
+        print(name, (FOLDER / name).stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()

