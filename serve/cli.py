@@ -66,6 +66,24 @@ def predict(images: tuple[str, ...], model: str | None, top_k: int, form: str, d
     sys.exit(2 if without_images else 1 if failed else 0)
 
 
+@cli.command()
+@click.argument("image")
+@_model_option
+@click.option("--out", "-o", type=click.Path(file_okay=False), default="inside", show_default=True, help="Folder.")
+@click.option(
+    "--unit", metavar="LAYER:ROW,COLUMN", help="Whose receptive field to draw.  [default: the middle of each]"
+)
+def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
+    """Look inside: what every layer makes of IMAGE, the first kernels, receptive fields, as pictures in a folder."""
+    from pathlib import Path
+
+    from zoo.inspect import look_inside, parse_unit, write_pictures
+
+    chosen = parse_unit(unit) if unit else None
+    for path in write_pictures(look_inside(model or DEFAULT_MODEL, image), Path(out), chosen):
+        click.echo(path)
+
+
 @cli.command("list")
 @click.argument("pattern", default="*")
 def list_command(pattern: str) -> None:

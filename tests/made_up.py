@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def stripes(n, seed):
     images = torch.randint(0, 40, (n, 28, 28, 1), generator=generator, dtype=torch.uint8)
     images[torch.arange(n), 4 + 2 * labels] = 250
     return Part("made up", images, labels)
+
+
+def heed_ctrl_c():
+    """For a child process: a shell that runs its jobs in the background has them ignore SIGINT, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def quiet():

@@ -14,7 +14,7 @@ MAY_IMPORT_OURS = {
     "bench": {"bench", "serve", "train", "zoo"},
 }
 MAY_IMPORT = {
-    "zoo": {"numpy", "PIL", "cv2", "onnxruntime", "pyarrow", "huggingface_hub", "onnx"},
+    "zoo": {"numpy", "PIL", "cv2", "onnxruntime", "pyarrow", "huggingface_hub", "onnx", "matplotlib"},
     "serve": {"click", "rich"},
     "train": {"torch", "torchvision", "numpy", "safetensors", "onnx", "onnxruntime", "click", "rich", "matplotlib"},
     "bench": {"numpy", "cv2", "pytest", "onnxruntime", "onnx"},
@@ -23,7 +23,8 @@ ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, insi
     "onnxruntime": {"zoo/runtime.py"},
     "pyarrow": {"zoo/dataset_files.py"},
     "huggingface_hub": {"zoo/datasets.py"},
-    "onnx": {"zoo/inspect.py"},
+    "onnx": {"zoo/layers.py", "zoo/inspect.py"},
+    "matplotlib": {"zoo/pictures.py"},
     "rich": {"serve/formats.py"},
 }
 

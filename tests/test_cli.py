@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from serve import cli
-from tests.made_up import add_model
+from tests.made_up import add_model, heed_ctrl_c
 
 
 def zoo_command(*arguments, stdin=b"", cwd=None, **environment):
@@ -192,7 +192,7 @@ def test_a_reader_that_leaves_early_gets_no_complaint(pictures):
 def test_ctrl_c_leaves_with_130(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", "from serve.cli import main; main()", "predict", "-"],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     assert process.stderr.readline() == b"mnist14k.notes (the default model) on cpu\n"
     time.sleep(0.2)  # now it waits for stdin

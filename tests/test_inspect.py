@@ -1,72 +1,96 @@
-"""Layers read off the ONNX file: sizes, receptive fields, parameters and MACs against pencil and paper."""
+"""A look inside: the values are those that PyTorch computes, the fields those that really matter, the pictures there."""
 
-import onnx
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
 
-from train import deploy, networks, recipe
-from zoo import inspect, registry
-
-
-def layers_of(network, shape):
-    program = torch.onnx.export(
-        network.eval(), (torch.zeros(2, *shape),), dynamic_shapes=({0: torch.export.Dim("N")},), dynamo=True,
-        opset_version=18, verbose=False,
-    )  # fmt: skip
-    return inspect.layers(program.model_proto)
+from train import networks, recipe
+from train.evaluate import network_input
+from zoo import registry
+from zoo.errors import BadInput, ZooError
+from zoo.inspect import look_inside, parse_unit, pixels_seen, unit_of, write_pictures
 
 
-def test_mnist14k_layer_by_layer():
-    model = onnx.load(registry.find("mnist14k.notes").folder / "model.onnx")
-    layers = inspect.layers(model)
-    assert [layer.output for layer in layers] == [
-        (16, 26, 26), (32, 24, 24), (32, 12, 12), (10, 12, 12),
-        (16, 10, 10), (16, 8, 8), (16, 6, 6), (10, 4, 4), (10, 1, 1),
-    ]  # fmt: skip
-    assert [layer.receptive_field for layer in layers] == [3, 5, 6, 6, 10, 14, 18, 22, 28]
-    assert layers[1].kind == "convolution 3x3"
-    assert layers[1].macs == 24 * 24 * 32 * 16 * 9
-    assert layers[1].parameters == 32 * 16 * 9 + 32
-    assert layers[2].macs == layers[2].parameters == 0
-    assert layers == registry.find("mnist14k.notes").card.layers
+@pytest.fixture(scope="module")
+def inside():
+    from tests.made_up import REPOSITORY
+
+    return look_inside("mnist14k", REPOSITORY / "examples" / "five.jpg")
 
 
-def test_two_3x3_back_to_back_see_5x5():
-    layers = layers_of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)), (1, 12, 12))
-    assert [layer.receptive_field for layer in layers] == [3, 5]
+def test_feature_maps_are_those_of_pytorch(inside):
+    found = recipe.find("mnist14k.notes")
+    network = networks.build(found).eval()
+    network.load_state_dict(load_file(registry.find("mnist14k.notes").folder / "model.safetensors"))
+    values, expected = network_input(torch.from_numpy(inside.seen[None]), found), []
+    with torch.inference_mode():
+        for layer in network:
+            values = layer(values)
+            if isinstance(layer, (torch.nn.ReLU, torch.nn.MaxPool2d)):
+                expected.append(values[0].clone().numpy())
+    assert len(inside.stages) == 9
+    for stage, maps in zip(inside.stages[:-1], expected, strict=True):
+        assert stage.values.shape == stage.layer.output
+        np.testing.assert_allclose(stage.values, maps, atol=1e-3)
+    assert inside.card.labels[inside.probabilities.argmax()] == "5"
+    assert inside.stages[0].kernels.shape == (16, 1, 3, 3)
+    assert inside.stages[2].kernels is None
 
 
-def test_cifar93k_beside_the_notes():
-    """The notes' comments say (output, receptive field) 32,3 30,5 15,6 15,10 13,14 6,16 6,24 4,32 and for the global
-    pool 2,36; ours agree but for the last: averaging 4 positions that are 4 pixels apart sees 32 + 3 · 4 = 44."""
-    torch.manual_seed(0)
-    found = recipe.find("cifar93k.notes")
-    layers = inspect.layers(deploy.to_onnx(networks.build(found), found, 1.0))
-    compared = [layer for layer in layers if "1x1" not in layer.kind and layer.kind != "dense"]
-    seen = [(layer.output[-1], layer.receptive_field) for layer in compared]
-    assert seen == [(32, 3), (30, 5), (15, 6), (15, 10), (13, 14), (6, 16), (6, 24), (4, 32), (1, 44)]
-    depthwise = next(layer for layer in layers if layer.kind == "depthwise convolution 3x3")
-    assert (depthwise.parameters, depthwise.macs) == (27, 27 * 32 * 32)
-    assert [layer.output for layer in layers[-2:]] == [(256,), (10,)]
-    assert layers[-1].macs == 2560
+@pytest.mark.parametrize("index", range(9))
+def test_a_unit_depends_on_the_pixels_of_its_field_and_on_no_other(inside, index):
+    """Noise outside of the field changes nothing; noise inside changes the unit's values."""
+    stage = inside.stages[index]
+    row, column = unit_of(stage)
+    top, left, bottom, right = pixels_seen(inside, stage, row, column)
+    noise = np.random.default_rng(index).integers(0, 256, inside.seen.shape, dtype=np.uint8)
+    outside, within = noise.copy(), inside.seen.copy()
+    outside[top:bottom, left:right] = inside.seen[top:bottom, left:right]
+    within[top:bottom, left:right] = noise[top:bottom, left:right]
+    assert (bottom - top, right - left) == (stage.layer.receptive_field,) * 2
+
+    def unit(picture):
+        return run_stages(picture)[index][:, row, column]
+
+    before = run_stages(inside.seen)[index][:, row, column]
+    np.testing.assert_allclose(unit(outside), before, atol=1e-4)
+    assert np.abs(unit(within) - before).max() > 1e-3
 
 
-@pytest.mark.parametrize(("stride", "dilation", "field"), [(1, 1, 5), (2, 1, 7), (1, 2, 7), (2, 2, 11)])
-def test_stride_and_dilation(stride, dilation, field):
-    network = nn.Sequential(nn.Conv2d(1, 1, 3, stride=stride), nn.Conv2d(1, 1, 3, dilation=dilation))
-    assert layers_of(network, (1, 40, 40))[1].receptive_field == field
+def run_stages(picture):
+    """The stages' values of a picture that is already in the network's form, however little it looks like a digit."""
+    from unittest import mock
+
+    with mock.patch("zoo.inspect.prepare", lambda source, expected: (source, ())):
+        return [stage.values for stage in look_inside("mnist14k", picture).stages]
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.long = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1))
-        self.end = nn.Conv2d(1, 1, 1)
+def test_pictures(inside, tmp_path):
+    from PIL import Image
 
-    def forward(self, x):
-        return self.end(x + self.long(x))
+    paths = write_pictures(inside, tmp_path / "new" / "folder")
+    assert [path.name for path in paths] == sorted(path.name for path in paths)
+    assert len(paths) == 12
+    for path in paths:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 150
+            assert np.asarray(picture).std() > 10
 
 
-def test_branches_count_the_longest_way():
-    assert [layer.receptive_field for layer in layers_of(Residual(), (1, 9, 9))] == [3, 5, 5]
+def test_units(inside, tmp_path):
+    assert parse_unit("conv4:3,5") == ("conv4", 3, 5)
+    for text in ("conv4", "conv4:3", "conv4:3,x", "conv4:-1,2"):
+        with pytest.raises(BadInput, match="such as conv4:3,5"):
+            parse_unit(text)
+    with pytest.raises(BadInput, match="0,0 to 9,9; 3,10 is outside"):
+        write_pictures(inside, tmp_path, ("conv4", 3, 10))
+    with pytest.raises(BadInput, match=r"no layer 'conv99': there are conv1, conv2, pool1"):
+        write_pictures(inside, tmp_path, ("conv99", 0, 0))
+    assert len(write_pictures(inside, tmp_path, ("conv4", 0, 0))) == 12
+
+
+def test_without_onnx(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ZooError, match=r"pip install 'pocketzoo\[inspect\]'"):
+        look_inside("mnist14k", b"")

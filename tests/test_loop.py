@@ -1,7 +1,6 @@
 """Training: it learns, it resumes to the bit, it keeps its books, and it says no in sentences."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.made_up import RECIPE, quiet, stripes
+from tests.made_up import RECIPE, REPOSITORY, heed_ctrl_c, quiet, stripes
 from train import augment
 from train.curves import draw
 from train.loop import Job, fit
@@ -152,7 +151,7 @@ def test_the_validation_split_is_apart_and_the_same_for_all(data_folder):
 def test_ctrl_c_in_the_real_program_leaves_a_checkpoint(data_folder, tmp_path):
     command = [sys.executable, "-m", "train", "mnist14k.notes", "--epochs", "1", "--runs", str(tmp_path)]
     process = subprocess.Popen(
-        [*command, "--data", str(data_folder)], stderr=subprocess.PIPE, cwd=os.path.dirname(os.path.dirname(__file__))
+        [*command, "--data", data_folder], stderr=subprocess.PIPE, cwd=REPOSITORY, preexec_fn=heed_ctrl_c
     )
     checkpoint = tmp_path / "mnist14k.notes" / "seed0" / "checkpoint.safetensors"
     patience = time.monotonic() + 60

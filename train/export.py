@@ -24,8 +24,9 @@ from train.recipe import Recipe
 from train.runs import Run, RunError
 from train.splits import Part, held_out_part
 from zoo import card as cards
-from zoo import datasets, inspect, registry
+from zoo import datasets, registry
 from zoo.card import Card
+from zoo.layers import layers as layers_of
 from zoo.predictor import Model
 
 LOGIT_TOLERANCE = 1e-4  # between PyTorch and ONNX, on all test images
@@ -134,7 +135,7 @@ def _card(
     scores: torch.Tensor, test: Part, calibration: cards.Calibration,
 ) -> Card:  # fmt: skip
     info = datasets.DATASETS[recipe.dataset]
-    layers = inspect.layers(model)
+    layers = layers_of(model)
     accuracies = tuple(run.read("result")["accuracy"] for run in seeds)
     correct = int((scores.argmax(1) == test.labels).sum())
     result = shipped.read("result")

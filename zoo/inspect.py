@@ -1,71 +1,123 @@
-"""What can be read off an ONNX file: its layers with output size, receptive field, parameters and MACs."""
+"""A look inside a model, from its ONNX file alone: what every layer makes of a picture, and with which kernels.
 
-from math import prod
-from typing import TYPE_CHECKING
+The graph is given every layer's values as extra outputs and run once. `zoo/pictures.py` draws what is found here.
+"""
 
-from zoo.card import Layer
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    import onnx
+import numpy as np
+import numpy.typing as npt
 
-# Operators that a person would call a layer; the others (ReLU, reshape, scaling) change no size and hold no weights.
-_LAYERS = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul"})
+from zoo.card import Card, Layer
+from zoo.errors import BadInput, ZooError
+from zoo.image import Pixels, decode
+from zoo.layers import Field, steps
+from zoo.predictor import Model, model_file
+from zoo.prepare import prepare
+from zoo.runtime import open_session
 
 
-def layers(model: "onnx.ModelProto") -> tuple[Layer, ...]:
-    """The layers in graph order.
+@dataclass(frozen=True)
+class Stage:
+    """One layer at work.
 
-    output: channels first, without N. receptive_field: `r + (k - 1)·d·j` layer by layer, where j is the product of the
-    strides so far (Araujo et al., Distill 2019, doi:10.23915/distill.00021); a dense layer sees what its input sees,
-    and flattening joins all positions. macs: one multiply-accumulate for each weight and output position.
+    values: float32 `(C, H, W)`, its feature maps, after the ReLU where one follows; `(K, 1, 1)` of a dense layer.
+    kernels: float32 `(out, in, k, k)`, or None for a layer without.
+    field: which pixels of the input a value sees.
     """
-    from onnx import numpy_helper, shape_inference
 
-    graph = shape_inference.infer_shapes(model).graph
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    values = [*graph.input, *graph.value_info, *graph.output]
-    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:] for value in values}
-    fields: dict[str, tuple[int, int]] = {value.name: (1, 1) for value in graph.input}  # receptive field, jump
-    counters: dict[str, int] = {}
-    found = []
-    for node in graph.node:
-        seen = [fields[name] for name in node.input if name in fields]
-        field, jump = max(seen, default=(1, 1))
-        attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
-        input_shape = shapes.get(node.input[0], ()) if node.input else ()
-        output_shape = shapes.get(node.output[0], ())
-        kernel, stride, dilation = _window(node.op_type, attributes, input_shape, output_shape)
-        field, jump = field + (kernel - 1) * dilation * jump, jump * stride
-        fields.update(dict.fromkeys(node.output, (field, jump)))
-        if node.op_type not in _LAYERS:
-            continue
-        own = [weights[name] for name in node.input if name in weights]
-        grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
-        kind, name = _kind(node.op_type, kernel, grouped)
-        counters[name] = counters.get(name, 0) + 1
-        macs = own[0].size * prod(output_shape[1:]) if own else 0
-        parameters = sum(array.size for array in own)
-        found.append(Layer(f"{name}{counters[name]}", kind, output_shape, field, parameters, macs))
-    return tuple(found)
+    layer: Layer
+    field: Field
+    values: npt.NDArray[np.float32]
+    kernels: npt.NDArray[np.float32] | None
 
 
-def _window(
-    operator: str, attributes: dict[str, list[int]], input_shape: tuple[int, ...], output_shape: tuple[int, ...]
-) -> tuple[int, int, int]:
-    """Kernel, stride and dilation along the height; (1, 1, 1) for whatever works position by position."""
-    joins_all_positions = len(input_shape) == 3 and prod(output_shape[1:]) == 1
-    if operator in ("GlobalAveragePool", "ReduceMean", "Flatten", "Reshape") and joins_all_positions:
-        return input_shape[1], 1, 1
-    first = {key: attributes.get(key, [1])[0] for key in ("kernel_shape", "strides", "dilations")}
-    return first["kernel_shape"], first["strides"], first["dilations"]
+@dataclass(frozen=True)
+class Inside:
+    """picture: the picture as given. seen: uint8 `(H, W, C)`, as the network gets it. stages: in the order of the data.
+
+    probabilities: float32 `(K,)` in the order of `card.labels`.
+    """
+
+    card: Card
+    picture: Pixels
+    seen: Pixels
+    corrections: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    probabilities: npt.NDArray[np.float32]
 
 
-def _kind(operator: str, kernel: int, grouped: bool) -> tuple[str, str]:
-    """A layer's kind in words, and the stem of its name."""
-    if operator == "Conv":
-        return f"{'depthwise ' if grouped else ''}convolution {kernel}x{kernel}", "conv"
-    if operator in ("MaxPool", "AveragePool"):
-        return f"{'max' if operator == 'MaxPool' else 'average'} pool {kernel}x{kernel}", "pool"
-    if operator in ("GlobalAveragePool", "ReduceMean"):
-        return "global average pool", "pool"
-    return "dense", "dense"
+def look_inside(name: str, source: Any) -> Inside:
+    """Run one picture through a model and keep what every layer gives.
+
+    Args:
+        name: of a model, or a path to an .onnx file, as `zoo.load` takes it.
+        source: a picture, as `Model.predict` takes it.
+    Raises:
+        BadInput: the picture cannot be classified. ModelNotFound, BadModel, DeviceUnavailable: as `zoo.load`.
+        ZooError: the package onnx is not installed.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError:
+        raise ZooError("Looking inside a model needs onnx: pip install 'pocketzoo[inspect]'.") from None
+    content, where = model_file(name)
+    card = Model(content, "cpu", where).card
+    seen, corrections = prepare(source, card.input)
+    graph = onnx.load_model_from_string(content)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    found = list(steps(graph))
+    known = {output.name for output in graph.graph.output}
+    graph.graph.output.extend(onnx.ValueInfoProto(name=step.output) for step in found if step.output not in known)
+    session, _ = open_session(graph.SerializeToString(), "cpu", where)
+    values = session.run([*(step.output for step in found), "probabilities"], {"image": seen[np.newaxis]})
+    stages = []
+    for step, value in zip(found, values, strict=False):
+        maps = value[0] if value.ndim == 4 else value[0][:, np.newaxis, np.newaxis]
+        kernels = weights[step.weights] if step.weights else None
+        stages.append(
+            Stage(step.layer, step.field, maps, kernels if kernels is not None and kernels.ndim == 4 else None)
+        )
+    return Inside(card, decode(source).pixels, seen, corrections, tuple(stages), values[-1][0])
+
+
+def parse_unit(text: str) -> tuple[str, int, int]:
+    """`conv4:3,5` → layer, row and column. Raises BadInput."""
+    match = re.fullmatch(r"(\w+):(\d+),(\d+)", text)
+    if not match:
+        raise BadInput(f"{text!r} is no unit: write LAYER:ROW,COLUMN, such as conv4:3,5.")
+    return match[1], int(match[2]), int(match[3])
+
+
+def unit_of(stage: Stage, row: int | None = None, column: int | None = None) -> tuple[int, int]:
+    """The position of a unit in a stage's maps; the middle where none is given. Raises BadInput outside of them."""
+    _, height, width = stage.values.shape
+    row, column = height // 2 if row is None else row, width // 2 if column is None else column
+    if not (0 <= row < height and 0 <= column < width):
+        raise BadInput(f"{stage.layer.name} has units from 0,0 to {height - 1},{width - 1}; {row},{column} is outside.")
+    return row, column
+
+
+def pixels_seen(inside: Inside, stage: Stage, row: int, column: int) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right (past the last) of the input pixels that one unit of a stage sees."""
+    height, width, _ = inside.seen.shape
+    (top, bottom), (left, right) = stage.field.pixels(row, height), stage.field.pixels(column, width)
+    return top, left, bottom, right
+
+
+def write_pictures(inside: Inside, folder: Path, unit: tuple[str, int | None, int | None] | None = None) -> list[Path]:
+    """Draw everything into PNG files in a folder, in the order in which they are best read.
+
+    Args:
+        unit: name of a layer, row and column of a unit whose receptive field is drawn; default: the middle of each.
+    """
+    from zoo.pictures import draw_all
+
+    names = [stage.layer.name for stage in inside.stages]
+    if unit and unit[0] not in names:
+        raise BadInput(f"{inside.card.name} has no layer {unit[0]!r}: there are {', '.join(names)}.")
+    return draw_all(inside, folder, unit)

@@ -154,9 +154,15 @@ def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
     Raises:
         ModelNotFound, BadModel (changed or damaged files), DeviceUnavailable.
     """
+    content, where = model_file(name)
+    return Model(content, device, where)
+
+
+def model_file(name: str | os.PathLike[str]) -> tuple[bytes, str]:
+    """The content of a model's ONNX file, checked against its card, and what sentences call it; raises as `load`."""
     name = os.fspath(name)
     if name.endswith(".onnx"):
-        return Model(_read(Path(name)), device, name)
+        return _read(Path(name)), name
     entry = registry.find(name)
     path = entry.folder / "model.onnx"
     content = _read(path)
@@ -165,7 +171,7 @@ def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
             f"{path} is not the file that its card describes (its sha256 differs): "
             "reinstall pocketzoo, or export the model again."
         )
-    return Model(content, device, name)
+    return content, name
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,113 @@
+"""What can be read off an ONNX graph without running it: its layers, and which input pixels a value sees."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from zoo.card import Layer
+
+if TYPE_CHECKING:
+    import onnx
+
+# Operators that a person would call a layer; the others (ReLU, reshape, scaling) change no size and hold no weights.
+_LAYERS = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Field:
+    """The receptive field of a layer's values, in pixels of the input along one side.
+
+    Value i sees `size` pixels from `start + i · jump`; a negative start is padding. (Araujo et al., Distill 2019,
+    doi:10.23915/distill.00021)
+    """
+
+    size: int
+    jump: int
+    start: int
+
+    def after(self, kernel: int, stride: int, dilation: int, pad: int) -> "Field":
+        """The field one layer further: size `r + (k - 1)·d·j`, where j is the product of the strides so far."""
+        return Field(self.size + (kernel - 1) * dilation * self.jump, self.jump * stride, self.start - pad * self.jump)
+
+    def pixels(self, index: int, side: int) -> tuple[int, int]:
+        """First pixel and one past the last that value `index` sees of an input of that side."""
+        first = self.start + index * self.jump
+        return max(0, first), min(side, first + self.size)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer in its graph. output: name of its values, after the ReLU where one follows. weights: name, or None."""
+
+    layer: Layer
+    field: Field
+    output: str
+    weights: str | None
+
+
+def layers(model: "onnx.ModelProto") -> tuple[Layer, ...]:
+    """The layers in graph order, as the card lists them."""
+    return tuple(step.layer for step in steps(model))
+
+
+def steps(model: "onnx.ModelProto") -> Iterator[Step]:
+    """The layers in graph order, with their receptive fields and the names of their values.
+
+    Where branches meet, the widest field counts. A dense layer sees what its input sees; flattening or averaging over
+    all positions joins them. macs: one multiply-accumulate for each weight and output position.
+    """
+    from onnx import numpy_helper, shape_inference
+
+    graph = shape_inference.infer_shapes(model).graph
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:] for value in values}
+    followers = {node.input[0]: node for node in graph.node if node.op_type == "Relu"}
+    fields = {value.name: Field(1, 1, 0) for value in graph.input}
+    counters: dict[str, int] = {}
+    for node in graph.node:
+        seen = [fields[name] for name in node.input if name in fields]
+        attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+        input_shape, output_shape = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+        widest = max(seen, key=lambda field: field.size, default=Field(1, 1, 0))
+        field = widest.after(*_window(node.op_type, attributes, input_shape, output_shape))
+        fields.update(dict.fromkeys(node.output, field))
+        if node.op_type not in _LAYERS:
+            continue
+        own = [name for name in node.input if name in weights]
+        grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+        kind, stem = _kind(node.op_type, attributes.get("kernel_shape", [1])[0], grouped)
+        counters[stem] = counters.get(stem, 0) + 1
+        layer = Layer(
+            name=f"{stem}{counters[stem]}",
+            kind=kind,
+            output=output_shape,
+            receptive_field=field.size,
+            parameters=sum(weights[name].size for name in own),
+            macs=weights[own[0]].size * prod(output_shape[1:]) if own else 0,
+        )
+        last = followers.get(node.output[0], node)
+        yield Step(layer, field, last.output[0], own[0] if own else None)
+
+
+def _window(
+    operator: str, attributes: dict[str, list[int]], input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """Kernel, stride, dilation and padding along the height; (1, 1, 1, 0) for what works position by position."""
+    joins_all_positions = len(input_shape) == 3 and prod(output_shape[1:]) == 1
+    if operator in ("GlobalAveragePool", "ReduceMean", "Flatten", "Reshape") and joins_all_positions:
+        return input_shape[1], 1, 1, 0
+    kernel, stride, dilation = (attributes.get(key, [1])[0] for key in ("kernel_shape", "strides", "dilations"))
+    return kernel, stride, dilation, attributes.get("pads", [0])[0]
+
+
+def _kind(operator: str, kernel: int, grouped: bool) -> tuple[str, str]:
+    """A layer's kind in words, and the stem of its name."""
+    if operator == "Conv":
+        return f"{'depthwise ' if grouped else ''}convolution {kernel}x{kernel}", "conv"
+    if operator in ("MaxPool", "AveragePool"):
+        return f"{'max' if operator == 'MaxPool' else 'average'} pool {kernel}x{kernel}", "pool"
+    if operator in ("GlobalAveragePool", "ReduceMean"):
+        return "global average pool", "pool"
+    return "dense", "dense"
