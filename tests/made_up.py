@@ -28,7 +28,7 @@ def stripes(n, seed):
 
 
 def heed_ctrl_c():
-    """For a child process: a shell that runs its jobs in the background has them ignore SIGINT, and children inherit it."""
+    """In a child process: background jobs of a shell ignore SIGINT, and their children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -1,4 +1,4 @@
-"""A look inside: the values are those that PyTorch computes, the fields those that really matter, the pictures there."""
+"""A look inside: values as PyTorch computes them, receptive fields that are what matters, and the pictures."""
 
 import numpy as np
 import pytest

@@ -69,7 +69,7 @@ def look_inside(name: str, source: Any) -> Inside:
     card = Model(content, "cpu", where).card
     seen, corrections = prepare(source, card.input)
     graph = onnx.load_model_from_string(content)
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    weights: dict[str | None, Any] = {each.name: numpy_helper.to_array(each) for each in graph.graph.initializer}
     found = list(steps(graph))
     known = {output.name for output in graph.graph.output}
     graph.graph.output.extend(onnx.ValueInfoProto(name=step.output) for step in found if step.output not in known)
@@ -78,10 +78,8 @@ def look_inside(name: str, source: Any) -> Inside:
     stages = []
     for step, value in zip(found, values, strict=False):
         maps = value[0] if value.ndim == 4 else value[0][:, np.newaxis, np.newaxis]
-        kernels = weights[step.weights] if step.weights else None
-        stages.append(
-            Stage(step.layer, step.field, maps, kernels if kernels is not None and kernels.ndim == 4 else None)
-        )
+        kernels = weights.get(step.weights)
+        stages.append(Stage(step.layer, step.field, maps, kernels if np.ndim(kernels) == 4 else None))
     return Inside(card, decode(source).pixels, seen, corrections, tuple(stages), values[-1][0])
 
 
