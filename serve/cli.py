@@ -4,6 +4,7 @@ Exit codes: 0 all done; 1 some inputs failed, or a verification did; 2 wrong usa
 or device not available; 130 interrupted.
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -89,7 +90,10 @@ def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
 def list_command(pattern: str) -> None:
     """List models; PATTERN may hold wildcards (zoo list 'mnist*')."""
     from serve.show import model_table
+    from zoo.registry import damaged
 
+    for problem in damaged():
+        click.echo(f"zoo: {problem}", err=True)
     cards = zoo.list_models(pattern)
     if not cards:
         raise ModelNotFound(f"No model matches {pattern!r}: `zoo list` shows all models.")
@@ -142,6 +146,9 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command and leave with its exit code; every expected failure is one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # any name can be printed: into files as UTF-8, on terminals as they can
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     try:
         cli.main(prog_name="zoo", standalone_mode=False)
         code = 0

@@ -24,18 +24,16 @@ def examine() -> tuple[list[tuple[str, str]], bool]:
     ]
     well = True
     smallest = b""
-    try:
-        models = registry.scan()
-    except ZooError as error:
-        models, well = [], False
-        rows.append(("models", str(error)))
-    for entry in models:
+    for problem in registry.damaged():
+        rows.append(("damaged model", str(problem)))
+        well = False
+    for entry in registry.scan():
         finding, good, content = _model(entry)
         smallest = content if good and (not smallest or len(content) < len(smallest)) else smallest
         rows.append((entry.card.name, finding))
         well = well and good
     try:
-        rows.extend(runtime.describe_runtime(smallest))
+        rows.extend(runtime.describe_runtime(smallest))  # an empty model where none is whole: then no session is opened
     except ZooError as error:
         rows.append(("runtime", str(error)))
         well = False
@@ -61,4 +59,8 @@ def _model(entry: registry.Entry) -> tuple[str, bool, bytes]:
     place = "shipped" if entry.folder.parent == registry.SHIPPED else str(entry.folder)
     if hashlib.sha256(content).hexdigest() != expected.sha256:
         return f"{path} does not match its card: reinstall pocketzoo, or export the model again", False, content
-    return f"{entry.card.version}, {len(content):,} bytes, hash as in the card, {place}", True, content
+    return (
+        f"{entry.card.version}, {len(content):,} bytes, sha256 {expected.sha256[:12]} as in the card, {place}",
+        True,
+        content,
+    )

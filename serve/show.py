@@ -7,9 +7,9 @@ from zoo.card import Accuracy, Card
 
 
 def percent(accuracy: Accuracy) -> str:
-    """Accuracy and the half width of its 95 % sampling interval, in percent."""
+    """Accuracy and its 95 % sampling interval, in percent."""
     low, high = accuracy.interval95
-    return f"{accuracy.value:.2%} ± {(high - low) / 2:.2%}"
+    return f"{accuracy.value:.2%} ({low:.2%} to {high:.2%})"
 
 
 def model_table(cards: list[Card]) -> None:

@@ -4,7 +4,6 @@ import glob
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from zoo.errors import BadInput
 from zoo.image import Named
@@ -25,12 +24,11 @@ def expand(argument: str) -> list[str | Named]:
     """
     if argument == "-":
         return [Named("-", _stdin())]
-    path = Path(argument)
-    if argument and path.is_dir():
-        if found := sorted(_images_in(path)):
+    if os.path.isdir(argument):
+        if found := sorted(_images_in(argument)):
             return list(found)
         raise BadInput(f"The folder {argument} holds no images.")
-    if not path.exists() and glob.has_magic(argument):
+    if not os.path.exists(argument) and glob.has_magic(argument):
         names = sorted(name for name in glob.iglob(argument, recursive=True) if os.path.isfile(name))
         if names:
             return list(names)
@@ -38,11 +36,11 @@ def expand(argument: str) -> list[str | Named]:
     return [argument]
 
 
-def _images_in(folder: Path) -> Iterator[str]:
+def _images_in(folder: str) -> Iterator[str]:
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
-            if os.path.splitext(name)[1].lower() in SUFFIXES or _looks_like_an_image(path):
+            if os.path.isfile(path) and (os.path.splitext(name)[1].lower() in SUFFIXES or _looks_like_an_image(path)):
                 yield path
 
 

@@ -51,6 +51,7 @@ def imports(path, toplevel_only=False):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if (node.module or "") in MAY_IMPORT_OURS)
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT_OURS)

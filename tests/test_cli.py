@@ -128,7 +128,7 @@ def test_bad_inputs_get_their_sentences_and_the_others_their_answers(run, pictur
     rows = {os.path.basename(row["input"]): row for row in map(json.loads, out.splitlines())}
     assert code == 1
     assert sum(row["error"] is None for row in rows.values()) == 10
-    for name, words in (("empty", "0 bytes"), ("text", "not an image"), ("short", "cut short"), ("blank", "")):
+    for name, words in (("empty", "0 bytes"), ("text", "not an image"), ("short", "cut short"), ("blank", "blank")):
         error = rows[f"{name}.png"]["error"]
         assert words in error
         assert error.endswith(".")
@@ -181,6 +181,26 @@ def test_no_runtime_stops_with_3(pictures, tmp_path):
     assert done.stderr.decode().startswith("zoo: No ONNX runtime is installed: pip install 'pocketzoo[cpu]'")
 
 
+def test_names_that_no_encoding_knows(pictures, tmp_path):
+    odd = os.fsencode(tmp_path) + b"/\xff7 \xe2\x86\x92.png"
+    os.rename(pictures / "7.png", odd)
+    for form in ("jsonl", "csv", "table"):
+        done = zoo_command("predict", os.fsdecode(odd), "--format", form, PYTHONIOENCODING="ascii:strict")
+        assert done.returncode == 0, done.stderr
+        assert b"7" in done.stdout
+    done = zoo_command("predict", os.fsdecode(odd), "--format", "jsonl")
+    assert json.loads(done.stdout)["input"] == os.fsdecode(odd)
+
+
+def test_names_that_are_too_long_and_pipes_in_folders(run, pictures):
+    os.mkfifo(pictures / "pipe.png")
+    code, out, _ = run("predict", "x" * 5000, pictures, "--format", "jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert "cannot be read" in rows[0]["error"]
+    assert [row["label"] for row in rows[1:]] == ["0", "1", "2", "3", "4", "6", "7", "8", "9", "5"]
+
+
 def test_a_reader_that_leaves_early_gets_no_complaint(pictures):
     command = f"{sys.executable} -c 'from serve.cli import main; main()' predict {pictures} --format jsonl | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
@@ -225,7 +245,14 @@ def test_list_and_info(run):
         assert word in line
     code, out, _ = run("info", "mnist14k.notes")
     assert code == 0
-    for words in ("14,624 as Keras counts", "receptive field", "convolution 4x4", "temperature", "opset 18"):
+    for words in (
+        "14,624 as Keras counts",
+        "99.43% (99.26% to 99.56%)",
+        "receptive field",
+        "convolution 4x4",
+        "temperature",
+        "opset 18",
+    ):
         assert words in out
 
 
@@ -246,7 +273,7 @@ def test_verify_fails_with_1(run, empty_home):
 def test_doctor(run):
     code, out, _ = run("doctor")
     assert code == 0
-    for words in ("opens a session", "hash as in the card", "opencv-python-headless", "pocketzoo"):
+    for words in ("opens a session", "as in the card", "opencv-python-headless", "pocketzoo"):
         assert words in out
 
 
@@ -255,7 +282,9 @@ def test_doctor_finds_a_damaged_model_and_a_doubled_runtime(run, empty_home, mon
 
     (add_model(empty_home, "own.model") / "model.onnx").write_bytes(b"x")
     monkeypatch.setattr(runtime, "installed_runtimes", lambda folder: ["onnxruntime", "onnxruntime-gpu"])
+    (add_model(empty_home, "own.other") / "card.json").write_text("")
     code, out, _ = run("doctor")
     assert code == 3
+    assert "own.other/card.json is damaged" in out
     assert "does not match its card" in out
     assert "overwrite each other's files" in out

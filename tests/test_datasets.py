@@ -24,8 +24,8 @@ def test_parquet_gives_the_published_arrays(data_folder, name, split):
     assert datasets.digests(info, data.images, data.labels) == info.digests[split]
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_torchvisions_mnist_folder(mnist_test, tmp_path, compressed, empty_home):
+@pytest.mark.parametrize("endings", [("",), (".gz",), ("", ".gz")], ids=["extracted", "gz", "both"])
+def test_torchvisions_mnist_folder(mnist_test, tmp_path, endings, empty_home):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name, magic, array in (
@@ -33,13 +33,17 @@ def test_torchvisions_mnist_folder(mnist_test, tmp_path, compressed, empty_home)
         ("t10k-labels-idx1-ubyte", 0x801, mnist_test.labels),
     ):
         content = struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.tobytes()
-        path = raw / (name + ".gz" if compressed else name)
-        path.write_bytes(gzip.compress(content, 1) if compressed else content)
+        for ending in endings:  # torchvision keeps the .gz that it extracted
+            path = raw / (name + ending)
+            path.write_bytes(gzip.compress(content, 1) if ending else content)
     for folder in (tmp_path, tmp_path / "MNIST", raw):
         np.testing.assert_array_equal(load("mnist", "test", folder).images, mnist_test.images)
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(BadData, match="damaged"):
-        load("mnist", "test", tmp_path)
+    path = raw / (name + endings[0])
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], whole[:40] + b"garbage" + whole[47:] if endings[0] else whole[:3] + whole[4:]):
+        path.write_bytes(damaged)
+        with pytest.raises(BadData, match="damaged"):
+            load("mnist", "test", tmp_path)
 
 
 def test_torchvisions_cifar_batches(tmp_path):
@@ -99,6 +103,11 @@ def test_a_truncated_parquet_file_is_one_sentence(data_folder, tmp_path):
 def test_an_empty_folder_says_what_was_expected(tmp_path):
     with pytest.raises(BadData, match="MNIST/raw/t10k-images-idx3-ubyte"):
         load("mnist", "test", tmp_path)
+
+
+def test_an_unknown_data_set_is_a_sentence():
+    with pytest.raises(BadData, match="no data set 'fashion' here: mnist and cifar10 are known"):
+        load("fashion", "test")
 
 
 def test_nothing_is_downloaded_unasked(monkeypatch, empty_home):

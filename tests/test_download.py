@@ -1,5 +1,7 @@
 """torchvision's download leaves a folder that our loader reads; without a network it is one sentence."""
 
+import gzip
+
 import numpy as np
 import pytest
 import torchvision
@@ -17,6 +19,7 @@ def test_what_torchvision_leaves_is_read(empty_home, mnist_test, monkeypatch):
         labels = b"\0\0\10\1" + np.array([10_000], ">u4").tobytes() + mnist_test.labels.tobytes()
         (raw / "t10k-images-idx3-ubyte").write_bytes(images)
         (raw / "t10k-labels-idx1-ubyte").write_bytes(labels)
+        (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))  # it leaves what it extracted
         assert (root, download) == (str(empty_home / "data" / "torchvision"), True)
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", fetch)

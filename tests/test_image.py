@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from skimage import data as photographs
 
 from zoo import image
@@ -92,12 +93,30 @@ def test_transparent_palette_keeps_its_alpha():
 def test_exif_orientation_turns_the_picture_upright():
     array = gradient(20, 30)
     exif = Image.Exif()
+    exif[0x0112] = 0  # means nothing
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "JPEG", exif=exif)
+    assert decode(file.getvalue()).notes == ()
     exif[0x0112] = 6  # the camera was turned: rows of the file are columns of the scene
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG", exif=exif)
     picture = decode(file.getvalue())
     np.testing.assert_array_equal(picture.pixels, np.rot90(array, -1))
     assert picture.notes == ("turned upright as its EXIF orientation says",)
+
+
+def test_an_orientation_in_a_text_chunk_counts_whichever_way_the_picture_comes():
+    packet = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", packet)
+    array = gradient(20, 30)
+    data = encoded(array, pnginfo=text)
+    np.testing.assert_array_equal(decode(data).pixels, decode(Image.open(io.BytesIO(data))).pixels)
+
+
+def test_a_truncated_image_object_is_a_sentence():
+    with pytest.raises(BadInput, match="cut short"):
+        decode(Image.open(io.BytesIO(encoded(gradient(), "JPEG")[:-200])))
 
 
 def test_animation_gives_its_first_frame_and_says_so():
@@ -107,6 +126,10 @@ def test_animation_gives_its_first_frame_and_says_so():
     picture = decode(file.getvalue())
     assert picture.pixels[0, 0, 0] == 10
     assert picture.notes == ("used the first of 2 frames",)
+    image = Image.open(io.BytesIO(file.getvalue()))
+    image.seek(1)
+    assert decode(image).notes == ("used number 2 of 2 frames",)
+    assert image.tell() == 1
 
 
 @pytest.mark.parametrize(

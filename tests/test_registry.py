@@ -32,7 +32,7 @@ def test_an_own_architecture_with_one_recipe_needs_no_default(empty_home):
     add_model(empty_home, "own.a", default=False)
     assert registry.find("own").card.name == "own.a"
     add_model(empty_home, "own.b", default=False)
-    with pytest.raises(ModelNotFound, match="did you mean"):
+    with pytest.raises(ModelNotFound, match=r"did you mean own\.a or own\.b\?|did you mean own\.b or own\.a\?"):
         registry.find("own")
 
 
@@ -53,11 +53,23 @@ def test_near_misses_get_a_hint(name):
 
 @pytest.mark.parametrize("name", ["", "resnet-900-giga", "../models/mnist14k.notes", "*", "."])
 def test_far_misses_get_the_list(name):
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFound, match=r"`zoo list` shows all|did you mean mnist14k\.notes"):
         registry.find(name)
 
 
 def test_a_folder_must_have_the_models_name(empty_home):
     add_model(empty_home, "right.name").rename(empty_home / "models" / "wrong.name")
     with pytest.raises(BadModel, match=r"says that it is 'right\.name'"):
-        registry.scan()
+        registry.find("wrong.name")
+
+
+def test_a_damaged_model_hides_no_other(empty_home):
+    add_model(empty_home, "own.good")
+    (add_model(empty_home, "own.bad") / "card.json").write_text("{")
+    add_model(empty_home, "own.none", files=[])
+    add_model(empty_home, "own.making").rename(empty_home / "models" / ".own.making.partial")
+    assert registry.find("mnist14k").card.name == "mnist14k.notes"
+    assert [card.name for card in zoo.list_models("own")] == ["own.good"]
+    assert len(registry.damaged()) == 2
+    with pytest.raises(BadModel, match=r"own\.bad"):
+        registry.find("own.bad")

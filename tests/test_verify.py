@@ -37,6 +37,14 @@ def test_without_data_accuracy_is_skipped_in_words(copy, monkeypatch, empty_home
     assert found["card"].passed
 
 
+def test_data_that_were_named_must_be_there_and_whole(copy, tmp_path):
+    assert checks(copy, tmp_path)["accuracy"].passed is False
+    path = tmp_path / "mnist" / "test-00000-of-00001.parquet"
+    path.parent.mkdir()
+    path.write_bytes(b"PAR1")
+    assert "damaged" in checks(copy, tmp_path)["accuracy"].detail
+
+
 def test_without_safetensors_as_in_a_wheel(copy):
     (copy / "model.safetensors").unlink()
     assert checks(copy)["model.safetensors"].passed is None

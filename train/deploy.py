@@ -9,7 +9,10 @@ from train import networks
 from train.recipe import Recipe
 from zoo import datasets
 
-OPSET = 18  # read by every onnxruntime since 1.14 (2023); nothing newer is needed
+OPSET = 18  # nothing newer is needed
+IR_VERSION = (
+    8  # the file format that opset 18 came with; the exporter would write a newer one that older readers refuse
+)
 
 
 class Deployed(nn.Module):
@@ -65,5 +68,6 @@ def to_onnx(network: nn.Sequential, recipe: Recipe, temperature: float) -> onnx.
     model.graph.ClearField("metadata_props")
     model.ClearField("metadata_props")
     model.graph.name = recipe.architecture
+    model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -65,8 +65,9 @@ def export(recipe: Recipe, runs: Path | None, folder: str | None, target: Path =
 def finished_runs(recipe: Recipe, root: Path | None) -> tuple[Run, list[Run]]:
     """Seed 0's run, and all finished full runs of the recipe's settings in the order of their seeds."""
     shipped = Run.of(recipe.name, "full", 0, root)
-    folders = sorted(shipped.folder.parent.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed")))
-    found = [Run(folder) for folder in folders if (folder / "result.json").exists()]
+    folders = [path.parent for path in shipped.folder.parent.glob("seed*/result.json")]
+    seeds = sorted(int(folder.name[4:]) for folder in folders if folder.name[4:].isdecimal())
+    found = [Run.of(recipe.name, "full", seed, root) for seed in seeds]
     if shipped not in found:
         raise RunError(f"{shipped.folder} holds no finished run: python -m train {recipe.name} --seed 0")
     for run in found:
@@ -198,6 +199,10 @@ def _write(card: Card, content: bytes, weights: Path, target: Path) -> Card:
     )
     complete = replace(card, files=files)
     (partial / "card.json").write_text(complete.to_json(indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
+    old = target / f".{card.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
     partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
     return complete

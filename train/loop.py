@@ -74,8 +74,8 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
                 scores = logits(network, held_out.images, recipe)
                 line["validation_loss"] = loss(scores, held_out.labels)
                 line["validation_accuracy"] = accuracy(scores, held_out.labels)
+            run.add_metrics(line)  # first: resuming drops lines that are ahead of the checkpoint
             run.save_checkpoint(epoch + 1, network, optimizer)
-            run.add_metrics(line)
             progress.epoch_done(line)
 
     scores = logits(network, held_out.images, recipe)

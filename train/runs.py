@@ -28,8 +28,9 @@ class Run:
 
     @classmethod
     def of(cls, recipe: str, kind: Kind, seed: int, root: Path | None = None) -> "Run":
-        """The folder of a run under `root`, by default `$ZOO_HOME/runs`."""
-        return cls((root or home() / "runs") / recipe / (f"seed{seed}" if kind == "full" else "twin"))
+        """The folder of a run under `root`, by default `$ZOO_HOME/runs`; `twin` is the twin of seed 0."""
+        name = f"seed{seed}" if kind == "full" else f"twin{seed or ''}"
+        return cls((root or home() / "runs") / recipe / name)
 
     @property
     def weights(self) -> Path:
@@ -44,7 +45,8 @@ class Run:
         if self.checkpoint.exists():
             raise RunError(f"{self.folder} holds a run already: --resume continues it, --restart replaces it.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.metrics_file.unlink(missing_ok=True)
+        for left_over in (self.metrics_file, self.weights, self.folder / "result.json", self.folder / "curves.png"):
+            left_over.unlink(missing_ok=True)
         _write_json(self.folder / "config.json", config)
         _write_json(self.folder / "environment.json", environment())
 
@@ -64,9 +66,7 @@ class Run:
             for key, value in state.items():
                 if value is not None:
                     tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).contiguous()
-        partial = self.checkpoint.with_suffix(".partial")
-        save_file(tensors, partial, {"epoch": str(epoch)})
-        os.replace(partial, self.checkpoint)
+        _save_whole(tensors, self.checkpoint, {"epoch": str(epoch)})
 
     def load_checkpoint(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Restore both in place; returns the number of epochs done. Later epochs' metrics lines are dropped."""
@@ -94,7 +94,7 @@ class Run:
         """One dictionary an epoch, oldest first."""
         if not self.metrics_file.exists():
             return []
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         with self.metrics_file.open("a") as file:
@@ -102,7 +102,7 @@ class Run:
 
     def finish(self, network: nn.Module, result: dict[str, Any]) -> None:
         """Write the final weights and what they reach."""
-        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, self.weights)
+        _save_whole({key: value.contiguous() for key, value in network.state_dict().items()}, self.weights)
         _write_json(self.folder / "result.json", result)
 
     def read(self, name: str) -> dict[str, Any]:
@@ -131,6 +131,13 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _save_whole(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

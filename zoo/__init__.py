@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.card import Card
-    from zoo.errors import BadData, BadInput, BadModel, DeviceUnavailable, ModelNotFound, ZooError
+    from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
     from zoo.predictor import Guess, Model, Row, Scores, load
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BadData", "BadInput", "BadModel", "Card", "DeviceUnavailable", "Guess", "Model", "ModelNotFound", "Row", "Scores",
-    "ZooError", "list_models", "load",
+    "BadData", "BadInput", "BadModel", "Card", "DataNotFound", "DeviceUnavailable", "Guess", "Model", "ModelNotFound",
+    "Row", "Scores", "ZooError", "list_models", "load",
 ]  # fmt: skip
 
 _HOME_OF = {
     "zoo.card": ("Card",),
-    "zoo.errors": ("BadData", "BadInput", "BadModel", "DeviceUnavailable", "ModelNotFound", "ZooError"),
+    "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
     "zoo.predictor": ("Guess", "Model", "Row", "Scores", "load"),
 }
 

@@ -6,6 +6,7 @@ file contains: CIFAR-10's pickles are read by an unpickler that knows NumPy arra
 
 import gzip
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,7 +48,7 @@ def _idx_array(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         shape = np.frombuffer(data, ">u4", dimensions, offset=4)
         if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != header + int(np.prod(shape, dtype=np.int64)):
             raise ValueError(f"{len(data)} bytes do not fit its header")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise BadData(f"{path} is damaged or not an IDX file ({error}): fetch it again.") from None
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape.astype(np.int64))
 
@@ -61,7 +62,7 @@ def read_cifar_batches(paths: list[Path]) -> Arrays:
                 batch = _ArrayUnpickler(file, encoding="bytes").load()
             images.append(batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
             labels.append(np.asarray(batch[b"labels"], np.uint8))
-        except (OSError, EOFError, KeyError, ValueError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged pickle can raise anything
             raise BadData(f"{path} is damaged or not a CIFAR-10 batch ({error}): fetch it again.") from None
     return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
 

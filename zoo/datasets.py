@@ -7,7 +7,6 @@ Hugging Face hub. Arrays are decoded once and kept under `$ZOO_HOME/data`.
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.dataset_files import Arrays, read_cifar_batches, read_idx, read_parquet
-from zoo.errors import BadData, reason
+from zoo.errors import BadData, DataNotFound, reason
 from zoo.home import home
 
 Split = Literal["train", "test"]
@@ -109,18 +108,21 @@ def load(name: str, split: Split, folder: str | os.PathLike[str] | None = None, 
     Args:
         name: "mnist" or "cifar10".
         split: "train" or "test".
-        folder: where the data lie; default `$ZOO_DATA`, and without that the Hugging Face hub is asked.
+        folder: where the data lie, read and checked anew each time; default `$ZOO_DATA`, and without that the Hugging
+            Face hub is asked.
         download: whether the hub may be asked.
     Raises:
-        BadData: the data are missing, damaged or not the published ones.
+        DataNotFound: they are not there. BadData: they are damaged or not the published ones, or the name is unknown.
     """
+    if name not in DATASETS:
+        raise BadData(f"There is no data set {name!r} here: {' and '.join(DATASETS)} are known.")
     info = DATASETS[name]
     cache = home() / "data" / f"{name}-{split}"
     if folder is None and (kept := _from_cache(info, split, cache)):
         return kept
     folder = folder or os.environ.get("ZOO_DATA")
     if folder is None and not download:
-        raise BadData(f"{info.title} is not here: set ZOO_DATA to a folder that holds it.")
+        raise DataNotFound(f"{info.title} is not here: set ZOO_DATA to a folder that holds it.")
     origin, arrays = _read(info, split, folder)
     if digests(info, *arrays) != info.digests[split]:
         raise BadData(f"{origin} is not the published {info.title} {split} set (its digest differs): fetch it again.")
@@ -152,33 +154,36 @@ def _read(info: DatasetInfo, split: Split, folder: str | os.PathLike[str] | None
         if path.is_file():
             return str(path), read_parquet(path, info.image_column)
     for base in (root, root / Path(info.raw[split][0]).parent.name, root / "raw"):
-        paths = list(_raw_files(base, info.raw[split]))
-        if len(paths) == len(info.raw[split]):
-            return str(paths[0].parent), read_idx(*paths) if info.name == "mnist" else read_cifar_batches(paths)
-    raise BadData(
+        found = [file for name in info.raw[split] if (file := _raw_file(base, name))]
+        if len(found) == len(info.raw[split]):
+            return str(found[0].parent), read_idx(*found) if info.name == "mnist" else read_cifar_batches(found)
+    raise DataNotFound(
         f"{root} holds no {info.title} {split} set: expected {info.repository}/{info.parquet[split]} "
         f"or {info.raw[split][0]} in it."
     )
 
 
-def _raw_files(base: Path, names: tuple[str, ...]) -> Iterator[Path]:
-    for name in names:
-        for path in (base / name, base / Path(name).name):
-            yield from (found for found in (path, path.with_name(path.name + ".gz")) if found.is_file())
+def _raw_file(base: Path, name: str) -> Path | None:
+    """The file of that name in a folder or below it; torchvision keeps the .gz that it came from beside it."""
+    for path in (base / name, base / Path(name).name):
+        for found in (path, path.with_name(path.name + ".gz")):
+            if found.is_file():
+                return found
+    return None
 
 
 def _download(info: DatasetInfo, split: Split) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
-        raise BadData(
+        raise DataNotFound(
             f"{info.title} is not here: set ZOO_DATA to a folder that holds it, or pip install 'pocketzoo[data]' "
             "to fetch it from the Hugging Face hub."
         ) from None
     try:
         return Path(hf_hub_download(info.repository, info.parquet[split], repo_type="dataset"))
     except Exception as error:  # the hub's client raises many kinds; all mean that there is no file
-        raise BadData(
+        raise DataNotFound(
             f"{info.title} could not be fetched from the Hugging Face hub ({reason(error)}): "
             "check the network, or set ZOO_DATA to a folder that holds it."
         ) from error
@@ -189,7 +194,8 @@ def _from_cache(info: DatasetInfo, split: Split, cache: Path) -> Dataset | None:
         arrays = np.load(f"{cache}-images.npy"), np.load(f"{cache}-labels.npy")
     except (OSError, ValueError, EOFError):
         return None
-    return Dataset(info, *arrays) if digests(info, *arrays) == info.digests[split] else None
+    whole = arrays[0].shape == (info.images[split], *info.image_shape) and len(arrays[1]) == info.images[split]
+    return Dataset(info, *arrays) if whole and digests(info, *arrays) == info.digests[split] else None
 
 
 def _keep(cache: Path, arrays: Arrays) -> None:

@@ -56,7 +56,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         columns = slice(max(0, x - margin) * ink.scale, (x + width + margin) * ink.scale)
         ink = find_ink(pixels[rows, columns])
         strokes = _strokes(ink)
-        specks += strokes.specks
+        specks = max(specks, strokes.specks)
     _check_single(strokes.pieces, strokes.box)
     x, y, width, height = strokes.box
     if specks:

@@ -13,6 +13,10 @@ class BadData(ZooError):
     """A data set that is missing, truncated, or not the published one."""
 
 
+class DataNotFound(BadData):
+    """A data set that is not where it was looked for, or cannot be fetched."""
+
+
 class ModelNotFound(ZooError):
     """No model has that name."""
 

@@ -79,7 +79,9 @@ def look_inside(name: str, source: Any) -> Inside:
     for step, value in zip(found, values, strict=False):
         maps = value[0] if value.ndim == 4 else value[0][:, np.newaxis, np.newaxis]
         kernels = weights.get(step.weights)
-        stages.append(Stage(step.layer, step.field, maps, kernels if np.ndim(kernels) == 4 else None))
+        stages.append(
+            Stage(step.layer, step.field, maps, kernels if kernels is not None and kernels.ndim == 4 else None)
+        )
     return Inside(card, decode(source).pixels, seen, corrections, tuple(stages), values[-1][0])
 
 

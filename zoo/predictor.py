@@ -15,7 +15,7 @@ from zoo import registry
 from zoo.card import METADATA_KEY, Card
 from zoo.errors import BadInput, BadModel, ModelNotFound
 from zoo.image import Pixels, describe
-from zoo.prepare import prepare
+from zoo.prepare import CORRECTORS, prepare
 from zoo.runtime import Device, open_session
 
 CHUNK = 16  # pictures a session call; 8 to 32 fit the cache and are the fastest on a CPU (DESIGN, decision 5)
@@ -107,6 +107,8 @@ class Model:
 
     def rows(self, sources: Iterable[Any], top_k: int = 3, chunk: int = CHUNK) -> Iterator[Row]:
         """Like `predict` for a list of any length, lazily: rows come in the order of the inputs, `chunk` at a time."""
+        if chunk < 1:
+            raise ValueError(f"chunk is at least 1, not {chunk}.")
         remaining = iter(sources)
         while batch := list(islice(remaining, chunk)):
             yield from self._chunk_rows(batch, top_k)
@@ -196,6 +198,8 @@ def _embedded_card(session: Any, where: str) -> Card:
         )
     card = Card.from_json(text, where)
     shape = tuple(session.get_inputs()[0].shape[1:])
+    if card.input.form not in CORRECTORS:
+        raise BadModel(f"{where} takes pictures of form {card.input.form!r}, unknown here: install a newer pocketzoo.")
     if shape != card.input.shape:
         raise BadModel(f"{where} takes images of {shape} and its card says {card.input.shape}: export it again.")
     return card

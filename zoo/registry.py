@@ -25,13 +25,18 @@ class Entry:
 
 
 def scan(pattern: str = "*") -> list[Entry]:
-    """All models whose name or architecture matches a shell pattern, sorted by name; damaged cards raise BadModel."""
-    entries = {entry.card.name: entry for folder in (home() / "models", SHIPPED) for entry in _entries(folder)}
+    """All models whose name or architecture matches a shell pattern, sorted by name, but for `damaged()` ones."""
+    entries = [entry for entry in _survey() if isinstance(entry, Entry)]
     return [
-        entries[name]
-        for name in sorted(entries)
-        if fnmatchcase(name, pattern) or fnmatchcase(entries[name].card.architecture, pattern)
+        entry
+        for entry in entries
+        if fnmatchcase(entry.card.name, pattern) or fnmatchcase(entry.card.architecture, pattern)
     ]
+
+
+def damaged() -> list[BadModel]:
+    """What is wrong with the models that cannot be listed, each as its sentence."""
+    return [problem for problem in _survey() if isinstance(problem, BadModel)]
 
 
 def find(name: str) -> Entry:
@@ -43,25 +48,38 @@ def find(name: str) -> Entry:
     for folder in (SHIPPED / name, home() / "models" / name):
         if "/" not in name and "\\" not in name and (folder / "card.json").is_file():
             return _entry(folder)
-    of_architecture = [entry for entry in scan() if entry.card.architecture == name]
+    known = scan()
+    of_architecture = [entry for entry in known if entry.card.architecture == name]
     shipped_first = sorted(of_architecture, key=lambda entry: (entry.folder.parent != SHIPPED, not entry.card.default))
     if shipped_first and (shipped_first[0].card.default or len(shipped_first) == 1):
         return shipped_first[0]
-    raise ModelNotFound(_not_found(name, [entry.card.name for entry in scan()]))
+    raise ModelNotFound(_not_found(name, [entry.card.name for entry in known]))
 
 
 def _not_found(name: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
-    architectures = {full.split(".")[0] for full in known}
+    architectures = {full.split(".")[0] for full in known} - {name}
     close = get_close_matches(name, [*architectures, *known], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "`zoo list` shows all models."
     return f"There is no model {name!r}: {hint}"
 
 
-def _entries(parent: Path) -> Iterator[Entry]:
-    for card in sorted(parent.glob("*/card.json")):
-        yield _entry(card.parent)
+def _survey() -> list[Entry | BadModel]:
+    """What the cards say, sorted by the folders' names; a shipped model stands for an own one of its name."""
+    folders = {card.parent.name: card.parent for parent in (home() / "models", SHIPPED) for card in _cards(parent)}
+    found: list[Entry | BadModel] = []
+    for name in sorted(folders):
+        try:
+            found.append(_entry(folders[name]))
+        except BadModel as problem:
+            found.append(problem)
+    return found
+
+
+def _cards(parent: Path) -> Iterator[Path]:
+    """Folders whose name begins with a dot are models in the making."""
+    return (card for card in parent.glob("*/card.json") if not card.parent.name.startswith("."))
 
 
 def _entry(folder: Path) -> Entry:
@@ -72,4 +90,5 @@ def _entry(folder: Path) -> Entry:
         raise BadModel(f"{path} cannot be read: {error.strerror or error}.") from None
     if card.name != folder.name:
         raise BadModel(f"{path} says that it is {card.name!r}: the folder must have the model's name.")
+    card.file("model.onnx")  # a card that lists no model is damaged
     return Entry(card, folder)

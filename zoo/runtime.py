@@ -60,10 +60,10 @@ def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
     options.intra_op_num_threads = 1  # networks this small scale across requests, not inside one (DESIGN, decision 5)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if device == "cuda":
-        with contextlib.redirect_stdout(sys.stderr):  # it prints what it could not load
-            runtime.preload_dlls()
     try:
+        if device == "cuda":
+            with contextlib.redirect_stdout(sys.stderr):  # it prints what it could not load
+                runtime.preload_dlls()
         session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]])
     except Exception as error:  # onnxruntime's classes of errors are not public
         if device == "cuda":
@@ -104,7 +104,11 @@ def installed_runtimes(site_packages: Path) -> list[str]:
 
 
 def describe_runtime(model: bytes) -> list[tuple[str, str]]:
-    """What `zoo doctor` shows: the runtime, and for each provider whether a session with `model` really opens."""
+    """What `zoo doctor` shows: the runtime, and for each provider whether a session with `model` really opens.
+
+    Args:
+        model: the content of an ONNX file; empty where there is none to try.
+    """
     runtime = import_runtime()
     distributions = installed_runtimes(Path(runtime.__file__).parents[1])
     rows = [("runtime", f"{', '.join(distributions) or 'onnxruntime'} {runtime.__version__}")]
@@ -112,6 +116,9 @@ def describe_runtime(model: bytes) -> list[tuple[str, str]]:
     for provider in runtime.get_available_providers():
         if provider not in devices:
             rows.append((provider, "available, not used by pocketzoo"))
+            continue
+        if not model:
+            rows.append((provider, "not tried: there is no whole model to open"))
             continue
         try:
             _session(runtime, model, devices[provider], "the model")

@@ -8,7 +8,7 @@ import numpy as np
 
 from zoo import datasets
 from zoo.card import Card
-from zoo.errors import BadData
+from zoo.errors import BadData, DataNotFound
 from zoo.predictor import Model
 from zoo.registry import Entry
 from zoo.runtime import Device
@@ -54,8 +54,10 @@ def verify(entry: Entry, folder: str | None = None, device: Device = "auto") -> 
 def _check_accuracy(model: Model, card: Card, folder: str | None) -> Check:
     try:
         test = datasets.load(card.dataset.name, "test", folder, download=False)
+    except DataNotFound as error:
+        return Check("accuracy", None if folder is None else False, f"not recomputed: {error}")
     except BadData as error:
-        return Check("accuracy", None, f"not recomputed: {error}")
+        return Check("accuracy", False, f"not recomputed: {error}")
     right = 0
     for start in range(0, len(test.labels), CHUNK):
         scores = model.run(test.images[start : start + CHUNK])
