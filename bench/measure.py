@@ -1,6 +1,7 @@
 """Timing that can be trusted on a noisy machine: two things in turn, raw times kept, ratios of medians."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -78,8 +79,10 @@ print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, output, os.waits
 
 
 def run_process(command: list[str]) -> Process:
-    """Run a command to its end; raises RuntimeError where it fails."""
-    done = subprocess.run([sys.executable, "-S", "-c", _LAUNCHER, *command], capture_output=True, text=True, check=True)
+    """Run a command to its end, with Python's bytecode cached as for any user; raises RuntimeError where it fails."""
+    launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=environment)
     seconds, peak, output, code, said = json.loads(done.stdout)
     if code:
         raise RuntimeError(f"{command} left with {code}: {said}")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import click
 
 import zoo
-from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, ZooError
+from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, ZooError, reason
 
 DEFAULT_MODEL = "mnist14k"
 EXIT_CODES: dict[type[ZooError], int] = {ModelNotFound: 3, BadModel: 3, DeviceUnavailable: 3}  # any other: 1
@@ -23,15 +23,18 @@ _data_option = click.option("--data", type=click.Path(exists=True, file_okay=Fal
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(zoo.__version__, prog_name="zoo")
-def cli() -> None:
+@click.version_option(zoo.__version__, "-V", "--version", prog_name="zoo")
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Small image classifiers: read a digit from a picture, see which models there are, check what they claim."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        context.color = False
 
 
 @cli.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_model_option
-@click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True, help="Guesses a row.")
+@click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True, help="Guesses for each image.")
 @click.option("--format", "form", type=click.Choice(["table", "jsonl", "csv"]), default="table", show_default=True)
 @_device_option
 def predict(images: tuple[str, ...], model: str | None, top_k: int, form: str, device: str) -> None:
@@ -41,9 +44,9 @@ def predict(images: tuple[str, ...], model: str | None, top_k: int, form: str, d
     from zoo.image import describe
     from zoo.predictor import Row, load
 
-    loaded = load(model or DEFAULT_MODEL, device)  # type: ignore[arg-type]  # click has checked it
+    loaded = load(DEFAULT_MODEL if model is None else model, device)  # type: ignore[arg-type]  # click has checked it
     if model is None or device == "auto":
-        chosen = "" if model else " (the default model)"
+        chosen = " (the default model)" if model is None else ""
         click.echo(f"{loaded.card.name}{chosen} on {loaded.device}", err=True)
     sources, without_images = [], 0
     for argument in images:
@@ -81,7 +84,7 @@ def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
     from zoo.inspect import look_inside, parse_unit, write_pictures
 
     chosen = parse_unit(unit) if unit else None
-    for path in write_pictures(look_inside(model or DEFAULT_MODEL, image), Path(out), chosen):
+    for path in write_pictures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), chosen):
         click.echo(path)
 
 
@@ -150,8 +153,11 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     try:
-        cli.main(prog_name="zoo", standalone_mode=False)
+        with cli.make_context("zoo", sys.argv[1:]) as context:
+            cli.invoke(context)
         code = 0
+    except click.exceptions.Exit as left:  # of --help and --version
+        code = left.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -163,4 +169,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader, `head` for one, has left: no reason to complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        click.echo(f"zoo: The answer cannot be written ({reason(error)}).", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

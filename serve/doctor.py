@@ -5,13 +5,14 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import zoo
 from zoo import registry, runtime
 from zoo.errors import ZooError
 from zoo.home import home
 
-PACKAGES = ("numpy", "pillow", "opencv-python-headless", "click")
+PACKAGES = ("numpy", "pillow", "opencv-python-headless", "click", "rich")
 
 
 def examine() -> tuple[list[tuple[str, str]], bool]:
@@ -37,9 +38,14 @@ def examine() -> tuple[list[tuple[str, str]], bool]:
     except ZooError as error:
         rows.append(("runtime", str(error)))
         well = False
-    rows.append(("own files in", f"{home()}{'' if home().exists() else ' (not there yet)'}"))
-    rows.append(("data", os.environ.get("ZOO_DATA") or "ZOO_DATA is not set"))
+    rows.append(("own files in", f"{home()}{_state(home())}"))
+    data = os.environ.get("ZOO_DATA")
+    rows.append(("data", f"{data}{_state(Path(data))}" if data else "ZOO_DATA is not set"))
     return rows, well
+
+
+def _state(folder: Path) -> str:
+    return "" if folder.is_dir() else " (not a folder)" if folder.exists() else " (not there)"
 
 
 def _version(package: str) -> str:
@@ -58,7 +64,7 @@ def _model(entry: registry.Entry) -> tuple[str, bool, bytes]:
         return str(error), False, b""
     place = "shipped" if entry.folder.parent == registry.SHIPPED else str(entry.folder)
     if hashlib.sha256(content).hexdigest() != expected.sha256:
-        return f"{path} does not match its card: reinstall pocketzoo, or export the model again", False, content
+        return f"{path} does not match its card: get the model again, or export it", False, content
     return (
         f"{entry.card.version}, {len(content):,} bytes, sha256 {expected.sha256[:12]} as in the card, {place}",
         True,

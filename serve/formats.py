@@ -27,14 +27,23 @@ def write_csv(rows: Iterable[Row], names: list[str], out: TextIO) -> None:
     writer.writerow(CSV_COLUMNS)
     for row in rows:
         told = row.to_dict() | {"corrections": "; ".join(row.corrections), "top_k": json.dumps(row.to_dict()["top_k"])}
-        writer.writerow(["" if told[column] is None else told[column] for column in CSV_COLUMNS])
+        writer.writerow([_cell(told[column]) for column in CSV_COLUMNS])
         out.flush()
+
+
+def _cell(value: object) -> object:
+    """Empty for None, and true or false as in JSON."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
 def write_table(rows: Iterable[Row], names: list[str], out: TextIO) -> None:
     """Aligned columns; `names` are all inputs, so that the first row already knows the width."""
     width = min(max(map(len, names), default=5), NAME_WIDTH)
-    click.secho(f"{'image':<{width}}  {'label':<10}  {'probability':>11}  next", file=out, bold=True)
+    click.secho(
+        f"{'image':<{width}}  {'label':<10}  {'probability':>11}  {'next best':<18}  what was corrected",
+        file=out,
+        bold=True,
+    )
     for row in rows:
         click.echo(f"{_shortened(row.input, width):<{width}}  {_answer(row)}", file=out)
 
@@ -45,7 +54,7 @@ def _answer(row: Row) -> str:
     label = click.style(f"{row.label:<10}", fg="yellow" if row.unsure else "green", bold=True)
     runners_up = ", ".join(f"{guess.label} {_percent(guess.probability, 1)}" for guess in row.top_k[1:])
     said = ("unsure", *row.corrections) if row.unsure else row.corrections
-    return f"{label}  {_percent(row.probability, 2):>11}  {runners_up}" + (f"  ({'; '.join(said)})" if said else "")
+    return f"{label}  {_percent(row.probability, 2):>11}  {runners_up:<18}  {'; '.join(said)}".rstrip()
 
 
 def _percent(share: float, digits: int) -> str:
@@ -57,6 +66,8 @@ def _percent(share: float, digits: int) -> str:
 
 
 def _shortened(name: str, width: int) -> str:
+    """The end of a name, without what would move the cursor or colour the terminal."""
+    name = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
     return name if len(name) <= width else f"…{name[1 - width :]}"
 
 
@@ -75,7 +86,8 @@ def print_table(headers: list[str], rows: list[list[str]], right: frozenset[int]
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for index, header in enumerate(headers):
-            table.add_column(header, justify="right" if index in right else "left", overflow="fold")
+            last = index == len(headers) - 1  # which may be folded where the terminal is narrow
+            table.add_column(header, justify="right" if index in right else "left", no_wrap=not last, overflow="fold")
         for row in rows:
             table.add_row(*row)
         Console().print(table, markup=False)

@@ -28,7 +28,7 @@ def model_table(cards: list[Card]) -> None:
         for card in cards
     ]
     print_table(headers, rows, right=frozenset({2, 3, 5}))
-    click.echo("* what the name before the dot means", err=True)
+    click.echo("* the default: what a name without its part after the dot means", err=True)
 
 
 def card_page(card: Card) -> None:
@@ -44,7 +44,7 @@ def card_page(card: Card) -> None:
         ("seeds", f"mean {seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
         ("calibration", f"T = {calibration.temperature:g}, expected calibration error {calibration.ece_before:.2%} "
                         f"→ {calibration.ece_after:.2%}, unsure below {calibration.unsure_below:.1%}"),
-        ("", calibration.source),
+        ("", f"T and the bound come from {calibration.source}"),
         ("parameters", f"{parameters.keras:,} as Keras counts, {parameters.trainable:,} trainable, "
                        f"{parameters.deployed:,} in the file"),
         ("MACs", f"{card.macs:,} an image"),

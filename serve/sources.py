@@ -25,6 +25,8 @@ def expand(argument: str) -> list[str | Named]:
     if argument == "-":
         return [Named("-", _stdin())]
     if os.path.isdir(argument):
+        if not os.access(argument, os.R_OK | os.X_OK):
+            raise BadInput(f"The folder {argument} cannot be read: check its permissions.")
         if found := sorted(_images_in(argument)):
             return list(found)
         raise BadInput(f"The folder {argument} holds no images.")
@@ -37,8 +39,12 @@ def expand(argument: str) -> list[str | Named]:
 
 
 def _images_in(folder: str) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
+    """Files and folders whose name begins with a dot are left alone, and so are links to folders."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         for name in names:
+            if name.startswith("."):
+                continue
             path = os.path.join(parent, name)
             if os.path.isfile(path) and (os.path.splitext(name)[1].lower() in SUFFIXES or _looks_like_an_image(path)):
                 yield path
@@ -54,6 +60,6 @@ def _looks_like_an_image(path: str) -> bool:
 
 
 def _stdin() -> bytes:
-    if sys.stdin.isatty():
-        raise BadInput("- reads an image's bytes from stdin, which is a terminal: zoo predict - < picture.png")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise BadInput("- reads an image's bytes from stdin, but nothing is piped there: zoo predict - < picture.png")
     return sys.stdin.buffer.read()

@@ -1,11 +1,13 @@
 """Made-up data, recipes and models that several tests share."""
 
+import hashlib
 import json
 import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import torch
 
 from train import recipe
@@ -41,5 +43,12 @@ def add_model(home, name, **changes):
     folder = home / "models" / name
     shutil.copytree(registry.SHIPPED / "mnist14k.notes", folder)
     card = json.loads((folder / "card.json").read_text()) | {"name": name} | changes
+    model = onnx.load(folder / "model.onnx")
+    model.metadata_props[0].value = json.dumps(card | {"files": []})
+    content = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(content)
+    for file in card["files"]:
+        if file["name"] == "model.onnx":
+            file |= {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (folder / "card.json").write_text(json.dumps(card))
     return folder

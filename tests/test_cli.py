@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,7 @@ def test_csv(run, pictures):
     rows = list(csv.DictReader(io.StringIO(out)))
     assert rows[0]["label"] == "7"
     assert json.loads(rows[0]["top_k"])[0]["label"] == "7"
+    assert rows[0]["unsure"] == "false"
     assert rows[1]["label"] == rows[1]["probability"] == rows[1]["unsure"] == ""
     assert "does not exist" in rows[1]["error"]
 
@@ -98,7 +100,7 @@ def test_csv(run, pictures):
 def test_table(run, pictures):
     code, out, _ = run("predict", pictures / "7.png", pictures / "no.png")
     header, seven, missing = out.splitlines()
-    assert header.split() == ["image", "label", "probability", "next"]
+    assert re.split("  +", header) == ["image", "label", "probability", "next best", "what was corrected"]
     assert "7.png" in seven
     assert " 7 " in seven
     assert "%" in seven
@@ -207,6 +209,39 @@ def test_a_reader_that_leaves_early_gets_no_complaint(pictures):
     assert json.loads(done.stdout)["label"] == "0"
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
+    status = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=60)
+    assert status.returncode == 0
+
+
+def test_a_full_disk_is_a_sentence(pictures):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    command = f"{sys.executable} -c 'from serve.cli import main; main()' predict {pictures} > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"cannot be written" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_what_would_move_the_cursor_is_spelled_out(run, pictures):
+    (pictures / "7.png").rename(pictures / "a\033[31m\nb.png")
+    _, out, _ = run("predict", pictures / "a\033[31m\nb.png")
+    assert len(out.splitlines()) == 2
+    assert "a\\x1b[31m\\nb.png" in out
+
+
+def test_hidden_files_are_left_alone(run, pictures):
+    (pictures / ".git").mkdir()
+    (pictures / ".git" / "x.png").write_bytes(b"x")
+    (pictures / "._0.png").write_bytes(b"x")
+    code, out, _ = run("predict", pictures, "--format", "jsonl")
+    assert (code, len(out.splitlines())) == (0, 10)
+
+
+def test_version_and_help(run):
+    assert run("--version")[:2] == run("-V")[:2] == (0, "zoo, version 0.1.0\n")
+    assert run("--help")[0] == run("predict", "-h")[0] == 0
+    assert run()[0] == 2
 
 
 def test_ctrl_c_leaves_with_130(tmp_path):

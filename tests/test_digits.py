@@ -134,6 +134,24 @@ def test_corrections_say_what_was_done() -> None:
     assert "removed 3 specks" in to_mnist(specked)[1]
 
 
+@pytest.mark.parametrize("size", [(900, 1200), (300, 300), (480, 640)])
+@pytest.mark.parametrize("edge", [0.001, 0.02, 0.06, 0.2])
+def test_a_shadow_whose_edge_goes_through_the_digit(model: Any, size: tuple[int, int], edge: float) -> None:
+    """Down to 0.45 of the light, on smooth paper and with sensor noise."""
+    results = []
+    for digit in range(10):
+        random = _random("edge", digit)
+        shape = pictures.draw(digit, random, int(min(size) * random.uniform(0.35, 0.6)), random.uniform(0.03, 0.08))
+        scene = pictures.painted(pictures.placed(shape, *size), (235, 232, 225), (30, 30, 40)).astype(np.float32)
+        angle, (rows, columns) = random.uniform(0, 6.28), np.indices(size, np.float32)
+        across = (columns - size[1] / 2) * np.cos(angle) + (rows - size[0] / 2) * np.sin(angle)
+        light = 1 - random.choice([0.35, 0.55]) * np.clip(across / max(size) / edge + 0.5, 0, 1)
+        noisy = scene * light[:, :, None] + random.normal(0, random.choice([0.001, 3]), scene.shape)
+        results.append(to_mnist(noisy.clip(0, 255).astype(np.uint8))[0])
+    read = model.run(np.stack(results)).probabilities.argmax(1)
+    assert (read == np.arange(10)).sum() >= 9
+
+
 BLANK = {
     "white": np.full((200, 300, 3), 255, np.uint8),
     "black": np.zeros((200, 300, 1), np.uint8),

@@ -44,10 +44,8 @@ def test_the_readmes_first_answer_is_the_one_that_is_given():
 
 
 def test_the_readmes_python_works():
-    import numpy as np
-
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    names = {"images": np.zeros((2, 28, 28, 1), np.uint8)}
+    names = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
         exec(block, names)

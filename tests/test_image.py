@@ -155,7 +155,9 @@ def test_arrays_of_other_types_are_scaled(array, first):
         (png(4, 4, body=b"\0\1"), "cut short"),
         (np.zeros((3, 3, 2), np.uint8), "(3, 3, 2)"),
         (np.zeros((0, 3), np.uint8), "(0, 3)"),
-        (np.zeros((3, 3), np.int64), "int64"),
+        (np.full((3, 3), 256), "int64"),
+        (np.zeros((3, 3), complex), "complex128"),
+        ("a\0b.png", "cannot be read"),
         (np.full((3, 3), 1.5), "0 to 1"),
         ("no/such/file.png", "does not exist"),
         (".", "folder"),
@@ -168,6 +170,32 @@ def test_bad_input_is_a_sentence(source, words):
         decode(source)
     assert words in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+def test_one_flipped_bit_in_the_pixels_is_noticed_by_either_decoder():
+    for array in (gradient(), np.tile(np.arange(200, dtype=np.uint8), (200, 1))):
+        for picture in (Image.fromarray(array), Image.fromarray(array).convert("P")):
+            file = io.BytesIO()
+            picture.save(file, "PNG")
+            data = bytearray(file.getvalue())
+            data[data.index(b"IDAT") + 40] ^= 4
+            with pytest.raises(BadInput, match="checksum"):
+                decode(bytes(data))
+
+
+def test_an_open_file_and_plain_integers():
+    array = gradient(channels=1)
+    np.testing.assert_array_equal(decode(io.BytesIO(encoded(array))).pixels[:, :, 0], array)
+    np.testing.assert_array_equal(decode(array.astype(int)).pixels[:, :, 0], array)
+
+
+def test_whatever_a_decoder_raises_is_a_sentence(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("Failed to decode frame 0")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(BadInput, match=r"damaged or cut short \(Failed to decode frame 0\)"):
+        decode(b"anything")
 
 
 def test_damage_anywhere_in_a_png_is_noticed():

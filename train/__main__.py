@@ -138,4 +138,7 @@ def docs() -> None:
 if __name__ == "__main__":
     if sys.platform == "linux" and not KEEP_MEMORY.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEP_MEMORY)
-    main(prog_name="python -m train")
+    try:
+        main(prog_name="python -m train")
+    except ModuleNotFoundError as missing:
+        sys.exit(f"{missing.name} is not installed: pip install -e '.[cpu,train]'")

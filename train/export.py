@@ -97,7 +97,7 @@ def calibrate(
 ) -> cards.Calibration:
     """Temperature and the bound of `unsure`, from the twin's validation split; T is 1 where there is no twin."""
     temperature, bound = 1.0, 0.5
-    source = "no twin was trained: the temperature is 1 and the bound 0.5"
+    source = "nothing: no twin was trained, so T is 1 and the bound 0.5"
     twin = Run.of(recipe.name, "twin", 0, runs)
     if (twin.folder / "result.json").exists():
         _check_settings(recipe, twin)
@@ -106,8 +106,8 @@ def calibrate(
         temperature = round(evaluate.fit_temperature(scores, validation.labels), 4)
         bound = round(evaluate.unsure_below(scores, validation.labels, temperature), 3)
         source = (
-            f"a twin: the same recipe, seed 0, trained without {len(validation)} validation images, on which the "
-            "temperature has the least cross-entropy, and half of the mistakes lie below the bound"
+            f"a twin: the same recipe and seed, trained without {len(validation):,} of the training images. On these "
+            "T gives the least cross-entropy, and half of the mistakes have a probability below the bound"
         )
     return cards.Calibration(
         temperature=temperature,

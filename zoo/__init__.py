@@ -38,6 +38,10 @@ def list_models(pattern: str = "*") -> "list[Card]":
     return [entry.card for entry in registry.scan(pattern)]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used, so that `import zoo` costs nothing."""
     for module, names in _HOME_OF.items():

@@ -4,6 +4,8 @@ A card is written by `train/export.py` from measurements, never by hand. It trav
 `METADATA_KEY`, JSON) and, with the files' sizes and digests added, beside it as `card.json`.
 """
 
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
+
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -157,7 +159,7 @@ class Card:
                 return entry
         raise BadModel(f"The card of {self.name} lists no {name}: export the model again.")
 
-    def embedded(self) -> "Card":
+    def embedded(self) -> Card:
         """The card as the ONNX file carries it, without the files' digests."""
         return replace(self, files=())
 
@@ -165,7 +167,7 @@ class Card:
         return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> "Card":
+    def from_json(cls, text: str, where: str) -> Card:
         """Read a card; `where` names its place in sentences. Raises BadModel."""
         try:
             data = json.loads(text)
@@ -182,7 +184,7 @@ class Card:
             ) from None
 
     @classmethod
-    def _from_dict(cls, data: dict[str, Any]) -> "Card":
+    def _from_dict(cls, data: dict[str, Any]) -> Card:
         accuracy = data["accuracy"]
         seeds = accuracy["seeds"]
         parts = {

@@ -150,6 +150,8 @@ def _read(info: DatasetInfo, split: Split, folder: str | os.PathLike[str] | None
         path = _download(info, split)
         return str(path), read_parquet(path, info.image_column)
     root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise BadData(f"{root} is not a folder: give one that holds {info.title}, with --data or ZOO_DATA.")
     for path in (root / info.repository / info.parquet[split], root / info.parquet[split]):
         if path.is_file():
             return str(path), read_parquet(path, info.image_column)

@@ -4,6 +4,8 @@ MNIST's digits (Y. LeCun, C. Cortes, C. Burges: the MNIST database) are light on
 their proportions kept, anti-aliased, and put into 28x28 so that their centre of mass is in the centre.
 """
 
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
+
 from dataclasses import dataclass
 
 import cv2

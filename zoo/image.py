@@ -1,9 +1,11 @@
 """One decoder for every path: path, bytes, PIL image or array → uint8 pixels, upright, with what was done to get there.
 
 The same bytes give the same pixels everywhere, so they give the same answer everywhere. Plain 8-bit PNG files, which
-is what data sets consist of, go through OpenCV (two to four times faster than Pillow, and lossless, so both agree to the
-bit); everything else goes through Pillow. docs/decisions/0004-one-decoder.md has the figures.
+is what data sets consist of, go through OpenCV (two to four times faster than Pillow; PNG is lossless, so both agree
+to the bit); everything else goes through Pillow. docs/decisions/0004-one-decoder.md has the figures.
 """
+
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
 import io
 import os
@@ -20,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from zoo.errors import BadInput
+from zoo.errors import BadInput, reason
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -31,7 +33,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a gigabyte as RGB. L
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 6: 4}  # colour types whose pixels need no palette: grey, RGB, RGBA
-_PNG_HARMLESS = {b"tIME", b"pHYs"}  # chunks that do not change what the pixels mean; text can hold an orientation
+_PNG_PLAIN = {b"IHDR", b"IDAT", b"IEND", b"tIME", b"pHYs"}  # no others: even a text can hold an orientation
 _OPENING = threading.Lock()  # warning filters belong to the process: two threads would restore each other's
 
 
@@ -74,8 +76,8 @@ def decode(source: Any) -> Picture:
     """Turn a source into upright 8-bit pixels.
 
     Args:
-        source: a path; the bytes of an image file, `Named` or not; a PIL image; or an array `(H, W)` or `(H, W, C)`
-            with C 1, 3 or 4, of uint8, uint16, bool, or float in 0 to 1.
+        source: a path; the bytes of an image file, `Named` or not; an open binary file; a PIL image; or an array
+            `(H, W)` or `(H, W, C)` with C 1, 3 or 4: integers 0 to 255, uint16, bool, or float in 0 to 1.
     Raises:
         BadInput: a missing, empty, damaged or too large file, or an array of another shape or dtype.
     """
@@ -85,6 +87,8 @@ def decode(source: Any) -> Picture:
         return decode_bytes(source.data, source.name)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_bytes(bytes(source), describe(source))
+    if hasattr(source, "read"):
+        return decode_bytes(source.read(), describe(source))
     if isinstance(source, np.ndarray):
         return Picture(_array_pixels(source), ("reduced to 8 bits",) if source.dtype == np.uint16 else ())
     if hasattr(source, "getexif") and hasattr(source, "convert"):
@@ -115,31 +119,30 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise BadInput(f"{os.fspath(path)} does not exist: check the path.") from None
     except IsADirectoryError:
         raise BadInput(f"{os.fspath(path)} is a folder, not an image file.") from None
-    except OSError as error:
-        raise BadInput(f"{os.fspath(path)} cannot be read: {error.strerror or error}.") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{os.fspath(path)} cannot be read ({reason(error)}): check the path.") from None
 
 
 def _is_plain_png(data: bytes, name: str) -> bool:
     """True for a whole, undamaged 8-bit grey, RGB or RGBA PNG that is not interlaced: OpenCV reads it as Pillow does.
 
-    Every chunk's CRC is checked here because OpenCV returns the readable part of a damaged file without a word.
+    Every chunk's checksum is verified here, for both decoders: OpenCV returns the readable part of a damaged file
+    without a word, and Pillow does not look at the checksums of pixels. Raises BadInput where one is wrong.
     """
     if not data.startswith(_PNG_SIGNATURE) or data[12:16] != b"IHDR" or len(data) < 33:
         return False
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
     _check_size(width, height, name)
-    if depth != 8 or colour not in _PNG_CHANNELS or interlace:
-        return False
+    plain = depth == 8 and colour in _PNG_CHANNELS and not interlace
     position, kind = 8, b""
     while position + 12 <= len(data) and kind != b"IEND":
         (length,) = struct.unpack_from(">I", data, position)
         kind, end = data[position + 4 : position + 8], position + 8 + length
-        if kind not in _PNG_HARMLESS and kind not in (b"IHDR", b"IDAT", b"IEND"):
-            return False
-        if data[end : end + 4] != zlib.crc32(data[position + 4 : end]).to_bytes(4, "big"):
-            return False
+        if end + 4 <= len(data) and data[end : end + 4] != zlib.crc32(data[position + 4 : end]).to_bytes(4, "big"):
+            raise BadInput(f"{name} is damaged (the checksum of a part of it is wrong): get the file again.")
+        plain = plain and kind in _PNG_PLAIN
         position = end + 4
-    return kind == b"IEND"
+    return plain and kind == b"IEND"
 
 
 def _rgb_order(pixels: npt.NDArray[Any]) -> Pixels:
@@ -184,11 +187,13 @@ def _as_sentences(name: str) -> Iterator[None]:
         ) from None
     except Image.DecompressionBombError:
         raise BadInput(f"{name} has more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise BadInput(f"{name} is damaged or cut short ({error}): get the file again.") from None
+    except BadInput:
+        raise
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise BadInput(f"{name} is damaged or cut short ({reason(error)}): get the file again.") from None
 
 
-def _pillow_pixels(image: "PILImage.Image", name: str) -> Picture:
+def _pillow_pixels(image: PILImage.Image, name: str) -> Picture:
     from PIL import ImageOps
 
     notes = []
@@ -242,8 +247,12 @@ def _array_pixels(array: npt.NDArray[Any]) -> Pixels:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint16:
         return np.asarray((pixels.astype(np.uint32) + 128) // 257, np.uint8)
+    if pixels.dtype.kind in "iu":
+        if pixels.min() < 0 or pixels.max() > 255:
+            raise BadInput(f"An array picture of {array.dtype} has values from 0 to 255; this one has others.")
+        return pixels.astype(np.uint8)
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
             raise BadInput("A float array picture has values from 0 to 1; this one has others: pass uint8 0 to 255.")
         return np.asarray(np.rint(pixels * 255), np.uint8)
-    raise BadInput(f"An array picture is uint8, uint16, bool or float, not {array.dtype}.")
+    raise BadInput(f"An array picture holds integers, bools or floats, not {array.dtype}: use .astype(np.uint8).")

@@ -4,6 +4,8 @@ Pen on white, chalk on black, white ink on transparency and red on blue all beco
 black ground. `zoo/digits.py` finds the digit in it.
 """
 
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ Array = npt.NDArray[Any]
 LONGEST = 512  # pixels a side: at this size a 7-pixel pen line of a 12-megapixel photo is still one pixel wide
 _SMALL = 96  # pixels a side where the paper is estimated: light changes slowly
 _WIDEST_STROKE = 0.45  # of the shorter side: what is wider than this is paper, table or shadow
+_BOLDEST = 0.33  # of a drawing's longer side: a stroke that fills a third of it leaves no room for a digit
 _DARK = 32.0  # grey levels added before the logarithm, in which light is a summand; keeps noise in black small
 _SAME = 12  # grey levels, of 255, within which JPEG and sensor noise leave a flat paper
 _FAINTEST = 0.06  # of full contrast: grey 200 on paper of 235 differs by 0.064
@@ -122,10 +125,23 @@ def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
         other = _far(channels, second)
         if _at_border(other <= _SAME) > _at_border(distance <= _SAME):
             paper, distance = second, other
+    if _widest(distance > max(_SAME, int(distance.max()) // 4)) > _BOLDEST:
+        return None  # no stroke: a shadow on smooth paper
     ink = distance > max(_SAME, int(distance.max()) // 2)
     dark = bool(ink.any()) and float(channels[ink].mean()) < float(paper.mean())
     whole = cv2.copyMakeBorder(distance, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
     return whole.astype(np.float32) / np.float32(255), dark
+
+
+def _widest(mask: Array) -> float:
+    """Diameter of the largest disc in a mask, of the longer side; at the border the mask is mirrored outwards."""
+    height, width = mask.shape
+    shrink = min(1.0, _SMALL / max(height, width))
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    margin = min(size)
+    small = cv2.copyMakeBorder(small, margin, margin, margin, margin, cv2.BORDER_REFLECT)
+    return float(2 * cv2.distanceTransform(small, cv2.DIST_L2, 3).max() / max(size))
 
 
 def _frame(channels: Array) -> tuple[int, int, int, int]:

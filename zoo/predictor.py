@@ -1,5 +1,7 @@
 """Model: one ONNX session and its card. `run()` takes arrays as they are, `predict()` takes pictures and gives rows."""
 
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
+
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -13,12 +15,12 @@ import numpy.typing as npt
 
 from zoo import registry
 from zoo.card import METADATA_KEY, Card
-from zoo.errors import BadInput, BadModel, ModelNotFound
+from zoo.errors import BadInput, BadModel, ModelNotFound, reason
 from zoo.image import Pixels, describe
 from zoo.prepare import CORRECTORS, prepare
 from zoo.runtime import Device, open_session
 
-CHUNK = 16  # pictures a session call; 8 to 32 fit the cache and are the fastest on a CPU (DESIGN, decision 5)
+CHUNK = 16  # pictures a session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
 
 
 class Scores(NamedTuple):
@@ -62,9 +64,18 @@ class Model:
     """
 
     def __init__(self, onnx: bytes, device: Device = "auto", where: str = "<bytes>") -> None:
+        if not isinstance(onnx, bytes):
+            raise BadModel(
+                f"Model takes an ONNX file's content, not {type(onnx).__name__}: use zoo.load(...) for names."
+            )
+        self._made_of = (onnx, device, where)
         self._session, self.device = open_session(onnx, device, where)
         self.card = _embedded_card(self._session, where)
-        self._ndim_shape = self.card.input.shape
+        self._image_shape = self.card.input.shape
+
+    def __reduce__(self) -> tuple[type[Model], tuple[bytes, Device, str]]:
+        """A session cannot be pickled: a copy, in another process for one, opens its own."""
+        return Model, self._made_of
 
     def __repr__(self) -> str:
         return f"<zoo.Model {self.card.name} on {self.device}>"
@@ -79,17 +90,17 @@ class Model:
         Raises:
             BadInput: wrong shape or dtype.
         """
-        if getattr(images, "dtype", None) != np.uint8 or images.shape[1:] != self._ndim_shape:
+        if getattr(images, "dtype", None) != np.uint8 or images.shape[1:] != self._image_shape:
             raise BadInput(self._wrong_array(images))
         return Scores(*self._session.run(None, {"image": images}))
 
     @overload
-    def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3) -> "list[Row]": ...
+    def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3) -> list[Row]: ...
 
     @overload
-    def predict(self, source: Any, top_k: int = 3) -> "Row": ...
+    def predict(self, source: Any, top_k: int = 3) -> Row: ...
 
-    def predict(self, source: Any, top_k: int = 3) -> "Row | list[Row]":
+    def predict(self, source: Any, top_k: int = 3) -> Row | list[Row]:
         """Classify pictures of any size, corrected to what the network expects.
 
         Args:
@@ -140,10 +151,10 @@ class Model:
     def _wrong_array(self, images: Any) -> str:
         if not isinstance(images, np.ndarray):
             return f"run() takes a NumPy array, not {type(images).__name__}: use predict() for pictures."
-        expected = ", ".join(map(str, self._ndim_shape))
+        expected = ", ".join(map(str, self._image_shape))
         return (
-            f"{self.card.name} takes uint8 (N, {expected}), not {images.dtype} {images.shape}: "
-            "use predict() for pictures of other sizes."
+            f"{self.card.name} takes arrays of uint8 (N, {expected}), not {images.dtype} {images.shape}: "
+            "bring them into that form, or use predict() for pictures."
         )
 
 
@@ -157,21 +168,23 @@ def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
         ModelNotFound, BadModel (changed or damaged files), DeviceUnavailable.
     """
     content, where = model_file(name)
-    return Model(content, device, where)
+    model = Model(content, device, where)
+    if not where.endswith(".onnx") and model.card != registry.find(where).card.embedded():
+        raise BadModel(f"The card in {where}'s model.onnx is not the one beside it: export the model again.")
+    return model
 
 
 def model_file(name: str | os.PathLike[str]) -> tuple[bytes, str]:
     """The content of a model's ONNX file, checked against its card, and what sentences call it; raises as `load`."""
     name = os.fspath(name)
-    if name.endswith(".onnx"):
+    if name.lower().endswith(".onnx"):
         return _read(Path(name)), name
     entry = registry.find(name)
     path = entry.folder / "model.onnx"
     content = _read(path)
     if hashlib.sha256(content).hexdigest() != entry.card.file("model.onnx").sha256:
         raise BadModel(
-            f"{path} is not the file that its card describes (its sha256 differs): "
-            "reinstall pocketzoo, or export the model again."
+            f"{path} is not the file that its card describes (its sha256 differs): get the model again, or export it."
         )
     return content, name
 
@@ -181,8 +194,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise ModelNotFound(f"There is no model file {path}: check the path.") from None
-    except OSError as error:
-        raise BadModel(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{path} cannot be read ({reason(error)}): check the path.") from None
 
 
 def _embedded_card(session: Any, where: str) -> Card:

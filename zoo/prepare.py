@@ -1,5 +1,7 @@
 """Any picture → the array that a network takes, with what was corrected on the way, in words."""
 
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
+
 from collections.abc import Callable
 from typing import Any
 

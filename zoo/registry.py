@@ -4,13 +4,14 @@ Shipped models lie in `zoo/models/`, the user's own in `$ZOO_HOME/models/`. Ship
 folder can take one. A bare architecture (`mnist14k`) means its recipe marked `default` (`mnist14k.notes`).
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from zoo.card import Card
-from zoo.errors import BadModel, ModelNotFound
+from zoo.errors import BadModel, ModelNotFound, reason
 from zoo.home import home
 
 SHIPPED = Path(__file__).parent / "models"
@@ -46,7 +47,7 @@ def find(name: str) -> Entry:
         ModelNotFound: with the names that come nearest.
     """
     for folder in (SHIPPED / name, home() / "models" / name):
-        if "/" not in name and "\\" not in name and (folder / "card.json").is_file():
+        if "/" not in name and "\\" not in name and os.path.isfile(folder / "card.json"):
             return _entry(folder)
     known = scan()
     of_architecture = [entry for entry in known if entry.card.architecture == name]
@@ -86,8 +87,8 @@ def _entry(folder: Path) -> Entry:
     path = folder / "card.json"
     try:
         card = Card.from_json(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise BadModel(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadModel(f"{path} cannot be read ({reason(error)}): get the model again.") from None
     if card.name != folder.name:
         raise BadModel(f"{path} says that it is {card.name!r}: the folder must have the model's name.")
     card.file("model.onnx")  # a card that lists no model is damaged

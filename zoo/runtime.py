@@ -4,6 +4,8 @@ onnxruntime and onnxruntime-gpu write the same folder, so pocketzoo requires nei
 one of them, and a missing or doubled runtime is one sentence that says what to install.
 """
 
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
+
 import contextlib
 import re
 import sys
@@ -57,7 +59,9 @@ def open_session(model: bytes, device: Device, where: str) -> tuple[Any, str]:
 
 def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1  # networks this small scale across requests, not inside one (DESIGN, decision 5)
+    options.intra_op_num_threads = (
+        1  # networks this small scale across requests, not inside one (docs/decisions/0003-runtime.md)
+    )
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:

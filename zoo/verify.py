@@ -37,12 +37,12 @@ def verify(entry: Entry, folder: str | None = None, device: Device = "auto") -> 
         path = entry.folder / file.name
         if not path.exists():
             if file.name == "model.onnx":
-                yield Check(file.name, False, f"{path} is missing: reinstall pocketzoo.")
+                yield Check(file.name, False, f"{path} is missing: get the model again.")
                 return
             yield Check(file.name, None, "not installed here: weights for training stay in the repository")
             continue
         if hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
-            yield Check(file.name, False, f"{path} has another sha256 than the card says: reinstall pocketzoo.")
+            yield Check(file.name, False, f"{path} has another sha256 than the card says: get the model again.")
             return
         yield Check(file.name, True, f"sha256 {file.sha256[:12]}…, {file.size_bytes:,} bytes")
     model = Model((entry.folder / "model.onnx").read_bytes(), device, entry.card.name)
