@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from tests.made_up import REPOSITORY
-from train.docs import pages, renewed
+from train.docs import MODEL_PAGES, pages, renewed
+from zoo import registry
+from zoo.datasets import DATASETS
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -55,7 +57,27 @@ def test_the_readmes_python_works():
 
 @pytest.mark.parametrize("path", list(pages()), ids=lambda path: path.name)
 def test_what_is_written_from_cards_is_current(path):
+    assert path.exists(), "run `python -m train docs`"
     assert path.read_text() == pages()[path], "run `python -m train docs`"
+
+
+def test_no_page_is_left_over_from_a_model_that_is_gone():
+    assert set(MODEL_PAGES.iterdir()) == {path for path in pages() if path.parent == MODEL_PAGES}
+
+
+@pytest.mark.parametrize("card", [entry.card for entry in registry.scan()], ids=lambda card: card.name)
+def test_model_cards_are_read_by_the_hubs_own_library(card):
+    from huggingface_hub import ModelCard
+
+    page = ModelCard((MODEL_PAGES / f"{card.name}.md").read_text())
+    assert page.data.license == "apache-2.0"
+    (result,) = page.data.eval_results
+    assert (result.dataset_type, result.dataset_split) == (
+        f"{'ylecun/mnist' if card.dataset.name == 'mnist' else 'uoft-cs/cifar10'}",
+        "test",
+    )
+    assert result.metric_value == round(card.accuracy.value, 4)
+    assert f"{card.macs:,}" in page.text
 
 
 def test_a_page_without_its_block_is_an_error():

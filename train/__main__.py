@@ -131,6 +131,7 @@ def docs() -> None:
     from train.docs import pages
 
     for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         click.echo(path)
 

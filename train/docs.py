@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from train import model_cards
 from zoo import registry
 from zoo.card import Card
 
 REPOSITORY = Path(__file__).parents[1]
+MODEL_PAGES = REPOSITORY / "docs" / "models"
 BEGIN, END = "<!-- models: written by `python -m train docs` -->", "<!-- end of models -->"
 
 
@@ -20,7 +22,8 @@ def model_table(cards: list[Card]) -> str:
         low, high = accuracy.interval95
         spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%}" if seeds.sd is not None else f"{seeds.mean:.2%}"
         lines.append(
-            f"| `{card.name}` | {card.dataset.title} | {card.parameters.keras:,} | {card.macs:,} "
+            f"| [`{card.name}`](docs/models/{card.name}.md) | {card.dataset.title} "
+            f"| {card.parameters.keras:,} | {card.macs:,} "
             f"| {accuracy.value:.2%} ({low:.2%} to {high:.2%}) | {spread} (n = {seeds.n}) "
             f"| {card.file('model.onnx').size_bytes / 1000:.0f} KB |"
         )
@@ -40,4 +43,7 @@ def pages() -> dict[Path, str]:
     """Every page that is written from cards, as it should be."""
     shipped = [entry.card for entry in registry.scan() if entry.folder.parent == registry.SHIPPED]
     readme = REPOSITORY / "README.md"
-    return {readme: renewed(readme.read_text(encoding="utf-8"), model_table(shipped))}
+    return {
+        readme: renewed(readme.read_text(encoding="utf-8"), model_table(shipped)),
+        **{MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped},
+    }
