@@ -72,10 +72,7 @@ def test_model_cards_are_read_by_the_hubs_own_library(card):
     page = ModelCard((MODEL_PAGES / f"{card.name}.md").read_text())
     assert page.data.license == "apache-2.0"
     (result,) = page.data.eval_results
-    assert (result.dataset_type, result.dataset_split) == (
-        f"{'ylecun/mnist' if card.dataset.name == 'mnist' else 'uoft-cs/cifar10'}",
-        "test",
-    )
+    assert (result.dataset_type, result.dataset_split) == (DATASETS[card.dataset.name].repository, "test")
     assert result.metric_value == round(card.accuracy.value, 4)
     assert f"{card.macs:,}" in page.text
 

@@ -1,6 +1,9 @@
 """mnist14k.notes: the network that the course notes submitted in week 2, trained their way.
 
-python -m train mnist14k.notes --seed 0
+    python -m train mnist14k.notes --seed 0
+
+Last epoch, all 10,000 test images: 99.44 % mean of 3 seeds (sd 0.03 points); the notes' log says 99.49. 20 epochs took
+13 to 19 minutes on one thread of a busy 2-core machine.
 """
 
 from train.recipe import Recipe
