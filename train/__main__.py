@@ -125,6 +125,26 @@ def export(recipe: str, data: str | None, runs: Path | None, target: Path | None
                f"{card.calibration.temperature}. {(target or SHIPPED) / card.name}")  # fmt: skip
 
 
+@main.command("report")
+@click.argument("recipe")
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+@click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
+def report_command(recipe: str, data: str | None, runs: Path | None) -> None:
+    """Draw confusion matrix, worst mistakes and reliability of RECIPE's seed 0 into its run's folder."""
+    from train.recipe import find
+    from train.report import report
+    from train.runs import RunError
+    from zoo.errors import ZooError
+
+    try:
+        for path in report(find(recipe), runs, data):
+            click.echo(path)
+    except (RunError, ZooError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyError as error:
+        raise click.UsageError(error.args[0]) from None
+
+
 @main.command()
 def docs() -> None:
     """Renew the parts of the documentation that are written from the models' cards."""

@@ -1,0 +1,111 @@
+"""Pictures of a finished run, into its folder: confusion matrix, worst mistakes, reliability before and after T.
+
+The gallery of mistakes shows images of the data set, so these pictures stay out of the repository.
+"""
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from train import evaluate
+from train.export import calibrate, load_network
+from train.recipe import Recipe
+from train.runs import Run
+from train.splits import Part, held_out_part
+from zoo import datasets
+
+WORST = 40  # mistakes in the gallery
+BINS = 15  # of the reliability diagram, as for the expected calibration error
+
+
+def report(recipe: Recipe, runs: Path | None, folder: str | None) -> list[Path]:
+    """Draw the report of seed 0's run; returns the paths of the pictures.
+
+    Args:
+        runs: where run folders lie, default `$ZOO_HOME/runs`.
+        folder: where the data lie, as in `zoo.datasets.load`.
+    Raises:
+        RunError: the run is not finished.
+    """
+    run = Run.of(recipe.name, "full", 0, runs)
+    run.read("result")
+    test = held_out_part(recipe.dataset, "full", folder)
+    scores = evaluate.logits(load_network(recipe, run), test.images, recipe)
+    temperature = calibrate(recipe, runs, folder, scores, test).temperature
+    labels = datasets.DATASETS[recipe.dataset].labels
+    figures = {
+        "confusion": confusion(scores, test, labels, recipe.name),
+        "mistakes": mistakes(scores / temperature, test, labels, recipe.name),
+        "reliability": reliability(scores, test.labels, temperature, recipe.name),
+    }
+    paths = []
+    for name, figure in figures.items():
+        paths.append(run.folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=110)
+    return paths
+
+
+def confusion_counts(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """int64 `(K, K)`: how many images of each label (rows) were given each answer (columns)."""
+    k = scores.shape[1]
+    return torch.bincount(labels * k + scores.argmax(1), minlength=k * k).view(k, k)
+
+
+def confusion(scores: torch.Tensor, test: Part, labels: tuple[str, ...], title: str) -> Figure:
+    """The matrix with its counts; colour shows mistakes only, or the diagonal would drown them."""
+    counts = confusion_counts(scores, test.labels)
+    wrong = counts - torch.diag(counts.diag())
+    figure = Figure(figsize=(0.62 * len(labels) + 1.6, 0.55 * len(labels) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(wrong.numpy(), cmap="Reds")
+    middle = max(1, int(wrong.max())) / 2
+    for row, column in torch.cartesian_prod(torch.arange(len(labels)), torch.arange(len(labels))).tolist():
+        colour = "white" if row != column and wrong[row, column] > middle else "#888888" if row == column else "black"
+        if count := int(counts[row, column]):
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(labels)), labels, rotation=0 if len(labels[0]) < 3 else 45)
+    axes.set_yticks(range(len(labels)), labels)
+    total = int(wrong.sum())
+    axes.set(xlabel="answer", ylabel="label", title=f"{title}: {total} of {len(test):,} wrong")
+    return figure
+
+
+def mistakes(scores: torch.Tensor, test: Part, labels: tuple[str, ...], title: str) -> Figure:
+    """The wrong answers of which the network was surest, calibrated; the surest first."""
+    confidence, answers = scores.softmax(1).max(1)
+    wrong = (answers != test.labels).nonzero()[:, 0]
+    worst = wrong[confidence[wrong].argsort(descending=True)][:WORST]
+    columns = 8
+    rows = max(1, -(-len(worst) // columns))
+    figure = Figure(figsize=(1.25 * columns, 1.5 * rows + 0.5), layout="constrained")
+    figure.suptitle(f"{title}: the {len(worst)} surest of {len(wrong)} mistakes (label → answer)")
+    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if index < len(worst):
+            image = int(worst[index])
+            axes.imshow(test.images[image].squeeze().numpy(), cmap="gray", vmin=0, vmax=255)
+            said = f"{labels[test.labels[image]]} → {labels[answers[image]]}, {confidence[image]:.0%}"
+            axes.set_title(said, fontsize=8)
+    return figure
+
+
+def reliability(scores: torch.Tensor, labels: torch.Tensor, temperature: float, title: str) -> Figure:
+    """How often the answer was right against how sure the network was, with T = 1 and with the card's T."""
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    for axes, t in zip(figure.subplots(1, 2), (1.0, temperature), strict=True):
+        confidence, answers = (scores.double() / t).softmax(1).max(1)
+        right = (answers == labels).double()
+        bin_of = (confidence * BINS).long().clamp(max=BINS - 1)
+        counts = torch.bincount(bin_of, minlength=BINS)
+        some = counts > 0
+        sums = torch.zeros(2, BINS, dtype=torch.double).index_add_(1, bin_of, torch.stack([confidence, right]))
+        mean_confidence, share_right = (sums / counts.clamp(min=1))[:, some].numpy()
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
+        areas = (12 + 300 * counts[some] / counts.sum()).numpy()
+        axes.scatter(mean_confidence, share_right, s=areas, color="#1f6feb", alpha=0.7)
+        error = evaluate.calibration_error(scores / t, labels, BINS)
+        axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability", ylabel="share right", aspect="equal")
+        axes.set_title(f"T = {t:g}: expected calibration error {error:.2%}", fontsize=10)
+    figure.suptitle(f"{title}: reliability (area: how many images)")
+    return figure
