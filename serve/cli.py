@@ -36,8 +36,9 @@ def cli(context: click.Context) -> None:
 @_model_option
 @click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True, help="Guesses for each image.")
 @click.option("--format", "form", type=click.Choice(["table", "jsonl", "csv"]), default="table", show_default=True)
+@click.option("--fit", type=click.Choice(["crop", "whole"]), default="crop", show_default=True, help="Of photographs.")
 @_device_option
-def predict(images: tuple[str, ...], model: str | None, top_k: int, form: str, device: str) -> None:
+def predict(images: tuple[str, ...], model: str | None, top_k: int, form: str, fit: str, device: str) -> None:
     """Classify images: files, folders, globs, or - for an image's bytes on stdin. One row an image, in input order."""
     from serve.formats import FORMATS
     from serve.sources import expand
@@ -59,7 +60,7 @@ def predict(images: tuple[str, ...], model: str | None, top_k: int, form: str, d
 
     def counted() -> Iterator[Row]:
         nonlocal failed
-        for row in loaded.rows(sources, top_k):
+        for row in loaded.rows(sources, top_k, fit):  # type: ignore[arg-type]  # click has checked it
             failed += row.error is not None
             yield row
 

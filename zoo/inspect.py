@@ -65,7 +65,7 @@ def look_inside(name: str, source: Any) -> Inside:
         from onnx import numpy_helper
     except ImportError:
         raise ZooError("Looking inside a model needs onnx: pip install 'pocketzoo[inspect]'.") from None
-    content, where = model_file(name)
+    content, where, _ = model_file(name)
     card = Model(content, "cpu", where).card
     seen, corrections = prepare(source, card.input)
     graph = onnx.load_model_from_string(content)

@@ -17,6 +17,7 @@ from zoo import registry
 from zoo.card import METADATA_KEY, Card
 from zoo.errors import BadInput, BadModel, ModelNotFound, reason
 from zoo.image import Pixels, describe
+from zoo.photos import Fit
 from zoo.prepare import CORRECTORS, prepare
 from zoo.runtime import Device, open_session
 
@@ -95,40 +96,42 @@ class Model:
         return Scores(*self._session.run(None, {"image": images}))
 
     @overload
-    def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3) -> list[Row]: ...
+    def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3, fit: Fit = "crop") -> list[Row]: ...
 
     @overload
-    def predict(self, source: Any, top_k: int = 3) -> Row: ...
+    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row: ...
 
-    def predict(self, source: Any, top_k: int = 3) -> Row | list[Row]:
+    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row | list[Row]:
         """Classify pictures of any size, corrected to what the network expects.
 
         Args:
-            source: a path, an image file's bytes, a PIL image, an array `(H, W)` or `(H, W, C)`; or a list of them.
+            source: a path, an image file's bytes, an open binary file, a PIL image, an array `(H, W)` or `(H, W, C)`;
+                or a list of them.
             top_k: how many guesses a row carries, at least 1.
+            fit: of photographs, "crop" takes the middle and "whole" all of the picture; digits are always found.
         Returns:
             A Row; for a list, a list of rows in its order, where a bad picture's row carries `error`.
         Raises:
             BadInput: a single picture that cannot be classified.
         """
         if isinstance(source, (list, tuple)):
-            return list(self.rows(source, top_k))
-        pixels, corrections = prepare(source, self.card.input)
+            return list(self.rows(source, top_k, fit))
+        pixels, corrections = prepare(source, self.card.input, fit)
         return self._row(describe(source), self.run(pixels[np.newaxis]).probabilities[0], corrections, top_k)
 
-    def rows(self, sources: Iterable[Any], top_k: int = 3, chunk: int = CHUNK) -> Iterator[Row]:
+    def rows(self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK) -> Iterator[Row]:
         """Like `predict` for a list of any length, lazily: rows come in the order of the inputs, `chunk` at a time."""
         if chunk < 1:
             raise ValueError(f"chunk is at least 1, not {chunk}.")
         remaining = iter(sources)
         while batch := list(islice(remaining, chunk)):
-            yield from self._chunk_rows(batch, top_k)
+            yield from self._chunk_rows(batch, top_k, fit)
 
-    def _chunk_rows(self, sources: list[Any], top_k: int) -> Iterator[Row]:
+    def _chunk_rows(self, sources: list[Any], top_k: int, fit: Fit) -> Iterator[Row]:
         prepared: list[tuple[Pixels, tuple[str, ...]] | BadInput] = []
         for source in sources:
             try:
-                prepared.append(prepare(source, self.card.input))
+                prepared.append(prepare(source, self.card.input, fit))
             except BadInput as error:
                 prepared.append(error)
         good = [item[0] for item in prepared if not isinstance(item, BadInput)]
@@ -167,18 +170,26 @@ def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
     Raises:
         ModelNotFound, BadModel (changed or damaged files), DeviceUnavailable.
     """
-    content, where = model_file(name)
-    model = Model(content, device, where)
-    if not where.endswith(".onnx") and model.card != registry.find(where).card.embedded():
-        raise BadModel(f"The card in {where}'s model.onnx is not the one beside it: export the model again.")
+    file = model_file(name)
+    model = Model(file.content, device, file.where)
+    if file.card and model.card != file.card.embedded():
+        raise BadModel(f"The card in {file.where}'s model.onnx is not the one beside it: export the model again.")
     return model
 
 
-def model_file(name: str | os.PathLike[str]) -> tuple[bytes, str]:
-    """The content of a model's ONNX file, checked against its card, and what sentences call it; raises as `load`."""
+class ModelFile(NamedTuple):
+    """content: of an ONNX file. where: what sentences call it. card: the one beside it, None for a file on its own."""
+
+    content: bytes
+    where: str
+    card: Card | None
+
+
+def model_file(name: str | os.PathLike[str]) -> ModelFile:
+    """Read a model's ONNX file, checked against the card beside it; takes and raises what `load` does."""
     name = os.fspath(name)
     if name.lower().endswith(".onnx"):
-        return _read(Path(name)), name
+        return ModelFile(_read(Path(name)), name, None)
     entry = registry.find(name)
     path = entry.folder / "model.onnx"
     content = _read(path)
@@ -186,7 +197,7 @@ def model_file(name: str | os.PathLike[str]) -> tuple[bytes, str]:
         raise BadModel(
             f"{path} is not the file that its card describes (its sha256 differs): get the model again, or export it."
         )
-    return content, name
+    return ModelFile(content, name, entry.card)
 
 
 def _read(path: Path) -> bytes:

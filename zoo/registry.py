@@ -49,12 +49,11 @@ def find(name: str) -> Entry:
     for folder in (SHIPPED / name, home() / "models" / name):
         if "/" not in name and "\\" not in name and os.path.isfile(folder / "card.json"):
             return _entry(folder)
-    known = scan()
-    of_architecture = [entry for entry in known if entry.card.architecture == name]
+    of_architecture = [entry for entry in _survey(name) if isinstance(entry, Entry)]
     shipped_first = sorted(of_architecture, key=lambda entry: (entry.folder.parent != SHIPPED, not entry.card.default))
     if shipped_first and (shipped_first[0].card.default or len(shipped_first) == 1):
         return shipped_first[0]
-    raise ModelNotFound(_not_found(name, [entry.card.name for entry in known]))
+    raise ModelNotFound(_not_found(name, [entry.card.name for entry in scan()]))
 
 
 def _not_found(name: str, known: list[str]) -> str:
@@ -66,9 +65,15 @@ def _not_found(name: str, known: list[str]) -> str:
     return f"There is no model {name!r}: {hint}"
 
 
-def _survey() -> list[Entry | BadModel]:
-    """What the cards say, sorted by the folders' names; a shipped model stands for an own one of its name."""
-    folders = {card.parent.name: card.parent for parent in (home() / "models", SHIPPED) for card in _cards(parent)}
+def _survey(architecture: str | None = None) -> list[Entry | BadModel]:
+    """What the cards say, of all models or of one architecture's, sorted by the folders' names.
+
+    A shipped model stands for an own one of its name.
+    """
+    cards = [card for parent in (home() / "models", SHIPPED) for card in _cards(parent)]
+    folders = {card.parent.name: card.parent for card in cards}
+    if architecture is not None:
+        folders = {name: folder for name, folder in folders.items() if name.split(".")[0] == architecture}
     found: list[Entry | BadModel] = []
     for name in sorted(folders):
         try:

@@ -59,9 +59,7 @@ def open_session(model: bytes, device: Device, where: str) -> tuple[Any, str]:
 
 def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = (
-        1  # networks this small scale across requests, not inside one (docs/decisions/0003-runtime.md)
-    )
+    options.intra_op_num_threads = 1  # networks this small scale across requests: docs/decisions/0003-runtime.md
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
