@@ -1,13 +1,16 @@
 """The notes' arithmetic, and what our networks promise."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from train import networks, recipe
+from train import deploy, networks, recipe
 from train.networks import Dropout
 from train.schedules import InverseTime, OneCycle
+from zoo.layers import layers
 
 LOGGED_RATES = [
     0.003, 0.0022744503, 0.0018315018, 0.0015329586, 0.0013181019, 0.0011560694, 0.0010295127, 0.0009279307,
@@ -36,6 +39,33 @@ def test_one_cycle_rises_and_falls():
 @pytest.mark.parametrize(("name", "parameters"), KERAS_PARAMETERS.items())
 def test_parameters_as_keras_counts_them(name, parameters):
     assert networks.parameter_counts(networks.build(recipe.find(name)))["keras"] == parameters
+
+
+def test_networks_that_wait_for_their_recipes():
+    """mnist_base has no figure in the notes; the other two are counted there and in MLPerf Tiny."""
+    counts = [networks.parameter_counts(make())["keras"] for make in (networks.cifar_base, networks.resnet8)]
+    assert counts == [1_172_410, 78_666]
+    for make, shape in ((networks.mnist_base, (1, 28, 28)), (networks.cifar_base, (3, 32, 32))):
+        assert make()(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_resnet8_folds_and_has_mlperfs_macs():
+    torch.manual_seed(0)
+    network = networks.resnet8()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    network.eval()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        expected = network(images)
+        folded = deploy.fold_batch_norm(network)
+        torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    found = replace(recipe.find("cifar93k.notes"), network="resnet8", network_options={}, keras_defaults=False)
+    found_layers = layers(deploy.to_onnx(network, found, 1.0))
+    assert sum(layer.macs for layer in found_layers) == pytest.approx(12.5e6, rel=0.01)
 
 
 @pytest.mark.parametrize("name", recipe.names())

@@ -39,6 +39,8 @@ def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
             folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
         elif isinstance(layer, nn.BatchNorm1d):
             folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
+        elif isinstance(layer, networks.Residual):
+            folded.append(networks.Residual(fold_batch_norm(layer.long), fold_batch_norm(layer.short)))
         elif not isinstance(layer, networks.Dropout):
             folded.append(layer)
     return nn.Sequential(*folded)

@@ -111,6 +111,95 @@ def cifar93k(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequential:
     )
 
 
+def plain(inputs: int, outputs: int, kernel: int, same: bool = False) -> list[nn.Module]:
+    """Convolution with bias, and ReLU."""
+    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if same else 0), nn.ReLU(inplace=True)]
+
+
+def mnist_base() -> nn.Sequential:
+    """A reconstruction of the course notes' week-1 network: plain 3x3 and 1x1 convolutions with max pooling."""
+    return nn.Sequential(
+        *plain(1, 32, 3),  # 26, 3
+        *plain(32, 64, 3),  # 24, 5
+        nn.MaxPool2d(2),  # 12, 6
+        *plain(64, 32, 1),  # 12, 6
+        *plain(32, 64, 3),  # 10, 10
+        *plain(64, 64, 3),  # 8, 14
+        nn.MaxPool2d(2),  # 4, 16
+        *plain(64, 32, 1),  # 4, 16
+        nn.Conv2d(32, 10, 4),  # 1, 28
+        nn.Flatten(),
+    )
+
+
+def cifar_base(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequential:
+    """A reconstruction of the course notes' week-3 base network: the classic stack of 3x3 convolutions, 1,172,410."""
+    drop, dense_drop = ([Dropout(rate)] if rate else [] for rate in (dropout, dense_dropout))
+    return nn.Sequential(
+        *plain(3, 48, 3, same=True),  # 32, 3
+        *plain(48, 48, 3),  # 30, 5
+        nn.MaxPool2d(2),  # 15, 6
+        *drop,
+        *plain(48, 96, 3, same=True),  # 15, 10
+        *plain(96, 96, 3),  # 13, 14
+        nn.MaxPool2d(2),  # 6, 16
+        *drop,
+        *plain(96, 192, 3, same=True),  # 6, 24
+        *plain(192, 192, 3),  # 4, 32
+        nn.MaxPool2d(2),  # 2, 36
+        *drop,
+        nn.Flatten(),
+        nn.Linear(768, 512),
+        nn.ReLU(inplace=True),
+        *dense_drop,
+        nn.Linear(512, 256),
+        nn.ReLU(inplace=True),
+        *dense_drop,
+        nn.Linear(256, 10),
+    )
+
+
+class Residual(nn.Module):
+    """`relu(long(x) + short(x))` (He et al., arXiv 1512.03385)."""
+
+    def __init__(self, long: nn.Sequential, short: nn.Sequential) -> None:
+        super().__init__()
+        self.long, self.short = long, short
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.long(values) + self.short(values))
+
+
+def residual(inputs: int, outputs: int, stride: int) -> Residual:
+    """Two 3x3 convolutions with batch norm, beside a 1x1 convolution where the shape changes."""
+    long = nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(outputs, outputs, 3, padding=1),
+        nn.BatchNorm2d(outputs),
+    )
+    return Residual(long, nn.Sequential(*([nn.Conv2d(inputs, outputs, 1, stride)] if stride > 1 else [])))
+
+
+def resnet8() -> nn.Sequential:
+    """MLPerf Tiny's image classification network: 78,666 parameters as Keras counts them, 12.5 million MACs.
+
+    Its strided convolutions pad both sides by one pixel; Keras' "same" pads one side only.
+    """
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),  # 32
+        nn.BatchNorm2d(16),
+        nn.ReLU(inplace=True),
+        residual(16, 16, 1),  # 32
+        residual(16, 32, 2),  # 16
+        residual(32, 64, 2),  # 8
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+
+
 def build(recipe: Recipe) -> nn.Sequential:
     """The network of a recipe with fresh weights, drawn from torch's global generator; in channels_last memory."""
     network = globals()[recipe.network](**recipe.network_options)

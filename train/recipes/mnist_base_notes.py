@@ -1,0 +1,25 @@
+"""mnist-base.notes: a reconstruction of the course notes' week-1 network, trained plainly.
+
+python -m train mnist-base.notes --seed 0
+"""
+
+from train.recipe import Recipe
+from train.schedules import Constant
+
+RECIPE = Recipe(
+    name="mnist-base.notes",
+    title="a reconstruction of the course notes' week-1 network",
+    dataset="mnist",
+    network="mnist_base",
+    keras_defaults=True,
+    epochs=10,
+    batch_size=128,
+    optimizer="Adam",
+    optimizer_options={"eps": 1e-7},  # Keras' default
+    schedule=Constant(0.001),
+    default=True,
+    source=(
+        "Course notes, week 1: 99.23 %, loss 0.0434. The notes name plain 3x3 and 1x1 convolutions and show no network: "
+        "layers, optimizer (Adam 0.001, Keras' default), batch size and number of epochs are reconstructed."
+    ),
+)
