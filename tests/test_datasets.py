@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from zoo import datasets
 from zoo.dataset_files import read_cifar_batches, read_idx
 from zoo.datasets import DATASETS, load
-from zoo.errors import BadData
+from zoo.errors import BadData, DataNotFound
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -97,6 +98,16 @@ def test_a_truncated_parquet_file_is_one_sentence(data_folder, tmp_path):
     path.parent.mkdir()
     path.write_bytes((data_folder / "ylecun/mnist/mnist/test-00000-of-00001.parquet").read_bytes()[:-1000])
     with pytest.raises(BadData, match="damaged"):
+        load("mnist", "test", tmp_path)
+
+
+def test_without_pyarrow_parquet_is_as_good_as_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "mnist" / "test-00000-of-00001.parquet"
+    path.parent.mkdir()
+    path.write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(DataNotFound, match=r"pocketzoo\[data\]"):
         load("mnist", "test", tmp_path)
 
 

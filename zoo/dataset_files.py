@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from zoo.errors import BadData, ZooError, reason
+from zoo.errors import BadData, DataNotFound, ZooError, reason
 from zoo.image import decode_bytes
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
@@ -24,7 +24,7 @@ def read_parquet(path: Path, image_column: str) -> Arrays:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise BadData("Reading parquet needs pyarrow: pip install 'pocketzoo[data]'.") from None
+        raise DataNotFound("Reading parquet needs pyarrow: pip install 'pocketzoo[data]'.") from None
     try:
         table = pyarrow.parquet.read_table(path, columns=[image_column, "label"])
         pngs = table[image_column].combine_chunks().field("bytes").to_pylist()

@@ -19,7 +19,7 @@ RECIPE = Recipe(
     schedule=Constant(0.001),
     default=True,
     source=(
-        "Course notes, week 1: 99.23 %, loss 0.0434. The notes name plain 3x3 and 1x1 convolutions and show no network: "
+        "Course notes, week 1: 99.23 %, loss 0.0434. The notes name 3x3 and 1x1 convolutions and show no network: "
         "layers, optimizer (Adam 0.001, Keras' default), batch size and number of epochs are reconstructed."
     ),
 )
