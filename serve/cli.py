@@ -150,6 +150,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command and leave with its exit code; every expected failure is one sentence on stderr."""
+    if sys.stdout is None:
+        sys.exit("zoo: There is no stdout to write the answer to.")
     for stream in (sys.stdout, sys.stderr):  # any name can be printed: into files as UTF-8, on terminals as they can
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from typing import TextIO
@@ -38,7 +39,7 @@ def _cell(value: object) -> object:
 
 def write_table(rows: Iterable[Row], names: list[str], out: TextIO) -> None:
     """Aligned columns; `names` are all inputs, so that the first row already knows the width."""
-    width = min(max(map(len, names), default=5), NAME_WIDTH)
+    width = min(max((len(_printable(name)) for name in names), default=5), NAME_WIDTH)
     click.secho(
         f"{'image':<{width}}  {'label':<10}  {'probability':>11}  {'next best':<18}  what was corrected",
         file=out,
@@ -66,9 +67,14 @@ def _percent(share: float, digits: int) -> str:
 
 
 def _shortened(name: str, width: int) -> str:
-    """The end of a name, without what would move the cursor or colour the terminal."""
-    name = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
+    """The end of a name."""
+    name = _printable(name)
     return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
+def _printable(name: str) -> str:
+    """A name without what would move the cursor or colour the terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
 FORMATS: dict[str, Callable[[Iterable[Row], list[str], TextIO], None]] = {
@@ -79,21 +85,12 @@ FORMATS: dict[str, Callable[[Iterable[Row], list[str], TextIO], None]] = {
 
 
 def print_table(headers: list[str], rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
-    """A table on stdout: drawn by rich on a terminal, aligned plain text elsewhere. `right`: columns of numbers."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for index, header in enumerate(headers):
-            last = index == len(headers) - 1  # which may be folded where the terminal is narrow
-            table.add_column(header, justify="right" if index in right else "left", no_wrap=not last, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table, markup=False)
-        return
+    """An aligned table on stdout. `right`: columns of numbers. On a terminal too narrow, the last column is cut."""
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     signs = [">" if index in right else "<" for index in range(len(headers))]
-    for line in [headers, *rows]:
-        cells = (f"{cell:{sign}{width}}" for cell, sign, width in zip(line, signs, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    room = shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])
+    cut = room if sys.stdout.isatty() and len(headers) - 1 not in right and 8 <= room < widths[-1] else None
+    for number, line in enumerate([headers, *rows]):
+        last = line[-1] if cut is None or len(line[-1]) <= cut else f"{line[-1][: cut - 1]}…"
+        cells = (f"{cell:{sign}{width}}" for cell, sign, width in zip([*line[:-1], last], signs, widths, strict=True))
+        click.secho("  ".join(cells).rstrip(), bold=True if number == 0 else None)

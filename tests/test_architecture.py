@@ -15,7 +15,7 @@ MAY_IMPORT_OURS = {
 }
 MAY_IMPORT = {
     "zoo": {"numpy", "PIL", "cv2", "onnxruntime", "pyarrow", "huggingface_hub", "onnx", "matplotlib"},
-    "serve": {"click", "rich"},
+    "serve": {"click"},
     "train": {"torch", "torchvision", "numpy", "safetensors", "onnx", "onnxruntime", "click", "rich", "matplotlib"},
     "bench": {"numpy", "cv2", "pytest", "onnxruntime", "onnx", "mlxtend", "skimage"},
 }
@@ -25,7 +25,6 @@ ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, insi
     "huggingface_hub": {"zoo/datasets.py"},
     "onnx": {"zoo/layers.py", "zoo/inspect.py"},
     "matplotlib": {"zoo/pictures.py"},
-    "rich": {"serve/formats.py"},
 }
 
 

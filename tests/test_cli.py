@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,24 @@ def test_list_and_info(run):
         "opset 18",
     ):
         assert words in out
+
+
+def test_a_narrow_terminal_cuts_words_and_never_numbers():
+    """A real pseudo-terminal, 100 columns wide."""
+    if not shutil.which("script"):
+        pytest.skip("needs the command `script` for a pseudo-terminal")
+    for columns in (40, 80, 100):
+        command = f"stty cols {columns}; {sys.executable} -c 'from serve.cli import main; main()' list"
+        done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True, timeout=60)
+        line = next(line for line in done.stdout.splitlines() if line.startswith("mnist14k.notes"))
+        assert "3,196,672  99.43% (99.26% to 99.56%)  65 KB" in line
+        assert len(line) <= columns or columns < 95
+
+
+def test_without_stdout(pictures):
+    command = f"{sys.executable} -c 'from serve.cli import main; main()' predict {pictures} >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"zoo: There is no stdout to write the answer to.\n")
 
 
 def test_verify(run, data_folder):

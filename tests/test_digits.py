@@ -135,6 +135,15 @@ def test_corrections_say_what_was_done() -> None:
     assert "removed 3 specks" in to_mnist(specked)[1]
 
 
+@pytest.mark.parametrize("width", [0.2, 0.24])
+def test_bold_digits_that_reach_the_edge_are_drawings(model: Any, width: float) -> None:
+    results = []
+    for digit in range(10):
+        shape = _trimmed(shapes.draw(digit, _random("bold", digit), 250, width))
+        results.append(to_mnist(pictures.painted(shape, (255, 255, 255), (0, 0, 0)))[0])
+    assert (model.run(np.stack(results)).probabilities.argmax(1) == np.arange(10)).sum() >= 8
+
+
 @pytest.mark.parametrize("size", [(900, 1200), (300, 300), (480, 640)])
 @pytest.mark.parametrize("edge", [0.001, 0.02, 0.06, 0.2])
 def test_a_shadow_whose_edge_goes_through_the_digit(model: Any, size: tuple[int, int], edge: float) -> None:

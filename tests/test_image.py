@@ -189,6 +189,16 @@ def test_an_open_file_and_plain_integers():
     np.testing.assert_array_equal(decode(array.astype(int)).pixels[:, :, 0], array)
 
 
+def test_files_that_were_opened_as_text_or_closed(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(gradient()))
+    with open(tmp_path / "a.png") as text, pytest.raises(BadInput, match="'rb'"):
+        decode(text)
+    with pytest.raises(BadInput, match="'rb'"):
+        decode(io.StringIO("x"))
+    with pytest.raises(BadInput, match="cannot be read"):
+        decode(text)
+
+
 def test_whatever_a_decoder_raises_is_a_sentence(monkeypatch):
     def fail(*arguments):
         raise RuntimeError("Failed to decode frame 0")

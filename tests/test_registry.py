@@ -45,7 +45,7 @@ def test_own_models_cannot_take_shipped_names(empty_home):
     assert registry.find("mnist14k.mine").card.name == "mnist14k.mine"
 
 
-@pytest.mark.parametrize("name", ["mnist14", "mist14k", "mnist14k.note"])
+@pytest.mark.parametrize("name", ["mnist14", "mist14k", "mnist14k.note", "MNIST14K"])
 def test_near_misses_get_a_hint(name):
     with pytest.raises(ModelNotFound, match=r"did you mean .*mnist14k"):
         registry.find(name)

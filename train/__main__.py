@@ -70,12 +70,14 @@ def _train_command(name: str, help_text: str) -> click.Command:
         recipe, kind = find(name), "twin" if twin else "full"
         run = Run.of(recipe.name, kind, seed, runs)
         job = Job(recipe, kind, seed, epochs or recipe.epochs, threads)
-        if restart:
-            run.checkpoint.unlink(missing_ok=True)
+        if resume and restart:
+            raise click.UsageError("--resume continues a run and --restart throws it away: choose one.")
         try:
             if source == "torchvision" and data is None:
                 data = str(torchvision_folder(recipe.dataset))
             parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
+            if restart:
+                run.checkpoint.unlink(missing_ok=True)
             result = fit(job, run, *parts, Progress(f"{recipe.name} {run.folder.name}"), resume)
         except (RunError, ZooError) as error:
             raise click.ClickException(str(error)) from None

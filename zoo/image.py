@@ -88,7 +88,7 @@ def decode(source: Any) -> Picture:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_bytes(bytes(source), describe(source))
     if hasattr(source, "read"):
-        return decode_bytes(source.read(), describe(source))
+        return decode_bytes(_read_open(source), describe(source))
     if isinstance(source, np.ndarray):
         return Picture(_array_pixels(source), ("reduced to 8 bits",) if source.dtype == np.uint16 else ())
     if hasattr(source, "getexif") and hasattr(source, "convert"):
@@ -121,6 +121,18 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise BadInput(f"{os.fspath(path)} is a folder, not an image file.") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{os.fspath(path)} cannot be read ({reason(error)}): check the path.") from None
+
+
+def _read_open(file: Any) -> bytes:
+    try:
+        data = file.read()
+    except UnicodeDecodeError:
+        data = None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"The file cannot be read ({reason(error)}): open it again.") from None
+    if not isinstance(data, bytes):
+        raise BadInput("The file was opened as text: open it with mode 'rb'.")
+    return data
 
 
 def _is_plain_png(data: bytes, name: str) -> bool:

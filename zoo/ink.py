@@ -134,13 +134,12 @@ def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
 
 
 def _widest(mask: Array) -> float:
-    """Diameter of the largest disc in a mask, of the longer side; at the border the mask is mirrored outwards."""
+    """Diameter of the largest disc in a mask, of the longer side; it ends at the border."""
     height, width = mask.shape
     shrink = min(1.0, _SMALL / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    margin = min(size)
-    small = cv2.copyMakeBorder(small, margin, margin, margin, margin, cv2.BORDER_REFLECT)
+    small = cv2.copyMakeBorder(small, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return float(2 * cv2.distanceTransform(small, cv2.DIST_L2, 3).max() / max(size))
 
 

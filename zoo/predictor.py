@@ -17,7 +17,7 @@ from zoo import registry
 from zoo.card import METADATA_KEY, Card
 from zoo.errors import BadInput, BadModel, ModelNotFound, reason
 from zoo.image import Pixels, describe
-from zoo.photos import Fit
+from zoo.photos import FITS, Fit
 from zoo.prepare import CORRECTORS, prepare
 from zoo.runtime import Device, open_session
 
@@ -114,6 +114,7 @@ class Model:
         Raises:
             BadInput: a single picture that cannot be classified.
         """
+        _check(top_k, fit)
         if isinstance(source, (list, tuple)):
             return list(self.rows(source, top_k, fit))
         pixels, corrections = prepare(source, self.card.input, fit)
@@ -121,6 +122,7 @@ class Model:
 
     def rows(self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK) -> Iterator[Row]:
         """Like `predict` for a list of any length, lazily: rows come in the order of the inputs, `chunk` at a time."""
+        _check(top_k, fit)
         if chunk < 1:
             raise ValueError(f"chunk is at least 1, not {chunk}.")
         remaining = iter(sources)
@@ -143,8 +145,6 @@ class Model:
                 yield self._row(describe(source), next(scores), item[1], top_k)
 
     def _row(self, name: str, probabilities: npt.NDArray[np.float32], corrections: tuple[str, ...], top_k: int) -> Row:
-        if top_k < 1:
-            raise ValueError(f"top_k is at least 1, not {top_k}.")
         order = np.argsort(-probabilities, kind="stable")[:top_k]
         guesses = tuple(Guess(self.card.labels[index], float(probabilities[index])) for index in order)
         best = guesses[0]
@@ -159,6 +159,13 @@ class Model:
             f"{self.card.name} takes arrays of uint8 (N, {expected}), not {images.dtype} {images.shape}: "
             "bring them into that form, or use predict() for pictures."
         )
+
+
+def _check(top_k: int, fit: Fit) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k is at least 1, not {top_k}.")
+    if fit not in FITS:
+        raise ValueError(f"fit is one of {', '.join(FITS)}, not {fit!r}.")
 
 
 def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:

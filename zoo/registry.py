@@ -60,7 +60,7 @@ def _not_found(name: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
     architectures = {full.split(".")[0] for full in known} - {name}
-    close = get_close_matches(name, [*architectures, *known], n=3, cutoff=0.5)
+    close = get_close_matches(name.lower(), [*architectures, *known], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "`zoo list` shows all models."
     return f"There is no model {name!r}: {hint}"
 
