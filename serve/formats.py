@@ -93,4 +93,5 @@ def print_table(headers: list[str], rows: list[list[str]], right: frozenset[int]
     for number, line in enumerate([headers, *rows]):
         last = line[-1] if cut is None or len(line[-1]) <= cut else f"{line[-1][: cut - 1]}…"
         cells = (f"{cell:{sign}{width}}" for cell, sign, width in zip([*line[:-1], last], signs, widths, strict=True))
-        click.secho("  ".join(cells).rstrip(), bold=True if number == 0 else None)
+        text = "  ".join(cells).rstrip()
+        click.echo(text if number else click.style(text, bold=True))

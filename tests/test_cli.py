@@ -297,7 +297,7 @@ def test_a_narrow_terminal_cuts_words_and_never_numbers():
     if not shutil.which("script"):
         pytest.skip("needs the command `script` for a pseudo-terminal")
     for columns in (40, 80, 100):
-        command = f"stty cols {columns}; {sys.executable} -c 'from serve.cli import main; main()' list"
+        command = f"stty cols {columns} rows 40; {sys.executable} -c 'from serve.cli import main; main()' list"
         done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True, timeout=60)
         line = next(line for line in done.stdout.splitlines() if line.startswith("mnist14k.notes"))
         assert "3,196,672  99.43% (99.26% to 99.56%)  65 KB" in line
