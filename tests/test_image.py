@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from skimage import data as photographs
 
-from zoo import image
+from zoo import decoders
 from zoo.errors import BadInput
 from zoo.image import Named, decode
 
@@ -38,16 +38,16 @@ def png(width, height, depth=8, colour=0, body=b""):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_both_decoders_agree_to_the_bit_on_plain_png(channels):
     data = encoded(gradient(channels=channels))
-    assert image._is_plain_png(data, "x")
+    assert decoders.is_plain_png(data, "x")
     expected = np.asarray(Image.open(io.BytesIO(data))).reshape(40, 60, -1)
     np.testing.assert_array_equal(decode(data).pixels, expected)
-    np.testing.assert_array_equal(image._decode_with_pillow(data, "x").pixels, expected)
+    np.testing.assert_array_equal(decoders.decode_with_pillow(data, "x").pixels, expected)
 
 
 def test_both_decoders_agree_on_real_photographs():
     for photograph in (photographs.chelsea(), photographs.camera(), photographs.logo()):
         data = encoded(photograph)
-        np.testing.assert_array_equal(decode(data).pixels, image._decode_with_pillow(data, "x").pixels)
+        np.testing.assert_array_equal(decode(data).pixels, decoders.decode_with_pillow(data, "x").pixels)
 
 
 def test_every_way_in_gives_the_same_pixels(tmp_path):

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from zoo.decoders import decode_bytes
 from zoo.errors import BadData, DataNotFound, ZooError, reason
-from zoo.image import decode_bytes
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card, Layer
+from zoo.decoders import Pixels
 from zoo.errors import BadInput, ZooError
-from zoo.image import Pixels, decode
+from zoo.image import decode
 from zoo.layers import Field, steps
 from zoo.predictor import Model, model_file
 from zoo.prepare import prepare

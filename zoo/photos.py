@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from zoo.card import Input
+from zoo.decoders import Pixels
 from zoo.errors import BadInput
-from zoo.image import Pixels
 
 Fit = Literal["crop", "whole"]
 FITS: tuple[Fit, ...] = ("crop", "whole")

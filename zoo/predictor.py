@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from zoo import registry
 from zoo.card import METADATA_KEY, Card
+from zoo.decoders import Pixels
 from zoo.errors import BadInput, BadModel, ModelNotFound, reason
-from zoo.image import Pixels, describe
+from zoo.image import describe
 from zoo.photos import FITS, Fit
 from zoo.prepare import CORRECTORS, prepare
 from zoo.runtime import Device, open_session

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zoo.card import Form, Input
+from zoo.decoders import Pixels
 from zoo.digits import to_mnist
-from zoo.image import Pixels, decode
+from zoo.image import decode
 from zoo.photos import Fit, to_square
 
 Corrector = Callable[[Pixels, Input, Fit], tuple[Pixels, tuple[str, ...]]]
