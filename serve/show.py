@@ -3,13 +3,7 @@
 import click
 
 from serve.formats import print_table
-from zoo.card import Accuracy, Card
-
-
-def percent(accuracy: Accuracy) -> str:
-    """Accuracy and its 95 % sampling interval, in percent."""
-    low, high = accuracy.interval95
-    return f"{accuracy.value:.2%} ({low:.2%} to {high:.2%})"
+from zoo.card import Card
 
 
 def model_table(cards: list[Card]) -> None:
@@ -21,7 +15,7 @@ def model_table(cards: list[Card]) -> None:
             card.dataset.title,
             f"{card.parameters.keras:,}",
             f"{card.macs:,}",
-            percent(card.accuracy),
+            str(card.accuracy),
             f"{card.file('model.onnx').size_bytes / 1000:.0f} KB",
             card.title,
         ]
@@ -40,7 +34,7 @@ def card_page(card: Card) -> None:
         ("model", f"{card.name} {card.version}: {card.title}"),
         ("labels", " ".join(card.labels)),
         ("input", f"uint8 (N, {', '.join(map(str, card.input.shape))}), {card.input.form}"),
-        ("accuracy", f"{percent(accuracy)} of {accuracy.images:,} {card.dataset.title} test images (95 % interval)"),
+        ("accuracy", f"{accuracy} of {accuracy.images:,} {card.dataset.title} test images (95 % interval)"),
         ("seeds", f"mean {seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
         ("calibration", f"T = {calibration.temperature:g}, expected calibration error {calibration.ece_before:.2%} "
                         f"→ {calibration.ece_after:.2%}, unsure below {calibration.unsure_below:.1%}"),

@@ -90,6 +90,12 @@ def test_units(inside, tmp_path):
     assert len(write_pictures(inside, tmp_path, ("conv4", 0, 0))) == 12
 
 
+def test_without_matplotlib(monkeypatch, tmp_path, inside):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(ZooError, match=r"Drawing needs matplotlib.*pip install 'pocketzoo\[inspect\]'"):
+        write_pictures(inside, tmp_path)
+
+
 def test_without_onnx(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(ZooError, match=r"pip install 'pocketzoo\[inspect\]'"):

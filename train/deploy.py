@@ -10,9 +10,7 @@ from train.recipe import Recipe
 from zoo import datasets
 
 OPSET = 18  # nothing newer is needed
-IR_VERSION = (
-    8  # the file format that opset 18 came with; the exporter would write a newer one that older readers refuse
-)
+IR_VERSION = 8  # of the file format; the exporter would write a newer one, which older runtimes refuse
 
 
 class Deployed(nn.Module):

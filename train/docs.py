@@ -19,12 +19,11 @@ def model_table(cards: list[Card]) -> str:
     ]
     for card in cards:
         accuracy, seeds = card.accuracy, card.accuracy.seeds
-        low, high = accuracy.interval95
         spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%}" if seeds.sd is not None else f"{seeds.mean:.2%}"
         lines.append(
             f"| [`{card.name}`](docs/models/{card.name}.md) | {card.dataset.title} "
             f"| {card.parameters.keras:,} | {card.macs:,} "
-            f"| {accuracy.value:.2%} ({low:.2%} to {high:.2%}) | {spread} (n = {seeds.n}) "
+            f"| {accuracy} | {spread} (n = {seeds.n}) "
             f"| {card.file('model.onnx').size_bytes / 1000:.0f} KB |"
         )
     return "\n".join(lines)

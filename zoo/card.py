@@ -77,6 +77,11 @@ class Accuracy:
     loss: float  # mean cross-entropy in nats, before the temperature
     seeds: Seeds
 
+    def __str__(self) -> str:
+        """The value and its 95 % sampling interval, in percent."""
+        low, high = self.interval95
+        return f"{self.value:.2%} ({low:.2%} to {high:.2%})"
+
 
 @dataclass(frozen=True)
 class Calibration:

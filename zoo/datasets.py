@@ -33,10 +33,11 @@ class DatasetInfo:
     parquet: dict[Split, str]  # file in that repository
     image_column: str
     raw: dict[Split, tuple[str, ...]]  # files in the folder that torchvision leaves
+    idx: bool  # whether those are IDX files, images and labels apart; their headers belong to the digests
     image_shape: tuple[int, int, int]  # H, W, C
     images: dict[Split, int]
     labels: tuple[str, ...]
-    validation: int  # images that a validation split takes from the end of a shuffled training set
+    validation: int  # images of the shuffled training set that the validation split takes
     digests: dict[Split, tuple[str, str]] = field(repr=False)  # of images, of labels
 
 
@@ -63,6 +64,7 @@ DATASETS = {
                 "train": ("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/train-labels-idx1-ubyte"),
                 "test": ("MNIST/raw/t10k-images-idx3-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte"),
             },
+            idx=True,
             image_shape=(28, 28, 1),
             images={"train": 60_000, "test": 10_000},
             labels=tuple("0123456789"),
@@ -83,6 +85,7 @@ DATASETS = {
                 "train": tuple(f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)),
                 "test": ("cifar-10-batches-py/test_batch",),
             },
+            idx=False,
             image_shape=(32, 32, 3),
             images={"train": 50_000, "test": 10_000},
             labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -132,7 +135,7 @@ def load(name: str, split: Split, folder: str | os.PathLike[str] | None = None, 
 
 def digests(info: DatasetInfo, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> tuple[str, str]:
     """Digests of images and labels in the form in which the data set's were published."""
-    if info.name == "mnist":
+    if info.idx:
         image_header = struct.pack(">4I", 0x803, *images.shape[:3])
         label_header = struct.pack(">2I", 0x801, len(labels))
         return _hex("md5", image_header, images), _hex("md5", label_header, labels)
@@ -158,7 +161,7 @@ def _read(info: DatasetInfo, split: Split, folder: str | os.PathLike[str] | None
     for base in (root, root / Path(info.raw[split][0]).parent.name, root / "raw"):
         found = [file for name in info.raw[split] if (file := _raw_file(base, name))]
         if len(found) == len(info.raw[split]):
-            return str(found[0].parent), read_idx(*found) if info.name == "mnist" else read_cifar_batches(found)
+            return str(found[0].parent), read_idx(*found) if info.idx else read_cifar_batches(found)
     raise DataNotFound(
         f"{root} holds no {info.title} {split} set: expected {info.repository}/{info.parquet[split]} "
         f"or {info.raw[split][0]} in it."

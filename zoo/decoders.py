@@ -89,6 +89,7 @@ def _rgb_order(pixels: npt.NDArray[Any]) -> Pixels:
 
 
 def check_size(width: int, height: int, name: str) -> None:
+    """Raise BadInput for more pixels than are decoded."""
     if width * height > MAX_PIXELS:
         raise BadInput(
             f"{name} is {width}x{height} pixels, more than the {MAX_PIXELS / 1e6:.0f} million that are decoded: "
@@ -97,6 +98,7 @@ def check_size(width: int, height: int, name: str) -> None:
 
 
 def decode_with_pillow(data: bytes, name: str) -> Picture:
+    """Decode whatever Pillow reads; `name` as in `decode_bytes`. Raises BadInput."""
     import warnings
 
     from PIL import Image
@@ -129,6 +131,7 @@ def as_sentences(name: str) -> Iterator[None]:
 
 
 def pillow_pixels(image: PILImage.Image, name: str) -> Picture:
+    """The pixels of a PIL image, of the frame that it stands at. Raises BadInput, and what Pillow raises in loading."""
     from PIL import ImageOps
 
     notes = []

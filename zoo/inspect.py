@@ -115,10 +115,15 @@ def write_pictures(inside: Inside, folder: Path, unit: tuple[str, int | None, in
 
     Args:
         unit: name of a layer, row and column of a unit whose receptive field is drawn; default: the middle of each.
+    Raises:
+        BadInput: there is no such unit. ZooError: the package matplotlib is not installed.
     """
     from zoo.pictures import draw_all
 
     names = [stage.layer.name for stage in inside.stages]
     if unit and unit[0] not in names:
         raise BadInput(f"{inside.card.name} has no layer {unit[0]!r}: there are {', '.join(names)}.")
-    return draw_all(inside, folder, unit)
+    try:
+        return draw_all(inside, folder, unit)
+    except ModuleNotFoundError as missing:
+        raise ZooError(f"Drawing needs {missing.name}: pip install 'pocketzoo[inspect]'.") from None
