@@ -117,3 +117,19 @@ def test_dropout_is_independent_between_neighbours():
     kept = (Dropout(0.5)(torch.ones(1000, 1000)) > 0).double()
     for shifted in (kept[:, 1:] * kept[:, :-1], kept[1:] * kept[:-1], kept[:, 4:] * kept[:, :-4]):
         assert shifted.mean().item() == pytest.approx(0.25, abs=0.003)
+
+
+def test_every_epoch_draws_a_new_pool_of_masks():
+    layer, values = Dropout(0.5), torch.ones(100, 100)
+    torch.manual_seed(1)
+    layer.train()
+    first = layer(values)
+    pool = layer.pool
+    layer(values)
+    assert layer.pool is pool
+    layer.train()
+    layer(values)
+    assert not torch.equal(layer.pool[:10_000], pool[:10_000])
+    torch.manual_seed(1)
+    layer.train()
+    assert torch.equal(layer(values), first)

@@ -11,27 +11,37 @@ from train.recipe import Recipe
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al., 2014) of channels_last activations, its random bits drawn four values at a time.
+    """Dropout (Srivastava et al., 2014) of channels_last activations, its masks cut from a pool of random ones.
 
-    torch's own draws a Bernoulli variable a value, on one thread: 31 % of the training step of mnist14k.notes. Here a
-    value falls out when 16 random bits are below `rate · 65536`. Identity in evaluation mode.
+    torch's own draws a Bernoulli variable a value, on one thread: 31 % of the training step of mnist14k.notes. Here
+    `train()`, which begins an epoch, throws the pool away; the first batch draws a new one, larger than a mask by a
+    million values, and every batch cuts its mask out at a random place. Identity in evaluation mode.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.pool = torch.empty(0)
+
+    def train(self, mode: bool = True) -> "Dropout":
+        self.pool = torch.empty(0)
+        return super().train(mode)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return values
-        bits = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        keep = bits[: values.numel()] >= round(self.rate * 65536) - 32768
+        return values * self._mask(values) if self.training else values
+
+    def _mask(self, values: torch.Tensor) -> torch.Tensor:
+        """Zeros at the given rate, else 1 / (1 - rate), in the memory order of `values`."""
+        size = values.numel()
+        if len(self.pool) < size:
+            bits = torch.empty((size + 2**20) // 4 + 1, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+            self.pool = (bits >= round(self.rate * 65536) - 32768).float() / (1 - self.rate)
+        start = int(torch.randint(len(self.pool) - size + 1, ()))
+        mask = self.pool[start : start + size]
         if values.ndim == 2:
-            keep = keep.view(values.shape)
-        else:
-            n, channels, height, width = values.shape
-            keep = keep.view(n, height, width, channels).permute(0, 3, 1, 2)  # in the order of memory
-        return values * (keep.float() * (1 / (1 - self.rate)))
+            return mask.view(values.shape)
+        n, channels, height, width = values.shape
+        return mask.view(n, height, width, channels).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         return f"{self.rate}"
