@@ -16,7 +16,18 @@ MAY_IMPORT_OURS = {
 MAY_IMPORT = {
     "zoo": {"numpy", "PIL", "cv2", "onnxruntime", "pyarrow", "huggingface_hub", "onnx", "matplotlib"},
     "serve": {"click"},
-    "train": {"torch", "torchvision", "numpy", "safetensors", "onnx", "onnxruntime", "click", "rich", "matplotlib"},
+    "train": {
+        "torch",
+        "torchvision",
+        "numpy",
+        "safetensors",
+        "onnx",
+        "onnxruntime",
+        "click",
+        "rich",
+        "matplotlib",
+        "scipy",
+    },
     "bench": {"numpy", "cv2", "pytest", "onnxruntime", "onnx", "mlxtend", "skimage"},
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function

@@ -148,13 +148,49 @@ def report_command(recipe: str, data: str | None, runs: Path | None) -> None:
 
 
 @main.command()
+@click.argument("study")
+@click.option("--seeds", type=click.IntRange(min=1), help="How many seeds, from 0. [the study's own number]")
+@click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant; may be repeated.")
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+@click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
+@click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
+def experiments(
+    study: str, seeds: int | None, only: tuple[str, ...], data: str | None, threads: int, runs: Path | None
+) -> None:
+    """Train the variants of STUDY that have no result yet, going on where a run was interrupted."""
+    from train.experiments import run as running
+    from train.experiments.study import find
+    from train.runs import RunError
+    from zoo.errors import ZooError
+
+    try:
+        found = find(study)
+    except KeyError as error:
+        raise click.UsageError(error.args[0]) from None
+    if unknown := sorted(set(only) - found.variants.keys()):
+        raise click.UsageError(f"{study} has no variant {unknown[0]!r}. It has: {', '.join(found.variants)}.")
+    try:
+        while left := next(running.missing(found, seeds or found.seeds, only), None):
+            result = running.train(found, *left, threads, runs, data)
+            click.echo(f"{left[0]} seed {left[1]}: {result['test_accuracy']:.2%} of the test images.")
+    except (RunError, ZooError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("Stopped. The same command goes on from the last whole epoch.", err=True)
+        sys.exit(130)
+    click.echo("Every run is there: python -m train docs writes the page.")
+
+
+@main.command()
 def docs() -> None:
-    """Renew the parts of the documentation that are written from the models' cards."""
-    from train.docs import pages
+    """Renew the parts of the documentation that are written from cards and from the results of experiments."""
+    from train.docs import draw_studies, pages
 
     for path, text in pages().items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+        click.echo(path)
+    for path in draw_studies():
         click.echo(path)
 
 

@@ -1,13 +1,16 @@
-"""The parts of the documentation that are written from cards: `python -m train docs` renews them, a test compares."""
+"""The documentation written from cards and experiments: `python -m train docs` renews it, a test compares."""
 
 from pathlib import Path
 
 from train import model_cards
+from train.experiments import pages as experiment_pages
+from train.experiments import run, study
 from zoo import registry
 from zoo.card import Card
 
 REPOSITORY = Path(__file__).parents[1]
 MODEL_PAGES = REPOSITORY / "docs" / "models"
+EXPERIMENTS = REPOSITORY / "docs" / "experiments.md"
 BEGIN, END = "<!-- models: written by `python -m train docs` -->", "<!-- end of models -->"
 
 
@@ -38,11 +41,26 @@ def renewed(page: str, block: str) -> str:
     return f"{before}{BEGIN}\n{block}\n{END}{after}"
 
 
+def experiments_page() -> str:
+    """Every study, one after the other."""
+    head = "# Experiments\n\nWritten by `python -m train docs` from the results in [`experiments/`](experiments).\n"
+    studies = [study.find(name) for name in study.NAMES]
+    return "\n".join([head, *(experiment_pages.text(found, run.read(found)) for found in studies)])
+
+
+def draw_studies() -> list[Path]:
+    """Draw the pictures of the experiments' page; returns their paths."""
+    run.RESULTS.mkdir(exist_ok=True)
+    studies = [study.find(name) for name in study.NAMES]
+    return [path for found in studies for path in experiment_pages.draw(found, run.read(found), run.RESULTS)]
+
+
 def pages() -> dict[Path, str]:
-    """Every page that is written from cards, as it should be."""
+    """Every page that is written from cards and experiments, as it should be."""
     shipped = [entry.card for entry in registry.scan() if entry.folder.parent == registry.SHIPPED]
     readme = REPOSITORY / "README.md"
     return {
+        EXPERIMENTS: experiments_page(),
         readme: renewed(readme.read_text(encoding="utf-8"), model_table(shipped)),
         **{MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped},
     }

@@ -1,0 +1,77 @@
+"""Training a study's variants: one JSON file a variant and seed, written when the run is finished."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from train import evaluate
+from train.experiments.quantities import Result
+from train.experiments.study import Study
+from train.experiments.verdicts import Results
+from train.export import load_network
+from train.loop import Job, fit
+from train.progress import Progress
+from train.runs import Run
+from train.splits import held_out_part, training_part
+
+RESULTS = Path(__file__).parents[2] / "docs" / "experiments"
+
+
+def result_file(study: Study, variant: str, seed: int, results: Path = RESULTS) -> Path:
+    return results / study.name / f"{variant}.seed{seed}.json"
+
+
+def read(study: Study, results: Path = RESULTS) -> Results:
+    """The results that are there, by variant and seed."""
+    found: Results = {variant: {} for variant in study.variants}
+    for variant, seeds in found.items():
+        for path in (results / study.name).glob(f"{variant}.seed*.json"):
+            told = json.loads(path.read_text(encoding="utf-8"))
+            seeds[told["seed"]] = told
+    return found
+
+
+def missing(study: Study, seeds: int, only: tuple[str, ...] = (), results: Path = RESULTS) -> Iterator[tuple[str, int]]:
+    """The runs that are still to do, every variant's seed 0 first."""
+    for seed in range(seeds):
+        for variant in only or study.variants:
+            if not result_file(study, variant, seed, results).exists():
+                yield variant, seed
+
+
+def train(
+    study: Study, variant: str, seed: int, threads: int, runs: Path | None, folder: str | None, results: Path = RESULTS
+) -> Result:
+    """Train one variant, or go on with it where it was interrupted; write and return its result.
+
+    Args:
+        runs, folder: where run folders and where the data lie, as everywhere in `train/`.
+    """
+    recipe = study.variants[variant]
+    run = Run.of(f"{study.name}.{variant}", "twin", seed, runs)
+    learned, validation = training_part(recipe.dataset, "twin", folder), held_out_part(recipe.dataset, "twin", folder)
+    job = Job(recipe, "twin", seed, recipe.epochs, threads)
+    title = f"{study.name} {variant} seed {seed}"
+    told = fit(job, run, learned, validation, Progress(title), resume=run.checkpoint.exists())
+
+    network = load_network(recipe, run)
+    test = held_out_part(recipe.dataset, "full", folder)
+    scores = evaluate.logits(network, test.images, recipe)
+    result = {
+        "study": study.name,
+        "variant": variant,
+        "seed": seed,
+        "settings": recipe.settings(),
+        "learned_from": len(learned),
+        "epochs": run.metrics(),
+        "train_accuracy": evaluate.accuracy(evaluate.logits(network, learned.images, recipe), learned.labels),
+        "test_accuracy": evaluate.accuracy(scores, test.labels),
+        "test_loss": evaluate.loss(scores, test.labels),
+        "training_s": told["training_s"],
+        "threads": threads,
+        "environment": run.read("environment"),
+    }
+    path = result_file(study, variant, seed, results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result

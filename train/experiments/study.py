@@ -1,0 +1,65 @@
+"""Study: the variants of a recipe and the claims about them, as data. Studies live beside this file: `week2.py`."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+from train.recipe import Recipe
+
+Verdict = Literal["holds", "does not hold", "cannot be told"]
+Expected = Literal["same", "more", "less", "no less", "at least", "none"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison that a claim stands or falls with.
+
+    quantity: a function of `train/experiments/quantities.py`.
+    variant: the variant whose quantity is judged.
+    against: another variant, compared seed by seed; or for "at least" the figure to reach.
+    expected: "same": within ± margin; "more", "less": than the other; "no less": less by no more than margin;
+        "at least": the mean over seeds reaches the figure; "none": zero for every seed.
+    margin: in the quantity's unit, what counts as no difference.
+    """
+
+    quantity: str
+    variant: str
+    expected: Expected
+    against: str | float | None = None
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """title: a few words; said: what the notes say; checks: all must hold for the claim to hold."""
+
+    title: str
+    said: str
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """name, title and text of its page; variants by name; claims in the order of the notes; how many seeds it asks for.
+
+    Every run learns from the training split; the validation split is measured after every epoch, the test set once
+    after the last.
+    """
+
+    name: str
+    title: str
+    text: str
+    variants: dict[str, Recipe]
+    claims: tuple[Claim, ...]
+    seeds: int = 3
+
+
+NAMES = ("week2",)
+
+
+def find(name: str) -> Study:
+    """The study of that name. Raises KeyError with a sentence."""
+    if name not in NAMES:
+        raise KeyError(f"There is no study {name!r}. There are: {', '.join(NAMES)}.")
+    found: Study = import_module(f"train.experiments.{name}").STUDY
+    return found

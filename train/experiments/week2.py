@@ -1,0 +1,89 @@
+"""The eight claims of the course notes' week 2, as variants of mnist14k.notes.
+
+python -m train experiments week2 --seeds 3
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from train.experiments.study import Check, Claim, Study
+from train.recipe import Recipe, find
+from train.schedules import Constant
+
+BASE = find("mnist14k.notes")
+SMALL = (10, 10, 8, 8)  # 9,824 parameters
+
+
+def changed(network_options: dict[str, Any] | None = None, **settings: Any) -> Recipe:
+    """The base recipe with other settings."""
+    return replace(BASE, network_options=BASE.network_options | (network_options or {}), **settings)
+
+
+STUDY = Study(
+    name="week2",
+    title="Week 2 of the course notes: eight claims about a small MNIST network",
+    text=(
+        "The network of 14,624 parameters and its variants, each trained for 20 epochs from the same initial seeds. "
+        "Learned from 55,000 images, measured on the 5,000 of the validation split after every epoch and on the 10,000 "
+        "test images once, after the last: accuracies are a little lower than those of models that learn from all "
+        "60,000. The notes trained each network once."
+    ),
+    variants={
+        "base": BASE,
+        "squeeze-first": changed({"squeeze_first": True}),
+        "softmax-dropout": changed({"logit_dropout": 0.1}),
+        "last-16": changed({"body": (16, 16, 16, 16)}),
+        "small": changed({"body": SMALL}),
+        "small-less-dropout": changed({"body": SMALL, "dropout": 0.03}),
+        "small-large-batch": changed({"body": SMALL, "dropout": 0.03}, batch_size=512),
+        "constant-rate": changed(schedule=Constant(0.003)),
+    },
+    claims=(
+        Claim(
+            "1x1 before or after the max pool",
+            "No difference between the 1x1 convolution before and after the max pool.",
+            (Check("test_accuracy", "squeeze-first", "same", "base", 0.1),),
+        ),
+        Claim(
+            "Dropout before the softmax",
+            "It hides the generalisation gap: the training accuracy in the log falls, the gap itself does not.",
+            (
+                Check("logged_gap", "softmax-dropout", "less", "base"),
+                Check("gap", "softmax-dropout", "same", "base", 0.1),
+            ),
+        ),
+        Claim(
+            "Last convolution with 10 channels instead of 16",
+            "Still 99.47 %: the 2,400 parameters are not missed.",
+            (Check("test_accuracy", "base", "no less", "last-16", 0.1),),
+        ),
+        Claim(
+            "Down to 9.9 thousand parameters",
+            "99.4 %, barely, with less dropout and a larger batch.",
+            (Check("test_accuracy", "small-large-batch", "at least", 99.4),),
+        ),
+        Claim(
+            "A larger batch",
+            "It reaches the same accuracy but fluctuates from epoch to epoch.",
+            (
+                Check("test_accuracy", "small-large-batch", "no less", "small-less-dropout", 0.1),
+                Check("fluctuation", "small-large-batch", "more", "small-less-dropout"),
+            ),
+        ),
+        Claim(
+            "No schedule of the learning rate",
+            "The accuracy fluctuates in the last epochs.",
+            (Check("fluctuation", "constant-rate", "more", "base"),),
+        ),
+        Claim(
+            "Less dropout in a smaller network",
+            "The smaller network needs less dropout.",
+            (Check("test_accuracy", "small-less-dropout", "more", "small"),),
+        ),
+        Claim(
+            "Accuracy that never falls",
+            "The submitted network has a monotonically increasing accuracy (their own log falls at epoch 8).",
+            (Check("falls", "base", "none"),),
+        ),
+    ),
+)
