@@ -7,12 +7,12 @@ or device not available; 130 interrupted.
 import io
 import os
 import sys
-from collections.abc import Iterator
+from typing import Any
 
 import click
 
 import zoo
-from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, ZooError, reason
+from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, ZooError, reason
 
 DEFAULT_MODEL = "mnist14k"
 EXIT_CODES: dict[type[ZooError], int] = {ModelNotFound: 3, BadModel: 3, DeviceUnavailable: 3}  # any other: 1
@@ -34,41 +34,34 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_model_option
+@click.option("--out", "-o", metavar="FILE", help="Write there: .jsonl, .csv or .parquet.  [default: stdout]")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "jsonl", "csv", "parquet"]), help="[default: by FILE, or table]"
+)
 @click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True, help="Guesses for each image.")
-@click.option("--format", "form", type=click.Choice(["table", "jsonl", "csv"]), default="table", show_default=True)
 @click.option("--fit", type=click.Choice(["crop", "whole"]), default="crop", show_default=True, help="Of photographs.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same command into FILE.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["row", "fail"]),
+    default="row",
+    show_default=True,
+    help="An image that fails gets a row with its error, or ends the run.",
+)
+@click.option("--max-errors", type=click.IntRange(min=0), metavar="N", help="End the run when more images fail.")
+@click.option("--allow-url", is_flag=True, help="Fetch images whose name is a URL.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes for many images.  [default: one a core]")
 @_device_option
-def predict(images: tuple[str, ...], model: str | None, top_k: int, form: str, fit: str, device: str) -> None:
-    """Classify images: files, folders, globs, or - for an image's bytes on stdin. One row an image, in input order."""
-    from serve.formats import FORMATS
-    from serve.sources import expand
-    from zoo.image import describe
-    from zoo.predictor import Row, load
+def predict(model: str | None, on_error: str, max_errors: int | None, **options: Any) -> None:
+    """Classify images, one row an image, in input order.
 
-    loaded = load(DEFAULT_MODEL if model is None else model, device)  # type: ignore[arg-type]  # click has checked it
-    if model is None or device == "auto":
-        chosen = " (the default model)" if model is None else ""
-        click.echo(f"{loaded.card.name}{chosen} on {loaded.device}", err=True)
-    sources, without_images = [], 0
-    for argument in images:
-        try:
-            sources.extend(expand(argument))
-        except BadInput as error:
-            click.echo(f"zoo: {error}", err=True)
-            without_images += 1
-    failed = 0
+    IMAGE is a file, a folder, a glob, a zip or tar archive, a parquet file, a URL; @FILE, a list of such names, one a
+    line, and @- that list on stdin; or - for an image's bytes on stdin.
+    """
+    from serve.predicting import Request, predict
 
-    def counted() -> Iterator[Row]:
-        nonlocal failed
-        for row in loaded.rows(sources, top_k, fit):  # type: ignore[arg-type]  # click has checked it
-            failed += row.error is not None
-            yield row
-
-    if sources:
-        FORMATS[form](counted(), [describe(source) for source in sources], sys.stdout)
-    if failed:
-        click.echo(f"zoo: {failed} of {len(sources)} images could not be classified.", err=True)
-    sys.exit(2 if without_images else 1 if failed else 0)
+    borne = 0 if on_error == "fail" else max_errors
+    sys.exit(predict(Request(model=model or DEFAULT_MODEL, by_default=model is None, max_errors=borne, **options)))
 
 
 @cli.command()

@@ -1,8 +1,10 @@
 """Cards for people: the table of `zoo list` and the page of `zoo info`."""
 
+import shutil
+import sys
+
 import click
 
-from serve.formats import print_table
 from zoo.card import Card
 
 
@@ -61,3 +63,16 @@ def card_page(card: Card) -> None:
     layers.append(["total", "", "", "", f"{parameters.deployed:,}", f"{card.macs:,}"])
     headers = ["layer", "kind", "output", "receptive field", "parameters", "MACs"]
     print_table(headers, layers, right=frozenset({3, 4, 5}))
+
+
+def print_table(headers: list[str], rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
+    """An aligned table on stdout. `right`: columns of numbers. On a terminal too narrow, the last column is cut."""
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    signs = [">" if index in right else "<" for index in range(len(headers))]
+    room = shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])
+    cut = room if sys.stdout.isatty() and len(headers) - 1 not in right and 8 <= room < widths[-1] else None
+    for number, line in enumerate([headers, *rows]):
+        last = line[-1] if cut is None or len(line[-1]) <= cut else f"{line[-1][: cut - 1]}…"
+        cells = (f"{cell:{sign}{width}}" for cell, sign, width in zip([*line[:-1], last], signs, widths, strict=True))
+        text = "  ".join(cells).rstrip()
+        click.echo(text if number else click.style(text, bold=True))

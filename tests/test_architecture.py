@@ -15,7 +15,7 @@ MAY_IMPORT_OURS = {
 }
 MAY_IMPORT = {
     "zoo": {"numpy", "PIL", "cv2", "onnxruntime", "pyarrow", "huggingface_hub", "onnx", "matplotlib"},
-    "serve": {"click"},
+    "serve": {"click", "numpy", "pyarrow", "rich"},
     "train": {
         "torch",
         "torchvision",
@@ -32,10 +32,11 @@ MAY_IMPORT = {
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function
     "onnxruntime": {"zoo/runtime.py"},
-    "pyarrow": {"zoo/dataset_files.py"},
+    "pyarrow": {"zoo/dataset_files.py", "serve/archives.py", "serve/encodings.py", "serve/parts.py"},
     "huggingface_hub": {"zoo/datasets.py"},
     "onnx": {"zoo/layers.py", "zoo/inspect.py"},
     "matplotlib": {"zoo/pictures.py"},
+    "rich": {"serve/progress.py"},
 }
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.card import Card
     from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
-    from zoo.predictor import Guess, Model, Row, Scores, load
+    from zoo.predictor import Model, Scores, load
+    from zoo.rows import Guess, Row
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,8 @@ __all__ = [
 _HOME_OF = {
     "zoo.card": ("Card",),
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
-    "zoo.predictor": ("Guess", "Model", "Row", "Scores", "load"),
+    "zoo.predictor": ("Model", "Scores", "load"),
+    "zoo.rows": ("Guess", "Row"),
 }
 
 

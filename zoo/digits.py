@@ -80,10 +80,10 @@ def _as_it_is(pixels: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]] | 
     grey = pixels[:, :, :1]
     if pixels.shape[2] > 1 and (pixels[:, :, 1:3] != grey).any():
         return None
-    for picture, notes in ((grey, ()), (255 - grey, ("inverted: the ink was dark",))):
-        if is_mnist_form(picture):
-            return np.array(picture), notes
-    return None
+    if is_mnist_form(grey):
+        return np.array(grey), ()
+    inverted = 255 - grey
+    return (inverted, ("inverted: the ink was dark",)) if is_mnist_form(inverted) else None
 
 
 def is_mnist_form(picture: npt.NDArray[np.uint8]) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations  # the command starts with this file: they ne
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,8 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     if not os.fspath(path):
         raise BadInput("An empty name was given for an image: check the path.")
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb", buffering=0) as file:  # half the time of Path.read_bytes
+            return file.readall()
     except FileNotFoundError:
         raise BadInput(f"{os.fspath(path)} does not exist: check the path.") from None
     except IsADirectoryError:

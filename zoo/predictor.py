@@ -5,7 +5,6 @@ from __future__ import annotations  # the command starts with this file: they ne
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -14,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo import registry
+from zoo.binding import Bound
 from zoo.card import METADATA_KEY, Card
-from zoo.decoders import Pixels
 from zoo.errors import BadInput, BadModel, ModelNotFound, reason
 from zoo.image import describe
 from zoo.photos import FITS, Fit
 from zoo.prepare import CORRECTORS, prepare
+from zoo.rows import Guess, Prepared, Row, prepare_all
 from zoo.runtime import Device, open_session
 
 CHUNK = 16  # pictures a session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
@@ -30,33 +30,6 @@ class Scores(NamedTuple):
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Guess:
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """The answer for one input, the same in every interface. With an `error`, label and probability are None.
-
-    unsure: the probability is below `card.calibration.unsure_below`.
-    corrections: what was done to the picture, in words. error: a sentence, or None.
-    """
-
-    input: str
-    model: str
-    label: str | None = None
-    probability: float | None = None
-    unsure: bool | None = None
-    top_k: tuple[Guess, ...] = ()
-    corrections: tuple[str, ...] = ()
-    error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Model:
@@ -74,6 +47,11 @@ class Model:
         self._session, self.device = open_session(onnx, device, where)
         self.card = _embedded_card(self._session, where)
         self._image_shape = self.card.input.shape
+
+    @property
+    def sha256(self) -> str:
+        """Of the ONNX file."""
+        return hashlib.sha256(self._made_of[0]).hexdigest()
 
     def __reduce__(self) -> tuple[type[Model], tuple[bytes, Device, str]]:
         """A session cannot be pickled: a copy, in another process for one, opens its own."""
@@ -119,7 +97,7 @@ class Model:
         if isinstance(source, (list, tuple)):
             return list(self.rows(source, top_k, fit))
         pixels, corrections = prepare(source, self.card.input, fit)
-        return self._row(describe(source), self.run(pixels[np.newaxis]).probabilities[0], corrections, top_k)
+        return self._row(describe(source), self._guesses(self.run(pixels[np.newaxis])[1], top_k)[0], corrections)
 
     def rows(self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK) -> Iterator[Row]:
         """Like `predict` for a list of any length, lazily: rows come in the order of the inputs, `chunk` at a time."""
@@ -131,23 +109,34 @@ class Model:
             yield from self._chunk_rows(batch, top_k, fit)
 
     def _chunk_rows(self, sources: list[Any], top_k: int, fit: Fit) -> Iterator[Row]:
-        prepared: list[tuple[Pixels, tuple[str, ...]] | BadInput] = []
-        for source in sources:
-            try:
-                prepared.append(prepare(source, self.card.input, fit))
-            except BadInput as error:
-                prepared.append(error)
-        good = [item[0] for item in prepared if not isinstance(item, BadInput)]
-        scores = iter(self.run(np.stack(good)).probabilities) if good else iter(())
-        for source, item in zip(sources, prepared, strict=True):
-            if isinstance(item, BadInput):
-                yield Row(describe(source), self.card.name, error=str(item))
-            else:
-                yield self._row(describe(source), next(scores), item[1], top_k)
+        return self.answer(prepare_all(sources, self.card.input, fit), top_k)
 
-    def _row(self, name: str, probabilities: npt.NDArray[np.float32], corrections: tuple[str, ...], top_k: int) -> Row:
-        order = np.argsort(-probabilities, kind="stable")[:top_k]
-        guesses = tuple(Guess(self.card.labels[index], float(probabilities[index])) for index in order)
+    def answer(self, prepared: list[Prepared], top_k: int = 3, bound: Bound | None = None) -> Iterator[Row]:
+        """One session call for all that could be prepared, through `bound` if given; a row for each, in order."""
+        good = [one.pixels for one in prepared if one.pixels is not None]
+        run = self.run if bound is None else bound.run
+        guesses = iter(self._guesses(run(np.stack(good))[1], top_k)) if good else iter(())
+        for one in prepared:
+            if one.pixels is None:
+                yield Row(one.name, self.card.name, error=one.error)
+            else:
+                yield self._row(one.name, next(guesses), one.corrections)
+
+    def bind(self, batch: int) -> Bound:
+        """A way to run batches of that size with input and outputs bound to memory of the device."""
+        return Bound(self._session, self.device, self._image_shape, len(self.card.labels), batch)
+
+    def _guesses(self, probabilities: npt.NDArray[np.float32], top_k: int) -> list[tuple[Guess, ...]]:
+        """The best labels of each row of `(N, K)`, best first; of equals the first label."""
+        labels = self.card.labels
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        shares = np.take_along_axis(probabilities, order, axis=1)
+        return [
+            tuple(Guess(labels[index], share) for index, share in zip(indices, values, strict=True))
+            for indices, values in zip(order.tolist(), shares.tolist(), strict=True)
+        ]
+
+    def _row(self, name: str, guesses: tuple[Guess, ...], corrections: tuple[str, ...]) -> Row:
         best = guesses[0]
         unsure = best.probability < self.card.calibration.unsure_below
         return Row(name, self.card.name, best.label, best.probability, unsure, guesses, corrections)

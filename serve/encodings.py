@@ -1,0 +1,122 @@
+"""Rows → bytes: what a worker makes of its rows, so that the process that writes them has nothing left to do but write.
+
+A file is its head and then its blocks, one after the other. Parquet's blocks are Arrow streams, which `serve/parts.py`
+puts into one file.
+"""
+
+import csv
+import io
+import json
+from typing import Any, Literal
+
+import click
+
+from zoo.rows import Row
+
+Encoding = Literal["table", "jsonl", "csv", "parquet"]
+
+CSV_COLUMNS = ("input", "model", "label", "probability", "unsure", "top_k", "corrections", "error")
+NAME_WIDTH = 48
+
+
+def encode(rows: list[Row], encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
+    """The block of these rows; `width` is that of the table's column of names."""
+    if encoding == "parquet":
+        return _arrow(rows)
+    text = {"table": _table, "jsonl": _jsonl, "csv": _csv}[encoding](rows, width)
+    return text.encode(errors="backslashreplace")  # names of files need not be UTF-8
+
+
+def head(encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
+    """What stands before the first block."""
+    if encoding == "table":
+        columns = f"{'image':<{width}}  {'label':<10}  {'probability':>11}  {'next best':<18}  what was corrected"
+        return click.style(columns, bold=True).encode() + b"\n"
+    return (",".join(CSV_COLUMNS) + "\n").encode() if encoding == "csv" else b""
+
+
+def _jsonl(rows: list[Row], width: int) -> str:
+    """One JSON object a line, with the fields of `Row`."""
+    return "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
+
+
+def _csv(rows: list[Row], width: int) -> str:
+    """One line a row; `top_k` is JSON, corrections are joined by semicolons."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        told = row.to_dict()
+        told |= {"corrections": "; ".join(row.corrections), "top_k": json.dumps(told["top_k"])}
+        writer.writerow([_cell(told[column]) for column in CSV_COLUMNS])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Empty for None, and true or false as in JSON."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else value
+
+
+def _table(rows: list[Row], width: int) -> str:
+    """Aligned columns, with the colours of a terminal."""
+    return "".join(f"{_shortened(row.input, width):<{width}}  {_answer(row)}\n" for row in rows)
+
+
+def table_width(names: list[str]) -> int:
+    """Of the column of names, for these and others like them."""
+    return min(max((len(_printable(name)) for name in names), default=5), NAME_WIDTH)
+
+
+def _answer(row: Row) -> str:
+    if row.error is not None or row.probability is None:
+        return click.style((row.error or "no answer").removeprefix(f"{row.input} "), fg="red")  # the name stands before
+    label = click.style(f"{row.label:<10}", fg="yellow" if row.unsure else "green", bold=True)
+    runners_up = ", ".join(f"{guess.label} {_percent(guess.probability, 1)}" for guess in row.top_k[1:])
+    said = ("unsure", *row.corrections) if row.unsure else row.corrections
+    return f"{label}  {_percent(row.probability, 2):>11}  {runners_up:<18}  {'; '.join(said)}".rstrip()
+
+
+def _percent(share: float, digits: int) -> str:
+    """A share in percent, never rounded to certainty."""
+    said = f"{share:.{digits}%}"
+    if float(said[:-1]) >= 100:
+        return f">{100 - 10**-digits:.{digits}f}%"
+    return f"<{10**-digits:.{digits}f}%" if float(said[:-1]) == 0 else said
+
+
+def _shortened(name: str, width: int) -> str:
+    """The end of a name."""
+    name = _printable(name)
+    return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
+def _printable(name: str) -> str:
+    """A name without what would move the cursor or colour the terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
+
+
+def arrow_schema() -> Any:
+    """The columns of a parquet file: Row's fields, probabilities as float32."""
+    import pyarrow as pa
+
+    guess = pa.struct([("label", pa.string()), ("probability", pa.float32())])
+    return pa.schema([
+        ("input", pa.string()), ("model", pa.string()), ("label", pa.string()), ("probability", pa.float32()),
+        ("unsure", pa.bool_()), ("top_k", pa.list_(guess)), ("corrections", pa.list_(pa.string())),
+        ("error", pa.string()),
+    ])  # fmt: skip
+
+
+def _arrow(rows: list[Row]) -> bytes:
+    """One record batch in Arrow's streaming format."""
+    import pyarrow as pa
+
+    told = [row.to_dict() for row in rows]
+    for row in told:
+        row["input"] = row["input"].encode(errors="backslashreplace").decode()
+        if row["error"]:
+            row["error"] = row["error"].encode(errors="backslashreplace").decode()
+    batch = pa.RecordBatch.from_pylist(told, schema=arrow_schema())
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())

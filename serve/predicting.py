@@ -1,0 +1,98 @@
+"""`zoo predict`: from what was typed to rows, a summary on stderr, and an exit code."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from serve.batch import FEW, Output, Summary, TooManyErrors, run
+from serve.blocks import Job
+from serve.encodings import Encoding, table_width
+from serve.outputs import encoding_of, open_output
+from serve.parts import OutputError, Parts
+from serve.sources import Input, expand, total
+from zoo.errors import BadInput
+from zoo.predictor import Model, load
+from zoo.runtime import Device
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command, by their names; by_default: nobody chose the model."""
+
+    images: tuple[str, ...]
+    model: str
+    top_k: int
+    form: str | None
+    fit: Any
+    device: Device
+    out: str | None = None
+    resume: bool = False
+    max_errors: int | None = None
+    allow_url: bool = False
+    workers: int | None = None
+    by_default: bool = False
+
+
+def predict(request: Request) -> int:
+    """Returns the exit code: 0, 1 where images failed, 2 where an argument held none."""
+    encoding = encoding_of(request.out, request.form)
+    model = load(request.model, request.device)
+    if request.by_default or request.device == "auto":
+        chosen = " (the default model)" if request.by_default else ""
+        click.echo(f"{model.card.name}{chosen} on {model.device}", err=True)
+    inputs, without_images = [], 0
+    for argument in request.images:
+        try:
+            inputs.append(expand(argument, request.allow_url))
+        except BadInput as error:
+            click.echo(f"zoo: {error}", err=True)
+            without_images += 1
+    if not inputs:
+        return 2
+    width = table_width([name for given in inputs for name in given.names])
+    output = open_output(request.out, encoding, _asked(request, model, encoding), request.resume, width)
+    job = Job(model, request.top_k, request.fit, encoding, width, identify=isinstance(output, Parts))
+    summary = _watched(inputs, job, output, request)
+    for argument in summary.empty:
+        click.echo(f"zoo: {argument} holds no images.", err=True)
+    failed = summary.failed.total()
+    if failed or summary.count > FEW or isinstance(output, Parts):
+        click.echo(f"zoo: {summary.told()}", err=True)
+    earlier = output.failed_before().total() if isinstance(output, Parts) else 0
+    return 2 if without_images or summary.empty else 1 if failed or earlier else 0
+
+
+def _asked(request: Request, model: Model, encoding: Encoding) -> dict[str, Any]:
+    """What decides the rows beside the images."""
+    return {
+        "model": model.card.name,
+        "model_sha256": model.sha256,
+        "top_k": request.top_k,
+        "fit": request.fit,
+        "form": encoding,
+        "device": model.device,
+    }
+
+
+def _watched(inputs: list[Input], job: Job, output: Output, request: Request) -> Summary:
+    """Run with a progress bar where a person watches; what interrupts it leaves whole parts behind."""
+    count, done = total(inputs), output.kept if isinstance(output, Parts) else 0
+    rows_on_screen = request.out is None and sys.stdout.isatty()
+    shown = sys.stderr.isatty() and not rows_on_screen and (count is None or count > FEW)
+    try:
+        if not shown:
+            return run(inputs, job, output, request.max_errors, request.workers)
+        from serve.progress import Bar
+
+        with Bar(count, done) as bar:
+            return run(inputs, job, output, request.max_errors, request.workers, bar.advance)
+    except OutputError:
+        raise  # nothing more can be written
+    except BaseException as error:
+        if isinstance(output, Parts):
+            output.close_part()
+            if isinstance(error, KeyboardInterrupt | TooManyErrors):
+                click.echo(f"zoo: {output.kept:,} rows are kept in {output.folder}: --resume goes on.", err=True)
+        raise
