@@ -87,3 +87,15 @@ def run_process(command: list[str]) -> Process:
     if code:
         raise RuntimeError(f"{command} left with {code}: {said}")
     return Process(seconds, peak / (1e6 if sys.platform == "darwin" else 1e3), output)  # bytes there, kilobytes here
+
+
+def rounds_of(things: dict[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each thing in each round, `(rounds,)`: all of them in turn, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in things}
+    for number in range(rounds + 1):
+        for name, thing in things.items():
+            start = time.perf_counter()
+            thing()
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return {name: np.array(seconds) for name, seconds in times.items()}

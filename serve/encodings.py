@@ -37,7 +37,8 @@ def head(encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
 
 def _jsonl(rows: list[Row], width: int) -> str:
     """One JSON object a line, with the fields of `Row`."""
-    return "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
+    to_json = json.JSONEncoder(ensure_ascii=False).encode
+    return "".join(to_json(row.to_dict()) + "\n" for row in rows)
 
 
 def _csv(rows: list[Row], width: int) -> str:

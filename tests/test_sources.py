@@ -44,7 +44,11 @@ def test_a_folder_by_content_and_name_sorted_and_nothing_hidden(folder):
 
 
 def test_globs(folder):
-    assert [os.path.relpath(name, folder) for name in names(f"{folder}/**/*.png")] == ["__MACOSX/h.png", "a.b/f.png", "b.png"]
+    assert [os.path.relpath(name, folder) for name in names(f"{folder}/**/*.png")] == [
+        "__MACOSX/h.png",
+        "a.b/f.png",
+        "b.png",
+    ]
     with pytest.raises(BadInput, match="No file matches"):
         expand(f"{folder}/*.gif")
 
@@ -66,7 +70,7 @@ def test_lists_that_are_none(tmp_path):
 
 
 def test_urls_only_where_they_are_allowed(tmp_path):
-    with pytest.raises(BadInput, match="http://127.0.0.1/x.png is a URL: add --allow-url"):
+    with pytest.raises(BadInput, match=r"http://127.0.0.1/x.png is a URL: add --allow-url"):
         expand("http://127.0.0.1/x.png")
     assert list(expand("https://a.example/x.png", allow_url=True).images()) == [Url("https://a.example/x.png")]
     (tmp_path / "list.txt").write_text("a.png\nhttp://a.example/x.png\n")

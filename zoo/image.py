@@ -70,14 +70,27 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     if not os.fspath(path):
         raise BadInput("An empty name was given for an image: check the path.")
     try:
-        with open(path, "rb", buffering=0) as file:  # half the time of Path.read_bytes
-            return file.readall()
+        return _content(path)
     except FileNotFoundError:
         raise BadInput(f"{os.fspath(path)} does not exist: check the path.") from None
     except IsADirectoryError:
         raise BadInput(f"{os.fspath(path)} is a folder, not an image file.") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{os.fspath(path)} cannot be read ({reason(error)}): check the path.") from None
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    """A file's bytes in as few calls as it takes: a third of the time of `Path.read_bytes` for a small file."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        size = os.fstat(descriptor).st_size
+        data = os.read(descriptor, size + 1)
+        if len(data) == size > 0:
+            return data
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:  # a pipe, or a file that grows meanwhile
+            return data + file.readall()
+    finally:
+        os.close(descriptor)
 
 
 def _read_open(file: Any) -> bytes:

@@ -1,0 +1,180 @@
+"""Batches: images/s of the pipeline with its workers ready, beside what else one would write.
+
+    pytest bench/test_batch.py --benchmark-only
+
+Starting the workers takes as long as thousands of images; the command does the first images itself meanwhile, and its
+own rate, start included, is in the summary that it prints.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo
+from bench.measure import rounds_of
+from serve.blocks import Job, classify, cut
+from serve.sources import Named, expand
+from serve.workers import Workers
+from zoo.decoders import decode_bytes
+from zoo.predictor import CHUNK
+
+ROUNDS = 7
+PROCESSES = 2
+
+
+@pytest.fixture(scope="module")
+def data_folder():
+    if not os.environ.get("ZOO_DATA"):
+        pytest.skip("the real data sets are not here: set ZOO_DATA to a folder that holds them")
+    return Path(os.environ["ZOO_DATA"])
+
+
+@pytest.fixture(scope="module")
+def mnist_files(data_folder, tmp_path_factory):
+    """The 10,000 MNIST test images as PNG files in a folder."""
+    folder = tmp_path_factory.mktemp("mnist")
+    parquet = data_folder / "ylecun" / "mnist" / "mnist" / "test-00000-of-00001.parquet"
+    for number, image in enumerate(expand(str(parquet)).images()):
+        (folder / f"{number:05}.png").write_bytes(image.data)
+    return sorted(map(str, folder.iterdir()))
+
+
+def count(blocks):
+    return sum(block.count for block in blocks)
+
+
+def test_files_beside_a_simple_loop_one_process_and_a_dataloader(benchmark, model, mnist_files):
+    """10,000 PNG files, mnist14k, rows as JSON lines."""
+    job = Job(model, encoding="jsonl")
+    with Workers(job, classify, PROCESSES) as workers:
+        workers.wait_until_ready()
+        times = rounds_of(
+            {
+                "ours": lambda: count(workers.answers(cut(mnist_files))),
+                "one_process": lambda: count(classify(job, some) for some in cut(mnist_files)),
+                "simple_loop": lambda: simple_loop(model, mnist_files),
+                "dataloader": lambda: dataloader(mnist_files),
+            },
+            ROUNDS,
+        )
+        answered = benchmark.pedantic(lambda: list(workers.answers(cut(mnist_files))), rounds=3)
+    ratios = {name: float(np.median(seconds / times["ours"])) for name, seconds in times.items()}
+    benchmark.extra_info |= {
+        "scope": "files to rows, workers ready", "model": model.card.name, "images": len(mnist_files),
+        "processes": PROCESSES, "batch": CHUNK, "rounds": ROUNDS,
+        **{f"{name}_us_an_image": round(float(np.median(seconds)) / len(mnist_files) * 1e6, 1)
+           for name, seconds in times.items()},
+        "faster_than_simple_loop": round(ratios["simple_loop"], 2),
+        "share_of_twice_one_process": round(ratios["one_process"] / 2, 3),
+        "faster_than_dataloader": round(ratios["dataloader"], 2),
+    }  # fmt: skip
+    rows = b"".join(block.payload for block in answered).splitlines()
+    assert len(rows) == len(mnist_files)
+    assert ratios["simple_loop"] >= 2.2
+    assert ratios["one_process"] / 2 >= 0.85
+    assert ratios["dataloader"] >= 5
+
+
+def simple_loop(model, names):
+    """What one writes first: Pillow, a session of one thread, one image at a time."""
+    import onnxruntime
+    from PIL import Image
+
+    from zoo import registry
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    content = (registry.find(model.card.name).folder / "model.onnx").read_bytes()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    labels = []
+    for name in names:
+        pixels = np.asarray(Image.open(name), np.uint8)[np.newaxis, :, :, np.newaxis]
+        labels.append(int(session.run(None, {"image": pixels})[1].argmax()))
+    return labels
+
+
+def dataloader(names):
+    """PyTorch's own way: a DataLoader of 2 workers, batches of 256, the eager module on all cores."""
+    import torch
+    from safetensors.torch import load_file
+    from torch.utils.data import DataLoader
+
+    from train import networks, recipe
+    from zoo import registry
+
+    torch.set_num_threads(PROCESSES)
+    chosen = recipe.find("mnist14k.notes")
+    network = networks.build(chosen).eval()
+    network.load_state_dict(load_file(registry.find("mnist14k.notes").folder / "model.safetensors"))
+    with torch.inference_mode():
+        batches = DataLoader(Files(names), batch_size=256, num_workers=2)
+        return torch.cat([network(batch).softmax(1).argmax(1) for batch in batches])
+
+
+class Files:
+    """A data set of files, as torch's tutorials have it."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        import torch
+        from PIL import Image
+
+        return torch.from_numpy(np.asarray(Image.open(self.names[index]), np.float32) / 255)[None]
+
+
+def test_parquet_beside_one_core(benchmark, data_folder):
+    """The CIFAR-10 test set as it is published; decode and infer on one core is the floor, twice its rate the goal."""
+    model = zoo.load("cifar93k", device="cpu")
+    path = data_folder / "uoft-cs" / "cifar10" / "plain_text" / "test-00000-of-00001.parquet"
+    job = Job(model, encoding="jsonl")
+    images = [image for image in expand(str(path)).images() if isinstance(image, Named)]
+
+    def floor():
+        for start in range(0, len(images), CHUNK):
+            model.run(np.stack([decode_bytes(one.data, one.name).pixels for one in images[start : start + CHUNK]]))
+
+    with Workers(job, classify, PROCESSES) as workers:
+        workers.wait_until_ready()
+        ours = lambda: count(workers.answers(cut(expand(str(path)).images())))  # noqa: E731
+        times = rounds_of({"ours": ours, "one_core": floor}, ROUNDS)
+        assert benchmark.pedantic(ours, rounds=1) == len(images)
+    share = float(np.median(times["one_core"] / times["ours"])) / 2
+    benchmark.extra_info |= {
+        "scope": "parquet to rows, workers ready", "model": model.card.name, "images": len(images),
+        "processes": PROCESSES, "batch": CHUNK, "rounds": ROUNDS,
+        **{f"{name}_us_an_image": round(float(np.median(seconds)) / len(images) * 1e6, 1)
+           for name, seconds in times.items()},
+        "share_of_twice_decode_and_infer_on_one_core": round(share, 3),
+    }  # fmt: skip
+    assert share >= 0.9
+
+
+def test_the_rate_does_not_depend_on_the_number(benchmark, model, mnist_files):
+    """1,000, 10,000 and 100,000 images; the short ones several times in a round, so that all see the same machine."""
+    job = Job(model, encoding="jsonl")
+    with Workers(job, classify, PROCESSES) as workers:
+        workers.wait_until_ready()
+        thousand, ten, hundred = mnist_files[:1000], mnist_files, mnist_files * 10
+
+        def repeated(names, times):
+            return lambda: [count(workers.answers(cut(names))) for _ in range(times)]
+
+        times = rounds_of(
+            {"1000": repeated(thousand, 10), "10000": repeated(ten, 1), "100000": repeated(hundred, 1)}, rounds=3
+        )
+        benchmark.pedantic(repeated(thousand, 1), rounds=3)
+    a_thousand = {name: seconds / (100 if name == "100000" else 10) for name, seconds in times.items()}
+    rates = {name: float(1000 / np.median(seconds)) for name, seconds in a_thousand.items()}
+    benchmark.extra_info |= {
+        "scope": "files to rows, workers ready", "model": model.card.name, "processes": PROCESSES,
+        "images_per_s": {name: round(rate) for name, rate in rates.items()},
+        "slowest_to_fastest": round(min(rates.values()) / max(rates.values()), 3),
+    }  # fmt: skip
+    assert min(rates.values()) / max(rates.values()) >= 0.85
