@@ -28,7 +28,19 @@ MAY_IMPORT = {
         "matplotlib",
         "scipy",
     },
-    "bench": {"numpy", "cv2", "pytest", "onnxruntime", "onnx", "mlxtend", "skimage", "torch", "safetensors", "PIL"},
+    "bench": {
+        "numpy",
+        "cv2",
+        "pytest",
+        "onnxruntime",
+        "onnx",
+        "mlxtend",
+        "skimage",
+        "torch",
+        "torchvision",
+        "safetensors",
+        "PIL",
+    },
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function
     "onnxruntime": {"zoo/runtime.py"},

@@ -1,6 +1,8 @@
 """resnet8.mlperf: MLPerf Tiny's network for CIFAR-10, the yardstick for the others.
 
 python -m train resnet8.mlperf --seed 0
+
+85.25 % at epoch 24 of 24 (n = 1); 57 minutes on one core beside other work.
 """
 
 from train.recipe import Recipe
