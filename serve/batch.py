@@ -47,7 +47,7 @@ class Summary:
     def told(self) -> str:
         """One line: how many, how fast, what failed most."""
         rate = f"{self.count / self.seconds:,.0f} images/s" if self.seconds else "no time"
-        said = f"{self.count:,} images in {self.seconds:.2f} s ({rate})"
+        said = f"{self.count:,} image{'s' * (self.count != 1)} in {self.seconds:.2f} s ({rate})"
         if failed := self.failed.total():
             reasons = Counter[str]()
             for sentence, times in self.failed.items():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+import zoo
 from zoo.card import Input
 from zoo.errors import BadInput
 from zoo.photos import to_square
@@ -95,3 +96,12 @@ def test_a_model_for_photographs_takes_them(model):
     assert row.model == "cifar93k.notes"
     assert row.corrections == ("bordered with its mean colour", "reduced to 32x32")
     assert photo_model.predict([data.chelsea()])[0].corrections[0] == "cropped to the middle 300x300"
+
+
+@pytest.mark.parametrize("fit", ["crop", "whole"])
+def test_chelsea_is_a_cat(fit):
+    """scikit-image's photograph of a cat, 451x300 pixels."""
+    row = zoo.load("resnet8", device="cpu").predict(data.chelsea(), fit=fit)
+    assert row.label == "cat"
+    assert row.probability > 0.9
+    assert row.corrections[-1] == "reduced to 32x32"

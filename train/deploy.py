@@ -29,8 +29,15 @@ class Deployed(nn.Module):
         return scores, torch.softmax(scores / self.temperature, 1)
 
 
+class GlobalAverage(nn.Module):
+    """`nn.AdaptiveAvgPool2d(1)` as one ONNX operator: the exporter writes a dozen for torch's own."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values.mean((2, 3), keepdim=True)
+
+
 def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
-    """A stack that computes the same in evaluation mode without batch norm and dropout."""
+    """A stack that computes the same in evaluation mode without batch norm and dropout, in operators that export."""
     folded: list[nn.Module] = []
     for layer in network.eval():
         if isinstance(layer, nn.BatchNorm2d):
@@ -39,6 +46,8 @@ def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
             folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
         elif isinstance(layer, networks.Residual):
             folded.append(networks.Residual(fold_batch_norm(layer.long), fold_batch_norm(layer.short)))
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            folded.append(GlobalAverage())
         elif not isinstance(layer, networks.Dropout):
             folded.append(layer)
     return nn.Sequential(*folded)
