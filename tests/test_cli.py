@@ -312,8 +312,9 @@ def test_a_narrow_terminal_cuts_words_and_never_numbers(columns):
         shown = _all_of(screen)
     assert process.returncode == 0
     line = next(line for line in shown.splitlines() if line.startswith("mnist14k.notes"))
-    assert "3,196,672  99.43% (99.26% to 99.56%)  65 KB" in line
-    assert len(line) <= columns or columns < 95
+    numbers = re.search(r"^.* 3,196,672 +99\.43% \(99\.26% to 99\.56%\) +65 KB", line)
+    assert numbers
+    assert len(line) <= columns or columns < len(numbers[0]) + 10
 
 
 def _all_of(screen) -> str:
