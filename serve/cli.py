@@ -129,6 +129,28 @@ def verify(names: tuple[str, ...], data: str | None, device: str) -> None:
     sys.exit(0 if passed else 1)
 
 
+@cli.command(context_settings={"auto_envvar_prefix": "ZOO"})
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free one.")
+@click.option("--models", default="*", show_default=True, metavar="PATTERN", help="Which models to serve.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Server processes.")
+@click.option("--max-queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")
+@click.option("--max-body-mb", type=click.FloatRange(min=0.001), default=16, show_default=True, help="Of a request.")
+@click.option("--deadline-ms", type=click.IntRange(min=1), default=10_000, show_default=True, help="For an answer.")
+@click.option("--demo/--no-demo", default=True, show_default=True, help="The page for people, at /.")
+@click.option("--access-log/--no-access-log", default=True, show_default=True, help="A JSON line a request, on stderr.")
+@_device_option
+def serve(**options: Any) -> None:
+    """Answer people (a page) and programs (HTTP) until stopped; each option is also read from ZOO_ and its name.
+
+    ZOO_API_KEY in the environment is the key that clients must show.
+    """
+    from serve.serving import serve
+    from serve.settings import Settings
+
+    serve(Settings(**options, key=os.environ.get("ZOO_API_KEY") or None))
+
+
 @cli.command()
 def doctor() -> None:
     """Show what is installed, which devices really work, and whether the models are whole."""

@@ -70,9 +70,13 @@ class Model:
         Raises:
             BadInput: wrong shape or dtype.
         """
+        self.check(images)
+        return Scores(*self._session.run(None, {"image": images}))
+
+    def check(self, images: npt.NDArray[np.uint8]) -> None:
+        """Raises BadInput where `run` would: another shape or dtype than `(N, H, W, C)` uint8."""
         if getattr(images, "dtype", None) != np.uint8 or images.shape[1:] != self._image_shape:
             raise BadInput(self._wrong_array(images))
-        return Scores(*self._session.run(None, {"image": images}))
 
     @overload
     def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3, fit: Fit = "crop") -> list[Row]: ...
@@ -115,7 +119,13 @@ class Model:
         """One session call for all that could be prepared, through `bound` if given; a row for each, in order."""
         good = [one.pixels for one in prepared if one.pixels is not None]
         run = self.run if bound is None else bound.run
-        guesses = iter(self._guesses(run(np.stack(good))[1], top_k)) if good else iter(())
+        return self.rows_of(prepared, run(np.stack(good))[1] if good else None, top_k)
+
+    def rows_of(
+        self, prepared: list[Prepared], probabilities: npt.NDArray[np.float32] | None, top_k: int = 3
+    ) -> Iterator[Row]:
+        """A row for each, in order; probabilities `(N, K)` of those that could be prepared, None where none could."""
+        guesses = iter(() if probabilities is None else self._guesses(probabilities, top_k))
         for one in prepared:
             if one.pixels is None:
                 yield Row(one.name, self.card.name, error=one.error)
@@ -129,12 +139,11 @@ class Model:
     def _guesses(self, probabilities: npt.NDArray[np.float32], top_k: int) -> list[tuple[Guess, ...]]:
         """The best labels of each row of `(N, K)`, best first; of equals the first label."""
         labels = self.card.labels
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        shares = np.take_along_axis(probabilities, order, axis=1)
-        return [
-            tuple(Guess(labels[index], share) for index, share in zip(indices, values, strict=True))
-            for indices, values in zip(order.tolist(), shares.tolist(), strict=True)
-        ]
+        guesses = []
+        for shares in probabilities.tolist():  # of ten classes, Python sorts faster than a call of NumPy takes
+            best = sorted(range(len(labels)), key=shares.__getitem__, reverse=True)[:top_k]
+            guesses.append(tuple([Guess(labels[index], shares[index]) for index in best]))
+        return guesses
 
     def _row(self, name: str, guesses: tuple[Guess, ...], corrections: tuple[str, ...]) -> Row:
         best = guesses[0]

@@ -53,10 +53,10 @@ def find(name: str) -> Entry:
     shipped_first = sorted(of_architecture, key=lambda entry: (entry.folder.parent != SHIPPED, not entry.card.default))
     if shipped_first and (shipped_first[0].card.default or len(shipped_first) == 1):
         return shipped_first[0]
-    raise ModelNotFound(_not_found(name, [entry.card.name for entry in scan()]))
+    raise ModelNotFound(not_found(name, [entry.card.name for entry in scan()]))
 
 
-def _not_found(name: str, known: list[str]) -> str:
+def not_found(name: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
     architectures = {full.split(".")[0] for full in known} - {name}

@@ -1,0 +1,145 @@
+"""The HTTP application of one server process: what classifies is in front, pages and cards are FastAPI's."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serve.http import inference
+from serve.http.errors import status_of
+from serve.http.front import Front
+from serve.http.metrics import CONTENT_TYPE, Metrics
+from serve.http.openapi import HOT_ROUTES
+from serve.http.slots import Slots
+from serve.service import Service
+from serve.settings import Settings
+from zoo import __version__
+from zoo.errors import ZooError
+from zoo.runtime import PROVIDERS
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+DESCRIPTION = "Small image classifiers. Every answer has X-Request-ID and Server-Timing; errors are sentences."
+
+
+def build(settings: Settings) -> Front:
+    """Open the models and put everything together. Called in each server process, as its first act."""
+    service = Service(settings)
+    slots = Slots(Path(settings.folder, "slots"), settings.workers)
+    metrics = Metrics(Path(settings.folder, "metrics"), slots.own, slots.count, list(service.runners))
+    health = Health(service, slots, metrics)
+    app = _pages(settings, service, health, metrics)
+    return Front(app, service, settings, metrics)
+
+
+class Health:
+    """live: no worker has died, neither a thread here nor a process beside this one. ready: and all have started."""
+
+    def __init__(self, service: Service, slots: Slots, metrics: Metrics) -> None:
+        self._service, self._slots, self._metrics = service, slots, metrics
+
+    def live(self) -> bool:
+        started = [slot for slot in range(self._slots.count) if self._metrics.started(slot)]
+        return self._service.pool.alive and all(self._slots.alive(slot) for slot in started)
+
+    def ready(self) -> bool:
+        return self.live() and all(self._metrics.started(slot) for slot in range(self._slots.count))
+
+
+def _pages(settings: Settings, service: Service, health: Health, metrics: Metrics) -> "FastAPI":
+    from fastapi import Request
+    from fastapi.responses import JSONResponse, RedirectResponse, Response
+    from fastapi_offline import FastAPIOffline
+    from starlette.exceptions import HTTPException
+
+    @asynccontextmanager
+    async def lifespan(_: "FastAPI") -> AsyncIterator[None]:
+        service.pool.start()
+        print(_told(settings, service), file=sys.stderr, flush=True)
+        yield
+        service.pool.close()
+
+    app = FastAPIOffline(title="pocketzoo", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+
+    @app.exception_handler(HTTPException)
+    async def sentence(request: Request, error: HTTPException) -> JSONResponse:
+        asked = f"{request.method} {request.url.path}"
+        told = f"There is nothing at {asked}" if error.status_code == 404 else f"{asked}: {error.detail}"
+        return JSONResponse({"error": f"{told}: /docs shows what there is."}, error.status_code)
+
+    @app.exception_handler(ZooError)
+    async def refused(_: Any, error: ZooError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status_of(error))
+
+    def told(name: str, state: bool) -> JSONResponse:
+        return JSONResponse({name: state}, 200 if state else 503)
+
+    @app.get("/models", summary="The cards of all models", tags=["models"])
+    async def models() -> JSONResponse:
+        return JSONResponse([_card(card) for card in service.cards])
+
+    @app.get("/models/{name}", summary="A model's card", tags=["models"])
+    async def model(name: str) -> JSONResponse:
+        return JSONResponse(_card(service.runner(name).model.card))
+
+    @app.get("/v2", summary="The server", tags=["Open Inference Protocol"])
+    async def server() -> dict[str, Any]:
+        return {"name": "pocketzoo", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    @app.get("/v2/health/live", summary="Whether no worker has died", tags=["Open Inference Protocol"])
+    async def live() -> JSONResponse:
+        return told("live", health.live())
+
+    @app.get("/v2/health/ready", summary="Whether it can answer", tags=["Open Inference Protocol"])
+    async def ready() -> JSONResponse:
+        return told("ready", health.ready())
+
+    @app.get("/v2/models/{name}/versions/{version}/ready", tags=["Open Inference Protocol"])
+    @app.get("/v2/models/{name}/ready", summary="Whether a model can answer", tags=["Open Inference Protocol"])
+    async def model_ready(name: str, version: str | None = None) -> JSONResponse:
+        card = service.runner(name).model.card
+        inference.check_version(card, version)
+        state = health.ready()
+        return JSONResponse({"name": card.name, "ready": state}, 200 if state else 503)
+
+    @app.get("/v2/models/{name}/versions/{version}", tags=["Open Inference Protocol"])
+    @app.get("/v2/models/{name}", summary="A model's inputs and outputs", tags=["Open Inference Protocol"])
+    async def model_metadata(name: str, version: str | None = None) -> dict[str, Any]:
+        card = service.runner(name).model.card
+        inference.check_version(card, version)
+        return inference.metadata(card)
+
+    @app.get("/metrics", summary="For Prometheus", tags=["watching"], response_class=Response)
+    async def scrape() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    if not settings.demo:
+
+        @app.get("/", include_in_schema=False)
+        async def root() -> RedirectResponse:
+            return RedirectResponse("/docs")
+
+    framework = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = framework()
+        schema["paths"] |= HOT_ROUTES
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _card(card: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(card)
+
+
+def _told(settings: Settings, service: Service) -> str:
+    names, threads = list(service.runners), len(service.pool.threads)
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    on = f"{service.device} ({PROVIDERS[service.device]}, {threads} thread{'s' if threads > 1 else ''})"
+    return f"zoo: {settings.url} serves {shown} on {on}; API: {settings.url}/docs"

@@ -1,0 +1,132 @@
+"""What a server counts, for Prometheus: plain numbers in a file that all its processes share, one row a process.
+
+A process adds to its own row only, from its event loop, so nothing is locked and counting costs a microsecond;
+whichever process is asked for /metrics sums the rows.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serve.pool import Ticket
+
+ROUTES = ("predict", "infer", "other")
+OUTCOMES = {
+    200: "ok", 400: "bad_input", 401: "unauthorized", 404: "not_found", 405: "method", 408: "slow_body",
+    413: "too_large", 415: "media_type", 422: "unprocessable", 499: "client_left", 500: "failed", 503: "overloaded",
+    504: "deadline",
+}  # fmt: skip
+SECONDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip
+ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+STAGES = ("decode", "queue", "infer", "total")
+HISTOGRAMS = {**{stage: SECONDS for stage in STAGES}, "batch": ROWS}
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def outcome(status: int) -> str:
+    """The word for a status; what has none of its own goes with the first of its hundred."""
+    return OUTCOMES.get(status) or OUTCOMES.get(status // 100 * 100, "ok")
+
+
+class Metrics:
+    """One process's row in the shared file, and the sum of all rows as Prometheus reads it."""
+
+    def __init__(self, file: Path, slot: int, slots: int, models: list[str]) -> None:
+        """Args: file, which is made where it is missing; slot: this process's row of `slots`; models: full names."""
+        self._models = models
+        keys: list[Any] = [("requests", route, word) for route in ROUTES for word in OUTCOMES.values()]
+        keys += [("images", model, word) for model in models for word in ("ok", "failed")]
+        keys += [(name, bucket) for name, bounds in HISTOGRAMS.items() for bucket in range(len(bounds) + 1)]
+        keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up"]
+        self._at: dict[Any, int] = {key: place for place, key in enumerate(keys)}
+        size = slots * len(keys) * 8
+        if not file.exists() or file.stat().st_size < size:
+            with file.open("ab") as empty:
+                empty.truncate(size)
+        with file.open("r+b") as opened:
+            shared = memoryview(mmap(opened.fileno(), size)).cast("d")
+        self._slots = [shared[row * len(keys) : (row + 1) * len(keys)] for row in range(slots)]
+        self._own = self._slots[slot]  # an element of it is changed in a tenth of the time that an array takes
+        self.set("in_flight", 0)  # of a process that died and had this row
+        self.set("queue", 0)
+        self.set("up", 1)
+
+    def add(self, key: Any, amount: float = 1) -> None:
+        self._own[self._at[key]] += amount
+
+    def set(self, key: Any, value: float) -> None:
+        self._own[self._at[key]] = value
+
+    def started(self, slot: int) -> bool:
+        """Whether a process of that slot has ever been here."""
+        return bool(self._slots[slot][self._at["up"]])
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """One answer of a route of `ROUTES`."""
+        self.add(("requests", route, outcome(status)))
+        if route != "other":
+            self._observe("total", seconds)
+
+    def ticket(self, ticket: Ticket) -> None:
+        """One ticket that was answered."""
+        self._observe("decode", ticket.decode_s)
+        self._observe("queue", ticket.queue_s)
+        self._observe("infer", ticket.infer_s)
+        if ticket.batch:
+            self._observe("batch", ticket.batch)
+        failed = sum(1 for one in ticket.prepared if one.error)
+        model = ticket.runner.model.card.name
+        self.add(("images", model, "ok"), ticket.size - failed)
+        if failed:
+            self.add(("images", model, "failed"), failed)
+
+    def _observe(self, name: str, value: float) -> None:
+        self.add((name, bisect_left(HISTOGRAMS[name], value)))
+        self.add((name, "sum"), value)
+
+    def text(self) -> bytes:
+        """The sum of all processes in Prometheus' text format."""
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Any]:
+        """For prometheus_client."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        total: npt.NDArray[np.float64] = np.sum([np.asarray(row) for row in self._slots], axis=0)
+        requests = CounterMetricFamily("zoo_requests", "HTTP requests answered.", labels=["route", "outcome"])
+        for route in ROUTES:
+            for word in OUTCOMES.values():
+                requests.add_metric([route, word], total[self._at["requests", route, word]])
+        yield requests
+        images = CounterMetricFamily("zoo_images", "Images decoded.", labels=["model", "outcome"])
+        for model in self._models:
+            for word in ("ok", "failed"):
+                images.add_metric([model, word], total[self._at["images", model, word]])
+        yield images
+        stages = HistogramMetricFamily("zoo_stage_seconds", "Where requests spend their time.", labels=["stage"])
+        for stage in STAGES:
+            stages.add_metric([stage], *self._histogram(total, stage))
+        yield stages
+        batch = HistogramMetricFamily("zoo_batch_rows", "Images in one call of the network.", labels=[])
+        batch.add_metric([], *self._histogram(total, "batch"))
+        yield batch
+        yield GaugeMetricFamily("zoo_in_flight", "Requests being answered.", value=total[self._at["in_flight"]])
+        yield GaugeMetricFamily("zoo_queue_length", "Requests waiting for a worker.", value=total[self._at["queue"]])
+        yield GaugeMetricFamily("zoo_processes", "Server processes that have started.", value=total[self._at["up"]])
+
+    def _histogram(self, total: Any, name: str) -> tuple[list[tuple[str, float]], float]:
+        bounds = [*(str(bound) for bound in HISTOGRAMS[name]), "+Inf"]
+        counts = accumulate(float(total[self._at[name, bucket]]) for bucket in range(len(bounds)))
+        return list(zip(bounds, counts, strict=True)), float(total[self._at[name, "sum"]])
