@@ -127,15 +127,19 @@ class Pool:
         """Whether no worker thread has died."""
         return not self._died
 
+    def admit(self) -> None:
+        """Raises Overloaded or Stopped where a ticket would be refused: worth asking before a request is read."""
+        if self._closing or not self.alive:
+            raise Stopped("The server is stopping or a worker has died: ask again in a moment.")
+        if self.waiting >= self.max_queue:
+            raise Overloaded(f"{self.max_queue} requests are waiting already: ask again in a moment.")
+
     async def answer(self, ticket: Ticket) -> Ticket:
         """Queue a ticket and wait for its answer; who stops waiting, for a deadline or because he left, gives it up.
 
         Raises: what kept the ticket from its answer, BadInput for one; Overloaded, Stopped.
         """
-        if self._closing or not self.alive:
-            raise Stopped("The server is stopping or a worker has died: ask again in a moment.")
-        if self.waiting >= self.max_queue:
-            raise Overloaded(f"{self.max_queue} requests are waiting already: ask again in a moment.")
+        self.admit()
         loop = asyncio.get_running_loop()
         if self._waker is None or self._waker.loop is not loop:
             self._waker = _Waker(loop)

@@ -6,16 +6,20 @@ answered 1.3 times as many requests a second as uvicorn (docs/decisions/0008-ser
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from serve.settings import Settings
+from zoo import errors
 from zoo.errors import ZooError, reason
 
+FAILED = "failed"  # the file in which a process that cannot begin says why
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -38,9 +42,16 @@ def serve(settings: Settings) -> None:
             workers=settings.workers,
             respawn_failed_workers=True,
             workers_kill_timeout=30,
-            log_level="warning",  # type: ignore[arg-type]
+            log_level="critical",  # type: ignore[arg-type]
         )
-        server.serve(target_loader=partial(_app, replace(settings, folder=folder)), wrap_loader=False)
+        try:
+            server.serve(target_loader=partial(_app, replace(settings, folder=folder)), wrap_loader=False)
+        except SystemExit:  # processes that ended as soon as they began
+            reason_file = Path(folder, FAILED)
+            if not reason_file.exists():
+                raise
+            kind, sentence = reason_file.read_text(encoding="utf-8").split("\n", 1)
+            raise getattr(errors, kind)(sentence) from None
 
 
 def _free_port(host: str, port: int) -> int:
@@ -59,4 +70,8 @@ def _app(settings: Settings) -> Any:
     """In a server process."""
     from serve.http.app import build
 
-    return build(settings)
+    try:
+        return build(settings)
+    except ZooError as error:
+        Path(settings.folder, FAILED).write_text(f"{type(error).__name__}\n{error}", encoding="utf-8")
+        os._exit(1)  # without a traceback: the first process tells why

@@ -99,6 +99,7 @@ class Front:
     async def _classify(self, exchange: Exchange, handler: Handler, found: dict[str, str]) -> None:
         if exchange.scope["method"] != "POST":
             raise Refused(405, f"{exchange.scope['path']} is for POST, not {exchange.scope['method']}.", allow="POST")
+        self._service.pool.admit()
         milliseconds = self._settings.deadline_ms
         try:
             with self._deadlines.start():
@@ -115,24 +116,24 @@ class Front:
     def _allowed(self, scope: Message) -> bool:
         if self._settings.key is None or scope["path"] in OPEN:
             return True
-        shown = [_key_in(name, value.decode("latin-1")) for name, value in scope["headers"]]
+        shown = [_key_in(name, value) for name, value in scope["headers"]]
         wanted = self._settings.key.encode()
-        return any([hmac.compare_digest(key.encode(), wanted) for key in shown if key])
+        return any([hmac.compare_digest(key, wanted) for key in shown if key])
 
 
-def _key_in(name: bytes, value: str) -> str | None:
+def _key_in(name: bytes, value: bytes) -> bytes | None:
     """The key that a header shows: `X-API-Key: KEY`, `Authorization: Bearer KEY`, or a password as browsers send it."""
     if name == b"x-api-key":
         return value
     if name != b"authorization":
         return None
-    scheme, _, rest = value.partition(" ")
-    if scheme.lower() == "basic":
+    scheme, _, rest = value.partition(b" ")
+    if scheme.lower() == b"basic":
         try:
-            return b64decode(rest).decode("utf-8", "replace").partition(":")[2]
+            return b64decode(rest).partition(b":")[2]
         except NotBase64:
             return None
-    return rest.strip() if scheme.lower() == "bearer" else None
+    return rest.strip() if scheme.lower() == b"bearer" else None
 
 
 async def _refuse(exchange: Exchange, error: Exception) -> None:

@@ -1,0 +1,71 @@
+"""A server in this process, or the real one in another."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+STARTED = re.compile(r"zoo: (http://\S+) serves (.*)")
+
+
+@dataclass
+class Served:
+    """url: of the server. process: its first, which watches the others. log: what it wrote on stderr so far."""
+
+    url: str
+    process: subprocess.Popen
+    errors: Path
+
+    @property
+    def log(self):
+        return self.errors.read_text()
+
+    def children(self):
+        """The server processes, from /proc."""
+        found = []
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                lines = status.read_text().splitlines()
+            except OSError:
+                continue
+            if f"PPid:\t{self.process.pid}" in lines:
+                found.append(int(status.parent.name))
+        return sorted(found)
+
+    def stop(self, timeout=40):
+        self.process.terminate()
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def serving(folder, *options, key=None, **environment):
+    """`zoo serve` on a free port, ready; stopped at the end."""
+    errors = folder / "errors"
+    environment = {**os.environ, **environment} | ({"ZOO_API_KEY": key} if key else {})
+    command = [sys.executable, "-m", "serve.cli", "serve", "--port", "0", *options]
+    with errors.open("w") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
+    try:
+        until = time.monotonic() + 90
+        while not (told := STARTED.search(errors.read_text())):
+            assert process.poll() is None, errors.read_text()
+            assert time.monotonic() < until, errors.read_text()
+            time.sleep(0.05)
+        server = Served(told[1], process, errors)
+        while httpx.get(server.url + "/v2/health/ready").status_code != 200:
+            assert time.monotonic() < until, errors.read_text()
+            time.sleep(0.05)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -1,0 +1,214 @@
+"""The pool: thousands of distinct pictures at once, each with its own answer; what fails fails alone."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+import zoo
+from serve.pool import Overloaded, Pool, Stopped, Ticket
+from serve.runner import Runner
+from zoo.errors import BadInput
+from zoo.image import Named
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return Runner(zoo.load("mnist14k", "cpu"))
+
+
+def answered(pool, tickets):
+    """All tickets at once; what each got, or the error."""
+
+    async def all_at_once():
+        return await asyncio.gather(*(pool.answer(ticket) for ticket in tickets), return_exceptions=True)
+
+    pool.start()
+    try:
+        return asyncio.run(all_at_once())
+    finally:
+        pool.close()
+
+
+def noise(seed, count=1):
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28, 1), np.uint8)
+
+
+def test_thousands_of_distinct_inputs_each_get_their_own_answer(runner):
+    """Digits as files, arrays of several sizes, and broken files among them, all waiting at the same time."""
+    count = 3000
+    arrays = {number: noise(number, 1 + number % 5) for number in range(0, count, 2)}
+    tickets = [
+        Ticket(runner, images=arrays[number], wants="scores")
+        if number % 2 == 0
+        else Ticket(runner, [Named(f"{number}", b"broken" if number % 7 == 0 else picture(number))])
+        for number in range(count)
+    ]
+    answered(pool := Pool(max_queue=count), tickets)
+    assert pool.alive
+    for number, ticket in enumerate(tickets):
+        if number % 2 == 0:
+            assert np.array_equal(ticket.scores.logits, runner.model.run(arrays[number]).logits), number
+            continue
+        (row,) = ticket.rows
+        assert row.input == str(number)
+        if number % 7 == 0:
+            assert row.error
+            assert row.label is None
+        else:
+            assert row == runner.model.predict([Named(str(number), picture(number))])[0]
+
+
+def picture(number):
+    """A PNG file unlike any other's: a ring of its own size and place."""
+    import cv2
+
+    canvas = np.zeros((40, 40, 1), np.uint8)
+    cv2.circle(canvas, (15 + number % 10, 15 + number // 10 % 10), 5 + number // 100 % 6, 255 - number % 97, 3)
+    return cv2.imencode(".png", canvas)[1].tobytes()
+
+
+def test_a_bad_array_fails_alone(runner):
+    good, bad = Ticket(runner, images=noise(1), wants="scores"), Ticket(runner, images=np.zeros((1, 9, 9, 1), np.uint8))
+    bad.wants = "scores"
+    first, second = answered(Pool(threads=1), [good, bad])
+    assert first is good
+    assert isinstance(second, BadInput)
+
+
+def test_a_run_that_fails_together_is_tried_one_by_one(runner, monkeypatch):
+    def run(images):
+        if images.max() == 255:
+            raise MemoryError("too much")
+        return runner.model.run(images)
+
+    fussy = Runner(runner.model)
+    monkeypatch.setattr(fussy, "run", run)
+    tickets = [Ticket(fussy, images=np.full((1, 28, 28, 1), value, np.uint8), wants="scores") for value in (9, 255, 8)]
+    held = threading.Event()
+    pool = Pool(threads=1)
+    monkeypatch.setattr(pool, "_with_others", lambda first: [first, *others(pool, held)])
+    results = answered(pool, tickets)
+    assert [type(result) for result in results] == [Ticket, MemoryError, Ticket]
+    assert held.is_set()
+
+
+def others(pool, held):
+    """All that waits, once everything does."""
+    taken = []
+    while pool.waiting:
+        taken.append(pool._tickets.get())
+    if len(taken) == 2:
+        held.set()
+    return [ticket for ticket in taken if ticket is not None]
+
+
+def test_a_full_queue_refuses(runner):
+    pool = Pool(max_queue=2, threads=1)
+
+    async def five():
+        asks = [asyncio.ensure_future(pool.answer(Ticket(runner, images=noise(n), wants="scores"))) for n in range(5)]
+        await asyncio.sleep(0)
+        pool.start()
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+    results = asyncio.run(five())
+    pool.close()
+    assert [type(result) for result in results] == [Ticket, Ticket, Overloaded, Overloaded, Overloaded]
+    assert str(results[2]) == "2 requests are waiting already: ask again in a moment."
+
+
+def test_close_answers_what_waits_and_takes_no_more(runner):
+    pool = Pool(threads=1)
+
+    async def close_behind():
+        asks = [
+            asyncio.ensure_future(pool.answer(Ticket(runner, images=noise(n, 40), wants="scores"))) for n in range(9)
+        ]
+        await asyncio.sleep(0)
+        pool.start()
+        await asyncio.to_thread(pool.close)
+        return await asyncio.gather(*asks), await asyncio.gather(pool.answer(asks[0]), return_exceptions=True)
+
+    answers, late = asyncio.run(close_behind())
+    assert all(len(ticket.scores.logits) == 40 for ticket in answers)
+    assert isinstance(late[0], Stopped)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_worker_is_told_and_its_requests_end(runner, monkeypatch):
+    def die(images):
+        raise SystemExit
+
+    doomed = Runner(runner.model)
+    monkeypatch.setattr(doomed, "run", die)
+    pool = Pool(threads=1)
+    (result,) = answered(pool, [Ticket(doomed, images=noise(1), wants="scores")])
+    assert isinstance(result, Stopped)
+    assert not pool.alive
+
+
+def test_a_ticket_that_was_given_up_is_not_classified(runner, monkeypatch):
+    runs = []
+    watched = Runner(runner.model)
+    monkeypatch.setattr(watched, "run", lambda images: runs.append(1) or runner.model.run(images))
+    pool = Pool(threads=1)
+
+    async def leave():
+        ask = asyncio.ensure_future(pool.answer(Ticket(watched, images=noise(1), wants="scores")))
+        await asyncio.sleep(0)
+        ask.cancel()
+        await asyncio.gather(ask, return_exceptions=True)
+        pool.start()
+        await asyncio.to_thread(pool.close)
+
+    asyncio.run(leave())
+    assert not runs
+
+
+def test_large_arrays_are_run_in_parts_with_the_same_scores(runner):
+    images = noise(3, 50)
+    assert np.array_equal(runner.run(images).logits, runner.model.run(images).logits)
+
+
+def test_on_a_gpu_batches_of_warmed_sizes_are_run(runner, monkeypatch):
+    """The CPU stands in for the GPU: bound runs of the sizes that were prepared, and only those."""
+    ran = []
+
+    class OnGpu:
+        device, card = "cuda", runner.model.card
+
+        def bind(self, size):
+            bound = runner.model.bind(size)
+            run, shape = bound.run, (size, *self.card.input.shape)
+            bound.run = lambda images: ran.append((size, bound._staging.shape == shape)) or run(images)
+            return bound
+
+        check, rows_of = runner.model.check, runner.model.rows_of
+
+    gpu = Runner(OnGpu())
+    assert ran == [(size, True) for size in (1, 8, 32, 128, 256)]
+    ran.clear()
+    images = noise(5, 300)
+    assert np.array_equal(gpu.run(images).logits, runner.model.run(images).logits)
+    assert np.array_equal(gpu.run(images[:7]).logits, runner.model.run(images[:7]).logits)
+    assert [size for size, _ in ran] == [256, 128, 8]
+
+
+def test_a_gpus_worker_waits_for_others(runner):
+    pool = Pool("cuda", threads=1)
+    pool.wait_s = 0.5
+    tickets = [Ticket(runner, images=noise(n), wants="scores") for n in range(20)]
+
+    async def one_after_the_other():
+        asks = []
+        for ticket in tickets:
+            asks.append(asyncio.ensure_future(pool.answer(ticket)))
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*asks)
+
+    pool.start()
+    asyncio.run(one_after_the_other())
+    pool.close()
+    assert max(ticket.batch for ticket in tickets) >= 18

