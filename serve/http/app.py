@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from serve.http.errors import status_of
 from serve.http.front import Front
 from serve.http.metrics import CONTENT_TYPE, Metrics
 from serve.http.openapi import HOT_ROUTES
+from serve.http.relay import Relay, listening
 from serve.http.slots import Slots
 from serve.service import Service
 from serve.settings import Settings
@@ -30,7 +31,14 @@ def build(settings: Settings) -> Front:
     slots = Slots(Path(settings.folder, "slots"), settings.workers)
     metrics = Metrics(Path(settings.folder, "metrics"), slots.own, slots.count, list(service.runners))
     health = Health(service, slots, metrics)
-    app = _pages(settings, service, health, metrics)
+    page = Path(settings.folder, "page") if settings.demo and slots.count > 1 else None
+    app = _pages(settings, service, health, metrics, page if slots.own == 0 else None)
+    if page and slots.own > 0:
+        app.mount("/", Relay(page))
+    elif settings.demo:
+        from serve.demo.page import mount
+
+        mount(app, service, metrics, settings)
     return Front(app, service, settings, metrics)
 
 
@@ -48,17 +56,21 @@ class Health:
         return self.live() and all(self._metrics.started(slot) for slot in range(self._slots.count))
 
 
-def _pages(settings: Settings, service: Service, health: Health, metrics: Metrics) -> "FastAPI":
+def _pages(settings: Settings, service: Service, health: Health, metrics: Metrics, socket: Path | None) -> "FastAPI":
+    """Everything but the page; `socket` is where other processes ask this one for it."""
     from fastapi import Request
     from fastapi.responses import JSONResponse, RedirectResponse, Response
     from fastapi_offline import FastAPIOffline
     from starlette.exceptions import HTTPException
 
     @asynccontextmanager
-    async def lifespan(_: "FastAPI") -> AsyncIterator[None]:
+    async def lifespan(app: "FastAPI") -> AsyncIterator[None]:
         service.pool.start()
-        print(_told(settings, service), file=sys.stderr, flush=True)
-        yield
+        async with listening(app, socket) if socket else nullcontext():
+            metrics.set("up", 1)
+            if metrics.slot == 0:
+                print(_told(settings, service), file=sys.stderr, flush=True)
+            yield
         service.pool.close()
 
     app = FastAPIOffline(title="pocketzoo", version=__version__, description=DESCRIPTION, lifespan=lifespan)
@@ -141,5 +153,6 @@ def _card(card: Any) -> dict[str, Any]:
 def _told(settings: Settings, service: Service) -> str:
     names, threads = list(service.runners), len(service.pool.threads)
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    on = f"{service.device} ({PROVIDERS[service.device]}, {threads} thread{'s' if threads > 1 else ''})"
+    processes = f"{settings.workers} processes of " if settings.workers > 1 else ""
+    on = f"{service.device} ({PROVIDERS[service.device]}, {processes}{threads} thread{'s' if threads > 1 else ''})"
     return f"zoo: {settings.url} serves {shown} on {on}; API: {settings.url}/docs"

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from serve.http import images, inference
 from serve.http.access_log import AccessLog
+from serve.http.behind import Application, Behind
 from serve.http.deadlines import Deadlines
 from serve.http.errors import ClientLeft, Refused, status_of
 from serve.http.exchange import Budget, Exchange, Message, Receive, Send
@@ -38,11 +39,10 @@ CHALLENGE = 'Bearer, Basic realm="pocketzoo: any name, the key as password"'
 
 
 class Front:
-    """ASGI application around another one, `behind`."""
+    """ASGI application around another one."""
 
-    def __init__(self, behind: Callable[[Message, Receive, Send], Awaitable[None]], service: Service,
-                 settings: Settings, metrics: Metrics) -> None:  # fmt: skip
-        self._behind, self._service, self._settings, self._metrics = behind, service, settings, metrics
+    def __init__(self, app: Application, service: Service, settings: Settings, metrics: Metrics) -> None:
+        self._behind, self._service, self._settings, self._metrics = Behind(app), service, settings, metrics
         self._budget = Budget(LARGE_REQUESTS * settings.max_body_bytes)
         self._log = AccessLog() if settings.access_log else None
         self._deadlines = Deadlines(settings.deadline_ms / 1e3)

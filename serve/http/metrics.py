@@ -41,7 +41,7 @@ class Metrics:
 
     def __init__(self, file: Path, slot: int, slots: int, models: list[str]) -> None:
         """Args: file, which is made where it is missing; slot: this process's row of `slots`; models: full names."""
-        self._models = models
+        self.slot, self._models = slot, models
         keys: list[Any] = [("requests", route, word) for route in ROUTES for word in OUTCOMES.values()]
         keys += [("images", model, word) for model in models for word in ("ok", "failed")]
         keys += [(name, bucket) for name, bounds in HISTOGRAMS.items() for bucket in range(len(bounds) + 1)]
@@ -57,7 +57,7 @@ class Metrics:
         self._own = self._slots[slot]  # an element of it is changed in a tenth of the time that an array takes
         self.set("in_flight", 0)  # of a process that died and had this row
         self.set("queue", 0)
-        self.set("up", 1)
+        self.set("up", 0)
 
     def add(self, key: Any, amount: float = 1) -> None:
         self._own[self._at[key]] += amount
@@ -66,7 +66,7 @@ class Metrics:
         self._own[self._at[key]] = value
 
     def started(self, slot: int) -> bool:
-        """Whether a process of that slot has ever been here."""
+        """Whether the process of that slot answers, or did until it died."""
         return bool(self._slots[slot][self._at["up"]])
 
     def request(self, route: str, status: int, seconds: float) -> None:
