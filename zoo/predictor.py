@@ -53,6 +53,11 @@ class Model:
         """Of the ONNX file."""
         return hashlib.sha256(self._made_of[0]).hexdigest()
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the ONNX file."""
+        return len(self._made_of[0])
+
     def __reduce__(self) -> tuple[type[Model], tuple[bytes, Device, str]]:
         """A session cannot be pickled: a copy, in another process for one, opens its own."""
         return Model, self._made_of

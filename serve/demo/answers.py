@@ -39,7 +39,7 @@ class Answers:
         return [card.name for card in sorted(cards, key=lambda card: not card.default)]
 
     def card(self, name: str) -> str:
-        return words.card(self._card(name))
+        return words.card(self._card(name), self._service.runner(name).model.size_bytes)
 
     def _card(self, name: str) -> Card:
         return self._service.runner(name).model.card
@@ -85,10 +85,10 @@ class Answers:
                 raise gr.Error(row.error, print_exception=False)
             assert row.probability is not None
             doubt = " (unsure)" if row.unsure else ""
-            facts = f"{card.parameters.keras:,}", f"{card.macs:,}", f"{card.accuracy.value:.2%}"
-            rows.append([name, f"{row.label}{doubt}", words.percent(row.probability),
-                         f"{ticket.infer_s * 1e3:.2f} ms", *facts])  # fmt: skip
-        head = ["model", "answer", "probability", "network", "parameters", "multiply-adds", "test accuracy"]
+            size = self._service.runner(name).model.size_bytes
+            answer = [f"{row.label}{doubt}", words.percent(row.probability), f"{ticket.infer_s * 1e3:.2f} ms"]
+            rows.append([name, *answer, f"{size / 1000:,.0f} KB", f"{card.accuracy.value:.2%}"])
+        head = ["model", "answer", "probability", "latency", "size", "test accuracy"]
         return words.table(head, rows, f"{len(rows)} models, one after the other")
 
     async def inside(self, path: str | None, name: str) -> list[tuple[str, str]]:

@@ -17,9 +17,8 @@ def percent(share: float) -> str:
     return ">99.99 %" if 0.99995 <= share < 1 else f"{share:.2%}".replace("%", " %")
 
 
-def card(card: Card) -> str:
+def card(card: Card, size_bytes: int) -> str:
     """The facts of a model that help to judge its answers."""
-    size = card.file("model.onnx").size_bytes if card.files else None
     facts = {
         "knows": ", ".join(card.labels),
         "trained on": f"{card.dataset.title} ({card.dataset.licence})",
@@ -28,7 +27,8 @@ def card(card: Card) -> str:
         "multiply-adds an image": f"{card.macs:,}",
         "input": f"{card.input.height}×{card.input.width}×{card.input.channels}",
         "unsure below": percent(card.calibration.unsure_below),
-    } | ({"file": f"{size / 1000:,.0f} KB"} if size else {})
+        "file": f"{size_bytes / 1000:,.0f} KB",
+    }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"**{card.name}**: {card.title}\n\n| | |\n|---|---|\n{rows}\n\n[the whole card](/models/{card.name})"
 
