@@ -15,7 +15,21 @@ MAY_IMPORT_OURS = {
 }
 MAY_IMPORT = {
     "zoo": {"numpy", "PIL", "cv2", "onnxruntime", "pyarrow", "huggingface_hub", "onnx", "matplotlib"},
-    "serve": {"click", "numpy", "pyarrow", "rich"},
+    "serve": {
+        "click",
+        "cv2",
+        "fastapi",
+        "fastapi_offline",
+        "gradio",
+        "granian",
+        "httpx",
+        "numpy",
+        "orjson",
+        "prometheus_client",
+        "pyarrow",
+        "rich",
+        "starlette",
+    },
     "train": {
         "torch",
         "torchvision",
@@ -44,7 +58,18 @@ MAY_IMPORT = {
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function
     "onnxruntime": {"zoo/runtime.py"},
-    "pyarrow": {"zoo/dataset_files.py", "serve/archives.py", "serve/encodings.py", "serve/parts.py"},
+    "pyarrow": {
+        "zoo/dataset_files.py",
+        "serve/archives.py",
+        "serve/encodings.py",
+        "serve/parts.py",
+        "serve/demo/batches.py",
+    },
+    "fastapi": {"serve/http/app.py"},
+    "fastapi_offline": {"serve/http/app.py"},
+    "granian": {"serve/serving.py", "serve/http/relay.py"},
+    "httpx": {"serve/http/relay.py"},
+    "prometheus_client": {"serve/http/metrics.py"},
     "huggingface_hub": {"zoo/datasets.py"},
     "onnx": {"zoo/layers.py", "zoo/inspect.py"},
     "matplotlib": {"zoo/pictures.py"},

@@ -144,7 +144,9 @@ def _inside(answers: Answers) -> None:
             picker = _picker(answers, answers.names())
             button = gr.Button("Look inside", variant="primary")
         with gr.Column(scale=2):
-            gallery = gr.Gallery(label="Inside", columns=1, height=None, format="png", elem_classes="zoo-inside")
+            gallery = gr.Gallery(
+                label="Inside", show_label=False, columns=1, height=None, format="png", elem_classes="zoo-inside"
+            )
     button.click(answers.inside, [picture, picker], gallery, api_name="inside", concurrency_limit=2)
 
 
