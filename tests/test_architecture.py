@@ -54,6 +54,8 @@ MAY_IMPORT = {
         "torchvision",
         "safetensors",
         "PIL",
+        "fastapi",
+        "litserve",
     },
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function

