@@ -1,6 +1,7 @@
 """Decoding: every kind of file gives upright 8-bit pixels or a sentence, and both decoders agree to the bit."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -231,3 +232,14 @@ def test_huge_pictures_are_refused_before_they_are_decoded():
             decode(png(width, 50_000, colour=colour))
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
+
+
+def test_files_without_an_end_are_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in (f"{tmp_path}/pipe.png", "/dev/zero"):
+        with pytest.raises(BadInput, match="is a pipe or a device, not an image file"):
+            decode(name)
+    (tmp_path / "large.png").write_bytes(bytes(11))
+    monkeypatch.setattr("zoo.image.LARGEST", 10)
+    with pytest.raises(BadInput, match="has 11 bytes, more than the 10 that are read"):
+        decode(tmp_path / "large.png")

@@ -250,3 +250,14 @@ def test_a_card_that_does_not_fit_its_network_is_refused(tmp_path):
     (tmp_path / "lie.onnx").write_bytes(other_onnx(lie))
     with pytest.raises(BadModel, match="its card says"):
         zoo.load(tmp_path / "lie.onnx")
+
+
+def test_a_picture_that_takes_too_much_memory_fails_alone(model, monkeypatch):
+    from zoo import rows
+
+    def prepare(source, *_):
+        raise MemoryError
+
+    monkeypatch.setattr(rows, "prepare", prepare)
+    (row,) = model.predict(["x.png"])
+    assert row.error == "x.png takes more memory than there is: make it smaller."

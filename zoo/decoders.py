@@ -124,7 +124,7 @@ def as_sentences(name: str) -> Iterator[None]:
         ) from None
     except Image.DecompressionBombError:
         raise BadInput(f"{name} has more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller.") from None
-    except BadInput:
+    except (BadInput, MemoryError):
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise BadInput(f"{name} is damaged or cut short ({reason(error)}): get the file again.") from None

@@ -60,4 +60,7 @@ def prepare_all(sources: Iterable[Any], expected: Input, fit: Fit = "crop") -> l
             prepared.append(Prepared(describe(source), *prepare(source, expected, fit)))
         except BadInput as error:
             prepared.append(Prepared(describe(source), None, error=str(error)))
+        except MemoryError:
+            name = describe(source)
+            prepared.append(Prepared(name, None, error=f"{name} takes more memory than there is: make it smaller."))
     return prepared
