@@ -5,21 +5,20 @@ A reader takes a path and gives `(count or None, function that iterates)`. A mem
 """
 
 import os
-import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from zoo.errors import BadInput, reason
-from zoo.image import Named
+from zoo.image import LARGEST, Named
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 LEFT_ALONE = frozenset({"__MACOSX"})  # folders that an archiver adds for itself
-LARGEST = 256 * 2**20  # bytes of a member; larger ones are refused unread
 
-_MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,24 @@ Reader = Callable[[str], tuple[int | None, Callable[[], Contents]]]
 
 def looks_like_an_image(start: bytes) -> bool:
     """By the first 12 bytes."""
-    return start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+    is_bitmap = start[:2] == b"BM" and start[6:10] == bytes(4)  # two letters alone also begin many a text
+    return start.startswith(_MAGIC) or is_bitmap or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+
+
+def start_of(path: str, size: int) -> bytes:
+    """A file's first bytes; none of what is no file: what a look into a pipe takes out is gone."""
+    try:
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                return file.read(size)
+    except OSError:
+        pass
+    return b""
 
 
 def reader_of(path: str) -> Reader | None:
     """Who reads this file, by its content; None for whatever is not an archive, a missing file included."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(512)
-    except OSError:
-        return None
+    start = start_of(path, 512)
     if start.startswith(b"PAR1"):
         return read_parquet
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -85,8 +92,7 @@ def _zip_members(path: str) -> Contents:
                     start = member.read(12)
                     if _is_wanted(info.filename, start):
                         yield Named(name, start + member.read())
-            except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError,
-                    struct.error, zlib.error, BadInput) as error:  # fmt: skip
+            except Exception as error:  # a damaged member can make a decompressor raise anything
                 if _is_wanted(info.filename, b""):
                     yield Unreadable(name, f"{name} cannot be read from the archive ({reason(error)}).")
 
@@ -101,11 +107,28 @@ def read_tar(path: str) -> tuple[None, Callable[[], Contents]]:
     return None, lambda: _tar_members(path)
 
 
+class _Header(tarfile.TarInfo):
+    """tarfile takes a damaged or a missing header for the end of the archive; only a block of zeros is."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf.count(0) == tarfile.BLOCKSIZE:
+                raise
+            raise tarfile.ReadError(reason(error)) from None
+
+
 def _tar_members(path: str) -> Contents:
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with tarfile.open(path, "r|*", tarinfo=_Header) as archive:
             for info in archive:
                 name = f"{path}/{info.name}"
+                if (info.islnk() or info.issym()) and _is_wanted(info.name, b""):
+                    yield Unreadable(
+                        name, f"{name} is a link to {info.linkname}, and links in archives are not followed."
+                    )
                 if not info.isfile():
                     continue
                 if info.size > LARGEST:
@@ -116,7 +139,7 @@ def _tar_members(path: str) -> Contents:
                 data = member.read() if member else b""
                 if _is_wanted(info.name, data[:12]):
                     yield Named(name, data)
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+    except Exception as error:  # as above
         yield Unreadable(path, f"{path} is damaged from here on ({reason(error)}): get the file again.")
 
 
@@ -143,7 +166,9 @@ def read_parquet(path: str) -> tuple[int, Callable[[], Contents]]:
 def _image_column(schema: "pyarrow.Schema") -> str | None:  # type: ignore[name-defined]  # noqa: F821
     from pyarrow import types
 
-    def is_bytes(kind: object) -> bool:
+    def is_bytes(kind: "pyarrow.DataType") -> bool:  # type: ignore[name-defined]  # noqa: F821
+        if types.is_dictionary(kind):  # each image once, and numbers that say which
+            kind = kind.value_type
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     for field in schema:

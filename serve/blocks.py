@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from serve.archives import LARGEST, Unreadable
+from serve.archives import Unreadable
 from serve.encodings import NAME_WIDTH, Encoding, encode
 from serve.sources import Source, Url
 from zoo.errors import reason
-from zoo.image import Named
+from zoo.image import LARGEST, Named
 from zoo.photos import Fit
 from zoo.predictor import CHUNK, Model
 from zoo.rows import Prepared, Row, prepare_all

@@ -202,11 +202,13 @@ def test_names_that_no_encoding_knows(pictures, tmp_path):
 
 def test_names_that_are_too_long_and_pipes_in_folders(run, pictures):
     os.mkfifo(pictures / "pipe.png")
+    os.mkfifo(pictures / "pipe")
     code, out, _ = run("predict", "x" * 5000, pictures, "--format", "jsonl")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 1
     assert "cannot be read" in rows[0]["error"]
-    assert [row["label"] for row in rows[1:]] == ["0", "1", "2", "3", "4", "6", "7", "8", "9", "5"]
+    assert [row["label"] for row in rows[1:]] == ["0", "1", "2", "3", "4", "6", "7", "8", "9", None, "5"]
+    assert "pipe.png is a pipe or a device, not an image file" in rows[-2]["error"]
 
 
 def test_a_reader_that_leaves_early_gets_no_complaint(pictures):

@@ -1,8 +1,11 @@
 """Arguments → images: every kind of source, in order, by content and not by name."""
 
+import glob
+import gzip
 import io
 import os
 import tarfile
+import threading
 import zipfile
 
 import cv2
@@ -11,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serve.archives import LARGEST, Unreadable
+from serve.archives import Unreadable
 from serve.sources import Url, expand, total
 from zoo.errors import BadInput
-from zoo.image import Named
+from zoo.image import LARGEST, Named
 
 
 def png(value=0):
@@ -53,7 +56,74 @@ def test_globs(folder):
         expand(f"{folder}/*.gif")
 
 
-@pytest.mark.parametrize("content", [b"a.png\nb c.png\r\n\nd.png", b"a.png\0b c.png\0d.png\0"])
+def test_globs_with_two_stars_are_those_of_glob(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for pattern in ("**/*.png", "./**/*.png", "**", "c/**", "**/a/*", "*/**/*.*", "x**/*", f"{folder}/**/f.png"):
+        expected = {os.path.normpath(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)}
+        found = list(map(os.path.normpath, names(pattern))) if expected else []
+        assert (found, pattern) == (sorted(expected), pattern)
+
+
+def test_links_that_lead_back_up_end_nothing(folder):
+    os.symlink(".", folder / "self")
+    os.symlink(".", folder / "again")
+    os.symlink("loop.png", folder / "loop.png")
+    os.symlink("nowhere", folder / "broken.png")
+    assert [os.path.relpath(name, folder) for name in names(f"{folder}/**/?.png")] == [
+        "__MACOSX/h.png",
+        "a.b/f.png",
+        "b.png",
+    ]
+    found = [os.path.relpath(name, folder) for name in names(folder)]
+    assert found[:5] == ["a.PNG", "b.png", "broken.png", "loop.png", "no-suffix"]
+    assert len(found) == 8
+
+
+def test_a_folder_that_cannot_be_read_is_told(folder, monkeypatch):
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("/c"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    last = list(expand(str(folder)).images())[-1]
+    assert last == Unreadable(
+        f"{folder}/c", f"{folder}/c is a folder that cannot be read (Permission denied): check its permissions."
+    )
+
+
+def test_globs_open_archives(tmp_path):
+    write_zip(tmp_path / "p.zip", MEMBERS)
+    (tmp_path / "p.png").write_bytes(png())
+    (tmp_path / "p.bad").write_bytes(b"PK\x03\x04")
+    bad, *found = expand(f"{tmp_path}/p*").images()
+    assert "is a damaged zip archive" in bad.error
+    assert [getattr(one, "name", one) for one in found] == [
+        f"{tmp_path}/p.png", *(f"{tmp_path}/p.zip/{name}" for name in WANTED)
+    ]  # fmt: skip
+
+
+def test_a_pipe_is_read_once_and_not_without_end(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[png(7)])
+    writer.start()
+    assert list(expand(f"{tmp_path}/pipe").images()) == [Named(f"{tmp_path}/pipe", png(7))]
+    writer.join()
+    monkeypatch.setattr("serve.sources.LARGEST", 100)
+    (endless,) = expand("/dev/zero").images()
+    assert endless == Unreadable("/dev/zero", "/dev/zero gives more than the 100 bytes that are read.")
+
+
+def test_bitmaps_and_words_that_begin_like_them(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.bmp"), np.zeros((5, 5), np.uint8))
+    (tmp_path / "a.bmp").rename(tmp_path / "a")
+    (tmp_path / "b").write_text("BMP/0.png,mnist14k,7")
+    assert names(tmp_path) == [f"{tmp_path}/a"]
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfa.png\nb c.png\r\n\nd.png", b"a.png\0b c.png\0d.png\0"])
 def test_lists(tmp_path, content, monkeypatch):
     (tmp_path / "list.txt").write_bytes(content)
     assert names(f"@{tmp_path}/list.txt") == ["a.png", "b c.png", "d.png"]
@@ -74,8 +144,9 @@ def test_urls_only_where_they_are_allowed(tmp_path):
         expand("http://127.0.0.1/x.png")
     assert list(expand("https://a.example/x.png", allow_url=True).images()) == [Url("https://a.example/x.png")]
     (tmp_path / "list.txt").write_text("a.png\nhttp://a.example/x.png\n")
-    with pytest.raises(BadInput, match="add --allow-url"):
-        expand(f"@{tmp_path}/list.txt")
+    first, second = expand(f"@{tmp_path}/list.txt").images()
+    assert (first, second.name) == ("a.png", "http://a.example/x.png")
+    assert "add --allow-url" in second.error
     assert names(f"@{tmp_path}/list.txt", allow_url=True) == ["a.png", "http://a.example/x.png"]
 
 
@@ -143,6 +214,56 @@ def test_damaged_archives_are_a_sentence_and_lose_nothing_else(tmp_path):
         expand(str(path))
 
 
+def tar(path, members):
+    """Of members of 500 bytes: two blocks each."""
+    with tarfile.open(path, "w") as archive:
+        for number in range(members):
+            info = tarfile.TarInfo(f"{number}.png")
+            info.size = 500
+            archive.addfile(info, io.BytesIO(bytes(500)))
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("damage", ["a header", "a cut", "a cut in a header", "a cut between"])
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_a_tar_that_ends_too_early_says_so(tmp_path, damage, packed):
+    path = tmp_path / "p.tar"
+    content = tar(path, 20)
+    if damage == "a header":
+        content[10 * 1024 + 3] ^= 1
+    else:
+        del content[10 * 1024 + {"a cut": 700, "a cut in a header": 100, "a cut between": 0}[damage] :]
+    path.write_bytes(packed(content))
+    found = list(expand(str(path)).images())
+    assert [type(one) for one in found] == [Named] * 10 + [Unreadable]
+    assert "p.tar is damaged from here on (" in found[-1].error
+    path.write_bytes(packed(tar(path, 20)))
+    assert len(list(expand(str(path)).images())) == 20
+
+
+def test_links_in_a_tar_are_told(tmp_path):
+    path = tmp_path / "p.tar"
+    with tarfile.open(path, "w") as archive:
+        for kind, name in ((tarfile.LNKTYPE, "a.png"), (tarfile.SYMTYPE, "b.png"), (tarfile.SYMTYPE, "notes.txt")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "c.png"
+            archive.addfile(info)
+    first, second = expand(str(path)).images()
+    assert first.error == f"{path}/a.png is a link to c.png, and links in archives are not followed."
+    assert second.name == f"{path}/b.png"
+
+
+def test_a_damaged_member_of_a_zip_by_lzma(tmp_path):
+    path = tmp_path / "p.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name in ("a.png", "b.png"):
+            archive.writestr(name, png() + os.urandom(3000))
+    content = bytearray(path.read_bytes())
+    content[60:90] = bytes(30)
+    path.write_bytes(content)
+    assert [type(one) for one in expand(str(path)).images()] == [Unreadable, Named]
+
+
 def test_too_large_members_are_not_unpacked(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("huge.png", "w") as member:
@@ -154,12 +275,13 @@ def test_too_large_members_are_not_unpacked(tmp_path):
     assert "more than the" in only.error
 
 
-@pytest.mark.parametrize("layout", ["hugging face", "plain"])
+@pytest.mark.parametrize("layout", ["hugging face", "plain", "dictionary"])
 def test_parquet(tmp_path, layout):
     pictures = [png(n) for n in range(600)]
     pictures[3] = None
-    if layout == "plain":
+    if layout != "hugging face":
         image = pa.array(pictures, pa.binary())
+        image = image.dictionary_encode() if layout == "dictionary" else image
     else:
         rows = [{"bytes": data, "path": f"{n}.png"} for n, data in enumerate(pictures)]
         image = pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
