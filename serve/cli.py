@@ -12,10 +12,15 @@ from typing import Any
 import click
 
 import zoo
-from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, ZooError, reason
+from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, reason
 
 DEFAULT_MODEL = "mnist14k"
-EXIT_CODES: dict[type[ZooError], int] = {ModelNotFound: 3, BadModel: 3, DeviceUnavailable: 3}  # any other: 1
+EXIT_CODES: dict[type[ZooError], int] = {  # any other: 1
+    WrongUsage: 2,
+    ModelNotFound: 3,
+    BadModel: 3,
+    DeviceUnavailable: 3,
+}
 
 _model_option = click.option("--model", "-m", help=f"Name, or path to an .onnx file.  [default: {DEFAULT_MODEL}]")
 _device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -55,8 +60,8 @@ def cli(context: click.Context) -> None:
 def predict(model: str | None, on_error: str, max_errors: int | None, **options: Any) -> None:
     """Classify images, one row an image, in input order.
 
-    IMAGE is a file, a folder, a glob, a zip or tar archive, a parquet file, a URL; @FILE, a list of such names, one a
-    line, and @- that list on stdin; or - for an image's bytes on stdin.
+    IMAGE is a file, a folder, a glob, a zip or tar archive, a parquet file, a URL; @FILE, a list of image files and
+    URLs, one a line, and @- that list on stdin; or - for an image's bytes on stdin.
     """
     from serve.predicting import Request, predict
 

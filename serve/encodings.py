@@ -5,18 +5,28 @@ puts into one file.
 """
 
 import csv
-import io
 import json
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import click
 
+from zoo.errors import WrongUsage
 from zoo.rows import Row
 
 Encoding = Literal["table", "jsonl", "csv", "parquet"]
 
 CSV_COLUMNS = ("input", "model", "label", "probability", "unsure", "top_k", "corrections", "error")
 NAME_WIDTH = 48
+
+
+def check(encoding: Encoding) -> None:
+    """Raise WrongUsage where a package is missing that this needs."""
+    if encoding == "parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise WrongUsage("Writing parquet needs pyarrow: pip install 'pocketzoo[data]'.") from None
 
 
 def encode(rows: list[Row], encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
@@ -43,13 +53,13 @@ def _jsonl(rows: list[Row], width: int) -> str:
 
 def _csv(rows: list[Row], width: int) -> str:
     """One line a row; `top_k` is JSON, corrections are joined by semicolons."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=lines.append))  # whose lines end in \r\n, so that it quotes both
     for row in rows:
         told = row.to_dict()
         told |= {"corrections": "; ".join(row.corrections), "top_k": json.dumps(told["top_k"])}
         writer.writerow([_cell(told[column]) for column in CSV_COLUMNS])
-    return text.getvalue()
+    return "".join(f"{line[:-2]}\n" for line in lines)
 
 
 def _cell(value: object) -> object:

@@ -3,38 +3,61 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from serve.archives import SUFFIXES as OF_IMAGES
+from serve.archives import looks_like_an_image, start_of
 from serve.batch import Output
 from serve.blocks import Block
-from serve.encodings import Encoding, head
-from serve.parts import OutputError, Parts
+from serve.encodings import Encoding, check, head
+from serve.parts import Parts
 from serve.sources import Source
+from zoo.errors import WrongUsage
 
 SUFFIXES: dict[str, Encoding] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
 
 def encoding_of(out: str | None, form: str | None) -> Encoding:
-    """The form that was asked for, or the one that the file's name says, or a table. Raises OutputError."""
-    if form:
-        return form  # type: ignore[return-value]  # the command has checked it
-    if out is None:
-        return "table"
-    if encoding := SUFFIXES.get(Path(out).suffix.lower()):
-        return encoding
-    raise OutputError(f"{out} does not say its form: name it .jsonl, .csv or .parquet, or add --format.")
+    """The form that was asked for, or the one that the file's name says, or a table. Raises WrongUsage."""
+    by_name = "table" if out is None else SUFFIXES.get(Path(out).suffix.lower())
+    encoding: Encoding | None = form or by_name  # type: ignore[assignment]  # the command has checked it
+    if encoding is None:
+        raise WrongUsage(f"{out} does not say its form: name it .jsonl, .csv or .parquet, or add --format.")
+    check(encoding)
+    return encoding
+
+
+def check_out(out: str, read: Iterable[str]) -> None:
+    """Raise WrongUsage where rows cannot be written there, or would take the place of what is no file of rows.
+
+    read: the files that the images come from, which rows shall not replace.
+    """
+    path = Path(out)
+    if path.is_dir():
+        raise WrongUsage(f"{out} is a folder: name a file.")
+    if not path.parent.is_dir():
+        raise WrongUsage(f"{out} cannot be written: there is no folder {path.parent}.")
+    if path.exists() and not path.is_file():
+        raise WrongUsage(f"{out} is a pipe or a device: name a file, or leave -o out and redirect stdout there.")
+    if path.suffix.lower() in OF_IMAGES or looks_like_an_image(start_of(out, 12)):
+        raise WrongUsage(f"{out} is an image or named like one: name another file for the rows.")
+    for name in read if path.exists() else ():
+        with suppress(OSError, ValueError):
+            if path.samefile(name):
+                raise WrongUsage(f"{out} is what the images are read from: name another file for the rows.")
 
 
 def open_output(out: str | None, encoding: Encoding, asked: dict[str, Any], resume: bool, width: int) -> Output:
-    """A file in parts, or stdout. Raises OutputError."""
+    """A file in parts, or stdout. Raises WrongUsage, OutputError."""
     if out is not None:
         return Parts(Path(out), encoding, asked, resume, width)
     if resume:
-        raise OutputError("--resume goes on with a file: name it with -o.")
+        raise WrongUsage("--resume goes on with a file: name it with -o.")
     return ParquetOnStdout() if encoding == "parquet" else Stdout(encoding, width)
 
 
@@ -43,13 +66,14 @@ class Stdout:
 
     def __init__(self, encoding: Encoding, width: int) -> None:
         self._head: bytes | None = head(encoding, width)
+        self._colour = None if encoding == "table" else True  # a table's only on terminals; bytes of names as they are
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
         return sources
 
     def write(self, block: Block) -> None:
         start, self._head = self._head or b"", None
-        click.echo((start + block.payload).decode(), nl=False)  # without colours where it is not a terminal
+        click.echo((start + block.payload).decode(), nl=False, color=self._colour)
         sys.stdout.flush()
 
     def finish(self) -> None:
@@ -61,7 +85,7 @@ class ParquetOnStdout:
 
     def __init__(self) -> None:
         if sys.stdout.isatty():
-            raise OutputError("parquet is not text for a terminal: name a file with -o, or pipe it.")
+            raise WrongUsage("parquet is not text for a terminal: name a file with -o, or pipe it.")
         self._folder = tempfile.TemporaryDirectory(prefix="zoo-")
         self._file = Path(self._folder.name) / "rows.parquet"
         self._parts = Parts(self._file, "parquet", {}, resume=False)
@@ -74,7 +98,8 @@ class ParquetOnStdout:
 
     def finish(self) -> None:
         self._parts.finish()
-        with open(self._file, "rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer, 2**20)
-        sys.stdout.buffer.flush()
+        if self._file.exists():  # not without rows
+            with open(self._file, "rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer, 2**20)
+            sys.stdout.buffer.flush()
         self._folder.cleanup()

@@ -1,11 +1,13 @@
 """A file of rows that appears whole or not at all, written in parts that outlive whatever interrupts it.
 
     OUT.parts/job.json          what was asked for: a run that is resumed must ask for the same
+    OUT.parts/lock              held by the run that writes here
     OUT.parts/000000.rows       the first part, and
     OUT.parts/000000.json       how many rows it has, of which images, and what failed; written after it
 
 Each file is written under another name and renamed, so that what is there is whole. A part without its second file does
-not count. At the end all parts become OUT, again under another name first.
+not count, nor does a folder without job.json: that is the first to come and the first to go. At the end all parts
+become OUT, again under another name first.
 """
 
 import json
@@ -15,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -26,14 +28,14 @@ import click
 from serve.blocks import Block, identities
 from serve.encodings import Encoding, arrow_schema, head
 from serve.sources import Source
-from zoo.errors import ZooError, reason
+from zoo.errors import WrongUsage, ZooError, reason
 
 PART_ROWS = 10_000
 PART_SECONDS = 30.0  # a slow run keeps what it has this often
 
 
 class OutputError(ZooError):
-    """The output cannot be written, or an unfinished one does not fit."""
+    """The output cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,16 @@ class Part:
     failed: dict[str, int]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Open:
-    """The part that is being written."""
+    """The part that is being written, size and all that follows as of its last whole block.
+
+    It is replaced and not changed, since Ctrl-C can come between any two steps.
+    """
 
     file: IO[bytes]
     begun: float
+    size: int = 0
     count: int = 0
     images: Any = field(default_factory=lambda: blake2b(digest_size=16))
     failed: Counter[str] = field(default_factory=Counter)
@@ -66,38 +72,43 @@ class Parts:
             out: the file. asked: all that decides its rows beside the images, as plain JSON types.
             resume: go on with the parts that are there, if any; without it, parts must not be there.
         Raises:
-            OutputError: parts are there and shall not be resumed, or were asked for otherwise.
+            WrongUsage: parts are there and shall not be resumed, or were asked for otherwise, or another run writes
+                them; there is nothing to resume. OutputError: the folder cannot be written.
         """
-        if out.is_dir():
-            raise OutputError(f"{out} is a folder: name a file.")
         self.out, self.encoding, self.width = out, encoding, width
         self.folder = out.with_name(f"{out.name}.parts")
         self.done: list[Part] = []
         self._open: _Open | None = None
+        self._job = self.folder / "job.json"
+        if resume and out.exists() and not self._job.exists():
+            raise WrongUsage(f"{out} is finished, so nothing is left to resume: without --resume it is written anew.")
         with self._as_sentence():
-            if not out.parent.is_dir():
-                raise OutputError(f"{out} cannot be written: there is no folder {out.parent}.")
-            if self.folder.exists():
-                self._go_on(asked, resume)
+            self.folder.mkdir(exist_ok=True)
+            self._lock = _locked(self.folder / "lock")
+            if not self._job.exists():
+                for left in self.folder.glob("[0-9]*"):  # of a run that was killed while it removed its parts
+                    left.unlink()
+                self._write_whole(self._job, json.dumps(asked, indent=1).encode())
+            elif resume:
+                self._go_on(asked)
             else:
-                self.folder.mkdir()
-                self._write_whole(self.folder / "job.json", json.dumps(asked, indent=1).encode())
+                raise WrongUsage(
+                    f"{self.folder} holds an unfinished run: --resume goes on with it, or remove the folder."
+                )
 
-    def _go_on(self, asked: dict[str, Any], resume: bool) -> None:
-        if not resume:
-            raise OutputError(f"{self.folder} holds an unfinished run: --resume goes on with it, or remove the folder.")
+    def _go_on(self, asked: dict[str, Any]) -> None:
         try:
-            begun = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+            begun = dict(json.loads(self._job.read_text(encoding="utf-8")))
             for number in range(len(list(self.folder.glob("*.json"))) - 1):
                 self.done.append(Part(**json.loads(self._path(number, "json").read_text(encoding="utf-8"))))
         except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
-            raise OutputError(f"{self.folder} is damaged ({reason(error)}): remove it to begin again.") from None
+            raise WrongUsage(f"{self.folder} is damaged ({reason(error)}): remove it to begin again.") from None
         if other := sorted(key for key in begun.keys() | asked.keys() if begun.get(key) != asked.get(key)):
             said = "; ".join(f"{key} was {begun.get(key)} and is {asked.get(key)}" for key in other)
-            raise OutputError(f"{self.folder} was begun otherwise ({said}): ask for the same, or remove it.")
+            raise WrongUsage(f"{self.folder} was begun otherwise ({said}): ask for the same, or remove it.")
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
-        """The images that no part answers yet. Raises OutputError where others were answered than are there now."""
+        """The images that no part answers yet. Raises WrongUsage where others were answered than are there now."""
         for number, part in enumerate(self.done):
             digest, count = blake2b(digest_size=16), 0
             for source in islice(sources, part.count):
@@ -105,7 +116,7 @@ class Parts:
                 count += 1
             if (count, digest.hexdigest()) != (part.count, part.images):
                 first = sum(before.count for before in self.done[:number])
-                raise OutputError(
+                raise WrongUsage(
                     f"The images have changed since {self.folder} was begun (among number {first + 1} to "
                     f"{first + part.count}): remove it to begin again."
                 )
@@ -116,30 +127,42 @@ class Parts:
         with self._as_sentence():
             if self._open is None:
                 self._open = _Open(open(self.folder / "part.partial", "wb"), time.monotonic())
-            self._open.file.write(self._plain(block.payload))
-        self._open.count += block.count
-        self._open.images.update(block.identities)
-        self._open.failed += block.failed
-        if self._open.count >= PART_ROWS or time.monotonic() - self._open.begun >= PART_SECONDS:
+            part, rows = self._open, self._plain(block.payload)
+            part.file.write(rows)
+        images = part.images.copy()
+        images.update(block.identities)
+        count, failed = part.count + block.count, part.failed + block.failed
+        self._open = replace(part, size=part.size + len(rows), count=count, images=images, failed=failed)
+        if count >= PART_ROWS or time.monotonic() - part.begun >= PART_SECONDS:
             self.close_part()
 
     def close_part(self) -> None:
-        """Keep what was written so far."""
-        if (part := self._open) is None:
+        """Keep the whole blocks that were written so far."""
+        part, self._open = self._open, None  # at once: whoever interrupts this does not begin it again
+        if part is None:
             return
         told = Part(part.count, part.images.hexdigest(), dict(part.failed))
         with self._as_sentence():
-            part.file.flush()
-            os.fsync(part.file.fileno())
-            part.file.close()
+            with part.file:
+                part.file.truncate(part.size)
+                os.fsync(part.file.fileno())
+            if not part.count:
+                return
             os.replace(self.folder / "part.partial", self._path(len(self.done), "rows"))
             self._write_whole(self._path(len(self.done), "json"), json.dumps(vars(told)).encode())
         self.done.append(told)
-        self._open = None
 
     def finish(self) -> None:
-        """Put the parts together, rename the result to OUT, and remove the parts."""
+        """Put the parts together, rename the result to OUT, and remove the parts; without rows there is no OUT."""
         self.close_part()
+        if self.done:
+            self._put_together()
+        with suppress(OSError):
+            self._job.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+    def _put_together(self) -> None:
         partial = self.out.with_name(f"{self.out.name}.partial")
         parts = [self._path(number, "rows") for number in range(len(self.done))]
         with self._as_sentence():
@@ -148,7 +171,6 @@ class Parts:
             else:
                 _join(self._plain(head(self.encoding, self.width)), parts, partial)
             os.replace(partial, self.out)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def kept(self) -> int:
@@ -186,6 +208,19 @@ class Parts:
                 self._open = None
             kept = f" {self.kept:,} rows are kept: --resume goes on with them." if self.done else ""
             raise OutputError(f"{self.out} cannot be written ({error.strerror or reason(error)}).{kept}") from None
+
+
+def _locked(path: Path) -> int:
+    """A descriptor whose file no other process can lock while this one lives. Raises WrongUsage where one has."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with suppress(ImportError, OSError):  # not every system has locks, nor every file system
+        import fcntl
+
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise WrongUsage(f"Another run writes in {path.parent}: wait for its end, or name another file.") from None
+    return descriptor
 
 
 def _join(start: bytes, parts: Iterable[Path], out: Path) -> None:

@@ -9,7 +9,7 @@ import click
 from serve.batch import FEW, Output, Summary, TooManyErrors, run
 from serve.blocks import Job
 from serve.encodings import Encoding, table_width
-from serve.outputs import encoding_of, open_output
+from serve.outputs import check_out, encoding_of, open_output
 from serve.parts import OutputError, Parts
 from serve.sources import Input, expand, total
 from zoo.errors import BadInput
@@ -51,6 +51,8 @@ def predict(request: Request) -> int:
             without_images += 1
     if not inputs:
         return 2
+    if request.out is not None:
+        check_out(request.out, (name for given in inputs for name in given.read))
     width = table_width([name for given in inputs for name in given.names])
     output = open_output(request.out, encoding, _asked(request, model, encoding), request.resume, width)
     job = Job(model, request.top_k, request.fit, encoding, width, identify=isinstance(output, Parts))

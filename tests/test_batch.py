@@ -21,12 +21,12 @@ import pytest
 
 from serve import batch, parts
 from serve.batch import Summary, TooManyErrors, run
-from serve.blocks import BLOCK, Block, Job, classify, cut, identities
-from serve.outputs import encoding_of
-from serve.parts import OutputError, Parts
+from serve.blocks import BLOCK, Job, classify, cut, identities
+from serve.parts import Parts
 from serve.sources import Input, Url, expand
 from serve.workers import WorkerDied, Workers
 from tests.made_up import heed_ctrl_c
+from zoo.errors import WrongUsage
 from zoo.image import Named
 
 ZOO = [sys.executable, "-c", "from serve.cli import main; main()", "predict"]
@@ -191,30 +191,6 @@ def test_parquet_on_stdout(names, singles, tmp_path):
     assert pq.read_table(tmp_path / "rows").to_pylist() == [row.to_dict() for row in singles[:5]]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["-o", "rows.txt"], "does not say its form"),
-        (["-o", "nowhere/rows.csv"], "there is no folder nowhere"),
-        (["-o", "."], "does not say its form"),
-        (["-o", ".", "--format", "csv"], "is a folder: name a file"),
-        (["--resume"], "--resume goes on with a file"),
-    ],
-)
-def test_outputs_that_cannot_be(tmp_path, names, arguments, words):
-    done = zoo_predict(names[0], *arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_forms():
-    assert encoding_of(None, None) == "table"
-    assert encoding_of("x.NDJSON", None) == "jsonl"
-    assert encoding_of("x.csv", "parquet") == "parquet"
-
-
 @pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr(parts, "PART_ROWS", 50)
@@ -235,17 +211,17 @@ def test_resume_repeats_nothing_and_refuses_what_does_not_fit(tmp_path, model, n
     first._open.file.close()  # as if killed: this part is lost
     assert not out.exists()
 
-    with pytest.raises(OutputError, match="holds an unfinished run: --resume goes on with it"):
+    with pytest.raises(WrongUsage, match="holds an unfinished run: --resume goes on with it"):
         Parts(out, "jsonl", ASKED, resume=False)
-    with pytest.raises(OutputError, match="was begun otherwise \\(top_k was 3 and is 5\\)"):
+    with pytest.raises(WrongUsage, match="was begun otherwise \\(top_k was 3 and is 5\\)"):
         Parts(out, "jsonl", ASKED | {"top_k": 5}, resume=True)
     second = Parts(out, "jsonl", ASKED, resume=True)
     assert second.kept == 192  # four parts of 64, the first multiple of a block above 50, but the last
-    with pytest.raises(OutputError, match=r"The images have changed .* number 1 to 64"):
+    with pytest.raises(WrongUsage, match=r"The images have changed .* number 1 to 64"):
         list(second.remaining(iter(names[1:])))
-    with pytest.raises(OutputError, match=r"The images have changed .* number 129 to 192"):
+    with pytest.raises(WrongUsage, match=r"The images have changed .* number 129 to 192"):
         list(second.remaining(iter([*names[:150], "other.png", *names[151:]])))
-    with pytest.raises(OutputError, match=r"The images have changed"):
+    with pytest.raises(WrongUsage, match=r"The images have changed"):
         list(second.remaining(iter(names[:100])))
     assert list(second.remaining(iter(names))) == names[192:]
     for block in blocks_of(names[192:], job):
@@ -273,7 +249,7 @@ def test_damaged_parts_are_a_sentence(tmp_path, model, names, small_parts):
         first.write(block)
     first._open.file.close()
     (tmp_path / "rows.jsonl.parts" / "000000.json").write_text("{")
-    with pytest.raises(OutputError, match=r"is damaged .*remove it to begin again"):
+    with pytest.raises(WrongUsage, match=r"is damaged .*remove it to begin again"):
         Parts(out, "jsonl", ASKED, resume=True)
 
 
@@ -470,11 +446,3 @@ def test_few_images_start_no_process(model, names, monkeypatch):
     assert sum(block.count for block in batch.blocks(names[:256], Job(model), count=256)) == 256
     with pytest.raises(AssertionError, match="a process was started"):
         list(batch.blocks(names[:257], Job(model), count=257))
-
-
-def test_a_block_of_nothing_is_no_part(tmp_path):
-    out = tmp_path / "rows.csv"
-    empty = Parts(out, "csv", ASKED, resume=False)
-    empty.finish()
-    assert out.read_text().startswith("input,model,label")
-    assert Block(b"", 0).failed == Counter()

@@ -9,6 +9,10 @@ class BadInput(ZooError):
     """An image or array that cannot be classified. Other inputs of the same call are not affected."""
 
 
+class WrongUsage(ZooError):
+    """What was asked for cannot be done the way it was asked; nothing was begun."""
+
+
 class BadData(ZooError):
     """A data set that is missing, truncated, or not the published one."""
 
