@@ -7,6 +7,7 @@ own rate, start included, is in the summary that it prints.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def count(blocks):
 def test_files_beside_a_simple_loop_one_process_and_a_dataloader(benchmark, model, mnist_files):
     """10,000 PNG files, mnist14k, rows as JSON lines."""
     job = Job(model, encoding="jsonl")
-    with Workers(job, classify, PROCESSES) as workers:
+    with Workers(partial(classify, job), PROCESSES) as workers:
         workers.wait_until_ready()
         times = rounds_of(
             {
@@ -146,7 +147,7 @@ def test_parquet_beside_one_core(benchmark, data_folder):
         for start in range(0, len(images), CHUNK):
             model.run(np.stack([decode_bytes(one.data, one.name).pixels for one in images[start : start + CHUNK]]))
 
-    with Workers(job, classify, PROCESSES) as workers:
+    with Workers(partial(classify, job), PROCESSES) as workers:
         workers.wait_until_ready()
         ours = lambda: count(workers.answers(cut(expand(str(path)).images())))  # noqa: E731
         times = rounds_of({"ours": ours, "one_core": floor}, ROUNDS)
@@ -165,7 +166,7 @@ def test_parquet_beside_one_core(benchmark, data_folder):
 def test_the_rate_does_not_depend_on_the_number(benchmark, model, mnist_files):
     """1,000, 10,000 and 100,000 images; the short ones several times in a round, so that all see the same machine."""
     job = Job(model, encoding="jsonl")
-    with Workers(job, classify, PROCESSES) as workers:
+    with Workers(partial(classify, job), PROCESSES) as workers:
         workers.wait_until_ready()
         thousand, ten, hundred = mnist_files[:1000], mnist_files, mnist_files * 10
 

@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from typing import Any, Protocol
 
-from serve.blocks import Block, Job, classify, cut, smaller
-from serve.sources import Input, Source, total
+from serve.blocks import BLOCK, Block, Job, classify, cut, smaller
+from serve.sources import Input, Source
 from serve.workers import Workers, cores
 from zoo.errors import ZooError
 
@@ -58,29 +60,32 @@ class Summary:
         return f"{said}."
 
 
-def blocks(
-    sources: Iterable[Source], job: Job, count: int | None = None, processes: int | None = None
-) -> Generator[Block, None, None]:
+def blocks(sources: Iterable[Source], job: Job, processes: int | None = None) -> Generator[Block, None, None]:
     """Classify; blocks come in the order of the images, and no more than a few are on their way at any time.
 
     Args:
-        count: how many images there are, None where that is not known: for few, no process is started.
-        processes: how many, by default one for each core that this process may use.
+        processes: how many, by default one for each core that this process may use; for few images none is started.
     Raises:
         WorkerDied: a worker process ended without an answer.
     """
     processes = processes or cores()
-    cuts = cut(sources)
-    if job.model.device == "cuda":
+    few, cuts = _looked_at(cut(sources))
+    if few or (processes == 1 and job.model.device == "cpu"):
+        yield from _here(cuts, job)
+    elif job.model.device == "cuda":
         from serve.gpu_batches import gpu_blocks
 
         yield from gpu_blocks(cuts, job, processes)
-    elif processes == 1 or (count is not None and count <= FEW):
-        yield from _here(cuts, job)
     else:
-        with Workers(job, classify, processes) as workers:
+        with Workers(partial(classify, job), processes) as workers:
             yield from _here(cuts, job, until=workers.ready)
             yield from workers.answers(cuts)
+
+
+def _looked_at(cuts: Iterator[list[Source]]) -> tuple[bool, Iterator[list[Source]]]:
+    """Whether they are few, which an archive tells only in reading; and all of them."""
+    first = list(islice(cuts, FEW // BLOCK + 1))
+    return len(first) <= FEW // BLOCK, chain(first, cuts)
 
 
 def _here(cuts: Iterator[list[Source]], job: Job, until: Callable[[], bool] = lambda: False) -> Iterator[Block]:
@@ -107,7 +112,7 @@ def run(
     """
     summary, started = Summary(), time.perf_counter()
     sources = output.remaining(_all_of(inputs, summary))
-    with closing(blocks(sources, job, total(inputs), processes)) as answered:
+    with closing(blocks(sources, job, processes)) as answered:
         for block in answered:
             failed = summary.failed.total() + block.failed.total()
             if max_errors is not None and failed > max_errors:

@@ -14,6 +14,7 @@ from typing import Any
 from serve.archives import Unreadable
 from serve.encodings import NAME_WIDTH, Encoding, encode
 from serve.sources import Source, Url
+from zoo.card import Input
 from zoo.errors import reason
 from zoo.image import LARGEST, Named
 from zoo.photos import Fit
@@ -100,7 +101,7 @@ def classify(job: Job, sources: list[Source]) -> Block:
     """One block, here and now."""
     rows: list[Row] = []
     for chunk in smaller([sources]):
-        rows += job.model.answer(ready(chunk, job), job.top_k)
+        rows += job.model.answer(ready(chunk, job.model.card.input, job.fit), job.top_k)
     return encoded(job, rows, identities(sources) if job.identify else b"")
 
 
@@ -112,11 +113,11 @@ def encoded(job: Job, rows: list[Row], identities: bytes) -> Block:
     return Block(payload, len(rows), failed, errors[0].error if errors else None, identities)
 
 
-def ready(sources: list[Source], job: Job) -> list[Prepared]:
+def ready(sources: list[Source], expected: Input, fit: Fit) -> list[Prepared]:
     """Images as the network takes them; what cannot be had keeps its place with a sentence."""
     fetched = [fetch(source) if isinstance(source, Url) else source for source in sources]
     pictures = [source for source in fetched if not isinstance(source, Unreadable)]
-    prepared = iter(prepare_all(pictures, job.model.card.input, job.fit))
+    prepared = iter(prepare_all(pictures, expected, fit))
     return [
         Prepared(source.name, None, error=source.error) if isinstance(source, Unreadable) else next(prepared)
         for source in fetched

@@ -1,7 +1,7 @@
 """The `zoo` command: parse, one library call, print. Data go to stdout, everything else to stderr.
 
 Exit codes: 0 all done; 1 some inputs failed, or a verification did; 2 wrong usage, or nothing to do; 3 model, runtime
-or device not available; 130 interrupted.
+or device not available; 130 interrupted, 143 by SIGTERM.
 """
 
 import io
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 import zoo
+from serve.say import say
 from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, reason
 
 DEFAULT_MODEL = "mnist14k"
@@ -95,7 +96,7 @@ def list_command(pattern: str) -> None:
     from zoo.registry import damaged
 
     for problem in damaged():
-        click.echo(f"zoo: {problem}", err=True)
+        say(f"zoo: {problem}")
     cards = zoo.list_models(pattern)
     if not cards:
         raise ModelNotFound(f"No model matches {pattern!r}: `zoo list` shows all models.")
@@ -170,8 +171,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command and leave with its exit code; every expected failure is one sentence on stderr."""
-    if sys.stdout is None:
-        sys.exit("zoo: There is no stdout to write the answer to.")
+    sys.stdout = sys.stdout or open(os.devnull)  # closed: no file of ours shall take its place; to write fails
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):  # any name can be printed: into files as UTF-8, on terminals as they can
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
@@ -185,7 +186,7 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except ZooError as error:
-        click.echo(f"zoo: {error}", err=True)
+        say(f"zoo: {error}")
         code = EXIT_CODES.get(type(error), 1)
     except (KeyboardInterrupt, click.Abort):
         code = 130
@@ -193,8 +194,11 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        click.echo(f"zoo: The answer cannot be written ({reason(error)}).", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.filename is None:  # as of a stream
+            say(f"zoo: The answer cannot be written ({reason(error)}).")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            say(f"zoo: A file cannot be used ({reason(error)}).")
         code = 1
     sys.exit(code)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from serve.blocks import Block, Job, encoded, identities, ready
 from serve.sources import Source
 from serve.workers import Workers
 from zoo.binding import Bound
+from zoo.card import Input
+from zoo.photos import Fit
 from zoo.rows import Prepared
 
 SIZES = (64, 128, 256, 512, 1024, 2048)
@@ -24,7 +27,8 @@ TRIALS = 5
 def gpu_blocks(cuts: Iterable[list[Source]], job: Job, processes: int) -> Iterator[Block]:
     """As `serve.batch.blocks`; a block is what one batch of the GPU holds."""
     bound = job.model.bind(best_batch(lambda size: job.model.bind(size), job.model.card.input.shape))
-    with Workers(job, prepare_block, processes) as workers:
+    work = partial(prepare_block, job.model.card.input, job.fit, job.identify)  # without the model: it stays here
+    with Workers(work, processes) as workers:
         prepared: list[Prepared] = []
         told = b""
         for some, digests in workers.answers(cuts):
@@ -37,9 +41,9 @@ def gpu_blocks(cuts: Iterable[list[Source]], job: Job, processes: int) -> Iterat
             yield _answered(job, prepared, told, bound)
 
 
-def prepare_block(job: Job, sources: list[Source]) -> tuple[list[Prepared], bytes]:
+def prepare_block(expected: Input, fit: Fit, identify: bool, sources: list[Source]) -> tuple[list[Prepared], bytes]:
     """What a worker does: images as the network takes them, and which they were."""
-    return ready(sources, job), identities(sources) if job.identify else b""
+    return ready(sources, expected, fit), identities(sources) if identify else b""
 
 
 def _answered(job: Job, prepared: list[Prepared], told: bytes, bound: Bound) -> Block:

@@ -4,13 +4,13 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import click
-
 from serve.batch import FEW, Output, Summary, TooManyErrors, run
 from serve.blocks import Job
 from serve.encodings import Encoding, table_width
 from serve.outputs import check_out, encoding_of, open_output
 from serve.parts import OutputError, Parts
+from serve.say import say
+from serve.signals import sigterm_like_ctrl_c
 from serve.sources import Input, expand, total
 from zoo.errors import BadInput
 from zoo.predictor import Model, load
@@ -41,13 +41,13 @@ def predict(request: Request) -> int:
     model = load(request.model, request.device)
     if request.by_default or request.device == "auto":
         chosen = " (the default model)" if request.by_default else ""
-        click.echo(f"{model.card.name}{chosen} on {model.device}", err=True)
+        say(f"{model.card.name}{chosen} on {model.device}")
     inputs, without_images = [], 0
     for argument in request.images:
         try:
             inputs.append(expand(argument, request.allow_url))
         except BadInput as error:
-            click.echo(f"zoo: {error}", err=True)
+            say(f"zoo: {error}")
             without_images += 1
     if not inputs:
         return 2
@@ -56,12 +56,13 @@ def predict(request: Request) -> int:
     width = table_width([name for given in inputs for name in given.names])
     output = open_output(request.out, encoding, _asked(request, model, encoding), request.resume, width)
     job = Job(model, request.top_k, request.fit, encoding, width, identify=isinstance(output, Parts))
-    summary = _watched(inputs, job, output, request)
+    with sigterm_like_ctrl_c():
+        summary = _watched(inputs, job, output, request)
     for argument in summary.empty:
-        click.echo(f"zoo: {argument} holds no images.", err=True)
+        say(f"zoo: {argument} holds no images.")
     failed = summary.failed.total()
     if failed or summary.count > FEW or isinstance(output, Parts):
-        click.echo(f"zoo: {summary.told()}", err=True)
+        say(f"zoo: {summary.told()}")
     earlier = output.failed_before().total() if isinstance(output, Parts) else 0
     return 2 if without_images or summary.empty else 1 if failed or earlier else 0
 
@@ -95,6 +96,6 @@ def _watched(inputs: list[Input], job: Job, output: Output, request: Request) ->
     except BaseException as error:
         if isinstance(output, Parts):
             output.close_part()
-            if isinstance(error, KeyboardInterrupt | TooManyErrors):
-                click.echo(f"zoo: {output.kept:,} rows are kept in {output.folder}: --resume goes on.", err=True)
+            if isinstance(error, KeyboardInterrupt | SystemExit | TooManyErrors):
+                say(f"zoo: {output.kept:,} rows are kept in {output.folder}: --resume goes on.")
         raise

@@ -7,17 +7,24 @@ enough that two threads were no faster than one (docs/decisions/0007-batch.md).
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Generic, TypeVar
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from serve.blocks import Job
+from serve.signals import held_back
 from serve.sources import Source
 from zoo.errors import ZooError
 
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
 Answer = TypeVar("Answer")
+PATIENCE_S = 2.0  # for what a worker does while the run is given up
 
 
 class WorkerDied(ZooError):
@@ -30,21 +37,31 @@ def cores() -> int:
 
 
 class Workers(Generic[Answer]):
-    """Processes that do `work(job, sources)`, a function at the top of a module, with the model open."""
+    """Processes that do `work(sources)`; each gets it once, with the model that may be in it."""
 
-    def __init__(self, job: Job, work: Callable[[Job, list[Source]], Answer], processes: int) -> None:
+    def __init__(self, work: Callable[[list[Source]], Answer], processes: int) -> None:
         import multiprocessing
 
         self.processes = processes
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the runtime's threads
-        self._executor = ProcessPoolExecutor(processes, context, _open, (job, work))
-        self._started = [self._executor.submit(_nothing) for _ in range(processes)]
+        given = context.SimpleQueue()  # not with what starts a process: that is waited for, and a model is large
+        self._executor = ProcessPoolExecutor(processes, context, _open, (given,))
+        threading.Thread(target=_give, args=(given, work, processes), daemon=True).start()
+        try:
+            with held_back():
+                self._started = [self._executor.submit(_nothing) for _ in range(processes)]
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
 
     def __enter__(self) -> Workers[Answer]:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, given_up: type[BaseException] | None, *_: object) -> None:
+        processes = list(self._executor._processes.values())
+        self._executor.shutdown(wait=given_up is None, cancel_futures=True)
+        if given_up:
+            _end(processes)
 
     def ready(self) -> bool:
         """Whether the first worker waits for work: starting takes as long as thousands of images."""
@@ -71,20 +88,34 @@ class Workers(Generic[Answer]):
             ) from None
 
 
-_task: tuple[Job, Callable[[Job, list[Source]], object]] | None = None  # in a worker: what `_open` was given
+def _end(processes: list[Any]) -> None:
+    """Let workers finish what they do, and kill what does not: a decoder that hangs, for one."""
+    until, left = time.monotonic() + PATIENCE_S, {process.sentinel: process for process in processes}
+    while left and (patience := until - time.monotonic()) > 0:
+        for ended in wait(list(left), patience):
+            del left[ended]
+    for process in left.values():
+        process.kill()
 
 
-def _open(job: Job, work: Callable[[Job, list[Source]], object]) -> None:
+def _give(given: SimpleQueue[Any], work: object, times: int) -> None:
+    for _ in range(times):
+        given.put(work)
+
+
+_task: Callable[[list[Source]], object] | None = None  # in a worker: what `_open` was given
+
+
+def _open(given: SimpleQueue[Any]) -> None:
     """Begin a worker: Ctrl-C is the parent's business, and a worker does not outlive its parent."""
     import multiprocessing
     import signal
-    import threading
 
     global _task
-    _task = job, work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent := multiprocessing.parent_process():
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _task = given.get()
 
 
 def _end_with(parent: Any) -> None:
@@ -98,5 +129,4 @@ def _nothing() -> None:
 
 def _work(sources: list[Source]) -> object:
     assert _task is not None
-    job, work = _task
-    return work(job, sources)
+    return _task(sources)

@@ -13,13 +13,15 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import cv2
 import pyarrow.parquet as pq
 import pytest
 
-from serve import batch, parts
+from serve import batch, gpu_batches, parts, workers
 from serve.batch import Summary, TooManyErrors, run
 from serve.blocks import BLOCK, Job, classify, cut, identities
 from serve.parts import Parts
@@ -97,9 +99,9 @@ def test_rows_are_those_of_single_images_to_the_bit_and_in_order(model, names, s
 
 
 def test_all_of_it_in_workers(model, names, singles):
-    with Workers(Job(model), classify, 2) as workers:
-        workers.wait_until_ready()
-        assert [row for block in workers.answers(cut(names * 3)) for row in block.payload] == singles * 3
+    with Workers(partial(classify, Job(model)), 2) as ready:
+        ready.wait_until_ready()
+        assert [row for block in ready.answers(cut(names * 3)) for row in block.payload] == singles * 3
 
 
 def test_blocks_are_cut_by_number_and_by_size():
@@ -110,18 +112,18 @@ def test_blocks_are_cut_by_number_and_by_size():
 
 
 def test_a_dead_worker_is_a_sentence(model, names):
-    with pytest.raises(WorkerDied, match="A worker process died"), Workers(Job(model), _die, 2) as workers:
-        list(workers.answers(cut(names)))
+    with pytest.raises(WorkerDied, match="A worker process died"), Workers(_die, 2) as dying:
+        list(dying.answers(cut(names)))
 
 
-def _die(job, sources):
+def _die(sources):
     os._exit(1)
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     script = (
-        "import os, signal, zoo\nfrom serve.workers import Workers\nfrom serve.blocks import Job, classify\n"
-        "workers = Workers(Job(zoo.load('mnist14k')), classify, 2)\nworkers.wait_until_ready()\n"
+        "import os, signal\nfrom serve.workers import Workers\n"
+        "workers = Workers(len, 2)\nworkers.wait_until_ready()\n"
         "print(*workers._executor._processes, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -261,11 +263,11 @@ def many(tmp_path_factory, names):
     return path
 
 
-def start(arguments, part_rows=500):
+def start(arguments, part_rows=500, **options):
     """The command with small parts, in a process group of its own."""
     script = f"from serve import parts; parts.PART_ROWS = {part_rows}\nfrom serve.cli import main; main()"
     command = [sys.executable, "-c", script, "predict", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c, **options)
 
 
 def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_path, many):
@@ -275,9 +277,9 @@ def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_
     while not out.exists():
         assert kills < 60, "it does not come to an end"
         process = start([f"@{many}", "-o", out, "--resume"])
-        patience = dice.uniform(0.8, 2.5)
+        patience = dice.uniform(0.8, 2.5) + kills / 2  # more on a machine that is slow
         try:
-            process.communicate(timeout=patience if kills < 4 else 120)
+            process.communicate(timeout=patience if kills < 4 or not any(kept) else 120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -305,6 +307,39 @@ def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
     assert "12,000 images in" not in done.stderr  # not all of them again
     with out.open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 12_000
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_to_all_processes_while_workers_start(tmp_path, many, sign, code):
+    """As a terminal sends Ctrl-C, and a container's end SIGTERM."""
+    process = start([f"@{many}", "-o", tmp_path / "rows.csv"], start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 2:  # the resource tracker and a worker
+        time.sleep(0.005)
+    os.killpg(process.pid, sign)
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said.count("\n")) == (code, 2), said
+    assert "rows are kept in" in said
+
+
+def test_sigterm_keeps_the_part_that_was_being_written(tmp_path, many):
+    process = start([f"@{many}", "-o", tmp_path / "rows.csv"], part_rows=10**9)
+    while not (tmp_path / "rows.csv.parts" / "part.partial").exists():
+        time.sleep(0.01)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said.count("\n")) == (143, 2), said
+    assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
+
+
+def test_a_worker_that_hangs_does_not_outlive_an_interruption(monkeypatch):
+    monkeypatch.setattr(workers, "PATIENCE_S", 0.1)
+    begun = time.monotonic()
+    with suppress(KeyboardInterrupt), Workers(time.sleep, 1) as hanging:
+        hanging.wait_until_ready()
+        hanging._executor.submit(workers._work, 60)
+        raise KeyboardInterrupt
+    assert time.monotonic() - begun < 30
 
 
 def _no_file_above_100_kb():
@@ -398,9 +433,8 @@ def test_memory_is_bounded(tmp_path, names, number):
 
 
 def test_the_gpu_path_with_the_cpu_in_its_place(model, names, singles, monkeypatch):
-    from serve import gpu_batches
-
     monkeypatch.setattr(gpu_batches, "SIZES", (64, 256))
+    monkeypatch.setattr(type(model), "__reduce__", None)  # no worker gets the model: each would open a session
     job = Job(model, identify=True)
     blocks = list(gpu_batches.gpu_blocks(cut(names), job, processes=2))
     assert [row for block in blocks for row in block.payload] == singles
@@ -443,6 +477,9 @@ def test_few_images_start_no_process(model, names, monkeypatch):
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(batch, "Workers", never)
-    assert sum(block.count for block in batch.blocks(names[:256], Job(model), count=256)) == 256
-    with pytest.raises(AssertionError, match="a process was started"):
-        list(batch.blocks(names[:257], Job(model), count=257))
+    monkeypatch.setattr(gpu_batches, "gpu_blocks", never)
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(model, "device", device)
+        assert sum(block.count for block in batch.blocks(iter(names[:256]), Job(model), 2)) == 256
+        with pytest.raises(AssertionError, match="a process was started"):
+            list(batch.blocks(iter(names[:257]), Job(model), 2))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -331,7 +332,36 @@ def _all_of(screen) -> str:
 def test_without_stdout(pictures):
     command = f"{sys.executable} -c 'from serve.cli import main; main()' predict {pictures} >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, b"zoo: There is no stdout to write the answer to.\n")
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (
+        1,
+        [b"zoo: The answer cannot be written (not writable)."],
+    )
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "2>&1 | head -n 0"])
+def test_a_file_of_rows_needs_no_stdout_and_no_stderr(pictures, tmp_path, closed):
+    command = (
+        f"{sys.executable} -c 'from serve.cli import main; main()' predict {pictures} -o {tmp_path}/rows.csv {closed}"
+    )
+    done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 11
+
+
+def test_only_the_answer_is_said_not_to_be_written(run, pictures, monkeypatch):
+    def predict(request):
+        raise PermissionError(13, "Permission denied", "x.png")
+
+    monkeypatch.setattr("serve.predicting.predict", predict)
+    code, _, err = run("predict", pictures)
+    assert (code, err) == (1, "zoo: A file cannot be used ([Errno 13] Permission denied: 'x.png').\n")
+
+
+def test_an_archive_without_images_leaves_no_file(run, tmp_path):
+    zipfile.ZipFile(tmp_path / "e.zip", "w").close()
+    code, _, err = run("predict", tmp_path / "e.zip", "-o", tmp_path / "e.csv")
+    assert (code, os.listdir(tmp_path)) == (2, ["e.zip"])
+    assert "e.zip holds no images." in err
 
 
 def test_verify(run, data_folder):
