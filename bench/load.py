@@ -30,7 +30,7 @@ wrong = 0
 function done(summary)
   local all = 0
   for _, thread in ipairs(threads) do all = all + thread:get("wrong") end
-  io.write(string.format("wrong %%d of %%d, errors %%d\\n", all, summary.requests,
+  io.write(string.format("wrong %%d of %%d, errors %%d\\n", all + summary.errors.status, summary.requests,
     summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout))
 end
 """

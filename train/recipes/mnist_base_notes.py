@@ -1,6 +1,9 @@
 """mnist-base.notes: a reconstruction of the course notes' week-1 network, trained plainly.
 
 python -m train mnist-base.notes --seed 0
+
+Last epoch, all 10,000 test images: 99.08 % with one seed, where the notes have 99.23. 10 epochs took 77 minutes on one
+thread of a busy 2-core machine.
 """
 
 from train.recipe import Recipe
