@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from bench.load import FORM, as_form, closed_loop, open_loop, wrk_is_here
+from bench.measure import rounds_of
 
 SECONDS = 4
 ROUNDS = 3
@@ -147,3 +148,62 @@ def test_litserve_with_one_worker(benchmark, servers, sevens, tmp_path):
         **{f"{name}_over_litserve": round(ratio, 2) for name, ratio in ratios.items()},
     }
     assert ratios["ours"] >= 3
+
+
+def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
+    """The steps of one request, each alone on one thread, and the whole application without a server before it."""
+    import asyncio
+
+    from serve.http.app import build
+    from serve.pool import Ticket, answer
+    from serve.settings import Settings
+    from zoo.image import Named
+    from zoo.rows import prepare_all
+
+    front = build(Settings(folder=str(tmp_path), models="mnist14k*", demo=False, access_log=False, device="cpu"))
+    service = front._service
+    runner = service.runner("mnist14k")
+    prepared = prepare_all([Named("-", sevens[0])], model.card.input)
+    array = np.stack([one.pixels for one in prepared])
+    probabilities = model.run(array).probabilities
+    head = {"type": "http", "method": "POST", "path": "/models/mnist14k/predict", "query_string": b""}
+    headers = [(b"content-type", b"image/png")]
+
+    async def request(number):
+        async def receive():
+            return {"type": "http.request", "body": sevens[number % len(sevens)], "more_body": False}
+
+        async def send(message):
+            pass
+
+        await front({**head, "headers": list(headers)}, receive, send)
+
+    async def requests():
+        async def client():
+            for number in range(50):
+                await request(number)
+
+        await asyncio.gather(*(client() for _ in range(32)))
+
+    def times(n, thing):
+        return lambda: [thing() for _ in range(n)]
+
+    service.pool.start()
+    seconds = rounds_of(
+        {
+            "decode_and_correct": times(500, lambda: prepare_all([Named("-", sevens[0])], model.card.input)),
+            "network": times(500, lambda: model.run(array)),
+            "row": times(500, lambda: list(model.rows_of(prepared, probabilities))),
+            "all_three": times(500, lambda: answer([Ticket(runner, [Named("-", sevens[0])])])),
+            "application": lambda: asyncio.run(requests()),
+        },
+        5,
+    )
+    service.pool.close()
+    benchmark.pedantic(lambda: None, rounds=1)
+    calls = {"application": 32 * 50}
+    benchmark.extra_info |= {
+        "scope": "microseconds a request",
+        "threads of the application": len(service.pool.threads),
+    } | {name: round(float(np.median(found)) / calls.get(name, 500) * 1e6, 1) for name, found in seconds.items()}
+    assert np.median(seconds["all_three"]) > np.median(seconds["network"])

@@ -13,9 +13,9 @@ import click
 
 import zoo
 from serve.say import say
+from serve.settings import DEFAULT_MODEL
 from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, reason
 
-DEFAULT_MODEL = "mnist14k"
 EXIT_CODES: dict[type[ZooError], int] = {  # any other: 1
     WrongUsage: 2,
     ModelNotFound: 3,

@@ -28,8 +28,8 @@ def serve(settings: Settings) -> None:
     try:
         from granian import Granian
         from granian.constants import Interfaces
-    except ImportError as missing:
-        raise ZooError(f"Serving needs {missing.name}: pip install 'pocketzoo[serve]'.") from None
+    except ImportError as error:
+        raise _missing(error) from None
     if settings.host not in LOCAL and settings.key is None:
         print(f"zoo: WARNING: whoever reaches {settings.host} can use this server: set ZOO_API_KEY.", file=sys.stderr)
     settings = replace(settings, port=_free_port(settings.host, settings.port))
@@ -68,10 +68,15 @@ def _free_port(host: str, port: int) -> int:
 
 def _app(settings: Settings) -> Any:
     """In a server process."""
-    from serve.http.app import build
-
     try:
+        from serve.http.app import build
+
         return build(settings)
-    except ZooError as error:
-        Path(settings.folder, FAILED).write_text(f"{type(error).__name__}\n{error}", encoding="utf-8")
+    except (ZooError, ImportError) as error:
+        told = error if isinstance(error, ZooError) else _missing(error)
+        Path(settings.folder, FAILED).write_text(f"{type(told).__name__}\n{told}", encoding="utf-8")
         os._exit(1)  # without a traceback: the first process tells why
+
+
+def _missing(error: ImportError) -> ZooError:
+    return ZooError(f"Serving needs {error.name}: pip install 'pocketzoo[serve]'.")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from zoo.runtime import Device
 
+DEFAULT_MODEL = "mnist14k"
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -199,7 +199,7 @@ def test_the_key_opens(locked, headers):
 def test_without_the_key_only_health_is_told(locked, headers):
     answer = locked.post("/models/mnist14k/predict", content=b"x", headers=headers)
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert answer.headers["www-authenticate"].startswith("Basic")
     assert locked.get("/metrics", headers=headers).status_code == 401
     assert locked.get("/v2/health/live", headers=headers).json() == {"live": True}
     assert locked.get("/v2/health/ready", headers=headers).json() == {"ready": True}

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -262,6 +264,33 @@ def test_what_cannot_be_served_is_a_sentence(server):
     wrong = command(ZOO_PORT="eighty")
     assert wrong.returncode == 2
     assert "'eighty' is not a valid integer" in wrong.stderr
+
+
+def test_the_readmes_lines_work(server):
+    """As they stand there, but for the port."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    lines = re.findall(r"^curl .*", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    answers = []
+    for line in lines:
+        command = line.split(" #")[0].replace("http://127.0.0.1:8000", server.url)
+        done = subprocess.run(command, shell=True, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, line
+        answers.append(done.stdout)
+    assert json.loads(answers[0])["label"] == "7"
+    assert [row["label"] for row in json.loads(answers[1])] == ["5", "2"]
+    assert "zoo_requests_total" in answers[2]
+
+
+def test_a_missing_package_is_a_sentence(tmp_path):
+    for package in ("granian", "orjson"):
+        code = (
+            f"import sys; sys.modules[{package!r}] = None; from serve.cli import main; "
+            "sys.argv[1:] = ['serve', '--port', '0']; main()"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr == f"zoo: Serving needs {package}: pip install 'pocketzoo[serve]'.\n"
 
 
 def test_bound_elsewhere_without_a_key_it_warns(tmp_path):

@@ -16,13 +16,14 @@ from serve.demo import words
 from serve.http.metrics import Metrics
 from serve.pool import Ticket
 from serve.service import Service
+from serve.settings import DEFAULT_MODEL
 from zoo.card import Card, Form
 from zoo.errors import ZooError
 from zoo.image import Named
 from zoo.photos import Fit
 
 SHOWN = 5  # guesses
-SIDE = 280  # pixels of the picture that shows what the network sees, about
+SIDE = 224  # pixels of the picture that shows what the network sees, about
 
 Answer = tuple[dict[str, float] | None, npt.NDArray[np.uint8] | None, str]
 
@@ -34,9 +35,9 @@ class Answers:
         self._service, self._metrics = service, metrics
 
     def names(self, form: Form | None = None) -> list[str]:
-        """Models that are served, of one kind of pictures or all; the default ones first."""
+        """Models that are served, of one kind of pictures or all; the one that the command takes by default first."""
         cards = [card for card in self._service.cards if form is None or card.input.form == form]
-        return [card.name for card in sorted(cards, key=lambda card: not card.default)]
+        return [card.name for card in sorted(cards, key=lambda card: card.architecture != DEFAULT_MODEL)]
 
     def card(self, name: str) -> str:
         return words.card(self._card(name), self._service.runner(name).model.size_bytes)

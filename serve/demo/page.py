@@ -80,7 +80,7 @@ def _answer() -> list[Any]:
     """Where an answer is shown: bars, what the network sees, words."""
     told = gr.Markdown(words.HINT, elem_classes="zoo-answer", container=False)
     bars = gr.Label(label="Most probable", num_top_classes=SHOWN)
-    seen = gr.Image(label="What the network sees", interactive=False, format="png", buttons=[], height=240,
+    seen = gr.Image(label="What the network sees", interactive=False, format="png", buttons=[], height=264,
                     elem_classes="zoo-seen")  # fmt: skip
     return [bars, seen, told]
 

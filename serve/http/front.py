@@ -35,7 +35,7 @@ HOT: list[tuple[str, re.Pattern[str], Handler]] = [
 OPEN = ("/v2/health/live", "/v2/health/ready")  # never behind the key: what watches the server has none
 LARGE_REQUESTS = 16  # of the largest size, held at a time
 GIVEN_ID = re.compile(r"[\x21-\x7e]{1,128}")
-CHALLENGE = 'Bearer, Basic realm="pocketzoo: any name, the key as password"'
+CHALLENGE = 'Basic realm="pocketzoo: any name, the key as password", Bearer'  # a browser asks for the first
 
 
 class Front:
