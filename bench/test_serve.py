@@ -8,12 +8,13 @@ machine, so it takes its share of the cores from both. Every answer's label is c
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -41,9 +42,8 @@ def sevens(model):
 @contextmanager
 def running(command, url, path="/v2/health/ready"):
     """A server, ready at `url`, stopped at the end."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "ZOO_API_KEY": ""}
-    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env={**os.environ, "ZOO_API_KEY": ""}, start_new_session=True, **quiet)
     try:
         until = time.monotonic() + 90
         while time.monotonic() < until:
@@ -57,6 +57,8 @@ def running(command, url, path="/v2/health/ready"):
     finally:
         process.terminate()
         process.wait(30)
+        with suppress(ProcessLookupError):  # children that a server has left behind
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
