@@ -73,10 +73,10 @@ def test_files_beside_a_simple_loop_one_process_and_a_dataloader(benchmark, mode
     }  # fmt: skip
     rows = b"".join(block.payload for block in answered).splitlines()
     assert len(rows) == len(mnist_files)
-    # Measured 2.24, 0.91 and 3.5 (docs/decisions/0007-batch.md); a neighbour on the machine may cost some of it.
+    # Measured 2.2 to 2.5, 0.91 to 0.98 and 2.5 to 3.5 on two days (docs/decisions/0007-batch.md).
     assert ratios["simple_loop"] >= 2.0
     assert ratios["one_process"] / 2 >= 0.8
-    assert ratios["dataloader"] >= 3
+    assert ratios["dataloader"] >= 2
 
 
 def simple_loop(model, names):
