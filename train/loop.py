@@ -110,8 +110,9 @@ def train_epoch(
             group["lr"] = rate
         images = augment.apply(recipe.augment, data.images[rows], (epoch + seen / len(data)) / job.epochs, generator)
         labels = data.labels[rows]
-        scores = network(network_input(images, recipe))
-        batch_loss = F.cross_entropy(scores, labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            scores = network(network_input(images, recipe))
+        batch_loss = F.cross_entropy(scores.float(), labels)
         optimizer.zero_grad(set_to_none=True)
         batch_loss.backward()
         optimizer.step()

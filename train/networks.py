@@ -31,11 +31,11 @@ class Dropout(nn.Module):
         return values * self._mask(values) if self.training else values
 
     def _mask(self, values: torch.Tensor) -> torch.Tensor:
-        """Zeros at the given rate, else 1 / (1 - rate), in the memory order of `values`."""
+        """Zeros at the given rate, else 1 / (1 - rate), in the type and memory order of `values`."""
         size = values.numel()
-        if len(self.pool) < size:
+        if len(self.pool) < size or self.pool.dtype != values.dtype:
             bits = torch.empty((size + 2**20) // 4 + 1, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-            self.pool = (bits >= round(self.rate * 65536) - 32768).float() / (1 - self.rate)
+            self.pool = (bits >= round(self.rate * 65536) - 32768).to(values.dtype) / (1 - self.rate)
         start = int(torch.randint(len(self.pool) - size + 1, ()))
         mask = self.pool[start : start + size]
         if values.ndim == 2:

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from train.schedules import Schedule
 
@@ -22,6 +22,8 @@ class Recipe:
     schedule: learning rate by progress.
     batch_size: images a step; the last batch of an epoch may be smaller.
     mean, sd: the input is `(pixel - mean) / sd`, one value a channel, in units of 0 to 255.
+    precision: in which a training step computes; "bfloat16" is torch's autocast: convolutions and activations in 16
+        bits, weights, optimizer and batch-norm statistics in 32. Measuring is float32 always.
     augment: names of functions of `train/augment.py` with their arguments, applied in this order to whole batches.
     default: whether a bare `ARCHITECTURE` means this recipe.
     source: where network and settings come from, and what was not stated there.
@@ -42,6 +44,7 @@ class Recipe:
     mean: tuple[float, ...] = (0.0,)
     sd: tuple[float, ...] = (255.0,)
     augment: tuple[tuple[str, dict[str, Any]], ...] = ()
+    precision: Literal["float32", "bfloat16"] = "float32"
     default: bool = False
     version: str = "1.0.0"
 
@@ -55,6 +58,8 @@ class Recipe:
         told["schedule"] = {"kind": type(self.schedule).__name__, **asdict(self.schedule)}
         for card_field in ("title", "default", "source", "version"):
             del told[card_field]
+        if self.precision == "float32":
+            del told["precision"]  # runs and cards from before there was another say nothing of it
         return json.loads(json.dumps(told))
 
 

@@ -18,6 +18,7 @@ RECIPE = Recipe(
     optimizer="Adam",
     optimizer_options={"eps": 1e-7},  # Keras' default
     schedule=OneCycle(0.001),
+    precision="bfloat16",
     mean=(0.0, 0.0, 0.0),
     sd=(255.0, 255.0, 255.0),
     augment=(("flip", {}),),
