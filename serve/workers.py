@@ -58,10 +58,12 @@ class Workers(Generic[Answer]):
         return self
 
     def __exit__(self, given_up: type[BaseException] | None, *_: object) -> None:
-        processes = list(self._executor._processes.values())
+        processes, manager = list(self._executor._processes.values()), self._executor._executor_manager_thread
         self._executor.shutdown(wait=given_up is None, cancel_futures=True)
         if given_up:
             _end(processes)
+            if manager is not None:
+                manager.join(PATIENCE_S)  # at Python's exit, it would be woken through a pipe that it is just closing
 
     def ready(self) -> bool:
         """Whether the first worker waits for work: starting takes as long as thousands of images."""

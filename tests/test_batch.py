@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures.process import _ExecutorManagerThread
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -340,6 +341,8 @@ def test_a_worker_that_hangs_does_not_outlive_an_interruption(monkeypatch):
         hanging._executor.submit(workers._work, 60)
         raise KeyboardInterrupt
     assert time.monotonic() - begun < 30
+    left = [thread for thread in threading.enumerate() if isinstance(thread, _ExecutorManagerThread)]
+    assert not left  # one that still ends would race with Python's exit, and leave a traceback there
 
 
 def _no_file_above_100_kb():
