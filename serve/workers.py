@@ -58,7 +58,8 @@ class Workers(Generic[Answer]):
         return self
 
     def __exit__(self, given_up: type[BaseException] | None, *_: object) -> None:
-        processes, manager = list(self._executor._processes.values()), self._executor._executor_manager_thread
+        processes = list(self._executor._processes.values())
+        manager: Any = self._executor._executor_manager_thread  # typeshed has it as another type
         self._executor.shutdown(wait=given_up is None, cancel_futures=True)
         if given_up:
             _end(processes)
