@@ -14,6 +14,7 @@ import time
 from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -46,8 +47,8 @@ class Ticket:
 
     sources: pictures, as `Model.predict` takes them, or `images`: uint8 `(N, H, W, C)`, as `Model.run` does.
     wants: "rows", where a picture that fails is a row with an error, or "scores", where it is an error of the request.
-    rows, scores: the answer, one of them. prepared: what was decoded. error: what was raised instead of an answer.
-    decode_s, queue_s, infer_s: seconds; batch: images in the session's call.
+    size: how many images it holds. rows, scores: the answer, one of them. prepared: what was decoded. error: what was
+    raised instead of an answer. decode_s, queue_s, infer_s: seconds; batch: images in the session's call.
     """
 
     runner: Runner
@@ -67,11 +68,15 @@ class Ticket:
     infer_s: float = 0.0
     batch: int = 0
     future: asyncio.Future[None] | None = None
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """How many images it holds."""
-        return len(self.sources) if self.images is None else len(self.images)
+    def __post_init__(self) -> None:
+        self.size = len(self.sources) if self.images is None else len(self.images)
+
+    def give_up(self) -> None:
+        """Nobody waits any more: a worker need not go on, and what waits in the queue need not be kept in memory."""
+        self.given_up = True
+        self.sources, self.images = [], None
 
 
 class _Waker:
@@ -148,8 +153,9 @@ class Pool:
         self._tickets.put(ticket)
         try:
             await ticket.future
-        finally:
-            ticket.given_up = True
+        except BaseException:
+            ticket.give_up()
+            raise
         if ticket.error is not None:
             raise ticket.error
         return ticket
@@ -221,7 +227,8 @@ def _decoded(ticket: Ticket) -> bool:
     started = time.perf_counter()
     try:
         if ticket.images is None:
-            ticket.prepared = prepare_all(ticket.sources, ticket.runner.model.card.input, ticket.fit)
+            wanted = takewhile(lambda _: not ticket.given_up, ticket.sources)
+            ticket.prepared = prepare_all(wanted, ticket.runner.model.card.input, ticket.fit)
             if ticket.wants == "scores":
                 ticket.images = _all_or_error(ticket.prepared)
         else:
@@ -229,7 +236,7 @@ def _decoded(ticket: Ticket) -> bool:
     except Exception as error:
         ticket.error = error
     ticket.decode_s = time.perf_counter() - started
-    return ticket.error is None
+    return ticket.error is None and not ticket.given_up
 
 
 def _all_or_error(prepared: list[Prepared]) -> npt.NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,6 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
+NUMBER = re.compile(r"[0-9]{1,18}")  # int() refuses thousands of digits
 
 
 class Budget:
@@ -52,7 +54,7 @@ class Exchange:
     async def body(self, limit: int) -> bytes:
         """The request's body. Raises Refused as soon as it is larger than `limit`, or ClientLeft."""
         declared = self.header(b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > limit:
+        if declared is not None and NUMBER.fullmatch(declared) and int(declared) > limit:
             raise self._too_large(limit)
         parts: list[bytes] = []
         while True:

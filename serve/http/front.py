@@ -69,7 +69,7 @@ class Front:
             self._metrics.set("queue", self._service.pool.waiting)
             status = exchange.status or 499
             self._metrics.request(exchange.route, status, time.perf_counter() - exchange.started)
-            if exchange.ticket is not None and not exchange.ticket.error:
+            if exchange.ticket is not None:
                 self._metrics.ticket(exchange.ticket)
             if self._log:
                 self._log.write(exchange, status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reprlib import repr as shown  # what came is told shortened
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -9,7 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from serve.http.errors import Refused
-from serve.http.exchange import Exchange
+from serve.http.exchange import NUMBER, Exchange
 from serve.pool import Ticket
 from serve.service import Service
 from serve.settings import Settings
@@ -24,8 +25,8 @@ async def predict(exchange: Exchange, service: Service, settings: Settings, foun
 
     Query: top_k, at least 1; fit, "crop" or "whole", of photographs.
     """
-    ticket = Ticket(service.runner(found["name"]))
-    ticket.top_k, ticket.fit = _options(exchange.query())
+    runner = service.runner(found["name"])
+    top_k, fit = _options(exchange.query())
     kind = (exchange.header(b"content-type") or "application/octet-stream").split(";")[0].strip().lower()
     several = kind == "multipart/form-data"
     if not several and not kind.startswith("image/") and kind != "application/octet-stream":
@@ -36,8 +37,8 @@ async def predict(exchange: Exchange, service: Service, settings: Settings, foun
     if exchange.header(b"content-encoding"):
         raise Refused(415, "Send the request without Content-Encoding: images are compressed already.")
     body = await exchange.body(settings.max_body_bytes)
-    ticket.sources = await _files(exchange, body) if several else [Named("-", body)]
-    exchange.ticket = ticket
+    sources = await _files(exchange, body) if several else [Named("-", body)]
+    ticket = exchange.ticket = Ticket(runner, sources, top_k=top_k, fit=fit)
     await service.pool.answer(ticket)
     if several:
         await exchange.reply_json(200, [row.to_dict() for row in ticket.rows])
@@ -47,12 +48,12 @@ async def predict(exchange: Exchange, service: Service, settings: Settings, foun
 
 def _options(query: dict[str, str]) -> tuple[int, Fit]:
     for name in query.keys() - {"top_k", "fit"}:
-        raise Refused(422, f"There is no parameter {name!r}: top_k and fit are understood.")
+        raise Refused(422, f"There is no parameter {shown(name)}: top_k and fit are understood.")
     top_k, fit = query.get("top_k", "3"), query.get("fit", "crop")
-    if not (top_k.isascii() and top_k.isdigit() and 1 <= int(top_k) <= 1_000_000):
-        raise Refused(422, f"top_k is a number of at least 1, not {top_k!r}.")
+    if not (NUMBER.fullmatch(top_k) and int(top_k) >= 1):
+        raise Refused(422, f"top_k is a number of at least 1, not {shown(top_k)}.")
     if fit not in FITS:
-        raise Refused(422, f"fit is one of {', '.join(FITS)}, not {fit!r}.")
+        raise Refused(422, f"fit is one of {', '.join(FITS)}, not {shown(fit)}.")
     return int(top_k), fit
 
 
@@ -65,14 +66,19 @@ async def _files(exchange: Exchange, body: bytes) -> list[Any]:
     request = Request(exchange.scope, replay)
     try:
         form = await MultiPartParser(request.headers, request.stream(), max_files=MOST_FILES).parse()
-    except (MultiPartException, KeyError) as error:
+    except (MultiPartException, KeyError, UnicodeError) as error:
         told = getattr(error, "message", "it has no boundary").rstrip(".")
         raise Refused(422, f"The form cannot be read ({told}): send files as multipart/form-data.") from None
     sources = []
     for _, value in form.multi_items():
         if isinstance(value, UploadFile):
-            sources.append(Named(value.filename or "-", await value.read()))
+            sources.append(Named(_utf8(value.filename or "-"), await value.read()))
     await form.close()
     if not sources:
         raise Refused(422, "The form holds no files: with curl, -F file=@FILE.")
     return sources
+
+
+def _utf8(name: str) -> str:
+    """A file's name without what no answer can hold: some character sets that a form may name decode to surrogates."""
+    return name.encode("utf-8", "replace").decode()

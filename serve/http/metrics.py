@@ -24,6 +24,7 @@ OUTCOMES = {
     413: "too_large", 415: "media_type", 422: "unprocessable", 499: "client_left", 500: "failed", 503: "overloaded",
     504: "deadline",
 }  # fmt: skip
+IMAGES = ("ok", "failed", "unanswered")  # failed: could not be classified; unanswered: too late, or refused
 SECONDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 STAGES = ("decode", "queue", "infer", "total")
@@ -43,7 +44,7 @@ class Metrics:
         """Args: file, which is made where it is missing; slot: this process's row of `slots`; models: full names."""
         self.slot, self._models = slot, models
         keys: list[Any] = [("requests", route, word) for route in ROUTES for word in OUTCOMES.values()]
-        keys += [("images", model, word) for model in models for word in ("ok", "failed")]
+        keys += [("images", model, word) for model in models for word in IMAGES]
         keys += [(name, bucket) for name, bounds in HISTOGRAMS.items() for bucket in range(len(bounds) + 1)]
         keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up"]
         self._at: dict[Any, int] = {key: place for place, key in enumerate(keys)}
@@ -76,14 +77,17 @@ class Metrics:
             self._observe("total", seconds)
 
     def ticket(self, ticket: Ticket) -> None:
-        """One ticket that was answered."""
+        """One ticket, answered or not."""
+        model = ticket.runner.model.card.name
+        if ticket.error is None and (ticket.given_up or not (ticket.rows or ticket.scores)):
+            self.add(("images", model, "unanswered"), ticket.size)
+            return
         self._observe("decode", ticket.decode_s)
         self._observe("queue", ticket.queue_s)
         self._observe("infer", ticket.infer_s)
         if ticket.batch:
             self._observe("batch", ticket.batch)
-        failed = sum(1 for one in ticket.prepared if one.error)
-        model = ticket.runner.model.card.name
+        failed = ticket.size if ticket.error else sum(1 for one in ticket.prepared if one.error)
         self.add(("images", model, "ok"), ticket.size - failed)
         if failed:
             self.add(("images", model, "failed"), failed)
@@ -110,9 +114,9 @@ class Metrics:
             for word in OUTCOMES.values():
                 requests.add_metric([route, word], total[self._at["requests", route, word]])
         yield requests
-        images = CounterMetricFamily("zoo_images", "Images decoded.", labels=["model", "outcome"])
+        images = CounterMetricFamily("zoo_images", "Images asked for.", labels=["model", "outcome"])
         for model in self._models:
-            for word in ("ok", "failed"):
+            for word in IMAGES:
                 images.add_metric([model, word], total[self._at["images", model, word]])
         yield images
         stages = HistogramMetricFamily("zoo_stage_seconds", "Where requests spend their time.", labels=["stage"])
