@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import tracemalloc
 from base64 import b64encode
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient
 
 import serve.cli
 from serve.http.app import build
-from serve.pool import Pool
+from serve.pool import Overloaded, Pool
 from serve.runner import Runner
 from serve.settings import Settings
 from tests.made_up import REPOSITORY
@@ -52,6 +53,16 @@ def test_an_image_gets_the_row_of_the_command(client):
     assert status == 200
     assert row == expected | {"input": "-"}
     assert len(row["top_k"]) == 2
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "utf-16-le", "unicode_escape", "punycode", "no-such"])
+def test_a_forms_character_set_is_no_failure(client, charset):
+    """Some of them decode a file's name to surrogates, which no JSON can hold."""
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="+2AA-\\ud800\xff.png"\r\n\r\n'
+    kind = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+    form = head + SEVEN.read_bytes() + b"\r\n--b--\r\n"
+    status, answer = post(client, "/models/mnist14k/predict", content=form, headers=kind)
+    assert (status == 200 and answer[0]["label"] == "7") or (status == 422 and answer["error"]), answer
 
 
 def test_a_photograph_and_its_fit(client):
@@ -99,6 +110,7 @@ BAD = {
     "no files": (422, "predict", {"files": [("f", (None, b"field"))]}, "holds no files"),
     "top_k 0": (422, "predict?top_k=0", {"content": b"x", "headers": PNG}, "at least 1, not '0'"),
     "top_k word": (422, "predict?top_k=two", {"content": b"x", "headers": PNG}, "at least 1, not 'two'"),
+    "top_k of many digits": (422, f"predict?top_k={'1' * 5000}", {"content": b"x", "headers": PNG}, "at least 1, not"),
     "fit": (422, "predict?fit=tight", {"content": b"x", "headers": PNG}, "one of crop, whole, not 'tight'"),
     "parameter": (422, "predict?topk=1", {"content": b"x", "headers": PNG}, "no parameter 'topk'"),
 }
@@ -181,6 +193,32 @@ def test_metrics_count_by_outcome_and_stage(client):
     assert value('zoo_batch_rows_bucket{le="+Inf"}') >= 1
 
 
+@pytest.fixture
+def images_counted(client):
+    def count():
+        lines = client.get("/metrics").text.splitlines()
+        start = 'zoo_images_total{model="mnist14k.notes",outcome="'
+        return {line.split('"')[3]: float(line.split()[-1]) for line in lines if line.startswith(start)}
+
+    before = count()
+    return lambda: {word: value - before[word] for word, value in count().items() if value != before[word]}
+
+
+def test_an_inference_that_fails_is_counted(client, images_counted):
+    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [2], "data": [b64encode(b"no image").decode()] * 2}
+    infer(client, {"inputs": [tensor]})
+    assert images_counted() == {"failed": 2}
+
+
+def test_what_was_not_answered_is_not_counted_as_answered(client, images_counted, monkeypatch):
+    async def refuse(pool, ticket):
+        raise Overloaded("Full.")
+
+    monkeypatch.setattr(Pool, "answer", refuse)
+    post(client, "/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG)
+    assert images_counted() == {"unanswered": 1}
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -248,9 +286,18 @@ WRONG = {
     "values": ({"inputs": [GOOD | {"data": [0] * 783}]}, "has 784 values; 'image' has 783"),
     "range": ({"inputs": [GOOD | {"data": [256] * 784}]}, "from 0 to 255"),
     "floats": ({"inputs": [GOOD | {"data": [0.5] * 784}]}, "from 0 to 255"),
-    "ragged": ({"inputs": [GOOD | {"data": [[1], [1, 2]]}]}, "unequal"),
+    "ragged": ({"inputs": [GOOD | {"data": [[1], [1, 2]]}]}, "not nested as the shape"),
+    "deeper": ({"inputs": [GOOD | {"data": [[[[[0]]]] * 784]}]}, "not nested as the shape"),
+    "words": ({"inputs": [GOOD | {"data": ["0"] * 784}]}, "from 0 to 255"),
+    "truths": ({"inputs": [GOOD | {"data": [True] * 784}]}, "from 0 to 255"),
+    "below": ({"inputs": [GOOD | {"data": [-1] * 784}]}, "from 0 to 255"),
+    "name that is a list": ({"inputs": [GOOD | {"name": ["image"]}]}, "no input ['image']"),
     "no data": ({"inputs": [{**GOOD, "data": None}]}, "neither 'data' nor"),
     "output": ({"inputs": [GOOD], "outputs": [{"name": "boxes"}]}, "no output 'boxes'"),
+    "output that is a list": ({"inputs": [GOOD], "outputs": [{"name": []}]}, "no output []"),
+    "output twice": ({"inputs": [GOOD], "outputs": [{"name": "logits"}] * 2}, "asked for twice"),
+    "files": ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1001], "data": [""] * 1001}]},
+        "at most 1000 image files, not 1001"),
     "outputs": ({"inputs": [GOOD], "outputs": "label"}, "'outputs' is a list"),
     "parameters": ({"inputs": [GOOD | {"parameters": 3}]}, "'parameters' is an object"),
     "classification": ({"inputs": [GOOD], "outputs": [{"name": "label", "parameters": {"classification": 3}}]},
@@ -274,11 +321,31 @@ def test_wrong_inference_requests_get_a_sentence(client, case):
 
 def test_inference_requests_that_cannot_be_read(client):
     assert infer(client, None, content=b"{", json=None)[0] == 400
-    length = {"Inference-Header-Content-Length": "99"}
-    assert infer(client, None, content=b"{}", json=None, headers=length)[0] == 422
+    for told in ("99", "-1", "x", "9" * 5000):
+        length = {"Inference-Header-Content-Length": told}
+        assert infer(client, None, content=b"{}", json=None, headers=length)[0] == 422
     assert infer(client, {"inputs": [GOOD]}, "/v2/models/mnist14k/versions/7/infer")[1]["error"] == (
         "There is no version '7' of mnist14k.notes: there is '1.0.0'."
     )
+
+
+def test_an_array_in_json_is_looked_at_before_it_takes_memory(client):
+    """Words of unequal lengths: an array of them has room for the longest in each place."""
+    tensor = GOOD | {"data": ["x" * 500_000, *["y"] * 783]}
+    tracemalloc.start()
+    try:
+        assert infer(client, {"inputs": [tensor]})[0] == 422
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_as_many_binary_items_as_the_shape_says_are_read_and_no_more(client):
+    head = json.dumps({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [2],
+                                   "parameters": {"binary_data_size": 400_000}}]}).encode()  # fmt: skip
+    status, answer = infer(client, None, content=head + bytes(400_000), json=None,
+                           headers={"Inference-Header-Content-Length": str(len(head))})  # fmt: skip
+    assert (status, answer["error"]) == (422, "'encoded' has shape [2] and 3 or more items.")
 
 
 def test_what_nobody_foresaw_is_told_by_id_and_logged(client, monkeypatch, capsys):

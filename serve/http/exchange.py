@@ -19,6 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
+MOST_FILES = 1000  # image files in one request
 NUMBER = re.compile(r"[0-9]{1,18}")  # int() refuses thousands of digits
 
 

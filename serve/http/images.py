@@ -10,14 +10,12 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from serve.http.errors import Refused
-from serve.http.exchange import NUMBER, Exchange
+from serve.http.exchange import MOST_FILES, NUMBER, Exchange
 from serve.pool import Ticket
 from serve.service import Service
 from serve.settings import Settings
 from zoo.image import Named
 from zoo.photos import FITS, Fit
-
-MOST_FILES = 1000
 
 
 async def predict(exchange: Exchange, service: Service, settings: Settings, found: dict[str, str]) -> None:

@@ -9,12 +9,14 @@ FP32 [N,K], and `label`, BYTES [N].
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from reprlib import repr as shown  # what came is told shortened
 from typing import Any
 
 import orjson
 
 from serve.http.errors import Refused
-from serve.http.exchange import Exchange
+from serve.http.exchange import NUMBER, Exchange
 from serve.http.tensors import Tensor, Wanted, read_inputs, wanted_outputs, write_outputs
 from serve.pool import Ticket
 from serve.service import Service
@@ -24,7 +26,8 @@ from zoo.image import Named
 from zoo.predictor import Scores
 
 LENGTH = b"inference-header-content-length"
-LARGE = 1 << 16  # bytes of JSON that are read beside the event loop, not in it
+LARGE = 1 << 16  # bytes that are read beside the event loop, not in it
+READER = ThreadPoolExecutor(1, "zoo-reader")  # one at a time: JSON of 16 MB may take hundreds in memory
 
 
 def metadata(card: Card) -> dict[str, Any]:
@@ -50,15 +53,13 @@ async def infer(exchange: Exchange, service: Service, settings: Settings, found:
         raise Refused(415, "Send the request without Content-Encoding: tensors are not compressed here.")
     body = await exchange.body(settings.max_body_bytes)
     head = _head_length(exchange.header(LENGTH), len(body))
-    read = asyncio.to_thread(_read, body, head, card) if head > LARGE else None
-    request, given, wanted = await read if read else _read(body, head, card)
-    ticket = Ticket(runner, wants="scores")
-    if given.name == "image":
-        ticket.images = given.array
+    if len(body) > LARGE:
+        read = asyncio.get_running_loop().run_in_executor(READER, _read, body, head, card)
+        request, given, wanted = await read
     else:
-        ticket.sources = [Named(f"Image {number} of {len(given.items)}", data)
-                          for number, data in enumerate(given.items, 1)]  # fmt: skip
-    exchange.ticket = ticket
+        request, given, wanted = _read(body, head, card)
+    sources = [Named(f"Image {number} of {len(given.items)}", data) for number, data in enumerate(given.items, 1)]
+    ticket = exchange.ticket = Ticket(runner, sources, given.array, wants="scores")
     await service.pool.answer(ticket)
     assert ticket.scores is not None
     labels = [card.labels[index].encode() for index in ticket.scores.probabilities.argmax(axis=1)]
@@ -76,14 +77,14 @@ async def infer(exchange: Exchange, service: Service, settings: Settings, found:
 
 def check_version(card: Card, version: str | None) -> None:
     if version and version != card.version:
-        raise Refused(404, f"There is no version {version!r} of {card.name}: there is {card.version!r}.")
+        raise Refused(404, f"There is no version {shown(version)} of {card.name}: there is {card.version!r}.")
 
 
 def _head_length(told: str | None, size: int) -> int:
     if told is None:
         return size
-    if not (told.isascii() and told.isdigit()) or int(told) > size:
-        raise Refused(422, f"Inference-Header-Content-Length is {told!r} and the body has {size} bytes.")
+    if not NUMBER.fullmatch(told) or int(told) > size:
+        raise Refused(422, f"Inference-Header-Content-Length is {shown(told)} and the body has {size} bytes.")
     return int(told)
 
 
@@ -96,6 +97,6 @@ def _read(body: bytes, head: int, card: Card) -> tuple[dict[str, Any], Tensor, l
     if not isinstance(request, dict):
         raise Refused(422, "The request is not a JSON object: see the Open Inference Protocol.")
     if not isinstance(request.get("id", ""), str):
-        raise Refused(422, f"The request's id is a string, not {request['id']!r}.")
+        raise Refused(422, f"The request's id is a string, not {shown(request['id'])}.")
     inputs = read_inputs(request, memoryview(body)[head:], card)
     return request, inputs, wanted_outputs(request)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import struct
 from base64 import b64decode
 from dataclasses import dataclass, field
+from itertools import chain
 from math import prod
+from reprlib import repr as shown  # what came is told shortened
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from serve.http.errors import Refused
+from serve.http.exchange import MOST_FILES
 from zoo.card import Card
 
 DATATYPES = {"image": "UINT8", "encoded": "BYTES"}
@@ -40,20 +43,23 @@ def read_inputs(request: dict[str, Any], binary: memoryview, card: Card) -> Tens
         raise Refused(422, f"{card.name} takes one input, 'image' or 'encoded': send a list 'inputs' of one tensor.")
     tensor = inputs[0]
     name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
-    if name not in DATATYPES:
-        raise Refused(422, f"{card.name} has no input {name!r}: it takes 'image', UINT8, or 'encoded', BYTES.")
+    if not isinstance(name, str) or name not in DATATYPES:
+        raise Refused(422, f"{card.name} has no input {shown(name)}: it takes 'image', UINT8, or 'encoded', BYTES.")
     if datatype != DATATYPES[name]:
-        raise Refused(422, f"Input {name!r} is {DATATYPES[name]}, not {datatype!r}.")
+        raise Refused(422, f"Input {name!r} is {DATATYPES[name]}, not {shown(datatype)}.")
     if not isinstance(shape, list) or not all(type(side) is int and side >= 1 for side in shape):
-        raise Refused(422, f"The shape of {name!r} is a list of numbers of at least 1, not {shape!r}.")
+        raise Refused(422, f"The shape of {name!r} is a list of numbers of at least 1, not {shown(shape)}.")
     expected = card.input.shape if name == "image" else ()
     if len(shape) != 1 + len(expected) or tuple(shape[1:]) != tuple(expected):
         sides = ", ".join(["N", *map(str, expected)])
-        raise Refused(422, f"{card.name} takes {name!r} of shape [{sides}], not {shape}.")
+        raise Refused(422, f"{card.name} takes {name!r} of shape [{sides}], not {shown(shape)}.")
+    if name == "encoded" and shape[0] > MOST_FILES:
+        raise Refused(422, f"A request holds at most {MOST_FILES} image files, not {shape[0]}: send several requests.")
     size = _parameters(tensor).get("binary_data_size")
     if size is not None:
         if type(size) is not int or size != len(binary):
-            raise Refused(422, f"binary_data_size of {name!r} is {size!r}, and {len(binary)} bytes follow the JSON.")
+            told = f"binary_data_size of {name!r} is {shown(size)}"
+            raise Refused(422, f"{told}, and {len(binary)} bytes follow the JSON.")
         return (
             Tensor(name, array=_array(binary, shape)) if name == "image" else Tensor(name, items=_items(binary, shape))
         )
@@ -68,7 +74,7 @@ def read_inputs(request: dict[str, Any], binary: memoryview, card: Card) -> Tens
 def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
     parameters = holder.get("parameters", {})
     if not isinstance(parameters, dict):
-        raise Refused(422, f"'parameters' is an object, not {parameters!r}.")
+        raise Refused(422, f"'parameters' is an object, not {shown(parameters)}.")
     return parameters
 
 
@@ -82,7 +88,7 @@ def _items(binary: memoryview, shape: list[int]) -> list[bytes]:
     """BYTES: each item's length as 4 bytes, little-endian, then the item."""
     items: list[bytes] = []
     at = 0
-    while at < len(binary):
+    while at < len(binary) and len(items) <= shape[0]:
         end = at + 4 + (struct.unpack_from("<I", binary, at)[0] if at + 4 <= len(binary) else len(binary))
         if end > len(binary):
             raise Refused(422, f"Item {len(items) + 1} of 'encoded' goes past the end of its {len(binary)} bytes.")
@@ -91,28 +97,41 @@ def _items(binary: memoryview, shape: list[int]) -> list[bytes]:
     return _counted(items, shape)
 
 
-def _counted(items: list[bytes], shape: list[int]) -> list[bytes]:
+def _counted(items: list[Any], shape: list[int]) -> list[Any]:
     if len(items) != shape[0]:
-        raise Refused(422, f"'encoded' has shape {shape} and {len(items)} items.")
+        more = "or more " if len(items) > shape[0] else ""
+        raise Refused(422, f"'encoded' has shape {shape} and {len(items)} {more}items.")
     return items
 
 
 def _image_from_json(data: list[Any], shape: list[int]) -> Tensor:
-    """Nested or flat, as the protocol allows."""
+    """Nested or flat, as the protocol allows. Everything is looked at before an array is made of it."""
+    values = _flattened(data, shape)
+    if len(values) != prod(shape):
+        raise Refused(422, f"A tensor of shape {shape} has {prod(shape)} values; 'image' has {len(values)}.")
     try:
-        values = np.array(data)
+        if set(map(type, values)) != {int}:
+            raise ValueError
+        return Tensor("image", array=np.frombuffer(bytes(values), np.uint8).reshape(shape))
     except ValueError:
-        raise Refused(422, "The data of 'image' are lists of unequal lengths.") from None
-    if values.size != prod(shape):
-        raise Refused(422, f"A tensor of shape {shape} has {prod(shape)} values; 'image' has {values.size}.")
-    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise Refused(422, "The data of 'image' are whole numbers from 0 to 255.")
-    return Tensor("image", array=values.astype(np.uint8).reshape(shape))
+        raise Refused(422, "The data of 'image' are whole numbers from 0 to 255.") from None
+
+
+def _flattened(data: list[Any], shape: list[int]) -> list[Any]:
+    """The values of lists that are nested as the shape says; what holds no lists is flat."""
+    if not any(isinstance(value, list) for value in data):
+        return data
+    lists: list[Any] = [data]
+    for side in shape:
+        if not all(isinstance(part, list) and len(part) == side for part in lists):
+            raise Refused(422, f"The data of 'image' are lists that are not nested as the shape {shape} says.")
+        lists = list(chain.from_iterable(lists))
+    return lists
 
 
 def _encoded_from_json(data: list[Any], shape: list[int]) -> Tensor:
     try:
-        return Tensor("encoded", items=_counted([b64decode(item, validate=True) for item in data], shape))
+        return Tensor("encoded", items=[b64decode(item, validate=True) for item in _counted(data, shape)])
     except (ValueError, TypeError):
         raise Refused(422, "In JSON, the items of 'encoded' are image files in base64.") from None
 
@@ -125,14 +144,16 @@ def wanted_outputs(request: dict[str, Any]) -> list[Wanted]:
         return [Wanted(name, binary) for name in OUTPUTS]
     if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
         raise Refused(422, "'outputs' is a list of objects with a name.")
-    wanted = []
+    wanted: list[Wanted] = []
     for output in asked:
-        parameters = _parameters(output)
-        if output.get("name") not in OUTPUTS:
-            raise Refused(422, f"There is no output {output.get('name')!r}: there are {', '.join(OUTPUTS)}.")
+        parameters, name = _parameters(output), output.get("name")
+        if not isinstance(name, str) or name not in OUTPUTS:
+            raise Refused(422, f"There is no output {shown(name)}: there are {', '.join(OUTPUTS)}.")
+        if any(name == earlier.name for earlier in wanted):
+            raise Refused(422, f"Output {name!r} is asked for twice: name each once.")
         if "classification" in parameters or "shared_memory_region" in parameters:
             raise Refused(422, "The classification and shared memory extensions are not served here.")
-        wanted.append(Wanted(output["name"], parameters.get("binary_data", binary) is True))
+        wanted.append(Wanted(name, parameters.get("binary_data", binary) is True))
     return wanted
 
 
