@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -156,15 +157,43 @@ def test_a_ticket_that_was_given_up_is_not_classified(runner, monkeypatch):
     pool = Pool(threads=1)
 
     async def leave():
-        ask = asyncio.ensure_future(pool.answer(Ticket(watched, images=noise(1), wants="scores")))
+        ticket = Ticket(watched, images=noise(1), wants="scores")
+        ask = asyncio.ensure_future(pool.answer(ticket))
         await asyncio.sleep(0)
         ask.cancel()
         await asyncio.gather(ask, return_exceptions=True)
+        assert ticket.images is None  # nor kept in memory while it waits
         pool.start()
         await asyncio.to_thread(pool.close)
 
     asyncio.run(leave())
     assert not runs
+
+
+def test_many_pictures_are_not_decoded_to_the_end_when_they_are_given_up(runner, monkeypatch):
+    from zoo import rows
+
+    decoded, begun, prepare = [], threading.Event(), rows.prepare
+
+    def slow(*arguments):
+        decoded.append(1)
+        begun.set()
+        time.sleep(0.01)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(rows, "prepare", slow)
+    pool = Pool(threads=1)
+
+    async def leave():
+        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [Named("x", picture(1))] * 1000)))
+        pool.start()
+        await asyncio.to_thread(begun.wait, 60)
+        ask.cancel()
+        await asyncio.gather(ask, return_exceptions=True)
+        await asyncio.to_thread(pool.close)
+
+    asyncio.run(leave())
+    assert 1 <= len(decoded) < 1000
 
 
 def test_large_arrays_are_run_in_parts_with_the_same_scores(runner):
