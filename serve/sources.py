@@ -19,6 +19,7 @@ from serve.archives import LEFT_ALONE, SUFFIXES, Reader, Unreadable, looks_like_
 from zoo.errors import BadInput, reason
 from zoo.image import LARGEST, Named
 
+LONGEST_LIST = 2**30  # bytes: ten million paths and more, and an end to @/dev/zero
 
 @dataclass(frozen=True)
 class Url:
@@ -177,10 +178,12 @@ def _listed(argument: str, allow_url: bool) -> list[Source]:
     """One path or URL a line; where there are NUL bytes, as `find -print0` writes them, they end the names instead."""
     name = argument[1:]
     if name == "-":
-        content = _stdin("@-", "a list of paths", "find . -name '*.png' | zoo predict @-").read()
+        content = _stdin("@-", "a list of paths", "find . -name '*.png' | zoo predict @-").read(LONGEST_LIST + 1)
     else:
         with open(name, "rb") as file:
-            content = file.read()
+            content = file.read(LONGEST_LIST + 1)
+    if len(content) > LONGEST_LIST:
+        raise BadInput(f"The list {name} has more than {LONGEST_LIST:,} bytes: split it, or name a folder.")
     separator = b"\0" if b"\0" in content else b"\n"
     content = content.removeprefix(codecs.BOM_UTF8)
     lines = (os.fsdecode(line).removesuffix("\r") for line in content.split(separator))

@@ -131,8 +131,11 @@ def test_lists(tmp_path, content, monkeypatch):
     assert names("@-") == ["a.png", "b c.png", "d.png"]
 
 
-def test_lists_that_are_none(tmp_path):
+def test_lists_that_are_none(tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text("\n\n")
+    monkeypatch.setattr("serve.sources.LONGEST_LIST", 1000)
+    with pytest.raises(BadInput, match="The list /dev/zero has more than 1,000 bytes: split it"):
+        expand("@/dev/zero")
     with pytest.raises(BadInput, match="is empty: it holds one path a line"):
         expand(f"@{tmp_path}/empty.txt")
     with pytest.raises(BadInput, match="cannot be read \\(No such file"):
