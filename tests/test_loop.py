@@ -71,6 +71,21 @@ def test_another_seed_gives_other_weights_and_the_same_seed_the_same(whole, tmp_
     assert not same_weights(Run(tmp_path / "other"), whole)
 
 
+def test_bfloat16_steps_learn_too_and_keep_weights_in_float32(whole, tmp_path):
+    recipe, broken = replace(RECIPE, precision="bfloat16"), Run(tmp_path / "broken")
+    quick = replace(recipe, augment=(), keras_defaults=False)
+    assert train(Run(tmp_path / "run"), kind="twin", recipe=quick, epochs=6)["accuracy"] > 0.9
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, recipe=recipe, progress=Interrupted(1))
+    train(broken, recipe=recipe, resume=True)
+    train(Run(tmp_path / "other"), recipe=recipe)
+    assert same_weights(broken, Run(tmp_path / "other"))
+    assert not same_weights(broken, whole)
+    assert all(value.dtype in (torch.float32, torch.int64) for value in load_file(broken.weights).values())
+    assert "precision" not in RECIPE.settings()  # cards and runs from before there was another still agree
+    assert recipe.settings()["precision"] == "bfloat16"
+
+
 def test_it_learns_and_keeps_its_books(tmp_path, capsys):
     run = Run(tmp_path / "run")
     result = train(run, kind="twin", recipe=replace(RECIPE, augment=(), keras_defaults=False), epochs=6)
