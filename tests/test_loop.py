@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.made_up import RECIPE, REPOSITORY, heed_ctrl_c, quiet, stripes
 from train import augment, loop
 from train.curves import draw
-from train.loop import Job, fit
+from train.loop import Average, Job, fit
 from train.progress import Progress
 from train.runs import Run, RunError
 from train.splits import held_out_part, training_part
@@ -84,6 +84,31 @@ def test_bfloat16_steps_learn_too_and_keep_weights_in_float32(whole, tmp_path):
     assert all(value.dtype in (torch.float32, torch.int64) for value in load_file(broken.weights).values())
     assert "precision" not in RECIPE.settings()  # cards and runs from before there was another still agree
     assert recipe.settings()["precision"] == "bfloat16"
+
+
+def test_the_average_is_what_is_measured_and_it_resumes_too(tmp_path, monkeypatch):
+    recipe, broken, run = replace(RECIPE, ema=0.9), Run(tmp_path / "broken"), Run(tmp_path / "run")
+    averages = []
+    monkeypatch.setattr(loop, "Average", lambda *given: averages.append(Average(*given)) or averages[-1])
+    train(run, recipe=recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, recipe=recipe, progress=Interrupted(1))
+    train(broken, recipe=recipe, resume=True)
+    assert same_weights(broken, run)
+    shipped, checkpoint = load_file(run.weights), load_file(run.checkpoint)
+    for key, value in averages[0].module.state_dict().items():
+        assert torch.equal(shipped[key], value)
+        assert torch.equal(checkpoint[f"average.module.{key}"], value)
+    assert not torch.equal(shipped["0.weight"], checkpoint["network.0.weight"])
+
+
+def test_the_average_is_exponential():
+    layer = torch.nn.Linear(1, 1)
+    average = Average(layer, 0.9)
+    for value in (1.0, 2.0, 3.0):
+        torch.nn.init.constant_(layer.weight, value)
+        average.update_parameters(layer)
+    assert average.module.weight.item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)
 
 
 def test_it_learns_and_keeps_its_books(tmp_path, capsys):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train import augment, networks
 from train.evaluate import accuracy, logits, loss, network_input
@@ -59,26 +60,28 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
     torch.manual_seed(job.seed)
     network = networks.build(recipe)
     optimizer = getattr(torch.optim, recipe.optimizer)(network.parameters(), lr=0.0, **recipe.optimizer_options)
+    average = Average(network, recipe.ema) if recipe.ema else None
+    measured = average.module if average else network
     if resume:
         run.check_same(job.config())
-        done = run.load_checkpoint(network, optimizer)
+        done = run.load_checkpoint(network, optimizer, average)
     else:
         run.begin(job.config())
-        run.save_checkpoint(0, network, optimizer)
+        run.save_checkpoint(0, network, optimizer, average)
         done = 0
 
     with progress:
         for epoch in range(done, job.epochs):
-            line = train_epoch(network, optimizer, data, job, epoch, progress)
+            line = train_epoch(network, optimizer, average, data, job, epoch, progress)
             if job.kind == "twin":
-                scores = logits(network, held_out.images, recipe)
+                scores = logits(measured, held_out.images, recipe)
                 line["validation_loss"] = loss(scores, held_out.labels)
                 line["validation_accuracy"] = accuracy(scores, held_out.labels)
             run.add_metrics(line)  # first: resuming drops lines that are ahead of the checkpoint
-            run.save_checkpoint(epoch + 1, network, optimizer)
+            run.save_checkpoint(epoch + 1, network, optimizer, average)
             progress.epoch_done(line)
 
-    scores = logits(network, held_out.images, recipe)
+    scores = logits(measured, held_out.images, recipe)
     result = {
         "recipe": recipe.name,
         "kind": job.kind,
@@ -90,13 +93,14 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
         "loss": loss(scores, held_out.labels),
         "training_s": round(sum(line["seconds"] for line in run.metrics()), 1),
     }
-    run.finish(network, result)
+    run.finish(measured, result)
     return result
 
 
 def train_epoch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, data: Part, job: Job, epoch: int, progress: Progress
-) -> dict[str, Any]:
+    network: nn.Module, optimizer: torch.optim.Optimizer, average: "Average | None", data: Part, job: Job,
+    epoch: int, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
     """One pass over the data in a fresh order; returns the epoch's line of metrics.jsonl."""
     recipe, started = job.recipe, time.perf_counter()
     generator = torch.Generator().manual_seed(epoch_seed(job.seed, epoch))
@@ -116,6 +120,8 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         batch_loss.backward()
         optimizer.step()
+        if average:
+            average.update_parameters(network)
         seen += len(rows)
         total_loss += batch_loss.item() * len(rows)
         right += int((scores.detach().argmax(1) == labels).sum())
@@ -129,6 +135,13 @@ def train_epoch(
         "seconds": round(seconds, 3),
         "images_per_s": round(seen / seconds, 1),
     }
+
+
+class Average(AveragedModel):
+    """The exponential moving average of a network's weights and statistics, a step at a time."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from train.schedules import Schedule
 
+# Fields that recipes did not always have, and what they were then: runs and cards from before say nothing of them.
+ADDED = {"precision": "float32", "ema": 0.0}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,6 +28,8 @@ class Recipe:
     precision: in which a training step computes; "bfloat16" is torch's autocast: convolutions and activations in 16
         bits, weights, optimizer and batch-norm statistics in 32. Measuring is float32 always.
     augment: names of functions of `train/augment.py` with their arguments, applied in this order to whole batches.
+    ema: decay of an exponential moving average of weights and batch-norm statistics, a step; the average is what is
+        measured and shipped. 0 for none.
     default: whether a bare `ARCHITECTURE` means this recipe.
     source: where network and settings come from, and what was not stated there.
     """
@@ -45,6 +50,7 @@ class Recipe:
     sd: tuple[float, ...] = (255.0,)
     augment: tuple[tuple[str, dict[str, Any]], ...] = ()
     precision: Literal["float32", "bfloat16"] = "float32"
+    ema: float = 0.0
     default: bool = False
     version: str = "1.0.0"
 
@@ -58,8 +64,9 @@ class Recipe:
         told["schedule"] = {"kind": type(self.schedule).__name__, **asdict(self.schedule)}
         for card_field in ("title", "default", "source", "version"):
             del told[card_field]
-        if self.precision == "float32":
-            del told["precision"]  # runs and cards from before there was another say nothing of it
+        for added, before in ADDED.items():
+            if told[added] == before:
+                del told[added]
         return json.loads(json.dumps(told))
 
 

@@ -59,23 +59,30 @@ class Run:
             said = "; ".join(f"{key} was {begun.get(key)!r} and is {config.get(key)!r}" for key in other)
             raise RunError(f"{self.folder} was begun with other settings ({said}): use the same, or --restart.")
 
-    def save_checkpoint(self, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write weights and optimizer state after `epoch` epochs; the file appears whole or not at all."""
-        tensors = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
+    def save_checkpoint(
+        self, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+    ) -> None:
+        """Write weights, average and optimizer state after `epoch` epochs; the file appears whole or not at all."""
+        tensors = _named("network", network) | (_named("average", average) if average else {})
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 if value is not None:
                     tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).contiguous()
         _save_whole(tensors, self.checkpoint, {"epoch": str(epoch)})
 
-    def load_checkpoint(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Restore both in place; returns the number of epochs done. Later epochs' metrics lines are dropped."""
+    def load_checkpoint(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+    ) -> int:
+        """Restore all in place; returns the number of epochs done. Later epochs' metrics lines are dropped."""
         from safetensors import safe_open
 
         with safe_open(self.checkpoint, "pt") as file:
             epoch = int(file.metadata()["epoch"])
         tensors = load_file(self.checkpoint)
-        network.load_state_dict({key[8:]: value for key, value in tensors.items() if key.startswith("network.")})
+        for name, module in {"network": network, "average": average}.items():
+            if module is not None:
+                start = f"{name}."
+                module.load_state_dict({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -131,6 +138,10 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _named(start: str, module: nn.Module) -> dict[str, torch.Tensor]:
+    return {f"{start}.{key}": value.contiguous() for key, value in module.state_dict().items()}
 
 
 def _save_whole(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
