@@ -199,6 +199,40 @@ def test_flip_mirrors_half():
     assert torch.equal(flipped.sort(2).values, images)
 
 
+AFFINE = {"degrees": 0.0, "scale": 0.0, "shear": 0.0, "pixels": 0.0, "fade": 0.25}
+
+
+def moved(done=0.0, n=500, **amounts):
+    """Where the middle of a bright square lands: rows and columns in pixels, away from where it was, `(N, 2)`."""
+    images = torch.zeros(n, 28, 28, 1, dtype=torch.uint8)
+    images[:, 5:9, 18:22] = 200
+    got = augment.affine(images, done, torch.Generator().manual_seed(0), **AFFINE | amounts)
+    assert (got.shape, got.dtype) == (images.shape, torch.uint8)
+    weight = got.double()[..., 0] / got.double().sum((1, 2, 3))[:, None, None]
+    place = torch.arange(28).double()
+    return torch.stack([(weight.sum(2) * place).sum(1) - 6.5, (weight.sum(1) * place).sum(1) - 19.5], 1)
+
+
+def test_affine_moves_each_image_by_its_own_amount():
+    away = moved(pixels=2.0)
+    assert away.abs().max() <= 2.05
+    assert away.std(0).tolist() == pytest.approx([2 / 3**0.5] * 2, abs=0.1)  # uniform
+    turned = moved(degrees=10.0)  # the square is 7 up and 6 right of the middle: 10 degrees are 1.6 pixels
+    assert turned.norm(dim=1).max() == pytest.approx(1.6, abs=0.1)
+    magnified = moved(scale=0.1)
+    assert magnified.abs().amax(0).tolist() == pytest.approx([0.7, 0.6], abs=0.1)
+    sheared = moved(shear=0.1)
+    assert sheared.abs().amax(0).tolist() == pytest.approx([0.0, 0.7], abs=0.1)
+
+
+def test_affine_fades_away_at_the_end():
+    assert moved(done=0.75, pixels=2.0).std().item() == pytest.approx(moved(pixels=2.0).std().item())
+    assert moved(done=0.875, pixels=2.0).std().item() == pytest.approx(moved(pixels=2.0).std().item() / 2, rel=0.05)
+    images = torch.randint(0, 256, (50, 28, 28, 1), dtype=torch.uint8)
+    amounts = AFFINE | {"degrees": 10.0, "scale": 0.1, "shear": 0.1, "pixels": 2.0}
+    assert torch.equal(augment.affine(images, 1.0, torch.Generator(), **amounts), images)
+
+
 def test_the_validation_split_is_apart_and_the_same_for_all(data_folder):
     training, validation = training_part("mnist", "twin", data_folder), held_out_part("mnist", "twin", data_folder)
     assert (len(training), len(validation)) == (55_000, 5_000)

@@ -1,8 +1,10 @@
 """Whole-batch augmentation: functions of uint8 `(N, H, W, C)` batches, named by recipes with their arguments."""
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 
 def apply(
@@ -27,3 +29,29 @@ def shift(images: torch.Tensor, done: float, generator: torch.Generator, pixels:
     rows = (torch.arange(height) - down[:, None]).clamp(0, height - 1)[:, :, None]
     columns = (torch.arange(width) - right[:, None]).clamp(0, width - 1)[:, None, :]
     return images[torch.arange(n)[:, None, None], rows, columns]
+
+
+def affine(
+    images: torch.Tensor, done: float, generator: torch.Generator, degrees: float, scale: float, shear: float,
+    pixels: float, fade: float,
+) -> torch.Tensor:  # fmt: skip
+    """Turn by up to ±`degrees`, magnify by up to 1 ± `scale`, shear by up to ±`shear` and move by up to ±`pixels`.
+
+    Each image by amounts of its own, uniformly drawn, about its middle; bilinear, black outside. In the last share
+    `fade` of the training the amounts shrink linearly to nothing, so that it ends with the images as they are.
+    """
+    n, height, width, _ = images.shape
+    drawn = torch.rand(6, n, generator=generator) * 2 - 1
+    strength = min(1.0, (1 - done) / fade) if fade else 1.0
+    angle, across, up, sheared, right, down = drawn * strength
+    angle, across, up, sheared = angle * math.radians(degrees), 1 + across * scale, 1 + up * scale, sheared * shear
+    cos, sin = angle.cos(), angle.sin()  # from places in the new image to places in the old one, in units of -1 to 1
+    rows = [
+        [cos / across, (cos * sheared - sin) / up, right * 2 * pixels / width],
+        [sin / across, (sin * sheared + cos) / up, down * 2 * pixels / height],
+    ]
+    places = F.affine_grid(
+        torch.stack([torch.stack(row, 1) for row in rows], 1), [n, 1, height, width], align_corners=False
+    )
+    moved = F.grid_sample(images.permute(0, 3, 1, 2).float(), places, align_corners=False)
+    return moved.round_().to(torch.uint8).permute(0, 2, 3, 1)
