@@ -81,7 +81,8 @@ def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
     """Look inside: what every layer makes of IMAGE, the first kernels, receptive fields, as pictures in a folder."""
     from pathlib import Path
 
-    from zoo.inspect import look_inside, parse_unit, write_pictures
+    from zoo.inspect import look_inside, parse_unit
+    from zoo.pictures import write_pictures
 
     chosen = parse_unit(unit) if unit else None
     for path in write_pictures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), chosen):
@@ -135,9 +136,27 @@ def verify(names: tuple[str, ...], data: str | None, device: str) -> None:
     sys.exit(0 if passed else 1)
 
 
+class PortOption(click.Option):
+    """--port, for which a variable of Kubernetes is not meant: it sets ZOO_PORT for a service that is called zoo."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        if value is not None and value.startswith(("tcp://", "udp://", "sctp://")):
+            say(f"zoo: ZOO_PORT is {value!r}, as Kubernetes sets it for a service called zoo: it is no --port.")
+            return None
+        return value
+
+
 @cli.command(context_settings={"auto_envvar_prefix": "ZOO"})
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free one.")
+@click.option(
+    "--port",
+    cls=PortOption,
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 takes any free one.",
+)
 @click.option("--models", default="*", show_default=True, metavar="PATTERN", help="Which models to serve.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Server processes.")
 @click.option("--max-queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.runner import Runner
+from serve.waker import Waker
 from serve.workers import cores
 from zoo.errors import BadInput, ZooError
 from zoo.photos import Fit
@@ -79,29 +80,6 @@ class Ticket:
         self.sources, self.images = [], None
 
 
-class _Waker:
-    """Ends futures of an event loop, many with one call into it: waking a loop costs as much as a small network."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._finished: deque[Ticket] = deque()
-        self._called = False
-
-    def wake(self, ticket: Ticket) -> None:
-        """From any thread."""
-        self._finished.append(ticket)  # before the look at _called, which is cleared before they are taken
-        if not self._called:
-            self._called = True
-            self.loop.call_soon_threadsafe(self._end_all)
-
-    def _end_all(self) -> None:
-        self._called = False
-        while self._finished:
-            future = self._finished.popleft().future
-            if future is not None and not future.done():
-                future.set_result(None)
-
-
 class Pool:
     """Threads that answer the tickets of one event loop. `start`, then `close`, which answers first what waits."""
 
@@ -112,7 +90,7 @@ class Pool:
         self.together, self.wait_s = (GPU_TOGETHER, GPU_WAIT_S) if on_gpu else (TOGETHER, 0.0)
         self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
         self._closing = self._died = False
-        self._waker: _Waker | None = None
+        self._waker: Waker | None = None
         self.threads = [
             threading.Thread(target=self._work, name=f"zoo-worker-{number}", daemon=True)
             for number in range(threads or (1 if on_gpu else cores()))
@@ -147,7 +125,7 @@ class Pool:
         self.admit()
         loop = asyncio.get_running_loop()
         if self._waker is None or self._waker.loop is not loop:
-            self._waker = _Waker(loop)
+            self._waker = Waker(loop)
         ticket.future = loop.create_future()
         ticket.entered = time.perf_counter()
         self._tickets.put(ticket)
@@ -183,7 +161,8 @@ class Pool:
                 for ticket in taken:
                     with suppress(RuntimeError):  # the loop is closed: nobody waits
                         assert self._waker is not None
-                        self._waker.wake(ticket)
+                        assert ticket.future is not None
+                        self._waker.wake(ticket.future)
 
     def _with_others(self, first: Ticket) -> list[Ticket]:
         """The ticket, and those behind it that go through the network with it."""

@@ -9,7 +9,8 @@ from train import networks, recipe
 from train.evaluate import network_input
 from zoo import registry
 from zoo.errors import BadInput, ZooError
-from zoo.inspect import look_inside, parse_unit, pixels_seen, unit_of, write_pictures
+from zoo.inspect import look_inside, parse_unit, pixels_seen, unit_of
+from zoo.pictures import write_pictures
 
 
 @pytest.fixture(scope="module")

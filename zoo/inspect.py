@@ -5,7 +5,6 @@ The graph is given every layer's values as extra outputs and run once. `zoo/pict
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,22 +107,3 @@ def pixels_seen(inside: Inside, stage: Stage, row: int, column: int) -> tuple[in
     height, width, _ = inside.seen.shape
     (top, bottom), (left, right) = stage.field.pixels(row, height), stage.field.pixels(column, width)
     return top, left, bottom, right
-
-
-def write_pictures(inside: Inside, folder: Path, unit: tuple[str, int | None, int | None] | None = None) -> list[Path]:
-    """Draw everything into PNG files in a folder, in the order in which they are best read.
-
-    Args:
-        unit: name of a layer, row and column of a unit whose receptive field is drawn; default: the middle of each.
-    Raises:
-        BadInput: there is no such unit. ZooError: the package matplotlib is not installed.
-    """
-    from zoo.pictures import draw_all
-
-    names = [stage.layer.name for stage in inside.stages]
-    if unit and unit[0] not in names:
-        raise BadInput(f"{inside.card.name} has no layer {unit[0]!r}: there are {', '.join(names)}.")
-    try:
-        return draw_all(inside, folder, unit)
-    except ModuleNotFoundError as missing:
-        raise ZooError(f"Drawing needs {missing.name}: pip install 'pocketzoo[inspect]'.") from None

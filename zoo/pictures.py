@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.errors import BadInput, ZooError
 from zoo.inspect import Inside, Stage, pixels_seen, unit_of
 
 if TYPE_CHECKING:
@@ -26,9 +27,30 @@ DENSE = "A dense layer weighs all its inputs for each of its outputs."
 LOCAL = "The local receptive field is the kernel's size; the global one is all the input that a value depends on."
 
 
-def draw_all(inside: Inside, folder: Path, unit: tuple[str, int | None, int | None] | None = None) -> list[Path]:
-    """Write answer, receptive fields, kernels and feature maps into a folder; returns the paths in reading order."""
+def write_pictures(inside: Inside, folder: Path, unit: tuple[str, int | None, int | None] | None = None) -> list[Path]:
+    """Draw answer, receptive fields, kernels and feature maps into PNG files of a folder; their paths in reading order.
+
+    Args:
+        unit: name of a layer, row and column of a unit whose receptive field is drawn; default: the middle of each.
+    Raises:
+        BadInput: there is no such unit. ZooError: the package matplotlib is not installed.
+    """
+    names = [stage.layer.name for stage in inside.stages]
+    if unit and unit[0] not in names:
+        raise BadInput(f"{inside.card.name} has no layer {unit[0]!r}: there are {', '.join(names)}.")
+    try:
+        figures = _figures(inside, unit)
+    except ModuleNotFoundError as missing:
+        raise ZooError(f"Drawing needs {missing.name}: pip install 'pocketzoo[inspect]'.") from None
     folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=110, facecolor=PAPER)
+    return paths
+
+
+def _figures(inside: Inside, unit: tuple[str, int | None, int | None] | None) -> "dict[str, Figure]":
     figures = {"1-answer": _answer(inside), "2-receptive-fields": _fields(inside, unit)}
     convolutions = [stage for stage in inside.stages if stage.kernels is not None and stage.kernels.shape[-1] > 1]
     for stage in convolutions[:2]:
@@ -36,11 +58,7 @@ def draw_all(inside: Inside, folder: Path, unit: tuple[str, int | None, int | No
     for number, stage in enumerate(inside.stages, 1):
         if prod(stage.values.shape[1:]) > 1:
             figures[f"4-maps-{number:02}-{stage.layer.name}"] = _maps(inside, stage)
-    paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=110, facecolor=PAPER)
-    return paths
+    return figures
 
 
 def _figure(width: float, height: float, title: str, sentence: str) -> "Figure":

@@ -107,7 +107,8 @@ def _file(path: str) -> Named:
 
 
 def _look(path: str, name: str) -> list[tuple[str, str]]:
-    from zoo.inspect import look_inside, write_pictures
+    from zoo.inspect import look_inside
+    from zoo.pictures import write_pictures
 
     folder = Path(tempfile.mkdtemp(prefix="inside-", dir=_cache()))
     pictures = write_pictures(look_inside(name, path), folder)
