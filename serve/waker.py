@@ -1,4 +1,4 @@
-"""Ends futures of an event loop from other threads, many with one call: waking a loop costs as much as a small network."""
+"""Ends futures of an event loop from other threads, many with one call: waking a loop costs as much as a network."""
 
 from __future__ import annotations
 
