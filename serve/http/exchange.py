@@ -54,25 +54,33 @@ class Exchange:
 
     async def body(self, limit: int) -> bytes:
         """The request's body. Raises Refused as soon as it is larger than `limit`, or ClientLeft."""
+        self.look_at_length(limit)
+        parts: list[bytes] = []
+        while not self.whole:
+            message = await self.part(limit)
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            parts.append(message.get("body", b""))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def look_at_length(self, limit: int) -> None:
+        """Raises Refused where the request says itself that it is larger than `limit`."""
         declared = self.header(b"content-length")
         if declared is not None and NUMBER.fullmatch(declared) and int(declared) > limit:
             raise self._too_large(limit)
-        parts: list[bytes] = []
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeft
-            part = message.get("body", b"")
-            self.body_bytes += len(part)
-            self._budget.held += len(part)
-            if self.body_bytes > limit:
-                raise self._too_large(limit)
-            if self._budget.held > self._budget.most:
-                raise Refused(503, "Too many large requests at once: ask again in a moment.", retry_after="1")
-            parts.append(part)
-            if not message.get("more_body"):
-                self.whole = True
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def part(self, limit: int) -> Message:
+        """The next message of the request, counted. Raises Refused as soon as the body is larger than `limit`."""
+        message = await self.receive()
+        part = message.get("body", b"")
+        self.body_bytes += len(part)
+        self._budget.held += len(part)
+        if self.body_bytes > limit:
+            raise self._too_large(limit)
+        if self._budget.held > self._budget.most:
+            raise Refused(503, "Too many large requests at once: ask again in a moment.", retry_after="1")
+        self.whole = message["type"] == "http.request" and not message.get("more_body")
+        return message
 
     def _too_large(self, limit: int) -> Refused:
         return Refused(413, f"The request is larger than {limit / 1e6:g} MB: send less, or a smaller image.",

@@ -18,6 +18,7 @@ from uuid import uuid4
 from serve.http import images, inference
 from serve.http.access_log import AccessLog
 from serve.http.behind import Application, Behind
+from serve.http.bounded import Bounded
 from serve.http.deadlines import Deadlines
 from serve.http.errors import ClientLeft, Refused, status_of
 from serve.http.exchange import Budget, Exchange, Message, Receive, Send
@@ -34,6 +35,7 @@ HOT: list[tuple[str, re.Pattern[str], Handler]] = [
 ]
 OPEN = ("/v2/health/live", "/v2/health/ready")  # never behind the key: what watches the server has none
 LARGE_REQUESTS = 16  # of the largest size, held at a time
+SLOWER = 10  # deadlines that a body for the page may take: people send photographs, from telephones
 GIVEN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CHALLENGE = 'Basic realm="pocketzoo: any name, the key as password", Bearer'  # a browser asks for the first
 
@@ -43,9 +45,11 @@ class Front:
 
     def __init__(self, app: Application, service: Service, settings: Settings, metrics: Metrics) -> None:
         self._behind, self._service, self._settings, self._metrics = Behind(app), service, settings, metrics
+        seconds = settings.deadline_ms / 1e3
+        self._bounded = Bounded(self._behind, settings.max_body_bytes, SLOWER * seconds)
         self._budget = Budget(LARGE_REQUESTS * settings.max_body_bytes)
         self._log = AccessLog() if settings.access_log else None
-        self._deadlines = Deadlines(settings.deadline_ms / 1e3)
+        self._deadlines = Deadlines(seconds)
         self._run, self._count = uuid4().hex[:12], 0  # an id for each request, at the price of an addition
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -86,7 +90,7 @@ class Front:
                     exchange.route = route
                     await self._classify(exchange, handler, match.groupdict())
                     return
-            await self._behind(exchange.scope, exchange.receive, exchange.send)
+            await self._bounded(exchange)
         except ClientLeft:
             return
         except ZooError as error:
