@@ -127,6 +127,24 @@ def export(recipe: str, data: str | None, runs: Path | None, target: Path | None
                f"{card.calibration.temperature}. {(target or SHIPPED) / card.name}")  # fmt: skip
 
 
+@main.command()
+@click.argument("model")
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
+def quantize(model: str, data: str | None, target: Path | None) -> None:
+    """Write the int8 variant of MODEL, a model of the zoo, where it is worth it."""
+    from train.export import ExportError
+    from train.quantize import quantize as make
+    from zoo.errors import ZooError
+    from zoo.registry import SHIPPED
+
+    try:
+        card = make(model, data, target or SHIPPED)
+    except (ExportError, ZooError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{card.name}: {card.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED) / card.name}")
+
+
 @main.command("report")
 @click.argument("recipe")
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")

@@ -59,7 +59,7 @@ def export(recipe: Recipe, runs: Path | None, folder: str | None, target: Path =
     embed(model, facts)
     content = model.SerializeToString()
     check_parity(Model(content, "cpu", recipe.name), test, scores)
-    return _write(facts, content, shipped.weights, target)
+    return write(facts, {"model.onnx": content, "model.safetensors": shipped.weights.read_bytes()}, target)
 
 
 def finished_runs(recipe: Recipe, root: Path | None) -> tuple[Run, list[Run]]:
@@ -187,15 +187,16 @@ def embed(model: onnx.ModelProto, card: Card) -> None:
     entry.key, entry.value = cards.METADATA_KEY, card.to_json()
 
 
-def _write(card: Card, content: bytes, weights: Path, target: Path) -> Card:
+def write(card: Card, contents: dict[str, bytes], target: Path) -> Card:
+    """Write a model's folder, whole or not at all: the files by name, and the card with their digests."""
     final, partial = target / card.name, target / f".{card.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    (partial / "model.onnx").write_bytes(content)
-    shutil.copyfile(weights, partial / "model.safetensors")
+    for name, content in contents.items():
+        (partial / name).write_bytes(content)
     files = tuple(
-        cards.File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in sorted(partial.iterdir())
+        cards.File(name, len(content), hashlib.sha256(content).hexdigest())
+        for name, content in sorted(contents.items())
     )
     complete = replace(card, files=files)
     (partial / "card.json").write_text(complete.to_json(indent=2) + "\n", encoding="utf-8")

@@ -60,6 +60,10 @@ def _body(card: Card) -> str:
             f"{training.environment['threads']} thread(s), {training.environment['date']}",
         ),
     ]
+    made_by = f"python -m train {card.name} --seed 0"
+    if made := card.quantization:
+        facts.append(("int8", f"{made} on one thread of {made.machine}; {made.scheme}"))
+        made_by = f"python -m train quantize {made.of}"
     layers = [
         f"| {layer.name} | {layer.kind} | {'x'.join(map(str, layer.output))} | {layer.receptive_field} "
         f"| {layer.parameters:,} | {layer.macs:,} |"
@@ -72,7 +76,7 @@ def _body(card: Card) -> str:
         "",
         "```sh",
         f"zoo predict picture.png --model {card.name}",
-        f"python -m train {card.name} --seed 0",
+        made_by,
         "```",
         "",
         "| | |",

@@ -123,6 +123,26 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How an int8 variant was made, and what it costs and gains beside the model that it comes from.
+
+    of: that model's name. accuracy_change: on the whole test set, as a share (negative is worse). latency_ratio: its
+    time over that model's, by batch size, medians of calls in turn on one thread of `machine`.
+    """
+
+    of: str
+    scheme: str
+    calibration_images: int
+    accuracy_change: float
+    latency_ratio: dict[str, float]
+    machine: str
+
+    def __str__(self) -> str:
+        ratios = ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in self.latency_ratio.items())
+        return f"{self.accuracy_change:+.2%} accuracy, and {ratios} of the time, beside {self.of}"
+
+
+@dataclass(frozen=True)
 class File:
     name: str
     size_bytes: int
@@ -151,6 +171,7 @@ class Card:
     opset: int
     versions: dict[str, str]
     files: tuple[File, ...] = ()
+    quantization: Quantization | None = None
 
     @property
     def architecture(self) -> str:
@@ -206,5 +227,6 @@ class Card:
             "training": Training(**data["training"]),
             "layers": tuple(Layer(**{**layer, "output": tuple(layer["output"])}) for layer in data["layers"]),
             "files": tuple(File(**file) for file in data.get("files", ())),
+            "quantization": Quantization(**quantized) if (quantized := data.get("quantization")) else None,
         }  # fmt: skip
         return cls(**{**data, **parts})

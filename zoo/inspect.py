@@ -62,14 +62,12 @@ def look_inside(name: str, source: Any) -> Inside:
     """
     try:
         import onnx
-        from onnx import numpy_helper
     except ImportError:
         raise ZooError("Looking inside a model needs onnx: pip install 'pocketzoo[inspect]'.") from None
     content, where, _ = model_file(name)
     card = Model(content, "cpu", where).card
     seen, corrections = prepare(source, card.input)
     graph = onnx.load_model_from_string(content)
-    weights: dict[str | None, Any] = {each.name: numpy_helper.to_array(each) for each in graph.graph.initializer}
     found = list(steps(graph))
     known = {output.name for output in graph.graph.output}
     graph.graph.output.extend(onnx.ValueInfoProto(name=step.output) for step in found if step.output not in known)
@@ -78,10 +76,8 @@ def look_inside(name: str, source: Any) -> Inside:
     stages = []
     for step, value in zip(found, values, strict=False):
         maps = value[0] if value.ndim == 4 else value[0][:, np.newaxis, np.newaxis]
-        kernels = weights.get(step.weights)
-        stages.append(
-            Stage(step.layer, step.field, maps, kernels if kernels is not None and kernels.ndim == 4 else None)
-        )
+        kernels = step.weights if step.weights is not None and step.weights.ndim == 4 else None
+        stages.append(Stage(step.layer, step.field, maps, kernels))
     return Inside(card, decode(source).pixels, seen, corrections, tuple(stages), values[-1][0])
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from zoo.card import Layer
 
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
 # Operators that a person would call a layer; the others (ReLU, reshape, scaling) change no size and hold no weights.
+_FINISHING = frozenset({"Relu", "QuantizeLinear", "DequantizeLinear"})  # what belongs to the layer before it
 _LAYERS = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul"})
 
 
@@ -38,12 +42,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Step:
-    """A layer in its graph. output: name of its values, after the ReLU where one follows. weights: name, or None."""
+    """A layer in its graph. output: name of its values, after the ReLU where one follows. weights: float32, or None."""
 
     layer: Layer
     field: Field
     output: str
-    weights: str | None
+    weights: npt.NDArray[np.float32] | None
 
 
 def layers(model: "onnx.ModelProto") -> tuple[Layer, ...]:
@@ -61,9 +65,14 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
 
     graph = shape_inference.infer_shapes(model).graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weights |= {
+        node.output[0]: _dequantized(*(weights[name] for name in node.input))
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights
+    }
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:] for value in values}
-    followers = {node.input[0]: node for node in graph.node if node.op_type == "Relu"}
+    followers = {node.input[0]: node for node in graph.node if node.op_type in _FINISHING}
     fields = {value.name: Field(1, 1, 0) for value in graph.input}
     counters: dict[str, int] = {}
     for node in graph.node:
@@ -87,8 +96,19 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
             parameters=sum(weights[name].size for name in own),
             macs=weights[own[0]].size * prod(output_shape[1:]) if own else 0,
         )
-        last = followers.get(node.output[0], node)
-        yield Step(layer, field, last.output[0], own[0] if own else None)
+        last = node
+        while last.output[0] in followers:
+            last = followers[last.output[0]]
+        yield Step(layer, field, last.output[0], weights[own[0]] if own else None)
+
+
+def _dequantized(
+    values: npt.NDArray[Any], scale: npt.NDArray[Any], zero: npt.NDArray[Any] | None = None
+) -> npt.NDArray[np.float32]:
+    """int8 weights as the numbers that they stand for; `scale` and `zero` are one for all, or one for each output."""
+    shape = (-1, *[1] * (values.ndim - 1)) if scale.size > 1 else ()
+    shifted = values.astype(np.float32) - (0 if zero is None else zero.astype(np.float32).reshape(shape))
+    return np.asarray(shifted * scale.reshape(shape), np.float32)
 
 
 def _window(

@@ -1,0 +1,156 @@
+"""A model of the zoo → its int8 variant, measured beside the model that it comes from.
+
+Static quantisation in ONNX's QDQ form: convolutions and dense layers compute on uint8 activations and int8 weights,
+their ranges found on training images. Nothing is written where it is not worth it.
+"""
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from train import evaluate
+from train.export import ExportError, embed, write
+from train.runs import environment
+from train.splits import Part, held_out_part, training_part
+from zoo import registry
+from zoo.card import Accuracy, Card, Quantization, Seeds
+from zoo.predictor import Model
+
+CALIBRATION = 1000  # training images whose activations give the ranges
+BATCHES = (1, 8)  # of which the latency is compared
+CALLS = 500  # of each model, in turn
+LARGEST_DROP = 0.003  # of the accuracy, as a share
+LEAST_GAIN = 0.9  # the ratio of the latencies, at the best of the batch sizes
+SCHEME = "static, QDQ: uint8 activations, int8 weights a channel, ranges from the least and largest values"
+OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Add", "MaxPool", "GlobalAveragePool"]
+
+
+class Images(CalibrationDataReader):
+    """What the quantiser asks for: batches of training images, the same for everybody."""
+
+    def __init__(self, part: Part) -> None:
+        chosen = np.random.default_rng(0).permutation(len(part))[:CALIBRATION]
+        self.left = iter(part.images[torch.from_numpy(chosen)].split(100))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.left, None)
+        return None if batch is None else {"image": batch.numpy()}
+
+
+def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED) -> Card:
+    """Write `target/NAME-int8/` from a model of the zoo.
+
+    Args:
+        name: of a model, or of an architecture, whose default is taken.
+        folder: where the data lie, as in `zoo.datasets.load`.
+        target: the folder of models.
+    Raises:
+        ExportError: it loses more than 0.3 points of accuracy, or is not at least a tenth faster.
+    """
+    entry = registry.find(name)
+    original = (entry.folder / "model.onnx").read_bytes()
+    card = entry.card
+    model = as_int8(original, training_part(card.dataset.name, "full", folder))
+    test = held_out_part(card.dataset.name, "full", folder)
+    unfinished = replace(card.embedded(), name=f"{card.name}-int8", default=False)
+    scores = _scores(_with_card(model, unfinished), test)
+    accuracy = _accuracy(scores, test)
+    facts = replace(
+        unfinished,
+        title=f"{card.title}, in int8",
+        accuracy=accuracy,
+        calibration=replace(
+            card.calibration,
+            ece_before=round(evaluate.calibration_error(scores, test.labels), 5),
+            ece_after=round(evaluate.calibration_error(scores / card.calibration.temperature, test.labels), 5),
+        ),
+        quantization=Quantization(
+            of=card.name,
+            scheme=SCHEME,
+            calibration_images=CALIBRATION,
+            accuracy_change=round(accuracy.value - card.accuracy.value, 6),
+            latency_ratio=_latency_ratio(_with_card(model, unfinished), Model(original, "cpu"), test),
+            machine=environment()["machine"],
+        ),
+    )
+    _check_worth(facts)
+    embed(model, facts)
+    return write(facts, {"model.onnx": model.SerializeToString()}, target)
+
+
+def as_int8(content: bytes, training: Part) -> onnx.ModelProto:
+    """The quantised graph of an ONNX file, without a card."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, prepared, made = (Path(folder, f"{stage}.onnx") for stage in ("given", "prepared", "made"))
+        given.write_bytes(content)
+        quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(made),
+            Images(training),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=OPERATORS,
+        )
+        model = onnx.load(made)
+    model.ClearField("metadata_props")
+    return model
+
+
+def _with_card(model: onnx.ModelProto, card: Card) -> Model:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    embed(copy, card)
+    return Model(copy.SerializeToString(), "cpu")
+
+
+def _scores(model: Model, test: Part) -> torch.Tensor:
+    images = test.images.numpy()
+    parts = [model.run(images[start : start + 500]).logits for start in range(0, len(images), 500)]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _accuracy(scores: torch.Tensor, test: Part) -> Accuracy:
+    correct = int((scores.argmax(1) == test.labels).sum())
+    share = correct / len(test)
+    low, high = evaluate.interval95(share, len(test))
+    loss = round(evaluate.loss(scores, test.labels), 5)
+    one_seed = Seeds((share,), share, None, 1)
+    return Accuracy(share, correct, len(test), (round(low, 5), round(high, 5)), loss, one_seed)
+
+
+def _latency_ratio(quantized: Model, original: Model, test: Part) -> dict[str, float]:
+    """By batch size: the median time of a call of the first over the second's, called in turn."""
+    ratios = {}
+    for batch in BATCHES:
+        images = test.images[:batch].numpy()
+        seconds = np.empty((CALLS + 50, 2))
+        for row in seconds:
+            for column, model in enumerate((quantized, original)):
+                start = time.perf_counter()
+                model.run(images)
+                row[column] = time.perf_counter() - start
+        ours, theirs = np.median(seconds[50:], axis=0)
+        ratios[str(batch)] = round(float(ours / theirs), 3)
+    return ratios
+
+
+def _check_worth(card: Card) -> None:
+    made = card.quantization
+    assert made is not None
+    if made.accuracy_change < -LARGEST_DROP or min(made.latency_ratio.values()) > LEAST_GAIN:
+        ratios = ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in made.latency_ratio.items())
+        raise ExportError(
+            f"Nothing was written, since int8 is not worth it for {made.of}: its accuracy changes by "
+            f"{made.accuracy_change:+.2%} (at least {-LARGEST_DROP:.1%} is asked) and its time is {ratios} of the "
+            f"float model's (at most {LEAST_GAIN:g} is asked at one of them)."
+        )
