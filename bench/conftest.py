@@ -1,15 +1,79 @@
-"""What all benchmarks share."""
+"""What all benchmarks share: options, the models under test, what a saved run says of its machine, and comparing."""
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 import zoo
+from bench import choice, compare, subjects
+from bench.environment import environment
+from bench.runtimes import RUNTIMES
+
+BASELINE, VERDICT = pytest.StashKey[tuple](), pytest.StashKey[list]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("benchmarks of the zoo")
+    names = f"names or patterns with commas; without it {', '.join(choice.MODELS)}"
+    group.addoption("--bench-models", metavar="NAMES", help=names)
+    group.addoption("--bench-runtimes", metavar="NAMES", help=f"names or patterns with commas: {', '.join(RUNTIMES)}")
+    group.addoption("--bench-batches", metavar="SIZES", help="of 1, 8, 64, 256, with commas; without it 1,64")
+    group.addoption("--bench-full", action="store_true", help="every model, runtime and batch size, and what is slow")
+    group.addoption(
+        "--bench-worse", type=float, default=1.25, metavar="FACTOR",
+        help="with --benchmark-compare: fail where a ratio is more than so many times the baseline's (%(default)s)",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: takes long; runs with --bench-full only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("bench_full"):
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="it takes long: --bench-full runs it"))
+
+
+def chosen(config: pytest.Config) -> choice.Choice:
+    """The models, runtimes and batch sizes of this run. Raises pytest.UsageError."""
+    options = (config.getoption(f"bench_{name}") for name in ("models", "runtimes", "batches", "full"))
+    known = [card.name for card in zoo.list_models()]
+    try:
+        return choice.choose(*options, known, {name: runtime.default for name, runtime in RUNTIMES.items()})
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`subject` stands for every chosen model; together with `runtime` and `batch` for every combination."""
+    names = [name for name in ("subject", "runtime", "batch") if name in metafunc.fixturenames]
+    if names == ["subject", "runtime", "batch"]:
+        cases = chosen(metafunc.config).cases()
+        ids = ["-".join(map(str, case)) for case in cases]
+        metafunc.parametrize(names, cases, indirect=["subject"], ids=ids, scope="module")
+    elif names:
+        metafunc.parametrize(names, [[name] for name in chosen(metafunc.config).models], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def subject(request: pytest.FixtureRequest) -> Iterator[subjects.Subject]:
+    """A model under test and its pictures."""
+    try:
+        yield _subject(request.param)
+    except zoo.ZooError as error:
+        pytest.skip(str(error))
+
+
+_subject = cache(subjects.subject)
 
 
 @pytest.fixture(scope="session")
-def model():
+def model() -> zoo.Model:
     return zoo.load("mnist14k", device="cpu")
 
 
@@ -19,9 +83,35 @@ def seven() -> Path:
     return Path(__file__).parents[1] / "examples" / "seven.png"
 
 
-@pytest.fixture(scope="session")
-def ready_array(model, seven) -> np.ndarray:
-    """The README's picture in the network's form: uint8 `(1, 28, 28, 1)`."""
-    from zoo.prepare import prepare
+def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
+    """What a saved run says of its machine, in place of pytest-benchmark's own, which names it."""
+    return environment()
 
-    return prepare(seven, model.card.input)[0][np.newaxis]
+
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """Every single time would make the file a hundred times as large; the rows have their percentiles."""
+    for benchmark in output_json["benchmarks"]:
+        benchmark["stats"].pop("data", None)
+
+
+def pytest_benchmark_compare_machine_info(
+    config: pytest.Config, benchmarksession: Any, compared_benchmark: dict[str, Any]
+) -> None:
+    """The saved run that `--benchmark-compare` has found."""
+    config.stash[BASELINE] = (benchmarksession, compared_benchmark)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (found := session.config.stash.get(BASELINE, None)) is None:
+        return
+    now, saved = found
+    infos = {benchmark.fullname: benchmark.extra_info for benchmark in now.benchmarks}
+    allowed = session.config.getoption("bench_worse")
+    session.config.stash[VERDICT], well = compare.verdict(compare.changes(saved, infos), allowed)
+    if not well:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(VERDICT, ()):
+        terminalreporter.write_line(line)

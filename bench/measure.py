@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import numpy as np
 
-P99_NEEDS = 1000  # calls: of fewer, the hundredth slowest is one or two events
+P99_NEEDS = 1000  # calls: of fewer, the slowest hundredth is a few events
+EVERY, MOST = 50, 5000  # calls between two of the yardstick; calls at most
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,10 @@ class Timing:
     """Seconds of single calls, in the order in which they were made."""
 
     seconds: np.ndarray
+
+    @property
+    def p50(self) -> float:
+        return float(np.median(self.seconds))
 
     def info(self) -> dict[str, float | int]:
         """n and percentiles in milliseconds; no p99 on too few calls."""
@@ -38,7 +45,7 @@ class Pair:
     @property
     def ratio(self) -> float:
         """Median of the first over median of the second."""
-        return float(np.median(self.first.seconds) / np.median(self.second.seconds))
+        return self.first.p50 / self.second.p50
 
     def info(self, first: str, second: str) -> dict[str, object]:
         return {first: self.first.info(), second: self.second.info(), "ratio_of_p50": round(self.ratio, 3)}
@@ -56,6 +63,57 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], n: int, w
         second()
         row[:] = middle - start, time.perf_counter() - middle
     return Pair(Timing(times[:, 0]), Timing(times[:, 1]))
+
+
+def in_blocks(things: dict[str, Callable[[], object]], blocks: int = 20, calls: int = 50) -> dict[str, Timing]:
+    """Call each `calls` times, then the next, `blocks` times over: all see the same machine, and each its own caches
+    warm. The first call of a block is not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in things}
+    for _ in range(blocks):
+        for name, thing in things.items():
+            thing()
+            for _ in range(calls):
+                start = time.perf_counter()
+                thing()
+                times[name].append(time.perf_counter() - start)
+    return {name: Timing(np.array(seconds)) for name, seconds in times.items()}
+
+
+def beside(
+    benchmark: Any,
+    call: Callable[[Any], Any],
+    argument: Any,
+    yardstick: Callable[[], object],
+    seconds: float,
+    least: int,
+) -> tuple[Any, Timing, Timing]:
+    """Time `call(argument)` as pytest-benchmark's rounds of one call, so that no tail is averaged away, and the
+    yardstick once in `EVERY` calls: both see the same machine.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        seconds: how long it may take; `least`: how many calls it is at least.
+    Returns:
+        What the last call gave; the times of the call; the times of the yardstick.
+    """
+    for _ in range(3):
+        call(argument), yardstick()
+    start = time.perf_counter()
+    call(argument)
+    rounds = max(least, int(seconds / (time.perf_counter() - start)))
+    every = min(EVERY, max(1, rounds // 8))
+    number, found = count(), []
+
+    def setup() -> None:
+        if next(number) % every == 0:
+            start = time.perf_counter()
+            yardstick()
+            found.append(time.perf_counter() - start)
+            call(argument)  # not counted: it finds the caches full of the yardstick
+
+    given = benchmark.pedantic(call, (argument,), setup=setup, rounds=min(rounds, MOST))
+    return given, Timing(np.array(benchmark.stats.stats.data)), Timing(np.array(found))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_decoding_beside_pillow(benchmark, make):
     benchmark.extra_info |= {
         "scope": "file's bytes to pixels", "files": make.__name__, "n": 200 * FILES, "threads": 1,
         **{f"{name}_p50_us": round(float(np.median(seconds)) * 1e6, 1) for name, seconds in per_file.items()},
-        "ratio_of_p50": round(pair.ratio, 3),
+        "ratios": {"time over Pillow's": round(pair.ratio, 3)},
     }  # fmt: skip
     for mine, theirs in zip(benchmark(ours), pillow(), strict=True):
         np.testing.assert_array_equal(mine, theirs)

@@ -1,6 +1,6 @@
 """How many generated pictures of digits are read right, style by style: the figures of docs/decisions/0005.
 
-    pytest bench/test_digit_pictures.py --benchmark-only
+    pytest bench/test_digit_pictures.py --benchmark-only --bench-full
 
 The seeds differ from those of the tests, and from those that were looked at while the corrections were built.
 """
@@ -24,6 +24,7 @@ def picture(style: str, number: int) -> np.ndarray:
     return pictures.STYLES[style](random, shapes.draw(number % 10, random, size, width))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("style", pictures.STYLES)
 def test_style(benchmark, model, style):
     count = 20 if style in SLOW else 100
