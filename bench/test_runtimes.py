@@ -43,7 +43,7 @@ def test_runtime(benchmark, subject, runtime, batch, opened, scope, pytestconfig
     seconds = float(pytestconfig.getoption("benchmark_max_time"))
     given, timing, gemm = beside(benchmark, call, argument, network.gemm, seconds, least)
     card = subject.entry.card
-    benchmark.extra_info |= row(card, network, said, runtime, batch, timing, gemm, memory)
+    benchmark.extra_info |= row(card, network, said, runtime, batch, timing, gemm, memory, runtime == "onnxruntime")
 
     if scope == "session":
         reference = RUNTIMES["onnxruntime"].open(subject.entry, batch)
