@@ -11,16 +11,17 @@ import socket
 import sys
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from serve.settings import Settings
 from zoo import errors
-from zoo.errors import ZooError, reason
+from zoo.errors import WrongUsage, ZooError, reason
 
 FAILED = "failed"  # the file in which a process that cannot begin says why
-LOCAL = ("127.0.0.1", "localhost", "::1")
+CONNECTIONS = 1024  # that a process takes at a time; the next ones wait
 
 
 def serve(settings: Settings) -> None:
@@ -30,16 +31,18 @@ def serve(settings: Settings) -> None:
         from granian.constants import Interfaces
     except ImportError as error:
         raise _missing(error) from None
-    if settings.host not in LOCAL and settings.key is None:
+    address, port = _free(settings.host, settings.port)
+    if not ip_address(address).is_loopback and settings.key is None:
         print(f"zoo: WARNING: whoever reaches {settings.host} can use this server: set ZOO_API_KEY.", file=sys.stderr)
-    settings = replace(settings, port=_free_port(settings.host, settings.port))
+    settings = replace(settings, port=port)
     with TemporaryDirectory(prefix="zoo-serve-") as folder:
         server = Granian(
             "pocketzoo",
-            address=settings.host,
-            port=settings.port,
+            address=address,
+            port=port,
             interface=Interfaces.ASGI,
             workers=settings.workers,
+            backpressure=CONNECTIONS,
             respawn_failed_workers=True,
             workers_kill_timeout=30,
             log_level="critical",  # type: ignore[arg-type]
@@ -54,16 +57,31 @@ def serve(settings: Settings) -> None:
             raise getattr(errors, kind)(sentence) from None
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port, or any free one for 0. Raises ZooError where it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _free(host: str, port: int) -> tuple[str, int]:
+    """The first address of a host that can be had, and the port on it, any free one for 0. Raises ZooError."""
+    reasons = {}
+    for family, address in _addresses(host):
+        try:
+            with socket.socket(family) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind((address, port))
+                return address, int(trial.getsockname()[1])
+        except OSError as error:
+            reasons[address] = reason(error)
+    told = reasons.popitem()[1]
+    raise ZooError(f"Port {port} of {host} cannot be had ({told}): choose another with --port, or a host of this "
+                   "machine with --host.")  # fmt: skip
+
+
+def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """Of a name or an address, IPv4 first, as people who type 127.0.0.1 for localhost expect. Raises WrongUsage."""
     try:
-        with socket.socket(family) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind((host, port))
-            return int(trial.getsockname()[1])
-    except OSError as error:
-        raise ZooError(f"Port {port} of {host} cannot be had ({reason(error)}): choose another with --port.") from None
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        told = reason(error) if isinstance(error, OSError) else "no name of a host"
+        raise WrongUsage(f"There is no address for --host {host!r} ({told}): 127.0.0.1 is this machine alone, 0.0.0.0 "
+                         "all of its addresses.") from None  # fmt: skip
+    return sorted({(family, str(address[0])) for family, _, _, _, address in found})
 
 
 def _app(settings: Settings) -> Any:
