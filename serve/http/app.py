@@ -1,6 +1,6 @@
 """The HTTP application of one server process: what classifies is in front, pages and cards are FastAPI's."""
 
-import sys
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -13,11 +13,11 @@ from serve.http.metrics import CONTENT_TYPE, Metrics
 from serve.http.openapi import HOT_ROUTES
 from serve.http.relay import Relay, listening
 from serve.http.slots import Slots
+from serve.http.startup import tell
 from serve.service import Service
 from serve.settings import Settings
 from zoo import __version__
 from zoo.errors import ZooError
-from zoo.runtime import PROVIDERS
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -34,7 +34,7 @@ def build(settings: Settings) -> Front:
     page = Path(settings.folder, "page") if settings.demo and slots.count > 1 else None
     app = _pages(settings, service, health, metrics, page if slots.own == 0 else None)
     if page and slots.own > 0:
-        app.mount("/", Relay(page))
+        app.mount("/", Relay(page))  # in which there may be no room: that process tells
     elif settings.demo:
         from serve.demo.page import mount
 
@@ -68,9 +68,10 @@ def _pages(settings: Settings, service: Service, health: Health, metrics: Metric
         service.pool.start()
         async with listening(app, socket) if socket else nullcontext():
             metrics.set("up", 1)
-            if metrics.slot == 0:
-                print(_told(settings, service), file=sys.stderr, flush=True)
+            telling = asyncio.create_task(tell(settings, service, health.ready)) if metrics.slot == 0 else None
             yield
+            if telling:
+                telling.cancel()
         service.pool.close()
 
     app = FastAPIOffline(title="pocketzoo", version=__version__, description=DESCRIPTION, lifespan=lifespan)
@@ -78,12 +79,18 @@ def _pages(settings: Settings, service: Service, health: Health, metrics: Metric
     @app.exception_handler(HTTPException)
     async def sentence(request: Request, error: HTTPException) -> JSONResponse:
         asked = f"{request.method} {request.url.path}"
-        told = f"There is nothing at {asked}" if error.status_code == 404 else f"{asked}: {error.detail}"
-        return JSONResponse({"error": f"{told}: /docs shows what there is."}, error.status_code)
+        told = (
+            f"There is nothing at {asked}" if error.status_code == 404 else f"{asked}: {str(error.detail).rstrip('.')}"
+        )
+        answer = {"error": f"{told}: /docs shows what there is."}
+        if request.url.path.startswith("/gradio_api/"):
+            answer["detail"] = error.detail  # which Gradio's clients read
+        return JSONResponse(answer, error.status_code, error.headers)
 
     @app.exception_handler(ZooError)
     async def refused(_: Any, error: ZooError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status_of(error))
+        headers = {name.decode(): value.decode() for name, value in getattr(error, "headers", ())}
+        return JSONResponse({"error": str(error)}, status_of(error), headers)
 
     def told(name: str, state: bool) -> JSONResponse:
         return JSONResponse({name: state}, 200 if state else 503)
@@ -148,11 +155,3 @@ def _card(card: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(card)
-
-
-def _told(settings: Settings, service: Service) -> str:
-    names, threads = list(service.runners), len(service.pool.threads)
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    processes = f"{settings.workers} processes of " if settings.workers > 1 else ""
-    on = f"{service.device} ({PROVIDERS[service.device]}, {processes}{threads} thread{'s' if threads > 1 else ''})"
-    return f"zoo: {settings.url} serves {shown} on {on}; API: {settings.url}/docs"
