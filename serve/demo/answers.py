@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import re
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.demo import words
+from serve.demo.files import new_folder
 from serve.http.metrics import Metrics
 from serve.pool import Ticket
 from serve.service import Service
@@ -23,6 +24,7 @@ from zoo.image import Named
 from zoo.photos import Fit
 
 SHOWN = 5  # guesses
+DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 SIDE = 224  # pixels of the picture that shows what the network sees, about
 
 Answer = tuple[dict[str, float] | None, npt.NDArray[np.uint8] | None, str]
@@ -49,10 +51,7 @@ class Answers:
         """A drawing as a data URL, as the page's sheet gives it; "" for an empty sheet."""
         if not drawing:
             return None, None, words.HINT
-        head, _, content = drawing.partition(",")
-        if not head.startswith("data:image/") or not head.endswith(";base64"):
-            raise gr.Error("A drawing is a data URL: data:image/png;base64,…", print_exception=False)
-        return await self._answer(Named("drawing", b64decode(content)), name, "crop")
+        return await self._answer(Named("drawing", _drawing(drawing)), name, "crop")
 
     async def pictured(self, path: str | None, name: str, fit: Fit = "crop") -> Answer:
         """A picture file as it was uploaded."""
@@ -102,6 +101,17 @@ class Answers:
             raise gr.Error(str(error), print_exception=False) from None
 
 
+def _drawing(url: Any) -> bytes:
+    """The file in a data URL, which the page makes and others may get wrong."""
+    found = DATA_URL.match(url) if isinstance(url, str) else None
+    try:
+        if found:
+            return b64decode(url[found.end() :], validate=True)
+    except ValueError:
+        pass
+    raise gr.Error("A drawing is a data URL: data:image/png;base64,…", print_exception=False)
+
+
 def _file(path: str) -> Named:
     return Named(Path(path).name, Path(path).read_bytes())
 
@@ -110,18 +120,8 @@ def _look(path: str, name: str) -> list[tuple[str, str]]:
     from zoo.inspect import look_inside
     from zoo.pictures import write_pictures
 
-    folder = Path(tempfile.mkdtemp(prefix="inside-", dir=_cache()))
-    pictures = write_pictures(look_inside(name, path), folder)
+    pictures = write_pictures(look_inside(name, path), new_folder("inside"))
     return [(str(picture), picture.stem.lstrip("0123456789-").replace("-", " ")) for picture in pictures]
-
-
-def _cache() -> str:
-    """Gradio's own folder for files that it shows, which it also empties."""
-    from gradio.utils import get_upload_folder
-
-    folder = Path(get_upload_folder())
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)
 
 
 def magnified(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

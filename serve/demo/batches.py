@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import gradio as gr
 from serve.batch import run
 from serve.blocks import Block, Job
 from serve.demo import words
+from serve.demo.files import new_folder
 from serve.encodings import encode, head
 from serve.service import Service
 from serve.sources import Input, Source, expand, total
@@ -101,7 +101,7 @@ def _thumbnail(source: Source) -> str:
 
 
 def _written(rows: list[Row], form: str) -> str:
-    path = Path(tempfile.mkdtemp(prefix="zoo-rows-"), f"rows.{form}")
+    path = new_folder("rows") / f"rows.{form}"
     if form == "parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq

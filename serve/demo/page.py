@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
+from starlette.routing import Mount
 
-from serve.demo import batches, words
+from serve.demo import batches, files, words
 from serve.demo.answers import SHOWN, Answers
+from serve.demo.lifetime import lifetime
 from serve.http.metrics import Metrics
+from serve.http.room import Room
 from serve.service import Service
 from serve.settings import Settings
 from zoo.card import Form
@@ -34,7 +39,9 @@ INTRODUCTION = (
 
 
 def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings) -> None:
-    """Put the page at the root of an application."""
+    """Put the page at the root of an application, which tells its errors too: Gradio has no others there."""
+    folder = Path(settings.folder, "files")
+    files.keep_in(folder)
     gr.mount_gradio_app(
         app,
         build(Answers(service, metrics), service),
@@ -47,10 +54,23 @@ def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings) 
         theme=THEME,
         css_paths=HERE / "page.css",
     )
+    mounted, started = app.routes[-1], app.router.lifespan_context
+    assert isinstance(mounted, Mount)
+    page = mounted.app
+    assert isinstance(page, gr.routes.App)
+    page.exception_handlers |= app.exception_handlers
+    mounted.app = Room(page)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with started(app) as state, lifetime(folder, page.stop_event.set):
+            yield state
+
+    app.router.lifespan_context = lifespan
 
 
 def build(answers: Answers, service: Service) -> gr.Blocks:
-    with gr.Blocks(title="pocketzoo", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title="pocketzoo", analytics_enabled=False, delete_cache=files.CLEANED) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Tabs():
             if answers.names("digit"):

@@ -9,12 +9,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.http.behind import Application, Behind
+from serve.http.errors import ClientLeft, Refused
 from serve.http.exchange import Message, Receive, Send
+
+if TYPE_CHECKING:
+    import httpx
 
 # https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1: what concerns a connection and not the message
 OF_THE_CONNECTION = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"}
+CONNECTIONS = 1 << 16  # more than the processes have clients: who has no place on the page is told so by the page
 
 
 @asynccontextmanager
@@ -24,7 +30,9 @@ async def listening(app: Application, socket: Path) -> AsyncIterator[None]:
     from granian.server.embed import Server
 
     socket.unlink(missing_ok=True)  # of a process that died
-    server = Server(Behind(app), uds=socket, interface=Interfaces.ASGINL, log_enabled=False)
+    server = Server(
+        Behind(app), uds=socket, interface=Interfaces.ASGINL, log_enabled=False, backlog=1024, backpressure=CONNECTIONS
+    )
     task = asyncio.create_task(server.serve())
     try:
         yield
@@ -39,43 +47,57 @@ class Relay:
     def __init__(self, socket: Path) -> None:
         import httpx
 
-        transport = httpx.AsyncHTTPTransport(uds=str(socket), retries=2)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), retries=2, limits=limits)
         self._client = httpx.AsyncClient(
             transport=transport, timeout=None
         )  # pages wait for events as long as they like
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        import httpx
-
+        """Ends when the answer has been passed on or the client has left. Raises Refused where nobody listens."""
         if scope["type"] != "http":
             return
+        sent = asyncio.Event()
+        passing = asyncio.create_task(self._pass_on(self._request(scope, receive, sent), send))
+        leaving = asyncio.create_task(_left(receive, sent))
+        try:
+            await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            passing.cancel()
+            leaving.cancel()
+            await asyncio.wait({passing, leaving})  # the connection to the page is closed
+        if not passing.cancelled() and (error := passing.exception()) and not isinstance(error, ClientLeft):
+            raise error
+
+    def _request(self, scope: Message, receive: Receive, sent: asyncio.Event) -> httpx.Request:
+        """The same request for the other process; `sent` is set when its body has been read to the end."""
+        import httpx
 
         async def body() -> AsyncIterator[bytes]:
-            more = True
-            while more:
+            while not sent.is_set():
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft  # the page shall not take a half for the whole
+                if not message.get("more_body"):
+                    sent.set()
                 yield message.get("body", b"")
-                more = message.get("more_body", False)
 
+        has_body = scope["method"] not in ("GET", "HEAD")
+        if not has_body:
+            sent.set()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         path = scope.get("raw_path") or scope["path"].encode()
         headers = [(name, value) for name, value in scope["headers"] if name not in OF_THE_CONNECTION]
-        has_body = scope["method"] not in ("GET", "HEAD")
-        request = self._client.build_request(
-            scope["method"],
-            httpx.URL(scheme="http", host="page", raw_path=path + query),
-            headers=headers,
-            content=body() if has_body else None,
-        )
+        url = httpx.URL(scheme="http", host="page", raw_path=path + query)
+        return self._client.build_request(scope["method"], url, headers=headers, content=body() if has_body else None)
+
+    async def _pass_on(self, request: httpx.Request, send: Send) -> None:
+        import httpx
+
         try:
             answer = await self._client.send(request, stream=True)
         except httpx.TransportError:
-            told = b'{"error": "The page is starting again: load it again in a moment."}'
-            await send({"type": "http.response.start", "status": 503, "headers": [
-                (b"content-type", b"application/json"), (b"retry-after", b"2"),
-            ]})  # fmt: skip
-            await send({"type": "http.response.body", "body": told})
-            return
+            raise Refused(503, "The page is starting again: load it again in a moment.", retry_after="2") from None
         try:
             kept = [
                 (name.lower(), value) for name, value in answer.headers.raw if name.lower() not in OF_THE_CONNECTION
@@ -86,3 +108,10 @@ class Relay:
             await send({"type": "http.response.body", "body": b""})
         finally:
             await answer.aclose()
+
+
+async def _left(receive: Receive, sent: asyncio.Event) -> None:
+    """Ends when the client has left; until the body is sent, who sends it will notice."""
+    await sent.wait()
+    while (await receive())["type"] != "http.disconnect":
+        pass
