@@ -145,6 +145,24 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
     click.echo(f"{card.name}: {card.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED) / card.name}")
 
 
+@main.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+def robustness(models: tuple[str, ...], data: str | None) -> None:
+    """Measure MODELS on corrupted test sets; `docs` writes the page."""
+    from train.robustness import measure
+    from zoo.errors import ZooError
+
+    for name in models:
+        try:
+            result = measure(name, data)
+        except ZooError as error:
+            raise click.ClickException(str(error)) from None
+        click.echo(
+            f"{result['model']}: {result['mean']:.2%} of the corrupted images, {result['clean']:.2%} as they are."
+        )
+
+
 @main.command("report")
 @click.argument("recipe")
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from train import model_cards
+from train import model_cards, robustness
 from train.experiments import pages as experiment_pages
 from train.experiments import run, study
 from zoo import registry
@@ -11,6 +11,7 @@ from zoo.card import Card
 REPOSITORY = Path(__file__).parents[1]
 MODEL_PAGES = REPOSITORY / "docs" / "models"
 EXPERIMENTS = REPOSITORY / "docs" / "experiments.md"
+ROBUSTNESS = REPOSITORY / "docs" / "robustness.md"
 BEGIN, END = "<!-- models: written by `python -m train docs` -->", "<!-- end of models -->"
 
 
@@ -61,6 +62,7 @@ def pages() -> dict[Path, str]:
     readme = REPOSITORY / "README.md"
     return {
         EXPERIMENTS: experiments_page(),
+        ROBUSTNESS: robustness.page(shipped, robustness.read()),
         readme: renewed(readme.read_text(encoding="utf-8"), model_table(shipped)),
         **{MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped},
     }

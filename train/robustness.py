@@ -1,0 +1,107 @@
+"""How far a model's accuracy falls on pictures that have gone wrong: `docs/robustness/NAME.json`, and the page of all.
+
+The corrupted test sets are made here, from a seed, and kept nowhere. Nothing is chosen on them.
+"""
+
+import json
+import statistics
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from train.corruptions import KINDS, Kind
+from train.splits import Part, held_out_part
+from zoo import registry
+from zoo.card import Card
+from zoo.predictor import Model, load
+
+RESULTS = Path(__file__).parents[1] / "docs" / "robustness"
+CHUNK = 500
+SEVERITIES = range(1, 6)
+Result = dict[str, Any]
+
+
+def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
+    """Corrupt the whole test set in every way at every severity, classify, and write and return the accuracies.
+
+    Args:
+        name: of a model of the zoo. folder: where the data lie, as in `zoo.datasets.load`.
+    """
+    card, model = registry.find(name).card, load(name, "cpu")
+    test = held_out_part(card.dataset.name, "full", folder)
+    kinds = {
+        kind: [_accuracy(model, test, corruption, severity, kind) for severity in SEVERITIES]
+        for kind, corruption in KINDS[card.dataset.name].items()
+    }
+    result = {
+        "model": card.name,
+        "sha256": card.file("model.onnx").sha256,
+        "images": len(test),
+        "clean": card.accuracy.value,
+        "mean": round(statistics.fmean(accuracy for row in kinds.values() for accuracy in row), 6),
+        "kinds": kinds,
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    (results / f"{card.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def corrupted(images: torch.Tensor, kind: Kind, severity: int, seed: int) -> torch.Tensor:
+    """uint8 `(N, H, W, C)` → the same, gone wrong; severity 1 to 5."""
+    return kind.change(images, kind.strengths[severity - 1], torch.Generator().manual_seed(seed))
+
+
+def _accuracy(model: Model, test: Part, kind: Kind, severity: int, name: str) -> float:
+    right = 0
+    for start in range(0, len(test), CHUNK):
+        rows = slice(start, start + CHUNK)
+        images = corrupted(test.images[rows], kind, severity, zlib.crc32(f"{name}/{severity}/{start}".encode()))
+        answers = model.run(np.ascontiguousarray(images.numpy())).logits.argmax(1)
+        right += int((answers == test.labels[rows].numpy()).sum())
+    return right / len(test)
+
+
+def read(results: Path = RESULTS) -> dict[str, Result]:
+    """The results that are there, by model."""
+    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json")))
+    return {result["model"]: result for result in found}
+
+
+def page(cards: list[Card], results: dict[str, Result]) -> str:
+    """docs/robustness.md: a table a data set, a column a model, the mean over the five severities a row."""
+    lines = [
+        "# Robustness",
+        "",
+        "Accuracy on test sets that were corrupted by a seeded program (`train/corruptions.py`), the mean over five "
+        "severities; in brackets at the highest. Kinds after CIFAR-10-C and MNIST-C; the strengths for digits are "
+        "ours, so the figures compare models of this zoo with each other. `python -m train robustness MODEL` measures "
+        "again, into [`robustness/`](robustness); this page is written by `python -m train docs`.",
+        "",
+    ]
+    for dataset, kinds in KINDS.items():
+        shown = [card.name for card in cards if card.dataset.name == dataset and card.name in results]
+        if not shown:
+            continue
+        title = next(card.dataset.title for card in cards if card.dataset.name == dataset)
+        lines += [
+            f"## {title}",
+            "",
+            f"| | {' | '.join(f'`{name}`' for name in shown)} |",
+            "|---|" + "---|" * len(shown),
+        ]
+        lines += [_row("as they are", [f"{results[name]['clean']:.2%}" for name in shown])]
+        lines += [_row("**mean over all kinds**", [f"**{results[name]['mean']:.2%}**" for name in shown])]
+        lines += [_row(kind, [_cell(results[name]["kinds"][kind]) for name in shown]) for kind in kinds]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _row(head: str, cells: list[str]) -> str:
+    return f"| {head} | {' | '.join(cells)} |"
+
+
+def _cell(accuracies: list[float]) -> str:
+    return f"{statistics.fmean(accuracies):.1%} ({accuracies[-1]:.1%})"
