@@ -21,6 +21,7 @@ from zoo.image import LARGEST, Named
 
 LONGEST_LIST = 2**30  # bytes: ten million paths and more, and an end to @/dev/zero
 
+
 @dataclass(frozen=True)
 class Url:
     """An image to be fetched by whoever classifies it; its name is the address."""
