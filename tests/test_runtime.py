@@ -1,5 +1,7 @@
 """Sessions and devices: what is asked for is what is used, and a missing or doubled runtime is one sentence."""
 
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -115,3 +117,14 @@ def test_describe_opens_real_sessions(content):
     rows = dict(runtime.describe_runtime(content))
     assert rows[CPU] == "opens a session"
     assert rows["runtime"].startswith("onnxruntime")
+
+
+def test_the_runtime_tells_its_makers_nothing(tmp_path):
+    """Its telemetry begins with a file where temporary ones lie, and asks another host seconds later."""
+    asked_for = {"CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"}  # any of which would end it
+    environment = {name: value for name, value in os.environ.items() if name not in asked_for}
+    code = "import os, zoo; zoo.load('mnist14k'); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment | {"TMPDIR": str(tmp_path)},
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.stdout == "1\n", done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ one of them, and a missing or doubled runtime is one sentence that says what to 
 from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -82,6 +83,7 @@ def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
 
 def import_runtime() -> Any:
     """The onnxruntime module. Raises DeviceUnavailable if it is missing, broken, or installed twice."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.29 it tells its makers of every session; read here
     try:
         import onnxruntime
     except ImportError as error:
