@@ -7,6 +7,7 @@ answered 1.3 times as many requests a second as uvicorn (docs/decisions/0008-ser
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from dataclasses import replace
@@ -85,7 +86,9 @@ def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
 
 
 def _app(settings: Settings) -> Any:
-    """In a server process."""
+    """In a server process. It has inherited the first one's handlers, which would let signals pass while it starts."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all, and the first then tells this one
     try:
         from serve.http.app import build
 

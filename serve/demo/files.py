@@ -17,10 +17,11 @@ CLEANED = (3600, 3600)  # seconds: how often Gradio removes files, and how old t
 FORGOTTEN_S = 7200  # after which it has had its turn
 
 
-def keep_in(folder: Path) -> None:
-    """Where Gradio keeps files from now on; before the page is built."""
+def keep_in(folder: Path) -> Path:
+    """Where Gradio keeps files; to be said before it is imported, for then it already makes a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
 
 
 def new_folder(purpose: str) -> Path:

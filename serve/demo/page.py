@@ -38,10 +38,8 @@ INTRODUCTION = (
 )
 
 
-def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings) -> None:
-    """Put the page at the root of an application, which tells its errors too: Gradio has no others there."""
-    folder = Path(settings.folder, "files")
-    files.keep_in(folder)
+def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, folder: Path) -> None:
+    """Put the page at the root of an application, whose errors it tells as that does; `folder` has its files."""
     gr.mount_gradio_app(
         app,
         build(Answers(service, metrics), service),

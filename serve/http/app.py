@@ -36,9 +36,12 @@ def build(settings: Settings) -> Front:
     if page and slots.own > 0:
         app.mount("/", Relay(page))  # in which there may be no room: that process tells
     elif settings.demo:
+        from serve.demo.files import keep_in
+
+        files = keep_in(Path(settings.folder, "files"))  # which Gradio looks at when it is imported
         from serve.demo.page import mount
 
-        mount(app, service, metrics, settings)
+        mount(app, service, metrics, settings, files)
     return Front(app, service, settings, metrics)
 
 
