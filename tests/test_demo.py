@@ -4,10 +4,13 @@ import csv
 import io
 import os
 import re
+import subprocess
+import sys
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.made_up import REPOSITORY
@@ -238,6 +241,95 @@ def test_gradios_own_client_works(server, tmp_path):
     assert not bars
     assert seen is None
     assert told.startswith("### No answer")
+
+
+WRONG = ["%%%", "data:image/png;base64,%%%", "data:image/png;base64,abc", "data:text/plain;base64,AAAA", {"a": 1}, 7,
+         "data:image/png;base64," + "%" * 3_000_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("drawing", WRONG, ids=lambda drawing: str(drawing)[:30])
+def test_what_is_no_drawing_is_a_sentence(server, drawing):
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    before = len(server.log)
+    client = Client(server.url, verbose=False, download_files=False)
+    with pytest.raises(AppError, match="A drawing is a data URL: data:image/png;base64,…"):
+        client.predict(drawing, "mnist14k.notes", api_name="/draw")
+    assert "Traceback" not in server.log[before:]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nowhere", 404), ("DELETE", "/", 405), ("PUT", "/config", 405)]
+)
+def test_what_is_nowhere_is_a_sentence_beside_the_page_too(server, method, path, status):
+    answer = httpx.request(method, server.url + path)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"]
+    assert f"{method} {path}" in answer.json()["error"]
+    assert status == 404 or answer.headers["allow"] == "GET"
+
+
+def test_gradios_own_routes_keep_what_its_clients_read(server):
+    answer = httpx.get(server.url + "/gradio_api/file=/etc/passwd")
+    assert (answer.status_code, answer.json()["detail"]) == (403, "File not allowed: /etc/passwd.")
+    assert answer.json()["error"].startswith("GET /gradio_api/file=/etc/passwd: File not allowed: /etc/passwd: ")
+    assert "detail" in httpx.post(server.url + "/gradio_api/queue/join").json()
+
+
+def test_nothing_is_left_where_temporary_files_lie(tmp_path):
+    from gradio_client import Client, handle_file
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with serving(tmp_path, "--models", "mnist14k*", TMPDIR=str(temporary)) as server:
+        client = Client(server.url, verbose=False, download_files=False)
+        client.predict([handle_file(EXAMPLES / "two.jpg")], "mnist14k.notes", "csv", api_name="/batch")
+        client.predict(handle_file(EXAMPLES / "two.jpg"), "mnist14k.notes", api_name="/inside")
+        (folder,) = temporary.iterdir()
+        assert [path.name for path in folder.glob("files/rows-*/*")] == ["rows.csv"]
+        assert len(list(folder.glob("files/inside-*/*"))) > 8
+        assert server.stop() == 0
+    assert list(temporary.iterdir()) == []
+
+
+CLEANING = """
+import sys, time
+from pathlib import Path
+from starlette.testclient import TestClient
+from serve.demo import files
+files.CLEANED, files.FORGOTTEN_S = (1, 1), 2
+from serve.http.app import build
+from serve.settings import Settings
+
+folder = Path(sys.argv[1])
+front = build(Settings(models="mnist14k*", access_log=False, folder=str(folder)))
+kept = folder / "files"
+stay = set(kept.rglob("*"))
+assert len(list(kept.glob("*/*"))) >= 5, "the examples"
+with TestClient(front) as client:
+    form = {"files": ("two.jpg", Path(sys.argv[2]).read_bytes())}
+    (uploaded,) = client.post("/gradio_api/upload", files=form).json()
+    picture = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
+    for name, data in {"batch": [[picture], "mnist14k.notes", "csv"], "inside": [picture, "mnist14k.notes"]}.items():
+        event = client.post(f"/gradio_api/call/{name}", json={"data": data}).json()["event_id"]
+        told = client.get(f"/gradio_api/call/{name}/{event}").text
+        assert "event: complete" in told, told
+    (kept / "tmp-broken-off").write_bytes(b"half an upload")
+    until = time.monotonic() + 100
+    while set(kept.rglob("*")) != stay and time.monotonic() < until:
+        time.sleep(0.2)
+    assert set(kept.rglob("*")) == stay, set(kept.rglob("*")) - stay
+"""
+
+
+def test_files_of_the_page_are_removed_in_time_but_not_its_examples(tmp_path):
+    """Uploads, rows, looks inside, and what is half; with seconds for hours."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLEANING, str(tmp_path), str(EXAMPLES / "two.jpg")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @needs_browser

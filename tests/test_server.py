@@ -16,9 +16,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from starlette.testclient import TestClient
 
+from serve.cli import cli
+from serve.http.app import build
+from serve.settings import Settings
 from tests.made_up import REPOSITORY
-from tests.served import serving
+from tests.served import Served, serving
 
 SEVEN = (REPOSITORY / "examples" / "seven.png").read_bytes()
 PNG = {"Content-Type": "image/png"}
@@ -219,6 +224,18 @@ def test_sigterm_answers_what_has_come_and_exits_0(tmp_path):
             httpx.get(server.url + "/v2")
 
 
+def test_sigterm_ends_a_server_that_is_still_starting(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "serve.cli", "serve", "--port", "0"], stderr=subprocess.PIPE)
+    server = Served("", process, tmp_path)
+    until = time.monotonic() + 60
+    while not server.children() and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.3)  # in the middle of its imports
+    with process.stderr as told:
+        assert server.stop(25) == 0  # after 30 s a process that does not hear is killed
+        assert told.read() == b""
+
+
 def test_two_processes_share_metrics_and_a_killed_one_is_missed_and_replaced(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k*", "--workers", "2") as server:
         for _ in range(30):  # a connection each, so that both processes get some
@@ -291,6 +308,70 @@ def test_a_missing_package_is_a_sentence(tmp_path):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         assert done.stderr == f"zoo: Serving needs {package}: pip install 'pocketzoo[serve]'.\n"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1", "::1"])
+def test_names_and_other_addresses_of_this_machine(tmp_path, host):
+    if host == "::1":
+        try:
+            socket.create_server((host, 0), family=socket.AF_INET6).close()
+        except OSError as error:
+            pytest.skip(f"this machine has no IPv6 ({error})")
+    with serving(tmp_path, "--no-demo", "--models", "mnist14k*", "--host", host) as server:
+        assert server.url.startswith(f"http://[{host}]:" if ":" in host else f"http://{host}:")
+        assert httpx.get(server.url + "/v2").status_code == 200
+        assert "WARNING" not in server.log
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "", "."])
+def test_a_host_without_address_is_a_sentence(host):
+    done = command("--port", "0", "--host", host)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"zoo: There is no address for --host {host!r} (")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_startup_line_waits_until_somebody_listens(tmp_path, capsys):
+    """An application is started before its server takes connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens yet
+        port = taken.getsockname()[1]
+        settings = Settings(demo=False, models="mnist14k*", port=port, access_log=False, folder=str(tmp_path))
+        with TestClient(build(settings)) as client:
+            assert client.get("/v2/health/ready").status_code == 200
+            time.sleep(0.5)
+            assert capsys.readouterr().err == ""
+            taken.listen()
+            said, until = "", time.monotonic() + 60
+            while "serves" not in said and time.monotonic() < until:
+                time.sleep(0.05)
+                said += capsys.readouterr().err
+            assert said.startswith(f"zoo: http://127.0.0.1:{port} serves mnist14k.notes on cpu (")
+
+
+def test_what_kubernetes_says_of_a_service_is_no_port(monkeypatch):
+    asked = []
+    monkeypatch.setattr("serve.serving.serve", asked.append)
+    done = CliRunner().invoke(cli, ["serve"], env={"ZOO_PORT": "tcp://10.0.0.1:8000"})
+    assert done.exit_code == 0, done.output
+    assert done.stderr == (
+        "zoo: ZOO_PORT is 'tcp://10.0.0.1:8000', as Kubernetes sets it for a service called zoo: it is no --port.\n"
+    )
+    CliRunner().invoke(cli, ["serve"], env={"ZOO_PORT": "8080"})
+    assert [settings.port for settings in asked] == [8000, 8080]
+    assert CliRunner().invoke(cli, ["serve", "--port", "tcp://10.0.0.1:8000"]).exit_code == 2
+
+
+def test_who_asks_before_sending_is_answered(server):
+    """`Expect: 100-continue`, as curl asks before large bodies."""
+    asking = head(len(SEVEN)).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+    with send(server.url, asking) as connection:
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 100")
+        connection.sendall(SEVEN)
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
+    with send(server.url, asking.replace(str(len(SEVEN)).encode(), b"99999999")) as connection:
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 413")
 
 
 def test_bound_elsewhere_without_a_key_it_warns(tmp_path):
