@@ -222,6 +222,7 @@ def test_sigterm_answers_what_has_come_and_exits_0(tmp_path):
         assert [row["label"] for row in answer.result().json()] == ["7"] * 200
         with pytest.raises(httpx.ConnectError):
             httpx.get(server.url + "/v2")
+        assert '"images":200' in server.log  # the last lines too
 
 
 def test_sigterm_ends_a_server_that_is_still_starting(tmp_path):

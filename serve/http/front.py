@@ -58,6 +58,8 @@ class Front:
                 await send({"type": "websocket.close", "code": 1008})
                 return
             await self._behind(scope, receive, send)
+            if scope["type"] == "lifespan" and self._log:
+                self._log.flush()  # its end: no timer will come
             return
         self._count += 1
         exchange = Exchange(scope, receive, send, f"{self._run}-{self._count}", self._budget)
