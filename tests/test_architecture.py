@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "starlette",
     },
     "train": {
+        "cv2",
         "torch",
         "torchvision",
         "numpy",
@@ -56,6 +57,9 @@ MAY_IMPORT = {
         "PIL",
         "fastapi",
         "litserve",
+        "click",
+        "matplotlib",
+        "mlperf_loadgen",
     },
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function

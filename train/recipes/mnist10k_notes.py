@@ -1,6 +1,9 @@
 """mnist10k.notes: the course notes' week-2 network reduced further, with less dropout and a larger batch.
 
-python -m train mnist10k.notes --seed 0
+    python -m train mnist10k.notes --seed 0
+
+Last epoch, all 10,000 test images: 99.19 % mean of 3 seeds (sd 0.03 points), where the notes have 99.4 "barely", with
+channels, dropout and batch size that they do not state. 20 epochs took 8 to 13 minutes on one thread beside other work.
 """
 
 from train.recipe import Recipe
