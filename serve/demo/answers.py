@@ -70,7 +70,8 @@ class Answers:
             await self._service.pool.answer(ticket)
         except ZooError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        self._metrics.ticket(ticket)
+        finally:
+            self._metrics.ticket(ticket)
         return ticket
 
     async def compared(self, path: str | None, form: Form) -> str:
