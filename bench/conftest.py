@@ -1,6 +1,5 @@
 """What all benchmarks share: options, the models under test, what a saved run says of its machine, and comparing."""
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from bench import choice, compare, subjects
 from bench.environment import environment
 from bench.runtimes import RUNTIMES
 
-BASELINE, VERDICT = pytest.StashKey[tuple](), pytest.StashKey[list]()
+CHOICE, BASELINE, VERDICT = pytest.StashKey[choice.Choice](), pytest.StashKey[tuple](), pytest.StashKey[list]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: takes long; runs with --bench-full only")
+    config.stash[CHOICE] = _chosen(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="it takes long: --bench-full runs it"))
 
 
-def chosen(config: pytest.Config) -> choice.Choice:
+def _chosen(config: pytest.Config) -> choice.Choice:
     """The models, runtimes and batch sizes of this run. Raises pytest.UsageError."""
     options = (config.getoption(f"bench_{name}") for name in ("models", "runtimes", "batches", "full"))
     known = [card.name for card in zoo.list_models()]
@@ -53,18 +53,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`subject` stands for every chosen model; together with `runtime` and `batch` for every combination."""
     names = [name for name in ("subject", "runtime", "batch") if name in metafunc.fixturenames]
     if names == ["subject", "runtime", "batch"]:
-        cases = chosen(metafunc.config).cases()
+        cases = metafunc.config.stash[CHOICE].cases()
         ids = ["-".join(map(str, case)) for case in cases]
         metafunc.parametrize(names, cases, indirect=["subject"], ids=ids, scope="module")
     elif names:
-        metafunc.parametrize(names, [[name] for name in chosen(metafunc.config).models], indirect=True, scope="module")
+        models = metafunc.config.stash[CHOICE].models
+        metafunc.parametrize(names, [[name] for name in models], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def subject(request: pytest.FixtureRequest) -> Iterator[subjects.Subject]:
-    """A model under test and its pictures."""
+def subject(request: pytest.FixtureRequest) -> subjects.Subject:
+    """A model under test and its pictures; what is not here is skipped, and says why."""
     try:
-        yield _subject(request.param)
+        return _subject(request.param)
     except zoo.ZooError as error:
         pytest.skip(str(error))
 

@@ -85,11 +85,11 @@ def accuracy_of(logs: Path, labels: np.ndarray) -> tuple[int, int]:
 
 def summary_of(log: list[str]) -> dict[str, str]:
     """The lines `name : value` of LoadGen's summary."""
-    found = (re.fullmatch(r"([^:]+?)\s*:\s*(.+)", line) for line in log)
+    found = (re.fullmatch(r"\s*([^:]+?)\s*:\s*(.+)", line) for line in log)
     return {line[1]: line[2] for line in found if line}
 
 
-def measure(name: str, scenario: Scenario, seconds: float, queries: int, logs: Path = LOGS) -> dict[str, Any]:
+def measure(name: str, scenario: Scenario, seconds: float, queries: int, logs: Path) -> dict[str, Any]:
     """Both runs of one model in one scenario, as the JSON that is kept.
 
     Raises:
@@ -126,7 +126,7 @@ def main(models: tuple[str, ...], scenarios: tuple[str, ...], seconds: float, qu
     code = 0
     for name, scenario in product(models, scenarios):
         try:
-            found = measure(name, SCENARIOS[scenario], seconds, queries)
+            found = measure(name, SCENARIOS[scenario], seconds, queries, LOGS)
         except (zoo.ZooError, RuntimeError, ImportError) as error:
             click.echo(f"{name} {scenario}: {error}", err=True)
             code = 3

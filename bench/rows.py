@@ -16,6 +16,7 @@ def facts(card: Card) -> dict[str, Any]:
         "parameters": card.parameters.keras,
         "macs": card.macs,
         "accuracy": card.accuracy.value,
+        "interval95": list(card.accuracy.interval95),
     }
 
 

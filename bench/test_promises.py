@@ -3,6 +3,8 @@
 pytest bench/test_promises.py --benchmark-only
 """
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from bench.networks import Unavailable
 from bench.rows import facts
 from bench.runtimes import RUNTIMES
 
+PEERS = ("onnxruntime", "onnxruntime-all", "openvino", "openvino-bf16")
+CALLS = {1: 50, 64: 3}  # in a block, by batch
 RIVALS = ("torch", "torch-channels-last", "torch-folded", "torch-compile")
 PROMISED = {"mnist14k", "cifar93k"}  # for others the ratios are told, not asserted
 
@@ -41,3 +45,25 @@ def test_one_picture_beside_a_bare_session_and_pytorch(benchmark, subject):
     if entry.card.architecture in PROMISED:
         assert max(ratios["torch"], ratios["torch-channels-last"]) <= 1 / 4
         assert ratios["torch-compile"] <= 1 / 2
+
+
+@pytest.mark.parametrize("size", CALLS)
+def test_another_runtime_on_the_processor(benchmark, subject, size):
+    """Is onnxruntime with one thread still the right choice? The sessions alone, in turn."""
+    images, entry = subject.images[:size], subject.entry
+    networks = {}
+    for name in PEERS:
+        with suppress(Unavailable):  # test_runtimes.py says why
+            networks[name] = RUNTIMES[name].open(entry, size)
+    feeds = {name: network.native(images) for name, network in networks.items()}
+    things = {name: (lambda name=name: networks[name].session(feeds[name])) for name in networks}
+    times = in_blocks(things, calls=CALLS[size])
+    benchmark.extra_info |= {
+        "scope": "session only, in turn", **facts(entry.card), "batch": size,
+        "threads": {name: network.threads for name, network in networks.items()},
+        "provider": {name: network.provider for name, network in networks.items()},
+        "times": {name: timing.info() for name, timing in times.items()},
+    }  # fmt: skip
+    benchmark(things["onnxruntime"])
+    for name, network in networks.items():
+        np.testing.assert_array_equal(network.logits(things[name]()).argmax(1), subject.labels[:size], err_msg=name)

@@ -48,7 +48,9 @@ def test_runtime(benchmark, subject, runtime, batch, opened, scope, pytestconfig
     if scope == "session":
         reference = RUNTIMES["onnxruntime"].open(subject.entry, batch)
         expected = reference.logits(reference.session(reference.native(images)))
-        np.testing.assert_allclose(network.logits(given), expected, rtol=0, atol=RUNTIMES[runtime].tolerance)
+        off = float(np.abs(network.logits(given) - expected).max())
+        benchmark.extra_info["logits_off"] = round(off, 8)
+        assert off <= RUNTIMES[runtime].tolerance
     else:
         labels = subject.labels if scope == "array" else subject.names
         assert list(given) == list(labels[:batch])

@@ -9,6 +9,7 @@ import pytest
 import zoo
 from bench.measure import Timing
 from bench.rows import facts
+from train import recipe
 
 STEPS = 4  # of an epoch that is timed
 EPOCHS = 6  # the first is not counted
@@ -26,7 +27,6 @@ def parts_of(card, kind="full"):
 
 def train(card, epochs, data, test, folder):
     """Fit the model's recipe on one thread: its result, and the lines of its epochs."""
-    from train import recipe
     from train.loop import Job, fit
     from train.progress import Progress
     from train.runs import Run
@@ -41,6 +41,8 @@ def test_a_step(benchmark, subject, tmp_path):
     from train.splits import Part
 
     card = subject.entry.card
+    if card.name not in recipe.names():
+        pytest.skip(f"{card.name} has no recipe of its own: nothing is trained for it")
     settings = card.training.settings
     batch = settings["batch_size"]
     some = [Part(part.name, part.images[: STEPS * batch], part.labels[: STEPS * batch]) for part in parts_of(card)]
