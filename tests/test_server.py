@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+import zoo
 from serve.cli import cli
 from serve.http.app import build
 from serve.settings import Settings
@@ -53,7 +54,7 @@ def hasty(tmp_path_factory):
 
 
 def test_says_what_it_serves_on_which_device(server):
-    assert "mnist14k.notes" in server.log
+    assert f"serves {zoo.list_models()[0].name}, " in server.log
     assert "on cpu (CPUExecutionProvider, " in server.log
 
 
