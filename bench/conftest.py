@@ -1,5 +1,6 @@
 """What all benchmarks share: options, the models under test, what a saved run says of its machine, and comparing."""
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from bench import choice, compare, subjects
 from bench.environment import environment
 from bench.runtimes import RUNTIMES
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # in servers and processes beside ours too: zoo/runtime.py
 CHOICE, BASELINE, VERDICT = pytest.StashKey[choice.Choice](), pytest.StashKey[tuple](), pytest.StashKey[list]()
 
 

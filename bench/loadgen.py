@@ -31,8 +31,8 @@ MODES = {"accuracy": "AccuracyOnly", "performance": "PerformanceOnly"}
 
 
 def settings_of(scenario: Scenario, mode: str, seconds: float, queries: int, rate: float) -> Any:
-    """LoadGen's settings. rate: pictures a second of one thread; half of the time it takes is what LoadGen is told to
-    expect, since it ends a run early where answers come faster than that.
+    """LoadGen's settings. rate: pictures a second of the whole system; LoadGen is told to expect twice that, since it
+    ends a run too early where answers come faster than it expects.
     """
     import mlperf_loadgen as lg
 
@@ -42,9 +42,9 @@ def settings_of(scenario: Scenario, mode: str, seconds: float, queries: int, rat
     settings.min_duration_ms, settings.min_query_count = round(seconds * 1000), queries
     settings.single_stream_expected_latency_ns = round(1e9 / rate / 2)
     settings.multi_stream_samples_per_query = SAMPLES_A_QUERY
-    settings.multi_stream_expected_latency_ns = round(1e9 * SAMPLES_A_QUERY / rate / 2 / cores())
-    settings.offline_expected_qps = 2 * rate * cores()
-    settings.server_target_qps = SERVER_LOAD * rate * cores()
+    settings.multi_stream_expected_latency_ns = round(1e9 * SAMPLES_A_QUERY / rate / 2)
+    settings.offline_expected_qps = 2 * rate
+    settings.server_target_qps = SERVER_LOAD * rate
     settings.server_target_latency_ns = round(SERVER_BOUND_MS * 1e6)
     return settings
 
@@ -98,7 +98,7 @@ def measure(name: str, scenario: Scenario, seconds: float, queries: int, logs: P
     model = zoo.load(name, "cpu")
     card = model.card
     test = datasets.load(card.dataset.name, "test")
-    rate = rate_of(model, test.images, scenario.chunk)
+    rate = rate_of(model, test.images, scenario, cores())
     folder = logs / f"{card.name}-{scenario.name}"
     run(model, test, scenario, "accuracy", settings_of(scenario, "accuracy", seconds, queries, rate), folder)
     right, asked = accuracy_of(folder, test.labels)

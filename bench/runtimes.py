@@ -5,7 +5,8 @@ A further runtime is a function that returns a `Network`, and a line of `RUNTIME
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from bench.networks import Network, Unavailable, by_hand, needs
 from serve.workers import cores
 from zoo.predictor import Model
 from zoo.registry import Entry
+from zoo.runtime import import_runtime
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,10 @@ class Runtime:
 
 def open_bare(content: bytes, threads: int) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU as anybody would open it; threads 0 means one a core."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    runtime = import_runtime()
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def open_onnxruntime(entry: Entry, batch: int, threads: int) -> Network:
@@ -104,10 +105,16 @@ def open_torch(entry: Entry, batch: int, kind: str) -> Network:
     )
 
 
+@cache
+def _openvino_core() -> Any:
+    """One for the whole process: what it has compiled needs it to the end."""
+    return import_module("openvino").Core()
+
+
 def open_openvino(entry: Entry, batch: int, precision: str) -> Network:
     """Our ONNX file in OpenVINO on one thread, its shape fixed to the batch, which is what OpenVINO does best."""
     openvino = needs("openvino", "pip install -e '.[dev,peers]'")
-    core = openvino.Core()
+    core = _openvino_core()
     settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     network = core.read_model(model=(entry.folder / "model.onnx").read_bytes())
     network.reshape([batch, *entry.card.input.shape])

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,15 @@ class Scenario:
     at_once: bool = False
 
 
+class Sample(NamedTuple):
+    """As LoadGen's: its id, and the index of a picture."""
+
+    id: int
+    index: int
+
+
 SAMPLES_A_QUERY = 8  # of MultiStream
-SERVER_LOAD = 0.5  # of what the machine can do: beyond, queues grow
+SERVER_LOAD = 0.5  # of what the system can do: beyond, queues grow
 SERVER_BOUND_MS = 10.0
 SCENARIOS = {
     scenario.name: scenario
@@ -88,10 +95,21 @@ class Answering:
         self._complete([sample.id for sample in samples], labels)
 
 
-def rate_of(model: Model, images: npt.NDArray[np.uint8], chunk: int, seconds: float = 0.5) -> float:
-    """Pictures a second of one thread, for LoadGen to plan its queries by."""
-    done, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < seconds:
-        model.run(images[:chunk])
-        done += chunk
-    return done / passed
+def rate_of(model: Model, images: npt.NDArray[np.uint8], scenario: Scenario, threads: int, n: int = 2000) -> float:
+    """Pictures a second of the whole system, for LoadGen to plan its queries by; measured on `n` of them."""
+    left, done = [n], threading.Event()
+
+    def complete(ids: list[int], labels: npt.NDArray[np.uint8]) -> None:
+        with lock:
+            left[0] -= len(ids)
+        if not left[0]:
+            done.set()
+
+    lock = threading.Lock()
+    answering = Answering(model, images, scenario, threads, complete)
+    start = time.perf_counter()
+    answering.issue([Sample(number, number % len(images)) for number in range(n)])
+    done.wait()
+    passed = time.perf_counter() - start
+    answering.close()
+    return n / passed
