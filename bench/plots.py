@@ -70,8 +70,13 @@ def _plain_ticks(place: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     place.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    in_words = FuncFormatter(lambda value, _: f"{value / 1000:g}K" if value >= 1000 else f"{value:.10g}")
-    place.xaxis.set_major_formatter(in_words)
+    units = ((1e6, "M"), (1e3, "K"), (0, ""))
+
+    def in_words(value: float, _: int) -> str:
+        least, unit = next(one for one in units if value >= one[0])
+        return f"{value / (least or 1):.10g}{unit}"
+
+    place.xaxis.set_major_formatter(FuncFormatter(in_words))
     place.xaxis.set_minor_formatter(NullFormatter())
 
 

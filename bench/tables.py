@@ -114,7 +114,8 @@ def peers(saved: Saved) -> str:
         lines.append([f"`{row['model']}`", row["batch"], *(short(times[name]) for name in names)])
         for name, timing in times.items():
             if timing and (gain := times["onnxruntime"]["p50_ms"] / timing["p50_ms"]) > BEATS:
-                said.append(f"- `{name}` is {gain:.2f} times as fast for `{row['model']}` at batch {row['batch']}.")
+                where = f"`{row['model']}` at batch {row['batch']}"
+                said.append(f"- `{name}` is {gain:.2f} times as fast for {where}, on {row['threads'][name]} thread(s).")
     heads = " | ".join(f"`{name}` p50, ms" for name in names)
     verdict = "\n".join(said) or "No other runtime is more than 20 % faster than onnxruntime on one thread."
     return f"{table(f'model | batch | {heads}', lines)}\n\n{verdict}"
@@ -141,9 +142,13 @@ def loadgen(saved: Saved) -> str:
         if bound := float(told["target_latency (ns)"]) / 1e6:
             unit += f", 99 % within {bound:g} ms"
         asked = f"{found['min_duration_s']:g} s, {found['min_queries']:,} queries"
-        lines.append([f"`{found['model']}`", found["scenario"], told["Result is"], f"{float(told[name]) / scale:,.4g}",
+        lines.append([f"`{found['model']}`", found["scenario"], told["Result is"], _figure(float(told[name]) / scale),
                       unit, found["threads"], asked, f"{found['accuracy']:.2%} of {found['asked']:,}"])  # fmt: skip
     return table("model | scenario | LoadGen says | figure | unit | threads | at least | accuracy mode", lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def training(saved: Saved) -> str:

@@ -80,9 +80,9 @@ def test_loadgens_own_logs_say_valid():
 
 def test_a_faster_runtime_is_told_of():
     ours = {"onnxruntime": {"p50_ms": 1.3}, "other": {"p50_ms": 1.0}}
-    row = {"scope": "session only, in turn", "model": "m", "batch": 1, "times": ours}
+    row = {"scope": "session only, in turn", "model": "m", "batch": 1, "times": ours, "threads": {"other": 1}}
     saved = Saved([row], {}, "", "", [])
-    assert "`other` is 1.30 times as fast for `m` at batch 1." in tables.peers(saved)
+    assert "`other` is 1.30 times as fast for `m` at batch 1, on 1 thread(s)." in tables.peers(saved)
     ours["other"]["p50_ms"] = 1.2
     assert "No other runtime is more than 20 % faster" in tables.peers(saved)
 
