@@ -41,5 +41,5 @@ def test_cold_start_beside_the_floor(benchmark, seven):
     }  # fmt: skip
     process = benchmark.pedantic(run_process, args=(ours,), rounds=5)
     assert json.loads(process.output)["label"] == "7"
-    assert ratio <= 2.2  # measured 1.9
-    assert memory_ratio <= 1.8  # measured 1.6
+    assert ratio <= 2.0  # measured 1.74 to 1.84; 1.6 is the aim
+    assert memory_ratio <= 1.6  # measured 1.55

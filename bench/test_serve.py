@@ -94,7 +94,7 @@ def test_requests_a_second_and_latency_at_half_of_the_peak(benchmark, servers, s
         "open_loop_rate": round(peak / 2), "open_loop": told,
         "p99_over_p50": round(told["p99_ms"] / told["p50_ms"], 1),
     }  # fmt: skip
-    assert ratio >= 1.2  # measured 1.37 to 2.07: the less, the faster the machine runs the network
+    assert ratio >= 1.2  # measured 1.37 to 2.09: the less, the faster the machine runs the network; 1.5 is the aim
 
 
 @pytest.mark.full

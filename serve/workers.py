@@ -1,7 +1,8 @@
 """Worker processes: blocks of images → blocks of finished rows, in order, from as many processes as there are cores.
 
 Processes and not threads: beside a network of 85 µs, Python's own work on an image holds the interpreter's lock long
-enough that two threads were no faster than one (docs/decisions/0007-batch.md).
+enough that two threads were no faster than one (docs/decisions/0007-batch.md). What starts processes is imported where
+they are started: a single picture needs none.
 """
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from serve.signals import held_back
@@ -21,6 +19,7 @@ from serve.sources import Source
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from multiprocessing.queues import SimpleQueue
 
 Answer = TypeVar("Answer")
@@ -41,6 +40,7 @@ class Workers(Generic[Answer]):
 
     def __init__(self, work: Callable[[list[Source]], Answer], processes: int) -> None:
         import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
 
         self.processes = processes
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the runtime's threads
@@ -76,6 +76,8 @@ class Workers(Generic[Answer]):
 
     def answers(self, cuts: Iterable[list[Source]]) -> Iterator[Answer]:
         """One answer a list, in order; no more than a few lists are on their way at any time. Raises WorkerDied."""
+        from concurrent.futures.process import BrokenProcessPool
+
         waiting: deque[Future[Any]] = deque()
         try:
             for sources in cuts:
@@ -93,6 +95,8 @@ class Workers(Generic[Answer]):
 
 def _end(processes: list[Any]) -> None:
     """Let workers finish what they do, and kill what does not: a decoder that hangs, for one."""
+    from multiprocessing.connection import wait
+
     until, left = time.monotonic() + PATIENCE_S, {process.sentinel: process for process in processes}
     while left and (patience := until - time.monotonic()) > 0:
         for ended in wait(list(left), patience):

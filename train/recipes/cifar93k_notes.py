@@ -2,10 +2,10 @@
 
     python -m train cifar93k.notes --seed 0
 
-Last epoch, all 10,000 test images: 81.13 % mean of 2 seeds (79.96 and 82.30), where the notes have 82.78 at epoch 50 and
-80.33 to 84.55 in the four epochs before. With a constant learning rate the last epoch is a matter of luck, to a point or
-two. The notes' log also learns faster (50 % right in the first epoch, 43 % here), which speaks for less dropout than
-was assumed. 50 epochs took two to four hours on one thread beside other work.
+Last epoch, all 10,000 test images: 81.13 % mean of 2 seeds (79.96 and 82.30), where the notes have 82.78 at epoch 50
+and 80.33 to 84.55 in the four epochs before. With a constant learning rate the last epoch is a matter of luck, to a
+point or two. The log of the notes learns faster (50 % right in the first epoch, 43 % here), which speaks for less
+dropout than was assumed. 50 epochs took two to four hours on one thread beside other work.
 """
 
 from train.recipe import Recipe
