@@ -1,4 +1,4 @@
-"""mnist14k.plus: the network of mnist14k.notes, trained our way.
+"""mnist14k.plus: the network of mnist14k.notes, trained our way. Not trained yet: its settings are a beginning.
 
 python -m train mnist14k.plus --seed 0
 """
