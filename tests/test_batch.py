@@ -274,20 +274,27 @@ def start(arguments, part_rows=500, **options):
 def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_path, many):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "rows.jsonl"
     assert zoo_predict(f"@{many}", "-o", whole).returncode == 1
-    dice, kills, kept = random.Random(5), 0, []
-    while not out.exists():
-        assert kills < 60, "it does not come to an end"
+
+    def kept():
+        return len(list(tmp_path.glob("rows.jsonl.parts/*.rows")))
+
+    dice, resumed_from = random.Random(5), []
+    for more in (0, 1, 3, 2, 5):  # of 24 parts; counted, not timed, so that machines of any speed are killed in time
+        before = kept()
         process = start([f"@{many}", "-o", out, "--resume"])
-        patience = dice.uniform(0.8, 2.5) + kills / 2  # more on a machine that is slow
-        try:
-            process.communicate(timeout=patience if kills < 4 or not any(kept) else 120)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-        kept.append(len(list(tmp_path.glob("rows.jsonl.parts/*.rows"))))
-    assert kills > 0, "it was never killed: make the work longer"
-    assert any(kept), "it was always killed before the first part"
+        while process.poll() is None and kept() < before + more:
+            time.sleep(0.002)
+        time.sleep(dice.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was done before it was killed: make the work longer"
+        assert not out.exists()
+        resumed_from.append(kept())
+    assert resumed_from == sorted(resumed_from)
+    assert resumed_from[-1] >= 11
+    last = start([f"@{many}", "-o", out, "--resume"])
+    last.communicate(timeout=120)
+    assert last.returncode == 1
     assert out.read_bytes() == whole.read_bytes()
     assert not (tmp_path / "rows.jsonl.parts").exists()
 
