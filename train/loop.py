@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train import augment, networks
+from train.branches import fold, grow
 from train.evaluate import accuracy, logits, loss, network_input
 from train.progress import Progress
 from train.recipe import Recipe
@@ -59,6 +60,8 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
     recipe = job.recipe
     torch.manual_seed(job.seed)
     network = networks.build(recipe)
+    if recipe.branches:
+        grow(network, recipe.branches)
     optimizer = getattr(torch.optim, recipe.optimizer)(network.parameters(), lr=0.0, **recipe.optimizer_options)
     average = Average(network, recipe.ema) if recipe.ema else None
     measured = average.module if average else network
@@ -81,6 +84,8 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
             run.save_checkpoint(epoch + 1, network, optimizer, average)
             progress.epoch_done(line)
 
+    if recipe.branches:
+        measured = fold(measured)
     scores = logits(measured, held_out.images, recipe)
     result = {
         "recipe": recipe.name,

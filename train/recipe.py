@@ -9,7 +9,7 @@ from typing import Any, Literal
 from train.schedules import Schedule
 
 # Fields that recipes did not always have, and what they were then: runs and cards from before say nothing of them.
-ADDED = {"precision": "float32", "ema": 0.0}
+ADDED = {"precision": "float32", "ema": 0.0, "branches": 0}
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Recipe:
     augment: names of functions of `train/augment.py` with their arguments, applied in this order to whole batches.
     ema: decay of an exponential moving average of weights and batch-norm statistics, a step; the average is what is
         measured and shipped. 0 for none.
+    branches: how often each convolution with a batch norm is there while it learns, beside smaller branches; they are
+        folded into one before the weights are written (`train/branches.py`). 0 for the network as it is.
     default: whether a bare `ARCHITECTURE` means this recipe.
     source: where network and settings come from, and what was not stated there.
     """
@@ -51,6 +53,7 @@ class Recipe:
     augment: tuple[tuple[str, dict[str, Any]], ...] = ()
     precision: Literal["float32", "bfloat16"] = "float32"
     ema: float = 0.0
+    branches: int = 0
     default: bool = False
     version: str = "1.0.0"
 
