@@ -8,9 +8,12 @@ from click.testing import CliRunner
 
 from tests.made_up import RECIPE, stripes
 from train.__main__ import main
-from train.experiments import pages, quantities, run, study, verdicts
-from train.experiments.study import Check, Claim, Study
+from train.experiments import ladders, pages, quantities, run, study, verdicts
+from train.experiments.study import Check, Claim, Rung, Study
+from zoo import registry
 
+CARD = registry.find("mnist14k.notes").card
+SEEDS = CARD.accuracy.seeds
 ALL = [study.find(name) for name in study.NAMES]
 
 
@@ -101,6 +104,8 @@ def test_studies_ask_for_what_is_there(found):
             assert not isinstance(check.against, str) or check.against in found.variants
             assert check.quantity in quantities.SHOWN
             assert callable(getattr(quantities, check.quantity))
+    for rung in found.rungs:
+        assert {rung.variant, rung.on} <= found.variants.keys()
     recipes = [json.dumps(recipe.settings(), sort_keys=True) for recipe in found.variants.values()]
     assert len(set(recipes)) == len(recipes), "two variants are the same"
 
@@ -139,6 +144,42 @@ def test_from_training_to_page(tmp_path, monkeypatch):
     assert "n = 2" in page
     for picture in pages.draw(found, results, tmp_path):
         assert picture.stat().st_size > 10_000
+
+
+def test_a_ladder_chooses_on_the_validation_split_alone(tmp_path, monkeypatch):
+    small = replace(RECIPE, epochs=2)
+    found = Study(
+        name="climbed",
+        title="One step",
+        text="Nothing but stripes.",
+        variants={"start": small, "average": replace(small, ema=0.9)},
+        rungs=(Rung("average", "start", "moving average", True),),
+        reads_test=False,
+    )
+    asked = []
+    monkeypatch.setattr(run, "training_part", lambda *_: stripes(256, seed=1))
+    monkeypatch.setattr(run, "held_out_part", lambda _, kind, __: asked.append(kind) or stripes(128, seed=2))
+    assert "| `average`: moving average | `start` | not yet measured |" in ladders.page([], [(found, {})])
+    while left := next(run.missing(found, 2, results=tmp_path), None):
+        assert "test_accuracy" not in run.train(found, *left, 1, tmp_path / "runs", None, tmp_path)
+    assert set(asked) == {"twin"}
+    results = run.read(found, tmp_path)
+    own, other = (results[name][0]["epochs"][-1]["validation_loss"] for name in ("average", "start"))
+    del results["average"][1], results["start"][1]
+    page = ladders.page([], [(found, results)])
+    assert "2 of 6 runs are done" in page
+    assert f"| {1000 * own:.1f} (1) | {1000 * (own - other):+.1f} |" in page
+    assert "| yes |" in page
+
+
+def test_our_trainings_are_held_against_the_others():
+    page = ladders.page([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], [])
+    assert "| 99.50 % (1) | +0.50 points |" in page
+    assert page.count("points |") == 1
+
+
+def card(name, accuracy):
+    return replace(CARD, name=name, accuracy=replace(CARD.accuracy, seeds=replace(SEEDS, mean=accuracy, sd=None, n=1)))
 
 
 def test_the_command(monkeypatch, tmp_path):

@@ -102,13 +102,17 @@ def test_the_average_is_what_is_measured_and_it_resumes_too(tmp_path, monkeypatc
     assert not torch.equal(shipped["0.weight"], checkpoint["network.0.weight"])
 
 
-def test_the_average_is_exponential():
+def test_the_average_is_exponential_and_forgets_its_beginning():
     layer = torch.nn.Linear(1, 1)
     average = Average(layer, 0.9)
-    for value in (1.0, 2.0, 3.0):
-        torch.nn.init.constant_(layer.weight, value)
+    expected = [1.0]
+    for step in range(1, 200):
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected.append(decay * expected[-1] + (1 - decay) * (step % 7))
+    for step in range(200):
+        torch.nn.init.constant_(layer.weight, step % 7 if step else 1.0)
         average.update_parameters(layer)
-    assert average.module.weight.item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)
+        assert average.module.weight.item() == pytest.approx(expected[step], rel=1e-4)
 
 
 def test_it_learns_and_keeps_its_books(tmp_path, capsys):

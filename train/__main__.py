@@ -208,7 +208,9 @@ def experiments(
     try:
         while left := next(running.missing(found, seeds or found.seeds, only), None):
             result = running.train(found, *left, threads, runs, data)
-            click.echo(f"{left[0]} seed {left[1]}: {result['test_accuracy']:.2%} of the test images.")
+            part = "test" if found.reads_test else "validation"
+            accuracy = result["test_accuracy"] if found.reads_test else result["epochs"][-1]["validation_accuracy"]
+            click.echo(f"{left[0]} seed {left[1]}: {accuracy:.2%} of the {part} images.")
     except (RunError, ZooError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:

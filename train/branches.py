@@ -6,6 +6,7 @@ evaluation mode, and one convolution can do it: the inference network is the rec
 """
 
 import copy
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ def _add(
 
 def grow(network: nn.Sequential, repeats: int) -> nn.Sequential:
     """Put branches in the place of every convolution with a batch norm behind it; the network itself is changed."""
-    for index, (layer, following) in enumerate(zip(network, network[1:], strict=False)):
+    for index, (layer, following) in enumerate(pairwise(network)):
         if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
             network[index] = Branches(layer, following, repeats)
             network[index + 1] = nn.Identity()

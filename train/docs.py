@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from train import model_cards, robustness
+from train.experiments import ladders, run, study
 from train.experiments import pages as experiment_pages
-from train.experiments import run, study
 from zoo import registry
 from zoo.card import Card
 
 REPOSITORY = Path(__file__).parents[1]
 MODEL_PAGES = REPOSITORY / "docs" / "models"
 EXPERIMENTS = REPOSITORY / "docs" / "experiments.md"
+ACCURACY = REPOSITORY / "docs" / "accuracy.md"
 ROBUSTNESS = REPOSITORY / "docs" / "robustness.md"
 BEGIN, END = "<!-- models: written by `python -m train docs` -->", "<!-- end of models -->"
 
@@ -45,14 +46,20 @@ def renewed(page: str, block: str) -> str:
 def experiments_page() -> str:
     """Every study, one after the other."""
     head = "# Experiments\n\nWritten by `python -m train docs` from the results in [`experiments/`](experiments).\n"
-    studies = [study.find(name) for name in study.NAMES]
+    studies = [found for found in map(study.find, study.NAMES) if found.claims]
     return "\n".join([head, *(experiment_pages.text(found, run.read(found)) for found in studies)])
+
+
+def accuracy_page(cards: list[Card]) -> str:
+    """What our trainings reach, and every ladder that led there."""
+    found = [found for found in map(study.find, study.NAMES) if found.rungs]
+    return ladders.page(cards, [(ladder, run.read(ladder)) for ladder in found])
 
 
 def draw_studies() -> list[Path]:
     """Draw the pictures of the experiments' page; returns their paths."""
     run.RESULTS.mkdir(exist_ok=True)
-    studies = [study.find(name) for name in study.NAMES]
+    studies = [found for found in map(study.find, study.NAMES) if found.claims]
     return [path for found in studies for path in experiment_pages.draw(found, run.read(found), run.RESULTS)]
 
 
@@ -62,6 +69,7 @@ def pages() -> dict[Path, str]:
     readme = REPOSITORY / "README.md"
     return {
         EXPERIMENTS: experiments_page(),
+        ACCURACY: accuracy_page(shipped),
         ROBUSTNESS: robustness.page(shipped, robustness.read()),
         readme: renewed(readme.read_text(encoding="utf-8"), model_table(shipped)),
         **{MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped},

@@ -143,10 +143,17 @@ def train_epoch(
 
 
 class Average(AveragedModel):
-    """The exponential moving average of a network's weights and statistics, a step at a time."""
+    """The exponential moving average of a network's weights and statistics, a step at a time.
+
+    After n steps the decay is (1 + n) / (10 + n) until it has grown to `decay`: the first weights are soon forgotten.
+    """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        super().__init__(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        def update(averages: list[torch.Tensor], values: list[torch.Tensor], steps: torch.Tensor) -> None:
+            grown = min(decay, (1 + int(steps)) / (10 + int(steps)))
+            get_ema_multi_avg_fn(grown)(averages, values, steps)
+
+        super().__init__(network, multi_avg_fn=update, use_buffers=True)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -11,6 +11,16 @@ def test_accuracy(result: Result) -> float:
     return 100 * float(result["test_accuracy"])
 
 
+def validation_accuracy(result: Result) -> float:
+    """Accuracy on the validation split after the last epoch, in percent."""
+    return 100 * float(result["epochs"][-1]["validation_accuracy"])
+
+
+def validation_loss(result: Result) -> float:
+    """Mean cross-entropy on the validation split after the last epoch, in thousandths of a nat."""
+    return 1000 * float(result["epochs"][-1]["validation_loss"])
+
+
 def logged_gap(result: Result) -> float:
     """Training accuracy as the log shows it, under dropout, minus validation accuracy, at the last epoch."""
     return 100 * float(result["epochs"][-1]["train_accuracy"] - result["epochs"][-1]["validation_accuracy"])
@@ -37,6 +47,8 @@ def falls(result: Result) -> float:
 # name → (words for the page, unit, digits)
 SHOWN = {
     "test_accuracy": ("test accuracy", " %", 2),
+    "validation_accuracy": ("validation accuracy", " %", 2),
+    "validation_loss": ("validation loss", " mnat", 1),
     "logged_gap": ("gap as the log shows it", " points", 2),
     "gap": ("gap without dropout", " points", 2),
     "fluctuation": ("change of the validation accuracy from epoch to epoch, epochs 11 to 20", " points", 3),

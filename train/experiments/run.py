@@ -11,8 +11,9 @@ from train.experiments.verdicts import Results
 from train.export import load_network
 from train.loop import Job, fit
 from train.progress import Progress
+from train.recipe import Recipe
 from train.runs import Run
-from train.splits import held_out_part, training_part
+from train.splits import Part, held_out_part, training_part
 
 RESULTS = Path(__file__).parents[2] / "docs" / "experiments"
 
@@ -54,9 +55,6 @@ def train(
     title = f"{study.name} {variant} seed {seed}"
     told = fit(job, run, learned, validation, Progress(title), resume=run.checkpoint.exists())
 
-    network = load_network(recipe, run)
-    test = held_out_part(recipe.dataset, "full", folder)
-    scores = evaluate.logits(network, test.images, recipe)
     result = {
         "study": study.name,
         "variant": variant,
@@ -64,9 +62,7 @@ def train(
         "settings": recipe.settings(),
         "learned_from": len(learned),
         "epochs": run.metrics(),
-        "train_accuracy": evaluate.accuracy(evaluate.logits(network, learned.images, recipe), learned.labels),
-        "test_accuracy": evaluate.accuracy(scores, test.labels),
-        "test_loss": evaluate.loss(scores, test.labels),
+        **(_beyond_validation(recipe, run, learned, folder) if study.reads_test else {}),
         "training_s": told["training_s"],
         "threads": threads,
         "environment": run.read("environment"),
@@ -75,3 +71,15 @@ def train(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _beyond_validation(recipe: Recipe, run: Run, learned: Part, folder: str | None) -> dict[str, float]:
+    """What the final weights reach on the images that they learned from, and on the test images."""
+    network = load_network(recipe, run)
+    test = held_out_part(recipe.dataset, "full", folder)
+    scores = evaluate.logits(network, test.images, recipe)
+    return {
+        "train_accuracy": evaluate.accuracy(evaluate.logits(network, learned.images, recipe), learned.labels),
+        "test_accuracy": evaluate.accuracy(scores, test.labels),
+        "test_loss": evaluate.loss(scores, test.labels),
+    }

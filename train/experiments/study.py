@@ -39,27 +39,44 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Study:
-    """name, title and text of its page; variants by name; claims in the order of the notes; how many seeds it asks for.
+class Rung:
+    """A step of a ladder: `variant` changes one thing of the variant `on`; `text` says which, and why it stays or not.
 
-    Every run learns from the training split; the validation split is measured after every epoch, the test set once
-    after the last.
+    kept: whether later steps and the final recipes stand on it, decided by hand from the validation split; None where
+        that is still open.
+    """
+
+    variant: str
+    on: str
+    text: str
+    kept: bool | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """name, title and text of its page; variants by name; what is asked of them; how many seeds it asks for.
+
+    A study asks either whether claims hold or, as a ladder, what each rung adds. Every run learns from the training
+    split, and the validation split is measured after every epoch. The test set is read once after the last epoch where
+    `reads_test`; a ladder, which chooses, does not read it.
     """
 
     name: str
     title: str
     text: str
     variants: dict[str, Recipe]
-    claims: tuple[Claim, ...]
+    claims: tuple[Claim, ...] = ()
+    rungs: tuple[Rung, ...] = ()
     seeds: int = 3
+    reads_test: bool = True
 
 
-NAMES = ("week2",)
+NAMES = ("week2", "ladder-mnist")
 
 
 def find(name: str) -> Study:
     """The study of that name. Raises KeyError with a sentence."""
     if name not in NAMES:
         raise KeyError(f"There is no study {name!r}. There are: {', '.join(NAMES)}.")
-    found: Study = import_module(f"train.experiments.{name}").STUDY
+    found: Study = import_module(f"train.experiments.{name.replace('-', '_')}").STUDY
     return found

@@ -1,0 +1,93 @@
+"""docs/accuracy.md: what each step of the way from the notes' training to ours adds, and what the models reach."""
+
+from train.experiments import verdicts
+from train.experiments.study import Rung, Study
+from train.experiments.verdicts import Estimate, Results
+from zoo.card import Card
+
+OTHERS = ("notes", "mlperf")  # the trainings that ours are held against, of the same network
+
+
+def page(cards: list[Card], studies: list[tuple[Study, Results]]) -> str:
+    """The whole page from the zoo's cards and the ladders' results."""
+    lines = [
+        "# Accuracy",
+        "",
+        "Written by `python -m train docs` from the cards and from the results in [`experiments/`](experiments).",
+        "",
+        "The validation split chooses; the test set is read once a run, after its last epoch, and chooses nothing.",
+        "",
+        "## The others' training and ours",
+        "",
+        "A gain is that of the mean over the same network's trained as the course notes or MLPerf have it.",
+        "",
+        *_models(cards),
+        "",
+        *(line for study, results in studies for line in _ladder(study, results)),
+    ]
+    return "\n".join(lines)
+
+
+def _models(cards: list[Card]) -> list[str]:
+    trained = [card for card in cards if not card.quantization]
+    means = {card.name: 100 * card.accuracy.seeds.mean for card in trained}
+    lines = [
+        "| model | parameters, as Keras counts | MACs | epochs | test accuracy, mean ± sd (n) | gain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for card in trained:
+        seeds, mean = card.accuracy.seeds, means[card.name]
+        spread = "" if seeds.sd is None else f" ± {100 * seeds.sd:.2f}"
+        others = [f"{card.architecture}.{tag}" for tag in OTHERS] if card.name.endswith(".plus") else []
+        gain = next((f"{mean - means[other]:+.2f} points" for other in others if other in means), "")
+        lines.append(
+            f"| [`{card.name}`](models/{card.name}.md) | {card.parameters.keras:,} | {card.macs:,} "
+            f"| {card.training.epochs} | {mean:.2f}{spread} % ({seeds.n}) | {gain} |"
+        )
+    return lines
+
+
+def _ladder(study: Study, results: Results) -> list[str]:
+    done = sum(len(seeds) for seeds in results.values())
+    first = study.rungs[0].on
+    return [
+        f"## {study.title}",
+        "",
+        study.text,
+        "",
+        f"`python -m train experiments {study.name} --seeds {study.seeds}` repeats it; {done} of "
+        f"{study.seeds * len(study.variants)} runs are done. A gain is the mean of the differences seed by seed, with "
+        "its 95 % interval (Student's t) where there is more than one seed.",
+        "",
+        "| step | on | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | gain, mnat "
+        "| training, mean | kept |",
+        "|---|---|---|---|---|---|---|---|",
+        _row(Rung(first, "", "the notes' training", True), results),
+        *(_row(rung, results) for rung in study.rungs),
+        "",
+    ]
+
+
+def _row(rung: Rung, results: Results) -> str:
+    accuracy, loss = (_told(quantity, rung, results) for quantity in ("validation_accuracy", "validation_loss"))
+    runs = results.get(rung.variant, {}).values()
+    minutes = f"{sum(run['training_s'] for run in runs) / len(runs) / 60:.1f} min" if runs else ""
+    step = f"`{rung.variant}`: {rung.text}"
+    on, kept = f"`{rung.on}`" if rung.on else "", {True: "yes", False: "no", None: "open"}[rung.kept]
+    return f"| {step} | {on} | {accuracy[0]} | {accuracy[1]} | {loss[0]} | {loss[1]} | {minutes} | {kept} |"
+
+
+def _told(quantity: str, rung: Rung, results: Results) -> tuple[str, str]:
+    """The variant's estimate and its gain over the one that it stands on, in words."""
+    digits = {"validation_accuracy": 2, "validation_loss": 1}[quantity]
+    own, other = (verdicts.values(quantity, variant, results) for variant in (rung.variant, rung.on))
+    if not own:
+        return "not yet measured", ""
+    found = Estimate.of(list(own.values()))
+    spread = "" if found.sd is None else f" ± {found.sd:.{digits}f}"
+    paired = [own[seed] - other[seed] for seed in own if seed in other]
+    if not paired:
+        return f"{found.mean:.{digits}f}{spread} ({found.n})", ""
+    gain = Estimate.of(paired)
+    interval = "" if gain.sd is None else f" ± {gain.half_width:.{digits}f}"
+    return f"{found.mean:.{digits}f}{spread} ({found.n})", f"{gain.mean:+.{digits}f}{interval}"
