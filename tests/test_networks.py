@@ -20,6 +20,7 @@ LOGGED_RATES = [
 
 KERAS_PARAMETERS = {
     "mnist14k.notes": 14_624, "mnist16k.notes": 16_472, "mnist10k.notes": 9_824, "cifar93k.notes": 92_901,
+    "mnist10k.plus": 9_824, "mnist14k.plus": 14_624, "mnist4k.plus": 3_842,
 }  # fmt: skip
 
 
@@ -47,6 +48,17 @@ def test_networks_that_wait_for_their_recipes():
     assert counts == [1_172_410, 78_666]
     for make, shape in ((networks.mnist_base, (1, 28, 28)), (networks.cifar_base, (3, 32, 32))):
         assert make()(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_cifar90k_keeps_its_bounds():
+    """At most the notes' 92,901 parameters and resnet8's MACs, as the ONNX file has them."""
+    network = networks.cifar90k().eval()
+    assert networks.parameter_counts(network)["keras"] == 92_634
+    macs = [
+        sum(layer.macs for layer in layers(deploy.to_onnx(made.eval(), recipe.find("resnet8"), 1.0)))
+        for made in (network, networks.resnet8())
+    ]
+    assert macs[0] <= macs[1]
 
 
 def test_resnet8_folds_and_has_mlperfs_macs():

@@ -121,6 +121,33 @@ def cifar93k(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequential:
     )
 
 
+def light(inputs: int, outputs: int, same: bool = True) -> list[nn.Module]:
+    """Depthwise 3x3 and pointwise convolution, both without bias, batch norm, ReLU."""
+    return [
+        nn.Conv2d(inputs, inputs, 3, padding=1 if same else 0, groups=inputs, bias=False),
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def mnist4k() -> nn.Sequential:
+    """Our smallest: 3,842 parameters as Keras counts them. After the first convolution, separable ones save channels."""
+    return nn.Sequential(
+        *conv(1, 12, 3),  # 26, 3
+        *light(12, 16, same=False),  # 24, 5
+        nn.MaxPool2d(2),  # 12, 6
+        *light(16, 16),  # 12, 10
+        *light(16, 16, same=False),  # 10, 14
+        *light(16, 20, same=False),  # 8, 18
+        *light(20, 20, same=False),  # 6, 22
+        *light(20, 20, same=False),  # 4, 26
+        nn.Conv2d(20, 20, 4, groups=20, bias=False),  # 1, 32: a learned place instead of an average
+        nn.Flatten(),
+        nn.Linear(20, 10),
+    )
+
+
 def plain(inputs: int, outputs: int, kernel: int, same: bool = False) -> list[nn.Module]:
     """Convolution with bias, and ReLU."""
     return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if same else 0), nn.ReLU(inplace=True)]
@@ -190,6 +217,35 @@ def residual(inputs: int, outputs: int, stride: int) -> Residual:
         nn.BatchNorm2d(outputs),
     )
     return Residual(long, nn.Sequential(*([nn.Conv2d(inputs, outputs, 1, stride)] if stride > 1 else [])))
+
+
+def light_residual(channels: int) -> Residual:
+    """Two separable convolutions of the same size, beside their input."""
+    long = nn.Sequential(*light(channels, channels), *light(channels, channels)[:-1])
+    return Residual(long, nn.Sequential())
+
+
+def cifar90k() -> nn.Sequential:
+    """Our answer to cifar93k and resnet8: 92,634 parameters as Keras counts them, 12.4 million MACs.
+
+    Separable and residual, so that it is deep: 17 convolutions in a row. It pools instead of striding, since strided
+    depthwise convolutions learn slowly on a CPU: 95 of the 230 ms that a step of 128 images took with them.
+    """
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(inplace=True),
+        light_residual(32),  # 32
+        nn.MaxPool2d(2),
+        *light(32, 48),
+        *(light_residual(48) for _ in range(3)),  # 16
+        nn.MaxPool2d(2),
+        *light(48, 96),
+        *(light_residual(96) for _ in range(3)),  # 8
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(96, 10),
+    )
 
 
 def resnet8() -> nn.Sequential:

@@ -1,0 +1,17 @@
+"""mnist10k.plus: the course notes' network of 9,824 parameters, trained our way.
+
+python -m train mnist10k.plus --seed 0
+"""
+
+from dataclasses import replace
+
+from train.recipes import mnist10k_notes, mnist14k_plus
+
+RECIPE = replace(
+    mnist14k_plus.RECIPE,
+    name="mnist10k.plus",
+    title="the course notes' smallest week-2 network, trained our way",
+    network=mnist10k_notes.RECIPE.network,
+    network_options={"body": mnist10k_notes.RECIPE.network_options["body"]},
+    source="The inference graph of mnist10k.notes: 9,824 parameters. The training is that of mnist14k.plus.",
+)
