@@ -146,6 +146,8 @@ def draw(study: Study, results: Results, folder: Path) -> list[Path]:
     place.set_yticks(range(len(checks)), names, fontsize=8)
     place.set_ylim(len(checks) - 0.5, -0.5)
     place.set_xlabel("difference in percentage points, mean and 95 % interval over seeds")
+    place.set_xscale("symlog", linthresh=0.5)  # linear in the middle: one large difference shall not hide the others
+    place.set_xticks(ticks := [-4, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 2, 4], [f"{tick:g}" for tick in ticks])
     place.grid(axis="x", alpha=0.3)
     differences = folder / f"{study.name}-differences.png"
     figure.savefig(differences, dpi=90)
