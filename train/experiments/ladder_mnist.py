@@ -16,6 +16,9 @@ EMA = replace(NO_DROPOUT, ema=0.999)
 AUGMENTED = replace(
     EMA, augment=(("affine", {"degrees": 10.0, "scale": 0.1, "shear": 0.1, "pixels": 1.5, "fade": 0.25}),)
 )
+STRONGER = replace(
+    EMA, augment=(("affine", {"degrees": 15.0, "scale": 0.15, "shear": 0.2, "pixels": 2.0, "fade": 0.25}),)
+)
 SMALLER_BATCH = replace(AUGMENTED, batch_size=64)
 BRANCHED = replace(AUGMENTED, branches=1)
 
@@ -32,6 +35,7 @@ STUDY = Study(
         "no-dropout": NO_DROPOUT,
         "ema": EMA,
         "augmented": AUGMENTED,
+        "stronger": STRONGER,
         "batch-64": SMALLER_BATCH,
         "branched": BRANCHED,
     },
@@ -40,6 +44,7 @@ STUDY = Study(
         Rung("no-dropout", "schedule", "no dropout, and torch's initial weights"),
         Rung("ema", "no-dropout", "moving average of the weights, 0.999 a step"),
         Rung("augmented", "ema", "turns, shears, sizes and shifts, faded away in the last quarter"),
+        Rung("stronger", "augmented", "half as much again of each"),
         Rung("batch-64", "augmented", "half the batch, at the same rates"),
         Rung("branched", "augmented", "branches that fold: 3x3, 1x1 and identity, each with a batch norm"),
     ),
