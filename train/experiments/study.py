@@ -71,7 +71,7 @@ class Study:
     reads_test: bool = True
 
 
-NAMES = ("week2", "ladder-mnist")
+NAMES = ("week2", "ladder-mnist", "ladder-cifar")
 
 
 def find(name: str) -> Study:
