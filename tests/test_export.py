@@ -120,6 +120,24 @@ def test_every_recipes_network_exports_with_batch_norm_folded(name):
     np.testing.assert_allclose(probabilities, (expected / 1.7).softmax(1), atol=1e-4)
 
 
+def test_a_description_is_renewed_without_runs(runs, made_up_data, tmp_path):
+    before = export.export(SMALL, runs, None, tmp_path)
+    graph = onnx.load(tmp_path / SMALL.name / "model.onnx").graph
+    changed = replace(SMALL, title="another title", default=False, source="another source")
+    after = export.describe(changed, tmp_path)
+    assert (after.title, after.default, after.training.source) == ("another title", False, "another source")
+    assert after.accuracy == before.accuracy
+    assert after.file("model.safetensors") == before.file("model.safetensors")
+    assert registry._entry(tmp_path / SMALL.name).card == after
+    model = onnx.load(tmp_path / SMALL.name / "model.onnx")
+    assert model.graph == graph
+    assert Model(model.SerializeToString(), "cpu").card == after.embedded()
+    with pytest.raises(export.ExportError, match="other settings than its recipe"):
+        export.describe(replace(SMALL, batch_size=5), tmp_path)
+    with pytest.raises(export.ExportError, match="holds no model"):
+        export.describe(SMALL, tmp_path / "nowhere")
+
+
 TRAINED = [entry for entry in registry.scan() if not entry.card.quantization]
 
 

@@ -128,6 +128,25 @@ def export(recipe: str, data: str | None, runs: Path | None, target: Path | None
 
 
 @main.command()
+@click.argument("recipe")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
+def describe(recipe: str, target: Path | None) -> None:
+    """Bring title, source and default of RECIPE's model up to the recipe, without its runs."""
+    from train.export import ExportError
+    from train.export import describe as renew
+    from train.recipe import find
+    from zoo.registry import SHIPPED
+
+    try:
+        card = renew(find(recipe), target or SHIPPED)
+    except ExportError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyError as error:
+        raise click.UsageError(error.args[0]) from None
+    click.echo(f"{card.name}: {card.title}{' (default)' * card.default}. {(target or SHIPPED) / card.name}")
+
+
+@main.command()
 @click.argument("model")
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")

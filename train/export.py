@@ -187,6 +187,31 @@ def embed(model: onnx.ModelProto, card: Card) -> None:
     entry.key, entry.value = cards.METADATA_KEY, card.to_json()
 
 
+def describe(recipe: Recipe, target: Path = registry.SHIPPED) -> Card:
+    """Bring a model's title, default flag and source up to its recipe; weights, graph and figures stay as they are.
+
+    Raises:
+        ExportError: the model is not there, or was trained with other settings than the recipe now has.
+    """
+    folder = target / recipe.name
+    if not (folder / "card.json").exists():
+        raise ExportError(f"{folder} holds no model: python -m train export {recipe.name} writes it.")
+    old = Card.from_json((folder / "card.json").read_text(encoding="utf-8"), str(folder))
+    if old.training.settings != recipe.settings():
+        raise ExportError(f"{folder} was trained with other settings than its recipe has now: train and export it.")
+    model = onnx.load(folder / "model.onnx")
+    card = replace(
+        old.embedded(),
+        title=recipe.title,
+        default=recipe.default,
+        training=replace(old.training, source=recipe.source),
+    )
+    del model.metadata_props[:]
+    embed(model, card)
+    weights = (folder / "model.safetensors").read_bytes()
+    return write(card, {"model.onnx": model.SerializeToString(), "model.safetensors": weights}, target)
+
+
 def write(card: Card, contents: dict[str, bytes], target: Path) -> Card:
     """Write a model's folder, whole or not at all: the files by name, and the card with their digests."""
     final, partial = target / card.name, target / f".{card.name}.partial"
