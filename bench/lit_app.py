@@ -18,7 +18,7 @@ class Digits(litserve.LitAPI):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        content = (registry.find("mnist14k.notes").folder / "model.onnx").read_bytes()
+        content = (registry.find("mnist14k").folder / "model.onnx").read_bytes()
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def decode_request(self, request: litserve.Request):

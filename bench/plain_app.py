@@ -11,7 +11,7 @@ from zoo import registry
 
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
-content = (registry.find("mnist14k.notes").folder / "model.onnx").read_bytes()
+content = (registry.find("mnist14k").folder / "model.onnx").read_bytes()
 session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 app = FastAPI()
 

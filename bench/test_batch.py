@@ -107,9 +107,9 @@ def dataloader(names):
 
     threads = torch.get_num_threads()
     torch.set_num_threads(PROCESSES)
-    chosen = recipe.find("mnist14k.notes")
+    chosen = recipe.find("mnist14k")
     network = networks.build(chosen).eval()
-    network.load_state_dict(load_file(registry.find("mnist14k.notes").folder / "model.safetensors"))
+    network.load_state_dict(load_file(registry.find("mnist14k").folder / "model.safetensors"))
     with torch.inference_mode():
         batches = DataLoader(Files(names), batch_size=256, num_workers=2)
         labels = torch.cat([network(batch).softmax(1).argmax(1) for batch in batches])

@@ -21,10 +21,12 @@ import pytest
 
 from bench.load import FORM, as_form, closed_loop, open_loop, wrk_is_here
 from bench.measure import rounds_of
+from zoo import registry
 
 SECONDS = 4
 ROUNDS = 3
 LABEL = "7"
+MODEL = registry.find("mnist14k").card.name
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_requests_a_second_and_latency_at_half_of_the_peak(benchmark, servers, s
     told = sorted(half, key=lambda one: one["p99_ms"])[ROUNDS // 2]
     benchmark.pedantic(closed_loop, (servers["ours"], sevens, LABEL, tmp_path, 1), rounds=1)
     benchmark.extra_info |= {
-        "scope": "HTTP round trip, PNG to JSON", "model": "mnist14k.notes", "connections": 32, "processes": 1,
+        "scope": "HTTP round trip, PNG to JSON", "model": MODEL, "connections": 32, "processes": 1,
         **{f"{name}_per_second": [round(load.per_second) for load in found] for name, found in loads.items()},
         "ours_p50_ms": loads["ours"][-1].p50_ms, "ours_p99_ms": loads["ours"][-1].p99_ms,
         "ratios": {"time over the plain app's": round(1 / ratio, 3)},
@@ -151,7 +153,7 @@ def test_litserve_with_one_worker(benchmark, servers, sevens, tmp_path):
     benchmark.extra_info |= {
         **{f"{name}_per_second": [round(rate) for rate in found] for name, found in rates.items()},
         "scope": "HTTP round trip, PNG to JSON, beside LitServe",
-        "model": "mnist14k.notes",
+        "model": MODEL,
         "ratios": {
             "time over LitServe's": round(1 / ratios["ours"], 3),
             "time over LitServe's, forms": round(1 / ratios["ours_forms"], 3),

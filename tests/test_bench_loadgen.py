@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from bench import loadgen
 from bench.scenarios import SCENARIOS
+from tests.made_up import DEFAULT
 
 pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed: pip install -e '.[dev]'")
 
@@ -28,7 +29,7 @@ def test_the_command_writes_a_result_and_says_what_is_missing(mnist_test, tmp_pa
     done = CliRunner().invoke(loadgen.main, ["--model", "mnist14k", "--model", "mnist41k", *short])
     assert done.exit_code == 3
     assert "mnist41k SingleStream: There is no model 'mnist41k': did you mean" in done.stderr
-    told = json.loads((tmp_path / "mnist14k.notes-SingleStream.json").read_text())
+    told = json.loads((tmp_path / f"{DEFAULT}-SingleStream.json").read_text())
     assert told["scenario"] == "SingleStream"
     assert told["log"]
 

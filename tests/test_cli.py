@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from serve import cli
-from tests.made_up import add_model, heed_ctrl_c
+from tests.made_up import DEFAULT, add_model, heed_ctrl_c
 
 
 def zoo_command(*arguments, stdin=b"", cwd=None, **environment):
@@ -67,9 +67,9 @@ def test_files_in_order(run, pictures):
     assert [row["label"] for row in rows] == ["7", "3"]
     assert [row["input"] for row in rows] == [str(pictures / "7.png"), str(pictures / "3.png")]
     assert list(rows[0]) == ["input", "model", "label", "probability", "unsure", "top_k", "corrections", "error"]
-    assert rows[0]["model"] == "mnist14k.notes"
+    assert rows[0]["model"] == DEFAULT
     assert len(rows[0]["top_k"]) == 3
-    assert err == "mnist14k.notes on cpu\n"
+    assert err == f"{DEFAULT} on cpu\n"
 
 
 def test_a_folder_with_folders_in_it(run, pictures):
@@ -114,7 +114,7 @@ def test_table(run, pictures):
 
 
 def test_the_default_model_is_named(run, pictures):
-    assert "mnist14k.notes (the default model) on cpu" in run("predict", pictures / "7.png")[2]
+    assert f"{DEFAULT} (the default model) on cpu" in run("predict", pictures / "7.png")[2]
     assert run("predict", pictures / "7.png", "-m", "mnist14k", "--device", "cpu")[2] == ""
 
 
@@ -258,7 +258,7 @@ def test_ctrl_c_leaves_with_130(tmp_path):
         [sys.executable, "-c", "from serve.cli import main; main()", "predict", "-"],
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
-    assert process.stderr.readline() == b"mnist14k.notes (the default model) on cpu\n"
+    assert process.stderr.readline() == f"{DEFAULT} (the default model) on cpu\n".encode()
     time.sleep(0.2)  # now it waits for stdin
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130

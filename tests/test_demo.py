@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.made_up import REPOSITORY
+from tests.made_up import DEFAULT, REPOSITORY
 from tests.served import serving
 
 CHROMIUM = "/usr/bin/chromium"
@@ -169,7 +169,7 @@ def test_models_are_compared_side_by_side(browser, server):
         rows = page.locator("[role=tabpanel]:visible .zoo-table tbody tr")
         rows.nth(1).wait_for()
         told = rows.all_inner_texts()
-        assert told[0].startswith("mnist14k.notes\t7\t")
+        assert told[0].startswith(f"{DEFAULT}\t7\t")
         assert any(row.startswith("mnist16k.notes\t7\t") for row in told)
 
 
@@ -224,20 +224,18 @@ def test_gradios_own_client_works(server, tmp_path):
     from gradio_client import Client, handle_file
 
     client = Client(server.url, verbose=False, download_files=str(tmp_path))
-    bars, seen, told = client.predict(
-        handle_file(EXAMPLES / "seven.png"), "mnist14k.notes", "crop", api_name="/predict"
-    )
+    bars, seen, told = client.predict(handle_file(EXAMPLES / "seven.png"), DEFAULT, "crop", api_name="/predict")
     assert bars["label"] == "7"
     assert Path(seen).exists()
     assert told.startswith("### 7 ·")
     table = client.predict(handle_file(EXAMPLES / "seven.png"), "digit", api_name="/compare")
     assert "<td>mnist16k.notes</td><td>7</td>" in table
-    table, rows = client.predict([handle_file(EXAMPLES / "two.jpg")], "mnist14k.notes", "parquet", api_name="/batch")
+    table, rows = client.predict([handle_file(EXAMPLES / "two.jpg")], DEFAULT, "parquet", api_name="/batch")
     import pyarrow.parquet
 
     assert pyarrow.parquet.read_table(rows).column("label").to_pylist() == ["2"]
     (tmp_path / "cut.png").write_bytes((EXAMPLES / "seven.png").read_bytes()[:500])
-    bars, seen, told = client.predict(handle_file(tmp_path / "cut.png"), "mnist14k.notes", "crop", api_name="/predict")
+    bars, seen, told = client.predict(handle_file(tmp_path / "cut.png"), DEFAULT, "crop", api_name="/predict")
     assert not bars
     assert seen is None
     assert told.startswith("### No answer")
@@ -255,7 +253,7 @@ def test_what_is_no_drawing_is_a_sentence(server, drawing):
     before = len(server.log)
     client = Client(server.url, verbose=False, download_files=False)
     with pytest.raises(AppError, match="A drawing is a data URL: data:image/png;base64,…"):
-        client.predict(drawing, "mnist14k.notes", api_name="/draw")
+        client.predict(drawing, DEFAULT, api_name="/draw")
     assert "Traceback" not in server.log[before:]
 
 
@@ -284,8 +282,8 @@ def test_nothing_is_left_where_temporary_files_lie(tmp_path):
     temporary.mkdir()
     with serving(tmp_path, "--models", "mnist14k*", TMPDIR=str(temporary)) as server:
         client = Client(server.url, verbose=False, download_files=False)
-        client.predict([handle_file(EXAMPLES / "two.jpg")], "mnist14k.notes", "csv", api_name="/batch")
-        client.predict(handle_file(EXAMPLES / "two.jpg"), "mnist14k.notes", api_name="/inside")
+        client.predict([handle_file(EXAMPLES / "two.jpg")], DEFAULT, "csv", api_name="/batch")
+        client.predict(handle_file(EXAMPLES / "two.jpg"), DEFAULT, api_name="/inside")
         (folder,) = temporary.iterdir()
         assert [path.name for path in folder.glob("files/rows-*/*")] == ["rows.csv"]
         assert len(list(folder.glob("files/inside-*/*"))) > 8
@@ -301,8 +299,9 @@ from serve.demo import files
 files.CLEANED, files.FORGOTTEN_S = (1, 1), 2
 from serve.http.app import build
 from serve.settings import Settings
+from zoo.registry import find
 
-folder = Path(sys.argv[1])
+DEFAULT, folder = find("mnist14k").card.name, Path(sys.argv[1])
 front = build(Settings(models="mnist14k*", access_log=False, folder=str(folder)))
 kept = folder / "files"
 stay = set(kept.rglob("*"))
@@ -311,7 +310,7 @@ with TestClient(front) as client:
     form = {"files": ("two.jpg", Path(sys.argv[2]).read_bytes())}
     (uploaded,) = client.post("/gradio_api/upload", files=form).json()
     picture = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
-    for name, data in {"batch": [[picture], "mnist14k.notes", "csv"], "inside": [picture, "mnist14k.notes"]}.items():
+    for name, data in {"batch": [[picture], DEFAULT, "csv"], "inside": [picture, DEFAULT]}.items():
         event = client.post(f"/gradio_api/call/{name}", json={"data": data}).json()["event_id"]
         told = client.get(f"/gradio_api/call/{name}/{event}").text
         assert "event: complete" in told, told
@@ -341,9 +340,7 @@ def test_the_page_of_two_processes_is_one(browser, tmp_path):
         assert "2 processes" in server.log
         for _ in range(4):
             client = Client(server.url, verbose=False, download_files=False)
-            bars, _, _ = client.predict(
-                handle_file(EXAMPLES / "two.jpg"), "mnist14k.notes", "crop", api_name="/predict"
-            )
+            bars, _, _ = client.predict(handle_file(EXAMPLES / "two.jpg"), DEFAULT, "crop", api_name="/predict")
             assert bars["label"] == "2"
         with opened(browser, server, "two-processes") as page:
             draw(page, SEVEN)

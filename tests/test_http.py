@@ -17,7 +17,7 @@ from serve.http.app import build
 from serve.pool import Overloaded, Pool
 from serve.runner import Runner
 from serve.settings import Settings
-from tests.made_up import REPOSITORY
+from tests.made_up import DEFAULT, REPOSITORY
 
 SEVEN = REPOSITORY / "examples" / "seven.png"
 PNG = {"Content-Type": "image/png"}
@@ -151,7 +151,7 @@ def test_cards(client):
     cards = client.get("/models").json()
     assert [card["name"] for card in cards] == [card.name for card in zoo.list_models()]
     card = client.get("/models/mnist14k").json()
-    assert card["name"] == "mnist14k.notes"
+    assert card["name"] == DEFAULT
     assert card["parameters"]["keras"] == 14624
 
 
@@ -197,7 +197,7 @@ def test_metrics_count_by_outcome_and_stage(client):
 def images_counted(client):
     def count():
         lines = client.get("/metrics").text.splitlines()
-        start = 'zoo_images_total{model="mnist14k.notes",outcome="'
+        start = f'zoo_images_total{{model="{DEFAULT}",outcome="'
         return {line.split('"')[3]: float(line.split()[-1]) for line in lines if line.startswith(start)}
 
     before = count()
@@ -254,7 +254,7 @@ def test_inference_protocol_in_json(client, model):
         tensor = {"name": "image", "datatype": "UINT8", "shape": [3, 28, 28, 1], "data": data}
         status, answer = infer(client, {"id": "mine", "inputs": [tensor]})
         assert status == 200
-        assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine", "mnist14k.notes", "1.0.0")
+        assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine", DEFAULT, "1.0.0")
         outputs = {output["name"]: output for output in answer["outputs"]}
         scores = model.run(images)
         assert np.array_equal(np.float32(outputs["logits"]["data"]).reshape(3, 10), scores.logits)
@@ -325,7 +325,7 @@ def test_inference_requests_that_cannot_be_read(client):
         length = {"Inference-Header-Content-Length": told}
         assert infer(client, None, content=b"{}", json=None, headers=length)[0] == 422
     assert infer(client, {"inputs": [GOOD]}, "/v2/models/mnist14k/versions/7/infer")[1]["error"] == (
-        "There is no version '7' of mnist14k.notes: there is '1.0.0'."
+        f"There is no version '7' of {DEFAULT}: there is '1.0.0'."
     )
 
 

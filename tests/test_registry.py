@@ -3,7 +3,7 @@
 import pytest
 
 import zoo
-from tests.made_up import add_model
+from tests.made_up import DEFAULT, add_model
 from zoo import registry
 from zoo.errors import BadModel, ModelNotFound
 
@@ -68,7 +68,7 @@ def test_a_damaged_model_hides_no_other(empty_home):
     (add_model(empty_home, "own.bad") / "card.json").write_text("{")
     add_model(empty_home, "own.none", files=[])
     add_model(empty_home, "own.making").rename(empty_home / "models" / ".own.making.partial")
-    assert registry.find("mnist14k").card.name == "mnist14k.notes"
+    assert registry.find("mnist14k").card.name == DEFAULT
     assert [card.name for card in zoo.list_models("own")] == ["own.good"]
     assert len(registry.damaged()) == 2
     with pytest.raises(BadModel, match=r"own\.bad"):

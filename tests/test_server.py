@@ -23,7 +23,7 @@ import zoo
 from serve.cli import cli
 from serve.http.app import build
 from serve.settings import Settings
-from tests.made_up import REPOSITORY
+from tests.made_up import DEFAULT, REPOSITORY
 from tests.served import Served, serving
 
 SEVEN = (REPOSITORY / "examples" / "seven.png").read_bytes()
@@ -205,7 +205,7 @@ def test_the_access_log_is_json(server):
         time.sleep(0.05)
     line = next(json.loads(line) for line in server.log.splitlines() if "look-for-me" in line)
     assert (line["method"], line["path"], line["status"], line["model"], line["images"]) == (
-        "POST", PREDICT, 200, "mnist14k.notes", 1
+        "POST", PREDICT, 200, DEFAULT, 1
     )  # fmt: skip
     assert line["bytes_in"] == len(SEVEN)
     assert line["ms"] > 0
@@ -349,7 +349,7 @@ def test_the_startup_line_waits_until_somebody_listens(tmp_path, capsys):
             while "serves" not in said and time.monotonic() < until:
                 time.sleep(0.05)
                 said += capsys.readouterr().err
-            assert said.startswith(f"zoo: http://127.0.0.1:{port} serves mnist14k.notes on cpu (")
+            assert said.startswith(f"zoo: http://127.0.0.1:{port} serves {DEFAULT} on cpu (")
 
 
 def test_what_kubernetes_says_of_a_service_is_no_port(monkeypatch):
