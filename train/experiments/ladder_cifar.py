@@ -8,7 +8,7 @@ from dataclasses import replace
 from train.experiments.study import Rung, Study
 from train.recipe import find
 
-NOTES = replace(find("cifar93k.notes"), epochs=12)
+NOTES = replace(find("cifar93k.notes"), precision="bfloat16", epochs=12)
 PLUS = replace(find("cifar93k.plus"), epochs=12)
 SCHEDULE = replace(
     NOTES,
