@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from train.fast_command import mnist_fast
+
 # glibc gives large blocks back to the kernel and fetches them again at every batch, unless it is told to keep them. It
 # reads these when a process starts, so the process is started again with them.
 KEEP_MEMORY = {
@@ -250,6 +252,8 @@ def docs() -> None:
     for path in draw_studies():
         click.echo(path)
 
+
+main.add_command(mnist_fast)
 
 if __name__ == "__main__":
     if sys.platform == "linux" and not KEEP_MEMORY.keys() <= os.environ.keys():

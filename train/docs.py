@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from train import model_cards, robustness
+from train import model_cards, robustness, speed
 from train.experiments import ladders, run, study
 from train.experiments import pages as experiment_pages
 from zoo import registry
@@ -13,6 +13,7 @@ MODEL_PAGES = REPOSITORY / "docs" / "models"
 EXPERIMENTS = REPOSITORY / "docs" / "experiments.md"
 ACCURACY = REPOSITORY / "docs" / "accuracy.md"
 ROBUSTNESS = REPOSITORY / "docs" / "robustness.md"
+TRAINING_SPEED = REPOSITORY / "docs" / "training-speed.md"
 BEGIN, END = "<!-- models: written by `python -m train docs` -->", "<!-- end of models -->"
 
 
@@ -71,6 +72,7 @@ def pages() -> dict[Path, str]:
         EXPERIMENTS: experiments_page(),
         ACCURACY: accuracy_page(shipped),
         ROBUSTNESS: robustness.page(shipped, robustness.read()),
+        TRAINING_SPEED: speed.page(*speed.read()),
         readme: renewed(readme.read_text(encoding="utf-8"), model_table(shipped)),
         **{MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped},
     }

@@ -1,0 +1,79 @@
+"""The yardstick of training speed: what PyTorch's examples/mnist does on a CPU, written from its description.
+
+`python -m bench.pytorch_example FOLDER`, a folder as torchvision's MNIST leaves it. As there: no shuffling where there
+is no accelerator, every image transformed by itself, the test set after every epoch. Nothing of ours is in it.
+"""
+
+import argparse
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+from torchvision import datasets, transforms
+
+
+def network() -> nn.Sequential:
+    """1,199,882 parameters; gives log-probabilities."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.25),
+        nn.Flatten(),
+        nn.Linear(9216, 128),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(128, 10),
+        nn.LogSoftmax(dim=1),
+    )
+
+
+def train(model: nn.Module, loader: torch.utils.data.DataLoader, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    model.train()
+    for number, (images, labels) in enumerate(loader):
+        optimizer.zero_grad()
+        loss = F.nll_loss(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        if number % 10 == 0:
+            print(f"Train Epoch: {epoch} [{number * len(images)}/{len(loader.dataset)}]\tLoss: {loss.item():.6f}")
+
+
+def test(model: nn.Module, loader: torch.utils.data.DataLoader) -> None:
+    model.eval()
+    loss, right = 0.0, 0
+    with torch.no_grad():
+        for images, labels in loader:
+            output = model(images)
+            loss += F.nll_loss(output, labels, reduction="sum").item()
+            right += int((output.argmax(1) == labels).sum())
+    images = len(loader.dataset)
+    print(f"Test set: Average loss: {loss / images:.4f}, {right} of {images} test images", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    parts = [datasets.MNIST(options.folder, train=part, transform=transform) for part in (True, False)]
+    training, testing = (
+        torch.utils.data.DataLoader(part, batch_size=size) for part, size in zip(parts, (64, 1000), strict=True)
+    )
+    model = network()
+    optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
+    scheduler = StepLR(optimizer, step_size=1, gamma=0.7)
+    for epoch in range(1, options.epochs + 1):
+        train(model, training, optimizer, epoch)
+        test(model, testing)
+        scheduler.step()
+
+
+if __name__ == "__main__":
+    main()

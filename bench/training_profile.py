@@ -1,0 +1,124 @@
+"""Where a step of the recipes of `train/fast.py` spends its time: `python -m bench.training_profile`.
+
+Every target is profiled in a process of its own, beside an epoch of the training loop itself, which the parts must
+explain. Writes docs/training-speed/profile.json.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections import defaultdict
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+
+from bench.environment import environment
+from bench.measure import run_process
+from train import augment, fast, networks
+from train.__main__ import KEEP_MEMORY
+from train.evaluate import network_input
+from train.fast_recipes import RECIPES
+from train.loop import Average, Job, train_epoch
+from train.progress import Progress
+from train.speed import RESULTS
+from train.splits import Part, training_part
+
+STEPS = 200
+
+
+def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[str, Any]:
+    """Medians over `steps` steps on the target's recipe.
+
+    Returns:
+        parts_ms: of each part of a step, in order; step_ms: mean of a step of `train_epoch`, on as many images;
+        batch, threads, steps.
+    """
+    recipe = RECIPES[target]
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    network = networks.build(recipe)
+    optimizer, average = fast.AdamW(network.parameters(), **recipe.optimizer_options), Average(network, recipe.ema)
+    generator = torch.Generator().manual_seed(0)
+    times = defaultdict(list)
+    clock = 0.0
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        times[name].append((now - clock) * 1e3)
+        clock = now
+
+    order = torch.randint(len(data), (steps + 10, recipe.batch_size), generator=generator)
+    network.train()
+    for rows in order:  # as in train.loop.train_epoch
+        optimizer.param_groups[0]["lr"] = 1e-3
+        clock = time.perf_counter()
+        images, labels = data.images[rows], data.labels[rows]
+        lap("gather")
+        images = augment.apply(recipe.augment, images, 0.5, generator)
+        lap("augmentation")
+        values = network_input(images, recipe)
+        lap("normalisation")
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            scores = network(values)
+        loss = F.cross_entropy(scores.float(), labels)
+        lap("forward")
+        optimizer.zero_grad()
+        loss.backward()
+        lap("backward")
+        optimizer.step()
+        lap("optimizer")
+        average.update_parameters(network)
+        lap("average")
+    some = Part(data.name, *(part[: steps * recipe.batch_size] for part in (data.images, data.labels)))
+    job = Job(recipe, "full", 0, recipe.epochs, threads)
+    line = train_epoch(network, optimizer, average, some, job, 0, Progress("profile", live=False))
+    return {
+        "batch": recipe.batch_size,
+        "threads": threads,
+        "steps": steps,
+        "parts_ms": {name: round(sorted(each[10:])[steps // 2], 3) for name, each in times.items()},
+        "step_ms": round(line["seconds"] * 1e3 * recipe.batch_size / len(some), 3),
+    }
+
+
+def peak_mb() -> int:
+    """Of this process, until now."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+
+
+def alone(target: str, threads: int) -> dict[str, Any]:
+    """The profile with peak memory before the data, with them, and after the steps."""
+    imported = peak_mb()
+    data = training_part("mnist", "full")
+    loaded = peak_mb()
+    told = profile(target, threads, data)
+    return {**told, "peak_mb": {"imports": imported, "data": loaded, "steps": peak_mb()}}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--threads", type=click.IntRange(min=1), multiple=True, default=(1, 2), help="May be repeated. [1, 2]")
+@click.option("--target", type=click.Choice(list(RECIPES)), help="Only this one, printed and not written.")
+def main(threads: tuple[int, ...], target: str | None) -> None:
+    """Profile the steps of every recipe."""
+    if target:
+        click.echo(json.dumps(alone(target, threads[0])))
+        return
+    os.environ.update(KEEP_MEMORY)
+    python = [sys.executable, "-m", "bench.training_profile"]
+    profiles = {
+        name: [json.loads(run_process([*python, f"--target={name}", f"--threads={n}"]).output) for n in threads]
+        for name in RECIPES
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / "profile.json"
+    path.write_text(json.dumps({"profiles": profiles, "environment": environment()}, indent=1) + "\n")
+    click.echo(path)
+
+
+if __name__ == "__main__":
+    main()
