@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.made_up import DEFAULT
 from train import deploy, networks, recipe
-from train.networks import Dropout
+from train.blocks import Dropout
 from train.schedules import InverseTime, OneCycle
 from zoo.layers import layers
 

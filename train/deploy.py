@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from train import networks
+from train.blocks import Dropout, Residual
 from train.recipe import Recipe
 from zoo import datasets
 
@@ -44,11 +44,11 @@ def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
             folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
         elif isinstance(layer, nn.BatchNorm1d):
             folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
-        elif isinstance(layer, networks.Residual):
-            folded.append(networks.Residual(fold_batch_norm(layer.long), fold_batch_norm(layer.short)))
+        elif isinstance(layer, Residual):
+            folded.append(Residual(fold_batch_norm(layer.long), fold_batch_norm(layer.short)))
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
             folded.append(GlobalAverage())
-        elif not isinstance(layer, networks.Dropout):
+        elif not isinstance(layer, Dropout):
             folded.append(layer)
     return nn.Sequential(*folded)
 
