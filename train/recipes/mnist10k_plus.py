@@ -9,6 +9,7 @@ from train.recipes import mnist10k_notes, mnist14k_plus
 
 RECIPE = replace(
     mnist14k_plus.RECIPE,
+    default=False,
     name="mnist10k.plus",
     title="the course notes' smallest week-2 network, trained our way",
     network=mnist10k_notes.RECIPE.network,

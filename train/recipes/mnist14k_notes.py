@@ -21,7 +21,6 @@ RECIPE = Recipe(
     optimizer="Adam",
     optimizer_options={"eps": 1e-7},  # Keras' default
     schedule=InverseTime(initial=0.003, decay=0.319),
-    default=True,
     source=(
         "Course notes, week 2: 14.65K parameters, 99.49 % at epoch 20. Network, optimizer, batch size and learning "
         "rates are theirs; the notes do not state the dropout rate (0.1 here) nor the initialisation (Keras' default)."

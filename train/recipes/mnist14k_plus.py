@@ -1,6 +1,11 @@
-"""mnist14k.plus: the network of mnist14k.notes, trained our way. Not trained yet: its settings are a beginning.
+"""mnist14k.plus: the network of mnist14k.notes, trained our way.
 
-python -m train mnist14k.plus --seed 0
+    python -m train mnist14k.plus --seed 0
+
+Epoch 20 of 20, all 10,000 test images: 99.57 % mean of 5 seeds (sd 0.03; 99.53 to 99.61), where the notes' training
+gives 99.44 %. The settings were chosen on the validation split (docs/accuracy.md). Moved, turned, sheared or thick
+digits are read better than by mnist14k.notes; where the light changes (fog, brightness, contrast, stripes) it is worse:
+82.4 % of all corrupted images, 84.1 % there (docs/robustness.md). A run takes six to seven minutes on one thread.
 """
 
 from train.recipe import Recipe
@@ -19,5 +24,6 @@ RECIPE = Recipe(
     precision="bfloat16",
     ema=0.999,
     augment=(("affine", {"degrees": 10.0, "scale": 0.1, "shear": 0.1, "pixels": 1.5, "fade": 0.25}),),
+    default=True,
     source="The inference graph of mnist14k.notes: 14,624 parameters. The training is ours.",
 )
