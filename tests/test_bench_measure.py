@@ -15,7 +15,7 @@ from bench.subjects import subject
 from tests.made_up import REPOSITORY
 from zoo import registry
 
-ENTRY = registry.find("mnist14k.notes")
+ENTRY = registry.find("mnist14k")
 
 
 @pytest.fixture(scope="module")

@@ -165,4 +165,5 @@ def test_shipped_files_carry_no_debug_notes(entry):
     assert json.loads(model.metadata_props[0].value)["name"] == entry.card.name
     assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
     weights = sum(np.prod(tensor.dims) for tensor in model.graph.initializer)
-    assert weights == pytest.approx(entry.card.parameters.deployed, abs=20)
+    if not entry.card.quantization:  # which adds scales and zero points
+        assert weights == pytest.approx(entry.card.parameters.deployed, abs=20)

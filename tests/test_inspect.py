@@ -21,9 +21,9 @@ def inside():
 
 
 def test_feature_maps_are_those_of_pytorch(inside):
-    found = recipe.find("mnist14k.notes")
+    found = recipe.find("mnist14k")
     network = networks.build(found).eval()
-    network.load_state_dict(load_file(registry.find("mnist14k.notes").folder / "model.safetensors"))
+    network.load_state_dict(load_file(registry.find("mnist14k").folder / "model.safetensors"))
     values, expected = network_input(torch.from_numpy(inside.seen[None]), found), []
     with torch.inference_mode():
         for layer in network:

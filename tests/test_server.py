@@ -349,7 +349,7 @@ def test_the_startup_line_waits_until_somebody_listens(tmp_path, capsys):
             while "serves" not in said and time.monotonic() < until:
                 time.sleep(0.05)
                 said += capsys.readouterr().err
-            assert said.startswith(f"zoo: http://127.0.0.1:{port} serves {DEFAULT} on cpu (")
+            assert said.startswith(f"zoo: http://127.0.0.1:{port} serves mnist14k.")
 
 
 def test_what_kubernetes_says_of_a_service_is_no_port(monkeypatch):
