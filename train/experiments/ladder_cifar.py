@@ -39,7 +39,11 @@ STUDY = Study(
         "branched": replace(AUGMENTED, branches=1),
     },
     rungs=(
-        Rung("schedule", "notes", "SGD with Nesterov's momentum and weight decay, one cycle of the rate up to 0.3"),
+        Rung(
+            "schedule",
+            "notes",
+            "SGD with Nesterov's momentum and weight decay, one cycle of the rate up to 0.3, pixels normalised",
+        ),
         Rung("no-dropout", "schedule", "no dropout, and torch's initial weights"),
         Rung("ema", "no-dropout", "moving average of the weights, 0.999 a step"),
         Rung("augmented", "ema", "shifts by up to 4 pixels instead of 3"),

@@ -45,7 +45,12 @@ STUDY = Study(
     },
     rungs=(
         Rung("schedule", "notes", "AdamW and one cycle of the learning rate up to 0.01", True),
-        Rung("no-dropout", "schedule", "no dropout, and torch's initial weights", True),
+        Rung(
+            "no-dropout",
+            "schedule",
+            "no dropout, and torch's initial weights: no gain by itself, left out for what follows",
+            True,
+        ),
         Rung("ema", "no-dropout", "moving average of the weights, 0.999 a step", True),
         Rung("augmented", "ema", "turns, shears, sizes and shifts, faded away in the last quarter", True),
         Rung("batch-64", "augmented", "half the batch, at the same rates", True),
@@ -53,7 +58,12 @@ STUDY = Study(
         Rung("stronger", "batch-64", "half as much again of every change of the images", False),
         Rung("rate-0.02", "batch-64", "twice the rate", False),
         Rung("branched", "augmented", "branches that fold: 3x3, 1x1 and identity, each with a batch norm", False),
-        Rung("branched-64", "batch-64", "the same branches, with half the batch", False),
+        Rung(
+            "branched-64",
+            "batch-64",
+            "the same branches, with half the batch: no gain beyond noise",
+            False,
+        ),
     ),
     reads_test=False,
 )

@@ -57,7 +57,8 @@ def _ladder(study: Study, results: Results) -> list[str]:
         "",
         f"`python -m train experiments {study.name} --seeds {study.seeds}` repeats it; {done} of "
         f"{study.seeds * len(study.variants)} runs are done. A gain is the mean of the differences seed by seed, with "
-        "its 95 % interval (Student's t) where there is more than one seed.",
+        "its 95 % interval (Student's t) where there is more than one seed. The minutes were taken beside other "
+        "work, pauses included: they compare nothing.",
         "",
         "| step | on | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | gain, mnat "
         "| training, mean | kept |",
