@@ -237,6 +237,27 @@ def test_affine_fades_away_at_the_end():
     assert torch.equal(augment.affine(images, 1.0, torch.Generator(), **amounts), images)
 
 
+def toned(value, done=0.0, contrast=0.0, light=0.0):
+    images = torch.full((500, 28, 28, 1), value, dtype=torch.uint8)
+    got = augment.tone(images, done, torch.Generator().manual_seed(0), contrast=contrast, light=light, fade=0.25)
+    assert (got.shape, got.dtype) == (images.shape, torch.uint8)
+    return got.double()
+
+
+def test_tone_takes_contrast_away_and_lets_light_fall():
+    paler = toned(200, contrast=0.5)
+    assert torch.equal(paler.amin((1, 2, 3)), paler.amax((1, 2, 3)))  # the whole image alike
+    assert (paler.min().item(), paler.max().item()) == pytest.approx((100, 200), abs=2)
+    assert paler.mean().item() == pytest.approx(150, abs=3)
+    lit = toned(0, light=0.4)
+    assert lit.max().item() == pytest.approx(0.4 * 255, abs=4)
+    assert lit.mean().item() == pytest.approx(0.1 * 255, abs=1)  # two draws, each a half in the mean
+    assert lit.diff(dim=1).abs().max() <= 0.4 * 255 / 13.5 + 1  # smooth
+    assert lit.std((1, 2, 3)).mean() > 3  # uneven
+    assert toned(250, light=1.0).max() == 255
+    assert torch.equal(toned(9, done=1.0, contrast=0.5, light=0.5), toned(9))
+
+
 def test_the_validation_split_is_apart_and_the_same_for_all(data_folder):
     training, validation = training_part("mnist", "twin", data_folder), held_out_part("mnist", "twin", data_folder)
     assert (len(training), len(validation)) == (55_000, 5_000)

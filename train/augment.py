@@ -55,3 +55,19 @@ def affine(
     )
     moved = F.grid_sample(images.permute(0, 3, 1, 2).float(), places, align_corners=False)
     return moved.round_().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def tone(
+    images: torch.Tensor, done: float, generator: torch.Generator, contrast: float, light: float, fade: float
+) -> torch.Tensor:
+    """Take away up to `contrast` of each image's contrast and let up to `light`, a share of white, fall upon it.
+
+    Each image by amounts of its own, uniformly drawn. The light is uneven: it varies smoothly between nine places,
+    from none to all of the image's amount. Brighter than white is white. `fade` as for `affine`.
+    """
+    n, height, width, _ = images.shape
+    strength = min(1.0, (1 - done) / fade) if fade else 1.0
+    kept, amount = torch.rand(2, n, 1, 1, 1, generator=generator) * strength
+    lights = torch.rand(n, 1, 3, 3, generator=generator) * amount * (255 * light)
+    fallen = F.interpolate(lights, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+    return (images * (1 - kept * contrast) + fallen).round_().clamp_(max=255).to(torch.uint8)

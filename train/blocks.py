@@ -88,14 +88,15 @@ def plain(inputs: int, outputs: int, kernel: int, same: bool = False) -> list[nn
 
 
 class Residual(nn.Module):
-    """`relu(long(x) + short(x))` (He et al., arXiv 1512.03385)."""
+    """`relu(long(x) + short(x))` (He et al., arXiv 1512.03385), or the sum as it is."""
 
-    def __init__(self, long: nn.Sequential, short: nn.Sequential) -> None:
+    def __init__(self, long: nn.Sequential, short: nn.Sequential, relu: bool = True) -> None:
         super().__init__()
-        self.long, self.short = long, short
+        self.long, self.short, self.relu = long, short, relu
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.long(values) + self.short(values))
+        total = self.long(values) + self.short(values)
+        return torch.relu(total) if self.relu else total
 
 
 def residual(inputs: int, outputs: int, stride: int) -> Residual:
@@ -110,7 +111,7 @@ def residual(inputs: int, outputs: int, stride: int) -> Residual:
     return Residual(long, nn.Sequential(*([nn.Conv2d(inputs, outputs, 1, stride)] if stride > 1 else [])))
 
 
-def light_residual(channels: int) -> Residual:
+def light_residual(channels: int, relu: bool = True) -> Residual:
     """Two separable convolutions of the same size, beside their input."""
     long = nn.Sequential(*light(channels, channels), *light(channels, channels)[:-1])
-    return Residual(long, nn.Sequential())
+    return Residual(long, nn.Sequential(), relu)

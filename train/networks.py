@@ -124,23 +124,26 @@ def cifar_base(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequentia
     )
 
 
-def cifar90k() -> nn.Sequential:
+def cifar90k(relu: bool = True) -> nn.Sequential:
     """Our answer to cifar93k and resnet8: 92,634 parameters as Keras counts them, 12.4 million MACs.
 
     Separable and residual, so that it is deep: 17 convolutions in a row. It pools instead of striding, since a CPU is
     slow at the gradients of strided depthwise convolutions.
+
+    Args:
+        relu: behind the sum of every residual block.
     """
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1, bias=False),
         nn.BatchNorm2d(32),
         nn.ReLU(inplace=True),
-        light_residual(32),  # 32
+        light_residual(32, relu),  # 32
         nn.MaxPool2d(2),
         *light(32, 48),
-        *(light_residual(48) for _ in range(3)),  # 16
+        *(light_residual(48, relu) for _ in range(3)),  # 16
         nn.MaxPool2d(2),
         *light(48, 96),
-        *(light_residual(96) for _ in range(3)),  # 8
+        *(light_residual(96, relu) for _ in range(3)),  # 8
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(96, 10),

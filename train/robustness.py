@@ -6,6 +6,7 @@ The corrupted test sets are made here, from a seed, and kept nowhere. Nothing is
 import json
 import statistics
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from train.corruptions import KINDS, Kind
 from train.splits import Part, held_out_part
 from zoo import registry
 from zoo.card import Card
-from zoo.predictor import Model, load
+from zoo.predictor import load
 
 RESULTS = Path(__file__).parents[1] / "docs" / "robustness"
 CHUNK = 500
@@ -32,10 +33,11 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     """
     card, model = registry.find(name).card, load(name, "cpu")
     test = held_out_part(card.dataset.name, "full", folder)
-    kinds = {
-        kind: [_accuracy(model, test, corruption, severity, kind) for severity in SEVERITIES]
-        for kind, corruption in KINDS[card.dataset.name].items()
-    }
+
+    def classify(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(model.run(np.ascontiguousarray(images.numpy())).logits.argmax(1))
+
+    kinds = accuracies(classify, test, card.dataset.name)
     result = {
         "model": card.name,
         "sha256": card.file("model.onnx").sha256,
@@ -49,19 +51,34 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     return result
 
 
+def accuracies(
+    classify: Callable[[torch.Tensor], torch.Tensor], part: Part, dataset: str, severities: Sequence[int] = SEVERITIES
+) -> dict[str, list[float]]:
+    """Accuracy on a part that was corrupted in every way of its data set, a list over the severities a kind.
+
+    Args:
+        classify: uint8 `(N, H, W, C)` → int64 `(N,)`, the numbers of the classes.
+    """
+    return {
+        name: [_accuracy(classify, part, kind, severity, name) for severity in severities]
+        for name, kind in KINDS[dataset].items()
+    }
+
+
 def corrupted(images: torch.Tensor, kind: Kind, severity: int, seed: int) -> torch.Tensor:
     """uint8 `(N, H, W, C)` → the same, gone wrong; severity 1 to 5."""
     return kind.change(images, kind.strengths[severity - 1], torch.Generator().manual_seed(seed))
 
 
-def _accuracy(model: Model, test: Part, kind: Kind, severity: int, name: str) -> float:
+def _accuracy(
+    classify: Callable[[torch.Tensor], torch.Tensor], part: Part, kind: Kind, severity: int, name: str
+) -> float:
     right = 0
-    for start in range(0, len(test), CHUNK):
+    for start in range(0, len(part), CHUNK):
         rows = slice(start, start + CHUNK)
-        images = corrupted(test.images[rows], kind, severity, zlib.crc32(f"{name}/{severity}/{start}".encode()))
-        answers = model.run(np.ascontiguousarray(images.numpy())).logits.argmax(1)
-        right += int((answers == test.labels[rows].numpy()).sum())
-    return right / len(test)
+        images = corrupted(part.images[rows], kind, severity, zlib.crc32(f"{name}/{severity}/{start}".encode()))
+        right += int((classify(images) == part.labels[rows]).sum())
+    return right / len(part)
 
 
 def read(results: Path = RESULTS) -> dict[str, Result]:

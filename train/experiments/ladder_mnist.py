@@ -20,6 +20,8 @@ BATCH_64 = replace(AUGMENTED, batch_size=64)
 STRONGER = replace(
     BATCH_64, augment=(("affine", {"degrees": 15.0, "scale": 0.15, "shear": 0.2, "pixels": 2.0, "fade": 0.25}),)
 )
+DROPOUT = replace(BATCH_64, network_options={"dropout": 0.05})
+TONE = replace(DROPOUT, augment=(*BATCH_64.augment, ("tone", {"contrast": 0.5, "light": 0.5, "fade": 0.25})))
 BRANCHED = replace(AUGMENTED, branches=1)
 
 STUDY = Study(
@@ -40,6 +42,8 @@ STUDY = Study(
         "batch-32": replace(BATCH_64, batch_size=32),
         "stronger": STRONGER,
         "rate-0.02": replace(BATCH_64, schedule=OneCycle(0.02)),
+        "dropout": DROPOUT,
+        "tone": TONE,
         "branched": BRANCHED,
         "branched-64": replace(BRANCHED, batch_size=64),
     },
@@ -57,6 +61,8 @@ STUDY = Study(
         Rung("batch-32", "batch-64", "half again, at the same rates", False),
         Rung("stronger", "batch-64", "half as much again of every change of the images", False),
         Rung("rate-0.02", "batch-64", "twice the rate", False),
+        Rung("dropout", "batch-64", "half of the notes' dropout, 0.05, on top of all this"),
+        Rung("tone", "dropout", "less contrast, and uneven light on the images, faded away in the last quarter"),
         Rung("branched", "augmented", "branches that fold: 3x3, 1x1 and identity, each with a batch norm", False),
         Rung(
             "branched-64",

@@ -5,6 +5,7 @@ from train.experiments.study import Rung, Study
 from train.experiments.verdicts import Estimate, Results
 from zoo.card import Card
 
+DIGITS = {"validation_accuracy": 2, "validation_loss": 1, "corrupted_accuracy": 1}  # the columns
 OTHERS = ("notes", "mlperf")  # the trainings that ours are held against, of the same network
 
 
@@ -57,12 +58,13 @@ def _ladder(study: Study, results: Results) -> list[str]:
         "",
         f"`python -m train experiments {study.name} --seeds {study.seeds}` repeats it; {done} of "
         f"{study.seeds * len(study.variants)} runs are done. A gain is the mean of the differences seed by seed, with "
-        "its 95 % interval (Student's t) where there is more than one seed. The minutes were taken beside other "
+        "its 95 % interval (Student's t) where there is more than one seed. Corrupted are the validation images, in "
+        "the ways of [robustness.md](robustness.md), all at the middle severity. The minutes were taken beside other "
         "work, pauses included: they compare nothing.",
         "",
         "| step | on | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | gain, mnat "
-        "| training, mean | kept |",
-        "|---|---|---|---|---|---|---|---|",
+        "| corrupted, accuracy | gain, points | training, mean | kept |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         _row(Rung(first, "", "the notes' training", True), results),
         *(_row(rung, results) for rung in study.rungs),
         "",
@@ -70,17 +72,17 @@ def _ladder(study: Study, results: Results) -> list[str]:
 
 
 def _row(rung: Rung, results: Results) -> str:
-    accuracy, loss = (_told(quantity, rung, results) for quantity in ("validation_accuracy", "validation_loss"))
+    cells = " | ".join(cell for quantity in DIGITS for cell in _told(quantity, rung, results))
     runs = results.get(rung.variant, {}).values()
     minutes = f"{sum(run['training_s'] for run in runs) / len(runs) / 60:.1f} min" if runs else ""
     step = f"`{rung.variant}`: {rung.text}"
     on, kept = f"`{rung.on}`" if rung.on else "", {True: "yes", False: "no", None: "open"}[rung.kept]
-    return f"| {step} | {on} | {accuracy[0]} | {accuracy[1]} | {loss[0]} | {loss[1]} | {minutes} | {kept} |"
+    return f"| {step} | {on} | {cells} | {minutes} | {kept} |"
 
 
 def _told(quantity: str, rung: Rung, results: Results) -> tuple[str, str]:
     """The variant's estimate and its gain over the one that it stands on, in words."""
-    digits = {"validation_accuracy": 2, "validation_loss": 1}[quantity]
+    digits = DIGITS[quantity]
     own, other = (verdicts.values(quantity, variant, results) for variant in (rung.variant, rung.on))
     if not own:
         return "not yet measured", ""

@@ -21,6 +21,11 @@ def validation_loss(result: Result) -> float:
     return 1000 * float(result["epochs"][-1]["validation_loss"])
 
 
+def corrupted_accuracy(result: Result) -> float:
+    """Mean accuracy on the validation split corrupted in every way, after the last epoch, in percent."""
+    return 100 * float(result["corrupted_accuracy"])
+
+
 def logged_gap(result: Result) -> float:
     """Training accuracy as the log shows it, under dropout, minus validation accuracy, at the last epoch."""
     return 100 * float(result["epochs"][-1]["train_accuracy"] - result["epochs"][-1]["validation_accuracy"])
@@ -49,6 +54,7 @@ SHOWN = {
     "test_accuracy": ("test accuracy", " %", 2),
     "validation_accuracy": ("validation accuracy", " %", 2),
     "validation_loss": ("validation loss", " mnat", 1),
+    "corrupted_accuracy": ("accuracy on corrupted validation images", " %", 1),
     "logged_gap": ("gap as the log shows it", " points", 2),
     "gap": ("gap without dropout", " points", 2),
     "fluctuation": ("change of the validation accuracy from epoch to epoch, epochs 11 to 20", " points", 3),

@@ -1,6 +1,7 @@
 """Training a study's variants: one JSON file a variant and seed, written when the run is finished."""
 
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from train.export import load_network
 from train.loop import Job, fit
 from train.progress import Progress
 from train.recipe import Recipe
+from train.robustness import accuracies
 from train.runs import Run
 from train.splits import Part, held_out_part, training_part
 
 RESULTS = Path(__file__).parents[2] / "docs" / "experiments"
+MIDDLE = 3  # of the five severities
 
 
 def result_file(study: Study, variant: str, seed: int, results: Path = RESULTS) -> Path:
@@ -62,7 +65,9 @@ def train(
         "settings": recipe.settings(),
         "learned_from": len(learned),
         "epochs": run.metrics(),
-        **(_beyond_validation(recipe, run, learned, folder) if study.reads_test else {}),
+        **(
+            _beyond_validation(recipe, run, learned, folder) if study.reads_test else corrupted(recipe, run, validation)
+        ),
         "training_s": told["training_s"],
         "threads": threads,
         "environment": run.read("environment"),
@@ -83,3 +88,12 @@ def _beyond_validation(recipe: Recipe, run: Run, learned: Part, folder: str | No
         "test_accuracy": evaluate.accuracy(scores, test.labels),
         "test_loss": evaluate.loss(scores, test.labels),
     }
+
+
+def corrupted(recipe: Recipe, run: Run, validation: Part) -> dict[str, float]:
+    """What the final weights reach on corrupted validation images: the mean over all ways, at the middle severity."""
+    network = load_network(recipe, run)
+    kinds = accuracies(
+        lambda images: evaluate.logits(network, images, recipe).argmax(1), validation, recipe.dataset, [MIDDLE]
+    )
+    return {"corrupted_accuracy": statistics.fmean(accuracy for row in kinds.values() for accuracy in row)}

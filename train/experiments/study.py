@@ -71,7 +71,7 @@ class Study:
     reads_test: bool = True
 
 
-NAMES = ("week2", "ladder-mnist", "ladder-cifar")
+NAMES = ("week2", "ladder-mnist", "ladder-cifar", "ladder-cifar90k")
 
 
 def find(name: str) -> Study:

@@ -1,0 +1,28 @@
+"""The shape of cifar90k, chosen on the validation split.
+
+python -m train experiments ladder-cifar90k --seeds 1
+"""
+
+from dataclasses import replace
+
+from train.experiments.study import Rung, Study
+from train.recipe import find
+
+PLUS = replace(find("cifar90k.plus"), epochs=6)
+
+STUDY = Study(
+    name="ladder-cifar90k",
+    title="cifar90k: the shape of the network",
+    text=(
+        "Networks of at most 92,901 parameters and 12.5 million MACs, each trained as cifar90k.plus is, but for 6 "
+        "epochs of the 45,000 images of the training split; measured on the 5,000 images of the validation split. "
+        "Enough to tell a point of accuracy, not a tenth."
+    ),
+    variants={
+        "first": PLUS,
+        "linear": replace(PLUS, network_options={"relu": False}),
+    },
+    rungs=(Rung("linear", "first", "no ReLU behind the sum of a residual block"),),
+    seeds=1,
+    reads_test=False,
+)
