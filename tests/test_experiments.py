@@ -176,9 +176,10 @@ def test_a_ladder_chooses_on_the_validation_split_alone(tmp_path, monkeypatch):
 
 
 def test_our_trainings_are_held_against_the_others():
-    page = ladders.page([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], [])
-    assert "| 99.50 % (1) | +0.50 points |" in page
+    page = ladders.page([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], [], {"a.plus": 0.8})
+    assert "| 99.50 % (1) | +0.50 points | 80.00 % |" in page
     assert page.count("points |") == 1
+    assert page.count("| 80.00 % |") == 1
 
 
 def card(name, accuracy):

@@ -229,11 +229,23 @@ def test_affine_moves_each_image_by_its_own_amount():
     assert sheared.abs().amax(0).tolist() == pytest.approx([0.0, 0.7], abs=0.1)
 
 
+def test_affine_bends_smoothly_and_each_place_by_its_own_amount():
+    bent = moved(bend=2.0)
+    assert 0.5 < bent.std().item() < 2 / 3**0.5  # less than at one of the places: the square lies between four
+    assert bent.mean(0).abs().max() < 0.2
+    straight = torch.zeros(200, 28, 28, 1, dtype=torch.uint8)
+    straight[:, :, 13:15] = 200
+    got = augment.affine(straight, 0.0, torch.Generator().manual_seed(0), **AFFINE | {"bend": 2.0})[:, 4:24].double()
+    columns = (got[..., 0] * torch.arange(28)).sum(2) / got[..., 0].sum(2)
+    assert (columns[:, 0] - columns[:, -1]).abs().mean() > 0.5  # its ends part
+    assert columns.diff(dim=1).abs().max() < 1.2  # and the stroke does not break
+
+
 def test_affine_fades_away_at_the_end():
     assert moved(done=0.75, pixels=2.0).std().item() == pytest.approx(moved(pixels=2.0).std().item())
     assert moved(done=0.875, pixels=2.0).std().item() == pytest.approx(moved(pixels=2.0).std().item() / 2, rel=0.05)
     images = torch.randint(0, 256, (50, 28, 28, 1), dtype=torch.uint8)
-    amounts = AFFINE | {"degrees": 10.0, "scale": 0.1, "shear": 0.1, "pixels": 2.0}
+    amounts = AFFINE | {"degrees": 10.0, "scale": 0.1, "shear": 0.1, "pixels": 2.0, "bend": 2.0}
     assert torch.equal(augment.affine(images, 1.0, torch.Generator(), **amounts), images)
 
 

@@ -33,12 +33,14 @@ def shift(images: torch.Tensor, done: float, generator: torch.Generator, pixels:
 
 def affine(
     images: torch.Tensor, done: float, generator: torch.Generator, degrees: float, scale: float, shear: float,
-    pixels: float, fade: float,
+    pixels: float, fade: float, bend: float = 0.0,
 ) -> torch.Tensor:  # fmt: skip
     """Turn by up to ±`degrees`, magnify by up to 1 ± `scale`, shear by up to ±`shear` and move by up to ±`pixels`.
 
-    Each image by amounts of its own, uniformly drawn, about its middle; bilinear, black outside. In the last share
-    `fade` of the training the amounts shrink linearly to nothing, so that it ends with the images as they are.
+    Each image by amounts of its own, uniformly drawn, about its middle; bilinear, black outside. Not affine is the
+    bend: each of 4 x 4 places over the image moves by up to ±`bend` pixels in both directions, smoothly between them
+    (elastic distortion: Simard et al., 2003). In the last share `fade` of the training the amounts shrink linearly to
+    nothing, so that it ends with the images as they are.
     """
     n, height, width, _ = images.shape
     drawn = torch.rand(6, n, generator=generator) * 2 - 1
@@ -53,8 +55,18 @@ def affine(
     places = F.affine_grid(
         torch.stack([torch.stack(row, 1) for row in rows], 1), [n, 1, height, width], align_corners=False
     )
+    if bend:
+        coarse = (torch.rand(n, 4, 4, 2, generator=generator) * 2 - 1) * (strength * bend * 2)
+        smooth = torch.einsum("yi,nijk,xj->nyxk", _between(4, height), coarse, _between(4, width))
+        places += smooth / torch.tensor([width, height])
     moved = F.grid_sample(images.permute(0, 3, 1, 2).float(), places, align_corners=False)
     return moved.round_().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _between(places: int, pixels: int) -> torch.Tensor:
+    """How much each of the places, the first and last at the ends, gives to each pixel, cubic: `(pixels, places)`."""
+    unit = torch.eye(places)[None, :, :, None]
+    return F.interpolate(unit, (pixels, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T
 
 
 def tone(

@@ -54,7 +54,8 @@ def experiments_page() -> str:
 def accuracy_page(cards: list[Card]) -> str:
     """What our trainings reach, and every ladder that led there."""
     found = [found for found in map(study.find, study.NAMES) if found.rungs]
-    return ladders.page(cards, [(ladder, run.read(ladder)) for ladder in found])
+    corrupted = {name: result["mean"] for name, result in robustness.read().items()}
+    return ladders.page(cards, [(ladder, run.read(ladder)) for ladder in found], corrupted)
 
 
 def draw_studies() -> list[Path]:

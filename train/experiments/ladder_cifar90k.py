@@ -23,6 +23,7 @@ STUDY = Study(
         "linear": replace(PLUS, network_options={"relu": False}),
     },
     rungs=(Rung("linear", "first", "no ReLU behind the sum of a residual block"),),
+    start="a ReLU behind the sum of every residual block",
     seeds=1,
     reads_test=False,
 )

@@ -22,6 +22,7 @@ STRONGER = replace(
 )
 DROPOUT = replace(BATCH_64, network_options={"dropout": 0.05})
 TONE = replace(DROPOUT, augment=(*BATCH_64.augment, ("tone", {"contrast": 0.5, "light": 0.5, "fade": 0.25})))
+BENT = replace(DROPOUT, augment=(("affine", {**BATCH_64.augment[0][1], "bend": 1.5}),))
 BRANCHED = replace(AUGMENTED, branches=1)
 
 STUDY = Study(
@@ -44,6 +45,7 @@ STUDY = Study(
         "rate-0.02": replace(BATCH_64, schedule=OneCycle(0.02)),
         "dropout": DROPOUT,
         "tone": TONE,
+        "bent": BENT,
         "branched": BRANCHED,
         "branched-64": replace(BRANCHED, batch_size=64),
     },
@@ -63,6 +65,7 @@ STUDY = Study(
         Rung("rate-0.02", "batch-64", "twice the rate", False),
         Rung("dropout", "batch-64", "half of the notes' dropout, 0.05, on top of all this"),
         Rung("tone", "dropout", "less contrast, and uneven light on the images, faded away in the last quarter"),
+        Rung("bent", "dropout", "elastic distortion: 4 x 4 places moved by up to 1.5 pixels, faded likewise"),
         Rung("branched", "augmented", "branches that fold: 3x3, 1x1 and identity, each with a batch norm", False),
         Rung(
             "branched-64",

@@ -1,5 +1,7 @@
 """docs/accuracy.md: what each step of the way from the notes' training to ours adds, and what the models reach."""
 
+from collections.abc import Mapping
+
 from train.experiments import verdicts
 from train.experiments.study import Rung, Study
 from train.experiments.verdicts import Estimate, Results
@@ -9,8 +11,8 @@ DIGITS = {"validation_accuracy": 2, "validation_loss": 1, "corrupted_accuracy": 
 OTHERS = ("notes", "mlperf")  # the trainings that ours are held against, of the same network
 
 
-def page(cards: list[Card], studies: list[tuple[Study, Results]]) -> str:
-    """The whole page from the zoo's cards and the ladders' results."""
+def page(cards: list[Card], studies: list[tuple[Study, Results]], corrupted: Mapping[str, float] | None = None) -> str:
+    """The whole page from the zoo's cards, the ladders' results and, by model, the accuracy on corrupted test sets."""
     lines = [
         "# Accuracy",
         "",
@@ -20,21 +22,23 @@ def page(cards: list[Card], studies: list[tuple[Study, Results]]) -> str:
         "",
         "## The others' training and ours",
         "",
-        "A gain is that of the mean over the same network's trained as the course notes or MLPerf have it.",
+        "A gain is that of the mean over the same network's trained as the course notes or MLPerf have it. Corrupted: "
+        "the shipped seed on test images gone wrong, the mean over all ways and severities of "
+        "[robustness.md](robustness.md).",
         "",
-        *_models(cards),
+        *_models(cards, corrupted or {}),
         "",
         *(line for study, results in studies for line in _ladder(study, results)),
     ]
     return "\n".join(lines)
 
 
-def _models(cards: list[Card]) -> list[str]:
+def _models(cards: list[Card], corrupted: Mapping[str, float]) -> list[str]:
     trained = [card for card in cards if not card.quantization]
     means = {card.name: 100 * card.accuracy.seeds.mean for card in trained}
     lines = [
-        "| model | parameters, as Keras counts | MACs | epochs | test accuracy, mean ± sd (n) | gain |",
-        "|---|---|---|---|---|---|",
+        "| model | parameters, as Keras counts | MACs | epochs | test accuracy, mean ± sd (n) | gain | corrupted |",
+        "|---|---|---|---|---|---|---|",
     ]
     for card in trained:
         seeds, mean = card.accuracy.seeds, means[card.name]
@@ -43,7 +47,8 @@ def _models(cards: list[Card]) -> list[str]:
         gain = next((f"{mean - means[other]:+.2f} points" for other in others if other in means), "")
         lines.append(
             f"| [`{card.name}`](models/{card.name}.md) | {card.parameters.keras:,} | {card.macs:,} "
-            f"| {card.training.epochs} | {mean:.2f}{spread} % ({seeds.n}) | {gain} |"
+            f"| {card.training.epochs} | {mean:.2f}{spread} % ({seeds.n}) | {gain} "
+            f"| {f'{100 * corrupted[card.name]:.2f} %' if card.name in corrupted else ''} |"
         )
     return lines
 
@@ -65,7 +70,7 @@ def _ladder(study: Study, results: Results) -> list[str]:
         "| step | on | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | gain, mnat "
         "| corrupted, accuracy | gain, points | training, mean | kept |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        _row(Rung(first, "", "the notes' training", True), results),
+        _row(Rung(first, "", study.start, True), results),
         *(_row(rung, results) for rung in study.rungs),
         "",
     ]

@@ -56,6 +56,8 @@ class Rung:
 class Study:
     """name, title and text of its page; variants by name; what is asked of them; how many seeds it asks for.
 
+    start: what the variant is that a ladder's first rung stands on.
+
     A study asks either whether claims hold or, as a ladder, what each rung adds. Every run learns from the training
     split, and the validation split is measured after every epoch. The test set is read once after the last epoch where
     `reads_test`; a ladder, which chooses, does not read it.
@@ -67,6 +69,7 @@ class Study:
     variants: dict[str, Recipe]
     claims: tuple[Claim, ...] = ()
     rungs: tuple[Rung, ...] = ()
+    start: str = "the notes' training"
     seeds: int = 3
     reads_test: bool = True
 
