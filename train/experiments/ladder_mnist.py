@@ -21,8 +21,11 @@ STRONGER = replace(
     BATCH_64, augment=(("affine", {"degrees": 15.0, "scale": 0.15, "shear": 0.2, "pixels": 2.0, "fade": 0.25}),)
 )
 DROPOUT = replace(BATCH_64, network_options={"dropout": 0.05})
-TONE = replace(DROPOUT, augment=(*BATCH_64.augment, ("tone", {"contrast": 0.5, "light": 0.5, "fade": 0.25})))
-BENT = replace(DROPOUT, augment=(("affine", {**BATCH_64.augment[0][1], "bend": 1.5}),))
+LIGHT = ("tone", {"contrast": 0.5, "light": 0.5, "fade": 0.25})
+BENDS = ("affine", {**BATCH_64.augment[0][1], "bend": 1.5})
+TONE = replace(DROPOUT, augment=(*BATCH_64.augment, LIGHT))
+BENT = replace(DROPOUT, augment=(BENDS,))
+TONE_ALONE = replace(BATCH_64, augment=TONE.augment)
 BRANCHED = replace(AUGMENTED, branches=1)
 
 STUDY = Study(
@@ -46,6 +49,8 @@ STUDY = Study(
         "dropout": DROPOUT,
         "tone": TONE,
         "bent": BENT,
+        "tone-alone": TONE_ALONE,
+        "tone-bent": replace(TONE_ALONE, augment=(BENDS, LIGHT)),
         "branched": BRANCHED,
         "branched-64": replace(BRANCHED, batch_size=64),
     },
@@ -66,6 +71,8 @@ STUDY = Study(
         Rung("dropout", "batch-64", "half of the notes' dropout, 0.05, on top of all this"),
         Rung("tone", "dropout", "less contrast, and uneven light on the images, faded away in the last quarter"),
         Rung("bent", "dropout", "elastic distortion: 4 x 4 places moved by up to 1.5 pixels, faded likewise"),
+        Rung("tone-alone", "batch-64", "the same light without dropout"),
+        Rung("tone-bent", "tone-alone", "the same elastic distortion on top"),
         Rung("branched", "augmented", "branches that fold: 3x3, 1x1 and identity, each with a batch norm", False),
         Rung(
             "branched-64",

@@ -12,6 +12,7 @@ RECIPE = replace(
     name="cifar90k.plus",
     title="a residual separable network of our own with 92,634 parameters",
     network="cifar90k",
+    network_options={"relu": False},
     default=True,
     source="Network and training are ours; the training is that of cifar93k.plus.",
 )
