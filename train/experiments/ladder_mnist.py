@@ -26,6 +26,7 @@ BENDS = ("affine", {**BATCH_64.augment[0][1], "bend": 1.5})
 TONE = replace(DROPOUT, augment=(*BATCH_64.augment, LIGHT))
 BENT = replace(DROPOUT, augment=(BENDS,))
 TONE_ALONE = replace(BATCH_64, augment=TONE.augment)
+TONE_BENT = replace(TONE_ALONE, augment=(BENDS, LIGHT))
 BRANCHED = replace(AUGMENTED, branches=1)
 
 STUDY = Study(
@@ -50,7 +51,8 @@ STUDY = Study(
         "tone": TONE,
         "bent": BENT,
         "tone-alone": TONE_ALONE,
-        "tone-bent": replace(TONE_ALONE, augment=(BENDS, LIGHT)),
+        "tone-bent": TONE_BENT,
+        "tone-bent-0.02": replace(TONE_BENT, schedule=OneCycle(0.02)),
         "branched": BRANCHED,
         "branched-64": replace(BRANCHED, batch_size=64),
     },
@@ -73,6 +75,7 @@ STUDY = Study(
         Rung("bent", "dropout", "elastic distortion: 4 x 4 places moved by up to 1.5 pixels, faded likewise"),
         Rung("tone-alone", "batch-64", "the same light without dropout"),
         Rung("tone-bent", "tone-alone", "the same elastic distortion on top"),
+        Rung("tone-bent-0.02", "tone-bent", "twice the rate, on top of both"),
         Rung("branched", "augmented", "branches that fold: 3x3, 1x1 and identity, each with a batch norm", False),
         Rung(
             "branched-64",
