@@ -16,7 +16,8 @@ from train.splits import Part
 from zoo import registry
 
 REPOSITORY = Path(__file__).parents[1]
-DEFAULT = registry.find("mnist14k").card.name  # what a bare `mnist14k` means
+CARD = registry.find("mnist14k").card
+DEFAULT, VERSION = CARD.name, CARD.version  # what a bare `mnist14k` means
 
 RECIPE = replace(recipe.find("mnist14k.notes"), epochs=3, batch_size=64, augment=(("shift", {"pixels": 2}),))
 

@@ -17,7 +17,7 @@ from serve.http.app import build
 from serve.pool import Overloaded, Pool
 from serve.runner import Runner
 from serve.settings import Settings
-from tests.made_up import DEFAULT, REPOSITORY
+from tests.made_up import DEFAULT, REPOSITORY, VERSION
 
 SEVEN = REPOSITORY / "examples" / "seven.png"
 PNG = {"Content-Type": "image/png"}
@@ -254,7 +254,7 @@ def test_inference_protocol_in_json(client, model):
         tensor = {"name": "image", "datatype": "UINT8", "shape": [3, 28, 28, 1], "data": data}
         status, answer = infer(client, {"id": "mine", "inputs": [tensor]})
         assert status == 200
-        assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine", DEFAULT, "1.0.0")
+        assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine", DEFAULT, VERSION)
         outputs = {output["name"]: output for output in answer["outputs"]}
         scores = model.run(images)
         assert np.array_equal(np.float32(outputs["logits"]["data"]).reshape(3, 10), scores.logits)
@@ -265,7 +265,7 @@ def test_inference_protocol_in_json(client, model):
 def test_inference_protocol_with_image_files_as_base64(client, model):
     tensor = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [b64encode(SEVEN.read_bytes()).decode()]}
     status, answer = infer(
-        client, {"inputs": [tensor], "outputs": [{"name": "label"}]}, "/v2/models/mnist14k/versions/1.0.0/infer"
+        client, {"inputs": [tensor], "outputs": [{"name": "label"}]}, f"/v2/models/mnist14k/versions/{VERSION}/infer"
     )
     assert (status, answer["outputs"]) == (200, [{"name": "label", "datatype": "BYTES", "shape": [1], "data": ["7"]}])
     tensor["data"] = [b64encode(b"no image").decode()]
@@ -325,7 +325,7 @@ def test_inference_requests_that_cannot_be_read(client):
         length = {"Inference-Header-Content-Length": told}
         assert infer(client, None, content=b"{}", json=None, headers=length)[0] == 422
     assert infer(client, {"inputs": [GOOD]}, "/v2/models/mnist14k/versions/7/infer")[1]["error"] == (
-        f"There is no version '7' of {DEFAULT}: there is '1.0.0'."
+        f"There is no version '7' of {DEFAULT}: there is '{VERSION}'."
     )
 
 

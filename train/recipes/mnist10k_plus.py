@@ -9,8 +9,8 @@ from train.recipes import mnist10k_notes, mnist14k_plus
 
 RECIPE = replace(
     mnist14k_plus.RECIPE,
-    default=False,
     name="mnist10k.plus",
+    version="1.0.0",
     title="the course notes' smallest week-2 network, trained our way",
     network=mnist10k_notes.RECIPE.network,
     network_options={"body": mnist10k_notes.RECIPE.network_options["body"]},

@@ -23,7 +23,11 @@ RECIPE = Recipe(
     schedule=OneCycle(0.01),
     precision="bfloat16",
     ema=0.999,
-    augment=(("affine", {"degrees": 10.0, "scale": 0.1, "shear": 0.1, "pixels": 1.5, "fade": 0.25}),),
+    augment=(
+        ("affine", {"degrees": 10.0, "scale": 0.1, "shear": 0.1, "pixels": 1.5, "bend": 1.5, "fade": 0.25}),
+        ("tone", {"contrast": 0.5, "light": 0.5, "fade": 0.25}),
+    ),
     default=True,
+    version="1.1.0",
     source="The inference graph of mnist14k.notes: 14,624 parameters. The training is ours.",
 )
