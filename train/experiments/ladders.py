@@ -67,7 +67,7 @@ def _ladder(study: Study, results: Results) -> list[str]:
         "the ways of [robustness.md](robustness.md), all at the middle severity. The minutes were taken beside other "
         "work, pauses included: they compare nothing.",
         "",
-        "| step | on | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | gain, mnat "
+        "| step | on | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | change, mnat "
         "| corrupted, accuracy | gain, points | training, mean | kept |",
         "|---|---|---|---|---|---|---|---|---|---|",
         _row(Rung(first, "", study.start, True), results),
