@@ -270,26 +270,6 @@ def test_tone_takes_contrast_away_and_lets_light_fall():
     assert torch.equal(toned(9, done=1.0, contrast=0.5, light=0.5), toned(9))
 
 
-def grained(images, done=0.0, blur=0.0, noise=0.0):
-    got = augment.grain(images, done, torch.Generator().manual_seed(0), blur=blur, noise=noise, fade=0.25)
-    assert (got.shape, got.dtype) == (images.shape, torch.uint8)
-    return got.double()
-
-
-def test_grain_blurs_and_adds_noise_to_each_image_by_its_own_amount():
-    grey = torch.full((400, 32, 32, 3), 128, dtype=torch.uint8)
-    spread = grained(grey, noise=0.1).std((1, 2, 3))
-    assert spread.max().item() == pytest.approx(25.5, rel=0.05)
-    assert spread.mean().item() == pytest.approx(12.75, rel=0.1)
-    assert torch.equal(grained(grey, blur=1.0), grey.double())
-    dot = torch.zeros(400, 32, 32, 3, dtype=torch.uint8)
-    dot[:, 16, 16] = 90
-    softer = grained(dot, blur=1.0)
-    assert (softer[:, 16, 16].min().item(), softer[:, 15, 15].max().item()) == pytest.approx((10, 10), abs=1)
-    assert softer.sum((1, 2, 3)).mean().item() == pytest.approx(270, abs=5)  # nothing is lost
-    assert torch.equal(grained(dot, done=1.0, blur=1.0, noise=0.5), dot.double())
-
-
 def test_the_validation_split_is_apart_and_the_same_for_all(data_folder):
     training, validation = training_part("mnist", "twin", data_folder), held_out_part("mnist", "twin", data_folder)
     assert (len(training), len(validation)) == (55_000, 5_000)

@@ -83,19 +83,3 @@ def tone(
     lights = torch.rand(n, 1, 3, 3, generator=generator) * amount * (255 * light)
     fallen = F.interpolate(lights, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
     return (images * (1 - kept * contrast) + fallen).round_().clamp_(max=255).to(torch.uint8)
-
-
-def grain(
-    images: torch.Tensor, done: float, generator: torch.Generator, blur: float, noise: float, fade: float
-) -> torch.Tensor:
-    """Mix up to `blur` of each pixel's 3 x 3 mean into it, then add Gaussian noise of up to `noise`, a share of white.
-
-    Each image by amounts of its own, uniformly drawn: a camera out of focus, and one in poor light. `noise` is a
-    standard deviation; the border is repeated outwards. `fade` as for `affine`.
-    """
-    strength = min(1.0, (1 - done) / fade) if fade else 1.0
-    values = images.permute(0, 3, 1, 2).float()
-    mixed, sd = torch.rand(2, len(images), 1, 1, 1, generator=generator) * strength
-    means = F.avg_pool2d(F.pad(values, [1] * 4, mode="replicate"), 3, stride=1)
-    values = values.lerp(means, mixed * blur) + torch.randn(values.shape, generator=generator) * (sd * noise * 255)
-    return values.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -21,7 +21,6 @@ SCHEDULE = replace(
 NO_DROPOUT = replace(SCHEDULE, network_options={}, keras_defaults=False)
 EMA = replace(NO_DROPOUT, ema=PLUS.ema)
 AUGMENTED = replace(EMA, augment=PLUS.augment)
-GRAIN = replace(AUGMENTED, augment=(*PLUS.augment, ("grain", {"blur": 1.0, "noise": 0.1, "fade": 0.25})))
 
 STUDY = Study(
     name="ladder-cifar",
@@ -37,7 +36,6 @@ STUDY = Study(
         "no-dropout": NO_DROPOUT,
         "ema": EMA,
         "augmented": AUGMENTED,
-        "grain": GRAIN,
         "branched": replace(AUGMENTED, branches=1),
     },
     rungs=(
@@ -49,7 +47,6 @@ STUDY = Study(
         Rung("no-dropout", "schedule", "no dropout, and torch's initial weights"),
         Rung("ema", "no-dropout", "moving average of the weights, 0.999 a step"),
         Rung("augmented", "ema", "shifts by up to 4 pixels instead of 3"),
-        Rung("grain", "augmented", "blur and noise, faded away in the last quarter"),
         Rung("branched", "augmented", "the identity beside pointwise convolutions, each with a batch norm, folded"),
     ),
     seeds=2,
