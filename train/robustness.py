@@ -95,8 +95,8 @@ def page(cards: list[Card], results: dict[str, Result]) -> str:
         "Accuracy on test sets that were corrupted by a seeded program (`train/corruptions.py`), the mean over five "
         "severities; in brackets at the highest. Kinds after CIFAR-10-C and MNIST-C; the strengths for digits are "
         "ours, so the figures compare models of this zoo with each other. What a training did to its own images, as "
-        "its recipe says (turns, shifts, bends, light), resembles some of these kinds: there a model is prepared, and its "
-        "figures say less of what it never saw. `python -m train robustness MODEL` measures "
+        "its recipe says (turns, shifts, bends, light), resembles some of these kinds: there a model is prepared, and "
+        "its figures say less of what it never saw. `python -m train robustness MODEL` measures "
         "again, into [`robustness/`](robustness); this page is written by `python -m train docs`.",
         "",
     ]
