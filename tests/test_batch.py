@@ -271,6 +271,12 @@ def start(arguments, part_rows=500, **options):
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c, **options)
 
 
+def wait_for_rows(part):
+    """Until the file holds some, not only its name."""
+    while not part.exists() or not part.stat().st_size:
+        time.sleep(0.01)
+
+
 def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_path, many):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "rows.jsonl"
     assert zoo_predict(f"@{many}", "-o", whole).returncode == 1
@@ -302,9 +308,7 @@ def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_
 def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
     out = tmp_path / "rows.csv"
     process = start([f"@{many}", "-o", out], part_rows=10**9)
-    while not (tmp_path / "rows.csv.parts" / "part.partial").exists():
-        time.sleep(0.01)
-    time.sleep(0.3)
+    wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial")
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
@@ -332,8 +336,7 @@ def test_signals_to_all_processes_while_workers_start(tmp_path, many, sign, code
 
 def test_sigterm_keeps_the_part_that_was_being_written(tmp_path, many):
     process = start([f"@{many}", "-o", tmp_path / "rows.csv"], part_rows=10**9)
-    while not (tmp_path / "rows.csv.parts" / "part.partial").exists():
-        time.sleep(0.01)
+    wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial")
     process.terminate()
     said = process.communicate(timeout=60)[1]
     assert (process.returncode, said.count("\n")) == (143, 2), said

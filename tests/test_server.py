@@ -23,7 +23,7 @@ import zoo
 from serve.cli import cli
 from serve.http.app import build
 from serve.settings import Settings
-from tests.made_up import DEFAULT, REPOSITORY
+from tests.made_up import DEFAULT, REPOSITORY, VERSION
 from tests.served import Served, serving
 
 SEVEN = (REPOSITORY / "examples" / "seven.png").read_bytes()
@@ -65,7 +65,7 @@ def test_tritonclient_works_unmodified(server, model):
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("mnist14k")
-    assert client.is_model_ready("mnist14k", "1.0.0")
+    assert client.is_model_ready("mnist14k", VERSION)
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
     assert client.get_model_metadata("mnist14k")["inputs"][0] == {
         "name": "image", "datatype": "UINT8", "shape": [-1, 28, 28, 1]
@@ -86,7 +86,7 @@ def test_tritonclient_works_unmodified(server, model):
         assert labels == [str(label) for label in scores.logits.argmax(1)]
     encoded = triton.InferInput("encoded", [2], "BYTES")
     encoded.set_data_from_numpy(np.array([SEVEN, SEVEN], object))
-    result = client.infer("mnist14k", [encoded], model_version="1.0.0")
+    result = client.infer("mnist14k", [encoded], model_version=VERSION)
     assert [label.decode() for label in result.as_numpy("label")] == ["7", "7"]
     with pytest.raises(triton.InferenceServerException if hasattr(triton, "InferenceServerException") else Exception,
                        match="did you mean"):  # fmt: skip

@@ -45,7 +45,7 @@ def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
         elif isinstance(layer, nn.BatchNorm1d):
             folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
         elif isinstance(layer, Residual):
-            folded.append(Residual(fold_batch_norm(layer.long), fold_batch_norm(layer.short)))
+            folded.append(Residual(fold_batch_norm(layer.long), fold_batch_norm(layer.short), layer.relu))
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
             folded.append(GlobalAverage())
         elif not isinstance(layer, Dropout):
