@@ -1,6 +1,10 @@
-"""cifar90k.plus: a network of our own within cifar93k's parameters and resnet8's MACs. Not trained yet.
+"""cifar90k.plus: a network of our own within cifar93k's parameters and resnet8's MACs.
 
-python -m train cifar90k.plus --seed 0
+    python -m train cifar90k.plus --seed 0
+
+Epoch 100 of 100, all 10,000 test images, one seed: 91.13 %. That its residual sums have no ReLU was chosen on the
+validation split (docs/accuracy.md). In int8 it is as accurate, and hardly faster: 0.98 of the time for one image, 0.90
+for eight. A run takes two hours on one thread beside another.
 """
 
 from dataclasses import replace
