@@ -271,9 +271,10 @@ def start(arguments, part_rows=500, **options):
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c, **options)
 
 
-def wait_for_rows(part):
+def wait_for_rows(part, process):
     """Until the file holds some, not only its name."""
     while not part.exists() or not part.stat().st_size:
+        assert process.poll() is None, "it ended before it wrote a row"
         time.sleep(0.01)
 
 
@@ -308,7 +309,7 @@ def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_
 def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
     out = tmp_path / "rows.csv"
     process = start([f"@{many}", "-o", out], part_rows=10**9)
-    wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial")
+    wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial", process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
@@ -336,7 +337,7 @@ def test_signals_to_all_processes_while_workers_start(tmp_path, many, sign, code
 
 def test_sigterm_keeps_the_part_that_was_being_written(tmp_path, many):
     process = start([f"@{many}", "-o", tmp_path / "rows.csv"], part_rows=10**9)
-    wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial")
+    wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial", process)
     process.terminate()
     said = process.communicate(timeout=60)[1]
     assert (process.returncode, said.count("\n")) == (143, 2), said

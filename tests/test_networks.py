@@ -22,6 +22,7 @@ LOGGED_RATES = [
 KERAS_PARAMETERS = {
     "mnist14k.notes": 14_624, "mnist16k.notes": 16_472, "mnist10k.notes": 9_824, "cifar93k.notes": 92_901,
     "mnist10k.plus": 9_824, "mnist14k.plus": 14_624, "mnist4k.plus": 3_842,
+    "cifar93k.plus": 92_901, "cifar90k.plus": 92_634, "resnet8.plus": 78_666,
 }  # fmt: skip
 
 
@@ -41,6 +42,11 @@ def test_one_cycle_rises_and_falls():
 @pytest.mark.parametrize(("name", "parameters"), KERAS_PARAMETERS.items())
 def test_parameters_as_keras_counts_them(name, parameters):
     assert networks.parameter_counts(networks.build(recipe.find(name)))["keras"] == parameters
+
+
+def test_no_architecture_has_two_default_recipes():
+    defaults = [found.architecture for found in map(recipe.find, recipe.names()) if found.default]
+    assert len(defaults) == len(set(defaults))
 
 
 def test_networks_that_wait_for_their_recipes():

@@ -44,7 +44,7 @@ def affine(
     """
     n, height, width, _ = images.shape
     drawn = torch.rand(6, n, generator=generator) * 2 - 1
-    strength = min(1.0, (1 - done) / fade) if fade else 1.0
+    strength = _strength(done, fade)
     angle, across, up, sheared, right, down = drawn * strength
     angle, across, up, sheared = angle * math.radians(degrees), 1 + across * scale, 1 + up * scale, sheared * shear
     cos, sin = angle.cos(), angle.sin()  # from places in the new image to places in the old one, in units of -1 to 1
@@ -63,6 +63,11 @@ def affine(
     return moved.round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def _strength(done: float, fade: float) -> float:
+    """1, and in the last share `fade` of the training linearly less, 0 at its end."""
+    return min(1.0, (1 - done) / fade) if fade else 1.0
+
+
 def _between(places: int, pixels: int) -> torch.Tensor:
     """How much each of the places, the first and last at the ends, gives to each pixel, cubic: `(pixels, places)`."""
     unit = torch.eye(places)[None, :, :, None]
@@ -78,8 +83,8 @@ def tone(
     from none to all of the image's amount. Brighter than white is white. `fade` as for `affine`.
     """
     n, height, width, _ = images.shape
-    strength = min(1.0, (1 - done) / fade) if fade else 1.0
-    kept, amount = torch.rand(2, n, 1, 1, 1, generator=generator) * strength
+    strength = _strength(done, fade)
+    taken, amount = torch.rand(2, n, 1, 1, 1, generator=generator) * strength
     lights = torch.rand(n, 1, 3, 3, generator=generator) * amount * (255 * light)
     fallen = F.interpolate(lights, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
-    return (images * (1 - kept * contrast) + fallen).round_().clamp_(max=255).to(torch.uint8)
+    return (images * (1 - taken * contrast) + fallen).round_().clamp_(max=255).to(torch.uint8)

@@ -11,6 +11,7 @@ RECIPE = replace(
     mnist14k_plus.RECIPE,
     name="mnist10k.plus",
     version="1.0.0",
+    default=False,
     title="the course notes' smallest week-2 network, trained our way",
     network=mnist10k_notes.RECIPE.network,
     network_options={"body": mnist10k_notes.RECIPE.network_options["body"]},
