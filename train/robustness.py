@@ -1,7 +1,7 @@
 """How far a model's accuracy falls on pictures that have gone wrong: `docs/robustness/NAME.json`, and the page of all.
 
-The corrupted test sets are made here, from a seed, and kept nowhere. No setting is chosen
-on them: that fog harmed mnist14k.plus 1.0.0 was seen here, and its remedy was chosen on the validation split.
+The corrupted test sets are made here, from a seed, and kept nowhere. No setting is chosen on them: that fog
+harmed mnist14k.plus 1.0.0 was seen here, and its remedy was chosen on the validation split.
 """
 
 import json
