@@ -272,9 +272,9 @@ def start(arguments, part_rows=500, **options):
 
 
 def wait_for_rows(part, process):
-    """Until the file holds some, not only its name."""
-    while not part.exists() or not part.stat().st_size:
-        assert process.poll() is None, "it ended before it wrote a row"
+    """Until the file holds rows of a second block: the first is whole and counted, so an end from now on keeps it."""
+    while not part.exists() or part.read_bytes().count(b"\n") <= BLOCK:
+        assert process.poll() is None, "it ended before it wrote that much"
         time.sleep(0.01)
 
 
