@@ -1,6 +1,7 @@
 """Training: it learns, it resumes to the bit, it keeps its books, and it says no in sentences."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -268,6 +269,25 @@ def test_tone_takes_contrast_away_and_lets_light_fall():
     assert lit.std((1, 2, 3)).mean() > 3  # uneven
     assert toned(250, light=1.0).max() == 255
     assert torch.equal(toned(9, done=1.0, contrast=0.5, light=0.5), toned(9))
+
+
+def noisy(value, done=0.0, sd=0.2):
+    images = torch.full((500, 28, 28, 1), value, dtype=torch.uint8)
+    got = augment.noise(images, done, torch.Generator().manual_seed(0), sd=sd, fade=0.25)
+    assert (got.shape, got.dtype) == (images.shape, torch.uint8)
+    return got.double()
+
+
+def test_noise_adds_to_each_value_and_to_each_image_its_own_amount():
+    sds = (noisy(128) - 128).std((1, 2, 3)) / 255
+    assert (sds.min().item(), sds.max().item()) == pytest.approx((0, 0.2), abs=0.01)
+    assert sds.mean().item() == pytest.approx(0.1, abs=0.01)
+    assert (noisy(128) - 128).mean().item() == pytest.approx(0, abs=0.5)
+    assert (noisy(0, sd=1.0).min(), noisy(255, sd=1.0).max()) == (0, 255)  # clipped, not wrapped around
+    assert noisy(0, sd=0.2).mean().item() == pytest.approx(0.1 * 255 / (2 * math.pi) ** 0.5, rel=0.1)  # half is cut off
+    late = (noisy(128, done=0.875) - 128).std((1, 2, 3)) / 255
+    assert late.mean().item() == pytest.approx(0.05, abs=0.01)
+    assert torch.equal(noisy(9, done=1.0), torch.full((500, 28, 28, 1), 9.0).double())
 
 
 def test_the_validation_split_is_apart_and_the_same_for_all(data_folder):

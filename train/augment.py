@@ -88,3 +88,13 @@ def tone(
     lights = torch.rand(n, 1, 3, 3, generator=generator) * amount * (255 * light)
     fallen = F.interpolate(lights, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
     return (images * (1 - taken * contrast) + fallen).round_().clamp_(max=255).to(torch.uint8)
+
+
+def noise(images: torch.Tensor, done: float, generator: torch.Generator, sd: float, fade: float) -> torch.Tensor:
+    """Add Gaussian noise of up to `sd`, a share of white, to every value; each image of an amount of its own.
+
+    The amounts are uniformly drawn; darker than black is black, brighter than white is white. `fade` as for `affine`.
+    """
+    amounts = torch.rand(len(images), 1, 1, 1, generator=generator) * (_strength(done, fade) * 255 * sd)
+    added = torch.randn(images.shape, generator=generator).mul_(amounts)
+    return added.add_(images).round_().clamp_(0, 255).to(torch.uint8)

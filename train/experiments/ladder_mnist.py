@@ -27,6 +27,7 @@ TONE = replace(DROPOUT, augment=(*BATCH_64.augment, LIGHT))
 BENT = replace(DROPOUT, augment=(BENDS,))
 TONE_ALONE = replace(BATCH_64, augment=TONE.augment)
 TONE_BENT = replace(TONE_ALONE, augment=(BENDS, LIGHT))
+NOISE = {sd: replace(TONE_BENT, augment=(BENDS, LIGHT, ("noise", {"sd": sd, "fade": 0.25}))) for sd in (0.1, 0.2)}
 BRANCHED = replace(AUGMENTED, branches=1)
 
 STUDY = Study(
@@ -53,6 +54,7 @@ STUDY = Study(
         "tone-alone": TONE_ALONE,
         "tone-bent": TONE_BENT,
         "tone-bent-0.02": replace(TONE_BENT, schedule=OneCycle(0.02)),
+        **{f"noise-{sd}": recipe for sd, recipe in NOISE.items()},
         "branched": BRANCHED,
         "branched-64": replace(BRANCHED, batch_size=64),
     },
@@ -76,6 +78,8 @@ STUDY = Study(
         Rung("tone-alone", "batch-64", "the same light without dropout: it mends what the corrupted images lost", True),
         Rung("tone-bent", "tone-alone", "the same elastic distortion on top", True),
         Rung("tone-bent-0.02", "tone-bent", "twice the rate, on top of both", False),
+        Rung("noise-0.1", "tone-bent", "Gaussian noise of up to 0.1 of white on top, faded likewise", False),
+        Rung("noise-0.2", "tone-bent", "of up to 0.2: it mends what scattered black and white pixels harmed", True),
         Rung("branched", "augmented", "branches that fold: 3x3, 1x1 and identity, each with a batch norm", False),
         Rung(
             "branched-64",

@@ -28,8 +28,9 @@ RECIPE = Recipe(
     augment=(
         ("affine", {"degrees": 10.0, "scale": 0.1, "shear": 0.1, "pixels": 1.5, "bend": 1.5, "fade": 0.25}),
         ("tone", {"contrast": 0.5, "light": 0.5, "fade": 0.25}),
+        ("noise", {"sd": 0.2, "fade": 0.25}),
     ),
     default=True,
-    version="1.1.0",
+    version="1.2.0",
     source="The inference graph of mnist14k.notes: 14,624 parameters. The training is ours.",
 )
