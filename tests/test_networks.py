@@ -68,6 +68,13 @@ def test_cifar90k_keeps_its_bounds():
     assert macs[0] <= macs[1]
 
 
+@pytest.mark.parametrize("skips", [False, True])
+def test_mnist4k_keeps_its_bound(skips):
+    network = networks.mnist4k(skips)
+    assert networks.parameter_counts(network)["keras"] <= 4_000
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
 def test_resnet8_folds_and_has_mlperfs_macs():
     torch.manual_seed(0)
     network = networks.resnet8()
