@@ -1,7 +1,7 @@
 """How far a model's accuracy falls on pictures that have gone wrong: `docs/robustness/NAME.json`, and the page of all.
 
-The corrupted test sets are made here, from a seed, and kept nowhere. No setting is chosen on them: that fog
-harmed mnist14k.plus 1.0.0 was seen here, and its remedy was chosen on the validation split.
+The corrupted test sets are made here, from a seed, and kept nowhere. No setting is chosen on them: that fog harmed
+mnist14k.plus 1.0.0 and impulse noise 1.1.0 was seen here, and the remedies were chosen on the validation split.
 """
 
 import json
@@ -41,7 +41,7 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     kinds = accuracies(classify, test, card.dataset.name)
     result = {
         "model": card.name,
-        "sha256": card.file("model.onnx").sha256,
+        "sha256": of_weights(card),
         "images": len(test),
         "clean": card.accuracy.value,
         "mean": round(statistics.fmean(accuracy for row in kinds.values() for accuracy in row), 6),
@@ -50,6 +50,11 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     results.mkdir(parents=True, exist_ok=True)
     (results / f"{card.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def of_weights(card: Card) -> str:
+    """Their SHA-256; that of the ONNX file, which changes with its card too, only where there is no other."""
+    return card.file("model.onnx" if card.quantization else "model.safetensors").sha256
 
 
 def accuracies(
@@ -96,8 +101,8 @@ def page(cards: list[Card], results: dict[str, Result]) -> str:
         "Accuracy on test sets that were corrupted by a seeded program (`train/corruptions.py`), the mean over five "
         "severities; in brackets at the highest. Kinds after CIFAR-10-C and MNIST-C; the strengths for digits are "
         "ours, so the figures compare models of this zoo with each other. What a training did to its own images, as "
-        "its recipe says (turns, shifts, bends, light), resembles some of these kinds: there a model is prepared, and "
-        "its figures say less of what it never saw. `python -m train robustness MODEL` measures "
+        "its recipe says (turns, shifts, bends, light, noise), resembles some of these kinds: there a model is "
+        "prepared, and its figures say less of what it never saw. `python -m train robustness MODEL` measures "
         "again, into [`robustness/`](robustness); this page is written by `python -m train docs`.",
         "",
     ]
