@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from train import evaluate, networks
@@ -50,7 +49,7 @@ def export(recipe: Recipe, runs: Path | None, folder: str | None, target: Path =
         RunError: no finished run of seed 0, or runs of different settings. ExportError: ONNX and PyTorch disagree.
     """
     shipped, seeds = finished_runs(recipe, runs)
-    network = load_network(recipe, shipped)
+    network = networks.load(recipe, shipped.weights)
     test = held_out_part(recipe.dataset, "full", folder)
     scores = logits(network, test.images, recipe)
     calibration = calibrate(recipe, runs, folder, scores, test)
@@ -85,13 +84,6 @@ def _check_settings(recipe: Recipe, run: Run) -> None:
             )
 
 
-def load_network(recipe: Recipe, run: Run) -> nn.Sequential:
-    """The run's network with its final weights, in evaluation mode."""
-    network = networks.build(recipe)
-    network.load_state_dict(load_file(run.weights))
-    return network.eval()
-
-
 def calibrate(
     recipe: Recipe, runs: Path | None, folder: str | None, test_scores: torch.Tensor, test: Part
 ) -> cards.Calibration:
@@ -102,7 +94,7 @@ def calibrate(
     if (twin.folder / "result.json").exists():
         _check_settings(recipe, twin)
         validation = held_out_part(recipe.dataset, "twin", folder)
-        scores = logits(load_network(recipe, twin), validation.images, recipe)
+        scores = logits(networks.load(recipe, twin.weights), validation.images, recipe)
         temperature = round(evaluate.fit_temperature(scores, validation.labels), 4)
         bound = round(evaluate.unsure_below(scores, validation.labels, temperature), 3)
         source = (

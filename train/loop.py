@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train import augment, networks
 from train.branches import fold, grow
+from train.distill import Objective, Teacher, labels_alone
 from train.evaluate import accuracy, logits, loss, network_input
 from train.progress import Progress
 from train.recipe import Recipe
@@ -58,6 +58,8 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
     recipe = job.recipe
+    teacher = Teacher(recipe, job.kind, run.folder.parents[1]) if recipe.distill else None
+    config = job.config() | ({"teacher_sha256": teacher.sha256} if teacher else {})
     torch.manual_seed(job.seed)
     network = networks.build(recipe)
     if recipe.branches:
@@ -66,16 +68,16 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
     average = Average(network, recipe.ema) if recipe.ema else None
     measured = average.module if average else network
     if resume:
-        run.check_same(job.config())
+        run.check_same(config)
         done = run.load_checkpoint(network, optimizer, average)
     else:
-        run.begin(job.config())
+        run.begin(config)
         run.save_checkpoint(0, network, optimizer, average)
         done = 0
 
     with progress:
         for epoch in range(done, job.epochs):
-            line = train_epoch(network, optimizer, average, data, job, epoch, progress)
+            line = train_epoch(network, optimizer, average, data, job, epoch, progress, teacher or labels_alone)
             if job.kind == "twin":
                 scores = logits(measured, held_out.images, recipe)
                 line["validation_loss"] = loss(scores, held_out.labels)
@@ -104,7 +106,7 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
 
 def train_epoch(
     network: nn.Module, optimizer: torch.optim.Optimizer, average: "Average | None", data: Part, job: Job,
-    epoch: int, progress: Progress,
+    epoch: int, progress: Progress, objective: Objective = labels_alone,
 ) -> dict[str, Any]:  # fmt: skip
     """One pass over the data in a fresh order; returns the epoch's line of metrics.jsonl."""
     recipe, started = job.recipe, time.perf_counter()
@@ -121,7 +123,7 @@ def train_epoch(
         labels = data.labels[rows]
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             scores = network(network_input(images, recipe))
-        batch_loss = F.cross_entropy(scores.float(), labels)
+        batch_loss = objective(scores.float(), labels, images)
         optimizer.zero_grad(set_to_none=True)
         batch_loss.backward()
         optimizer.step()

@@ -4,7 +4,10 @@ Every function returns an `nn.Sequential` that takes float32 `(N, C, H, W)` and 
 ends of lines give `output size, receptive field` in pixels.
 """
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from train.blocks import Dropout, conv, light, light_residual, plain, pooled, residual, separable
@@ -186,14 +189,18 @@ def resnet8() -> nn.Sequential:
     )
 
 
-def mnist_fast() -> nn.Sequential:
-    """For training against the clock (`train/fast.py`): three convolutions, small before they are many."""
+def mnist_fast(width: int = 1) -> nn.Sequential:
+    """For training against the clock (`train/fast.py`): three convolutions, small before they are many.
+
+    Args:
+        width: times 16, 32 and 64 channels.
+    """
     return nn.Sequential(
-        *pooled(1, 16, 5),  # 12, 6
-        *pooled(16, 32, 3),  # 5, 12
-        *conv(32, 64, 3),  # 3, 20
+        *pooled(1, 16 * width, 5),  # 12, 6
+        *pooled(16 * width, 32 * width, 3),  # 5, 12
+        *conv(32 * width, 64 * width, 3),  # 3, 20
         nn.Flatten(),
-        nn.Linear(576, 10),
+        nn.Linear(576 * width, 10),
     )
 
 
@@ -202,6 +209,13 @@ def build(recipe: Recipe) -> nn.Sequential:
     network = globals()[recipe.network](**recipe.network_options)
     network = as_keras(network) if recipe.keras_defaults else network
     return network.to(memory_format=torch.channels_last)
+
+
+def load(recipe: Recipe, weights: Path) -> nn.Sequential:
+    """The recipe's network with the weights of a safetensors file, in evaluation mode."""
+    network = build(recipe)
+    network.load_state_dict(load_file(weights))
+    return network.eval()
 
 
 def as_keras(network: nn.Sequential) -> nn.Sequential:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from train.schedules import Schedule
 
 # Fields that recipes did not always have, and what they were then: runs and cards from before say nothing of them.
-ADDED = {"precision": "float32", "ema": 0.0, "branches": 0}
+ADDED = {"precision": "float32", "ema": 0.0, "branches": 0, "distill": {}}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Recipe:
         measured and shipped. 0 for none.
     branches: how often each convolution with a batch norm is there while it learns, beside smaller branches; they are
         folded into one before the weights are written (`train/branches.py`). 0 for the network as it is.
+    distill: {"teacher": the name of a recipe, "share", "temperature"}: learn from its seed 0 too (`train/distill.py`).
+        Empty for the labels alone.
     default: whether a bare `ARCHITECTURE` means this recipe.
     source: where network and settings come from, and what was not stated there.
     """
@@ -54,6 +56,7 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     ema: float = 0.0
     branches: int = 0
+    distill: dict[str, Any] = field(default_factory=dict)
     default: bool = False
     version: str = "1.0.0"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from train import evaluate
-from train.export import calibrate, load_network
+from train import evaluate, networks
+from train.export import calibrate
 from train.recipe import Recipe
 from train.runs import Run
 from train.splits import Part, held_out_part
@@ -31,7 +31,7 @@ def report(recipe: Recipe, runs: Path | None, folder: str | None) -> list[Path]:
     run = Run.of(recipe.name, "full", 0, runs)
     run.read("result")
     test = held_out_part(recipe.dataset, "full", folder)
-    scores = evaluate.logits(load_network(recipe, run), test.images, recipe)
+    scores = evaluate.logits(networks.load(recipe, run.weights), test.images, recipe)
     temperature = calibrate(recipe, runs, folder, scores, test).temperature
     labels = datasets.DATASETS[recipe.dataset].labels
     figures = {

@@ -5,11 +5,10 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from train import evaluate
+from train import evaluate, networks
 from train.experiments.quantities import Result
 from train.experiments.study import Study
 from train.experiments.verdicts import Results
-from train.export import load_network
 from train.loop import Job, fit
 from train.progress import Progress
 from train.recipe import Recipe
@@ -80,7 +79,7 @@ def train(
 
 def _beyond_validation(recipe: Recipe, run: Run, learned: Part, folder: str | None) -> dict[str, float]:
     """What the final weights reach on the images that they learned from, and on the test images."""
-    network = load_network(recipe, run)
+    network = networks.load(recipe, run.weights)
     test = held_out_part(recipe.dataset, "full", folder)
     scores = evaluate.logits(network, test.images, recipe)
     return {
@@ -92,7 +91,7 @@ def _beyond_validation(recipe: Recipe, run: Run, learned: Part, folder: str | No
 
 def corrupted(recipe: Recipe, run: Run, validation: Part) -> dict[str, float]:
     """What the final weights reach on corrupted validation images: the mean over all ways, at the middle severity."""
-    network = load_network(recipe, run)
+    network = networks.load(recipe, run.weights)
     kinds = accuracies(
         lambda images: evaluate.logits(network, images, recipe).argmax(1), validation, recipe.dataset, [MIDDLE]
     )
