@@ -3,8 +3,8 @@
     python -m train mnist105k.teacher --seed 0
 
 The network of `python -m train mnist-fast`, twice as wide, trained as mnist14k.plus is: it pools early, so that it
-trains in two thirds of the time that mnist14k takes. Its twin reads 99.50 % of the validation images after 20 epochs, and
-its student no more than without it (docs/accuracy.md, `distilled`): the test set was never read.
+trains in two thirds of the time that mnist14k takes. Its twin reads 99.50 % of the validation images after 20 epochs,
+and a student no more than without it (docs/accuracy.md, `distilled`). It was never measured on the test set.
 """
 
 from dataclasses import replace
