@@ -21,7 +21,6 @@ RECIPE = Recipe(
     optimizer="Adam",
     optimizer_options={"eps": 1e-7},  # Keras' default
     schedule=InverseTime(initial=0.003, decay=0.319),
-    default=True,
     source=(
         'Course notes, week 2: 9.9K parameters (9,824 so built), 99.4 % "barely", with less dropout and a larger '
         "batch. Which channels were reduced, the dropout rate and the batch size are not stated there."

@@ -1,6 +1,9 @@
 """mnist10k.plus: the course notes' network of 9,824 parameters, trained our way.
 
-python -m train mnist10k.plus --seed 0
+    python -m train mnist10k.plus --seed 0
+
+Epoch 20 of 20, all 10,000 test images: 99.52 % mean of 5 seeds (sd 0.05; 99.48 to 99.59), where the notes' training
+gives 99.19 %. A run takes seven minutes on one thread.
 """
 
 from dataclasses import replace
@@ -11,7 +14,7 @@ RECIPE = replace(
     mnist14k_plus.RECIPE,
     name="mnist10k.plus",
     version="1.0.0",
-    default=False,
+    default=True,
     title="the course notes' smallest week-2 network, trained our way",
     network=mnist10k_notes.RECIPE.network,
     network_options={"body": mnist10k_notes.RECIPE.network_options["body"]},
