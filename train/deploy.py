@@ -37,10 +37,13 @@ class GlobalAverage(nn.Module):
 
 
 def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
-    """A stack that computes the same in evaluation mode without batch norm and dropout, in operators that export."""
+    """A stack that computes the same in evaluation mode without batch norm and dropout, in operators that export.
+
+    Batch norm behind a max pool stays: a negative scale does not go through one.
+    """
     folded: list[nn.Module] = []
     for layer in network.eval():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.Conv2d):
             folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
         elif isinstance(layer, nn.BatchNorm1d):
             folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
