@@ -3,7 +3,8 @@
     python -m train mnist10k.plus --seed 0
 
 Epoch 20 of 20, all 10,000 test images: 99.52 % mean of 5 seeds (sd 0.05; 99.48 to 99.59), where the notes' training
-gives 99.19 %. A run takes seven minutes on one thread.
+gives 99.19 %. It reads 91.9 % of all corrupted images, where mnist10k.notes reads 78.6 %; worse than it are stripes and
+thinner digits (docs/robustness.md). A run takes seven minutes on one thread.
 """
 
 from dataclasses import replace
