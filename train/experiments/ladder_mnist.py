@@ -81,7 +81,12 @@ STUDY = Study(
         Rung("tone-bent", "tone-alone", "the same elastic distortion on top", True),
         Rung("tone-bent-0.02", "tone-bent", "twice the rate, on top of both", False),
         Rung("noise-0.1", "tone-bent", "Gaussian noise of up to 0.1 of white on top, faded likewise", False),
-        Rung("noise-0.2", "tone-bent", "of up to 0.2: it mends what scattered black and white pixels harmed", True),
+        Rung(
+            "noise-0.2",
+            "tone-bent",
+            "of up to 0.2: kept for impulse noise and other corrupted images; clean ones do not gain by it",
+            True,
+        ),
         Rung(
             "distilled",
             "noise-0.2",

@@ -26,7 +26,12 @@ STUDY = Study(
         "noise-0.2": replace(FIRST, augment=NOISE[0.2].augment),
     },
     rungs=(
-        Rung("skips", "first", "two residual blocks instead of four of the convolutions: no gain beyond noise", False),
+        Rung(
+            "skips",
+            "first",
+            "after the pool two residual blocks and one convolution between: no gain beyond noise",
+            False,
+        ),
         Rung("rate-0.02", "first", "twice the rate: no gain beyond noise", False),
         Rung("no-tone", "first", "the images' light as it is: it costs corrupted images", False),
         Rung("noise-0.2", "first", "Gaussian noise of up to 0.2 of white on top", True),
