@@ -19,18 +19,19 @@ STUDENT = replace(TAUGHT, distill={"teacher": "the.teacher", "share": 1.0, "temp
 @pytest.fixture
 def teacher(tmp_path, monkeypatch):
     """A finished run of six epochs, which knows stripes."""
-    monkeypatch.setattr(distill, "find", lambda name: replace(TAUGHT, name=name))
-    run = Run.of("the.teacher", "twin", 0, tmp_path)
-    assert fit(Job(TAUGHT, "twin", 0, 6, 1), run, stripes(640, 1), stripes(200, 2), quiet())["accuracy"] > 0.9
+    recipe = replace(TAUGHT, name="the.teacher", epochs=6)
+    monkeypatch.setattr(distill, "find", {recipe.name: recipe}.__getitem__)
+    run = Run.of(recipe.name, "twin", 0, tmp_path)
+    assert fit(Job(recipe, "twin", 0, 6, 1), run, stripes(640, 1), stripes(200, 2), quiet())["accuracy"] > 0.9
     return run
 
 
-def learn(root, name="the.student", recipe=STUDENT, resume=False, epochs=6):
+def learn(root, name="the.student", recipe=STUDENT, epochs=6, **how):
     """From labels that are all wrong by one."""
     told = stripes(640, 3)
     wrong = Part(told.name, told.images, (told.labels + 1) % 10)
     run = Run.of(name, "twin", 0, root)
-    return run, fit(Job(recipe, "twin", 5, epochs, 1), run, wrong, stripes(200, 2), quiet(), resume)
+    return run, fit(Job(recipe, "twin", 5, epochs, 1), run, wrong, stripes(200, 2), quiet(), **how)
 
 
 def test_the_loss_is_as_hinton_et_al_have_it(tmp_path, teacher):
@@ -58,6 +59,22 @@ def test_it_keeps_its_books_of_the_teacher(tmp_path, teacher):
     teacher.weights.write_bytes(run.weights.read_bytes())
     with pytest.raises(RunError, match=r"teacher_sha256 was"):
         learn(tmp_path, epochs=2, resume=True)
+
+
+def test_a_teacher_of_other_settings_is_refused(tmp_path, teacher, monkeypatch):
+    longer = replace(distill.find("the.teacher"), epochs=7)
+    monkeypatch.setattr(distill, "find", lambda name: longer)
+    with pytest.raises(RunError, match="was trained with epochs 6, and in its recipe that is 7 now"):
+        learn(tmp_path)
+
+
+def test_a_restart_that_is_refused_leaves_the_old_run(tmp_path, teacher):
+    run, _ = learn(tmp_path, epochs=2)
+    (teacher.folder / "result.json").unlink()
+    with pytest.raises(RunError, match="Its teacher is not there"):
+        learn(tmp_path, epochs=2, restart=True)
+    assert run.checkpoint.exists()
+    assert run.weights.exists()
 
 
 def test_without_its_teacher_it_is_told_what_to_do(tmp_path):

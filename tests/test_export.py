@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -91,6 +92,13 @@ def test_nothing_is_written_where_parity_fails(runs, made_up_data, tmp_path, mon
 def test_runs_that_do_not_fit_the_recipe_are_refused(runs, made_up_data, tmp_path):
     with pytest.raises(RunError, match="was trained with batch_size 64"):
         export.export(replace(SMALL, batch_size=32), runs, None, tmp_path)
+    with pytest.raises(RunError, match=r"was trained with ema not set, and in its recipe that is 0\.9 now"):
+        export.export(replace(SMALL, ema=0.9), runs, None, tmp_path)
+    copied = shutil.copytree(runs, tmp_path / "averaged")
+    config = copied / SMALL.name / "seed0" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"ema": 0.9}))
+    with pytest.raises(RunError, match=r"was trained with ema 0\.9, and in its recipe that is not set now"):
+        export.export(SMALL, copied, None, tmp_path)
     with pytest.raises(RunError, match="holds no finished run"):
         export.export(SMALL, tmp_path / "nowhere", None, tmp_path)
 

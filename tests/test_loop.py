@@ -37,8 +37,8 @@ def job(kind="full", **changes):
     return Job(**{"recipe": RECIPE, "kind": kind, "seed": 7, "epochs": 3, "threads": 1} | changes)
 
 
-def train(run, resume=False, progress=None, kind="full", **changes):
-    return fit(job(kind, **changes), run, stripes(640, 1), stripes(200, 2), progress or quiet(), resume)
+def train(run, resume=False, progress=None, kind="full", restart=False, **changes):
+    return fit(job(kind, **changes), run, stripes(640, 1), stripes(200, 2), progress or quiet(), resume, restart)
 
 
 def same_weights(first, second):
@@ -144,9 +144,8 @@ def test_a_full_run_reads_the_test_set_once_at_the_end(tmp_path, monkeypatch, ki
 
 
 def test_a_restart_leaves_nothing_of_the_old_run(whole):
-    whole.checkpoint.unlink()
     with pytest.raises(KeyboardInterrupt):
-        train(whole, progress=Interrupted(0), seed=8)
+        train(whole, progress=Interrupted(0), seed=8, restart=True)
     assert sorted(path.name for path in whole.folder.iterdir()) == [
         "checkpoint.safetensors", "config.json", "environment.json",
     ]  # fmt: skip

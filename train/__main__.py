@@ -78,9 +78,7 @@ def _train_command(name: str, help_text: str) -> click.Command:
             if source == "torchvision" and data is None:
                 data = str(torchvision_folder(recipe.dataset))
             parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
-            if restart:
-                run.checkpoint.unlink(missing_ok=True)
-            result = fit(job, run, *parts, Progress(f"{recipe.name} {run.folder.name}"), resume)
+            result = fit(job, run, *parts, Progress(f"{recipe.name} {run.folder.name}"), resume, restart)
         except (RunError, ZooError) as error:
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
@@ -245,7 +243,11 @@ def docs() -> None:
     """Renew the parts of the documentation that are written from cards and from the results of experiments."""
     from train.docs import draw_studies, pages
 
-    for path, text in pages().items():
+    try:
+        written = pages()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    for path, text in written.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         click.echo(path)

@@ -35,14 +35,15 @@ class Teacher:
         Args:
             runs: where run folders lie. Draws from torch's global generator, as building a network does.
         Raises:
-            RunError: the teacher's run is not finished.
+            RunError: the teacher's run is not finished, or was trained with other settings than its recipe has now.
         """
         self.share, self.temperature = recipe.distill["share"], recipe.distill["temperature"]
         self.recipe = find(recipe.distill["teacher"])
         run = Run.of(self.recipe.name, kind, 0, runs)
-        if not run.weights.exists():
+        if not (run.folder / "result.json").exists():
             twin = " --twin" if kind == "twin" else ""
             raise RunError(f"Its teacher is not there: first train it with python -m train {self.recipe.name}{twin}.")
+        run.check_settings(self.recipe.settings())
         self.network = networks.load(self.recipe, run.weights)
         self.sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
 
@@ -54,6 +55,6 @@ class Teacher:
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """The student's loss, an `Objective`."""
-        taught = (self.logits(images) / self.temperature).softmax(1).clone()
+        taught = (self.logits(images) / self.temperature).softmax(1)
         soft = F.cross_entropy(scores / self.temperature, taught) * self.temperature**2
         return (1 - self.share) * F.cross_entropy(scores, labels) + self.share * soft

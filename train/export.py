@@ -70,18 +70,8 @@ def finished_runs(recipe: Recipe, root: Path | None) -> tuple[Run, list[Run]]:
     if shipped not in found:
         raise RunError(f"{shipped.folder} holds no finished run: python -m train {recipe.name} --seed 0")
     for run in found:
-        _check_settings(recipe, run)
+        run.check_settings(recipe.settings())
     return shipped, found
-
-
-def _check_settings(recipe: Recipe, run: Run) -> None:
-    config = run.read("config")
-    for key, value in recipe.settings().items():
-        if config.get(key) != value:
-            raise RunError(
-                f"{run.folder} was trained with {key} {config.get(key)!r}, and the recipe now says {value!r}: "
-                "train it again with --restart."
-            )
 
 
 def calibrate(
@@ -92,7 +82,7 @@ def calibrate(
     source = "nothing: no twin was trained, so T is 1 and the bound 0.5"
     twin = Run.of(recipe.name, "twin", 0, runs)
     if (twin.folder / "result.json").exists():
-        _check_settings(recipe, twin)
+        twin.check_settings(recipe.settings())
         validation = held_out_part(recipe.dataset, "twin", folder)
         scores = logits(networks.load(recipe, twin.weights), validation.images, recipe)
         temperature = round(evaluate.fit_temperature(scores, validation.labels), 4)

@@ -45,13 +45,15 @@ class Job:
         }
 
 
-def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resume: bool = False) -> dict[str, Any]:
+def fit(
+    job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resume: bool = False, restart: bool = False
+) -> dict[str, Any]:
     """Train, checkpointing every epoch; returns and writes the result.
 
     Args:
         data, held_out: what to learn from and what to measure on, of the job's kind (`train/splits.py`). A full run
             reads `held_out`, the test set, once, at the end; a twin is measured on it after every epoch.
-        resume: continue from the run's checkpoint.
+        resume: continue from the run's checkpoint. restart: throw away what the run's folder holds.
     Raises:
         RunError: the run's folder does not fit. KeyboardInterrupt: `resume` continues after it.
     """
@@ -71,7 +73,7 @@ def fit(job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resu
         run.check_same(config)
         done = run.load_checkpoint(network, optimizer, average)
     else:
-        run.begin(config)
+        run.begin(config, restart)
         run.save_checkpoint(0, network, optimizer, average)
         done = 0
 

@@ -15,6 +15,8 @@ from torch import nn
 from train.splits import Kind
 from zoo.home import home
 
+OF_THE_JOB = ("kind", "seed", "threads", "teacher_sha256")  # what a run's config tells beside its recipe's settings
+
 
 class RunError(Exception):
     """A run that cannot be started or continued; the message says why."""
@@ -40,13 +42,14 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def begin(self, config: dict[str, Any]) -> None:
-        """Start afresh: the folder must not hold another run."""
-        if self.checkpoint.exists():
+    def begin(self, config: dict[str, Any], restart: bool = False) -> None:
+        """Start afresh: the folder must not hold another run, unless `restart` throws that away."""
+        if self.checkpoint.exists() and not restart:
             raise RunError(f"{self.folder} holds a run already: --resume continues it, --restart replaces it.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in (self.metrics_file, self.weights, self.folder / "result.json", self.folder / "curves.png"):
-            left_over.unlink(missing_ok=True)
+        left_over = (self.checkpoint, self.metrics_file, self.weights)
+        for path in (*left_over, self.folder / "result.json", self.folder / "curves.png"):
+            path.unlink(missing_ok=True)
         _write_json(self.folder / "config.json", config)
         _write_json(self.folder / "environment.json", environment())
 
@@ -57,7 +60,21 @@ class Run:
         begun = json.loads((self.folder / "config.json").read_text())
         if other := sorted(key for key in begun.keys() | config.keys() if begun.get(key) != config.get(key)):
             said = "; ".join(f"{key} was {begun.get(key)!r} and is {config.get(key)!r}" for key in other)
-            raise RunError(f"{self.folder} was begun with other settings ({said}): use the same, or --restart.")
+            raise RunError(
+                f"{self.folder} was begun with other settings ({said}): use the same, or begin anew, with --restart or "
+                "by deleting the folder."
+            )
+
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Refuse a run that was trained with other settings than these, which its recipe has now."""
+        config = self.read("config")
+        for key in sorted(settings.keys() | config.keys() - {*OF_THE_JOB}):
+            if config.get(key) != settings.get(key):
+                was, now = (f"{told[key]!r}" if key in told else "not set" for told in (config, settings))
+                raise RunError(
+                    f"{self.folder} was trained with {key} {was}, and in its recipe that is {now} now: train it again "
+                    "with --restart."
+                )
 
     def save_checkpoint(
         self, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None

@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from train import evaluate, networks
 from train.experiments.quantities import Result
@@ -69,6 +70,7 @@ def train(
         ),
         "training_s": told["training_s"],
         "threads": threads,
+        **({"teacher_sha256": run.read("config")["teacher_sha256"]} if recipe.distill else {}),
         "environment": run.read("environment"),
     }
     path = result_file(study, variant, seed, results)
@@ -89,10 +91,11 @@ def _beyond_validation(recipe: Recipe, run: Run, learned: Part, folder: str | No
     }
 
 
-def corrupted(recipe: Recipe, run: Run, validation: Part) -> dict[str, float]:
-    """What the final weights reach on corrupted validation images: the mean over all ways, at the middle severity."""
+def corrupted(recipe: Recipe, run: Run, validation: Part) -> dict[str, Any]:
+    """What the final weights reach on validation images corrupted in every way at the middle severity, and the mean."""
     network = networks.load(recipe, run.weights)
     kinds = accuracies(
         lambda images: evaluate.logits(network, images, recipe).argmax(1), validation, recipe.dataset, [MIDDLE]
     )
-    return {"corrupted_accuracy": statistics.fmean(accuracy for row in kinds.values() for accuracy in row)}
+    told = {kind: accuracy for kind, [accuracy] in kinds.items()}
+    return {"corrupted_accuracy": statistics.fmean(told.values()), "corrupted": told}
