@@ -168,7 +168,7 @@ def test_a_ladder_chooses_on_the_validation_split_alone(tmp_path, monkeypatch):
     del results["average"][1], results["start"][1]
     page = ladders.page([], [(found, results)])
     assert "2 of 6 runs are done" in page
-    assert f"| {1000 * own:.1f} (1) | {1000 * (own - other):+.1f} |" in page
+    assert f"| {1000 * own:.1f} (1) | {1000 * (own - other):+.1f} (1) |" in page
     assert "| yes |" in page
     less, whole = (results["start"][0][key] for key in ("corrupted_accuracy", "epochs"))
     assert 0.1 < less < whole[-1]["validation_accuracy"]

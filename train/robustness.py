@@ -95,6 +95,7 @@ def read(results: Path = RESULTS) -> dict[str, Result]:
 
 def page(cards: list[Card], results: dict[str, Result]) -> str:
     """docs/robustness.md: a table a data set, a column a model, the mean over the five severities a row."""
+    images = " or ".join(f"{count:,}" for count in sorted({result["images"] for result in results.values()}))
     lines = [
         "# Robustness",
         "",
@@ -102,8 +103,12 @@ def page(cards: list[Card], results: dict[str, Result]) -> str:
         "severities; in brackets at the highest. Kinds after CIFAR-10-C and MNIST-C; the strengths for digits are "
         "ours, so the figures compare models of this zoo with each other. What a training did to its own images, as "
         "its recipe says (turns, shifts, bends, light, noise), resembles some of these kinds: there a model is "
-        "prepared, and its figures say less of what it never saw. `python -m train robustness MODEL` measures "
-        "again, into [`robustness/`](robustness); this page is written by `python -m train docs`.",
+        "prepared, and its figures say less of what it never saw. That fog, then impulse noise, harmed earlier "
+        "versions of mnist14k.plus was seen here; the remedies were chosen on the validation split.",
+        "",
+        f"Each figure is of one model, its shipped seed (n = 1), and of {images} images a kind and severity; how far "
+        "two seeds of one training differ was not measured. `python -m train robustness MODEL` measures again, into "
+        "[`robustness/`](robustness); this page is written by `python -m train docs`.",
         "",
     ]
     for dataset, kinds in KINDS.items():

@@ -29,10 +29,10 @@ STUDY = Study(
         Rung(
             "skips",
             "first",
-            "after the pool two residual blocks and one convolution between: no gain beyond noise",
+            "after the pool two residual blocks and one convolution between: no gain that one seed could show",
             False,
         ),
-        Rung("rate-0.02", "first", "twice the rate: no gain beyond noise", False),
+        Rung("rate-0.02", "first", "twice the rate: no gain that one seed could show", False),
         Rung("no-tone", "first", "the images' light as it is: it costs corrupted images", False),
         Rung("noise-0.2", "first", "Gaussian noise of up to 0.2 of white on top", True),
     ),

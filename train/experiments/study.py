@@ -74,7 +74,7 @@ class Study:
     reads_test: bool = True
 
 
-NAMES = ("week2", "ladder-mnist", "ladder-cifar", "ladder-cifar90k", "ladder-mnist4k")
+NAMES = ("week2", "ladder-mnist", "ladder-cifar", "ladder-cifar90k", "ladder-mnist4k", "ladder-mnist10k")
 
 
 def find(name: str) -> Study:
