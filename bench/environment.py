@@ -18,7 +18,7 @@ def environment() -> dict[str, Any]:
         "processor": told["machine"],
         "cores": cores(),
         "memory_gb": _memory_gb(),
-        "instructions": _instructions(),
+        "instructions": told["instructions"],
         "system": f"{told['system']}, kernel {platform.release().split('-')[0]}",
         "python": told["python"],
         **{name: _version(name) for name in PACKAGES},
@@ -34,12 +34,6 @@ def _version(package: str) -> str | None:
 
 def _memory_gb() -> float | None:
     return _from_proc("meminfo", "MemTotal", lambda value: round(int(value.split()[0]) / 1e6, 1))
-
-
-def _instructions() -> str | None:
-    """The vector instructions that the libraries choose their kernels by."""
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd")
-    return _from_proc("cpuinfo", "flags", lambda value: " ".join(flag for flag in wanted if flag in value.split()))
 
 
 def _from_proc(file: str, key: str, read: Any) -> Any:

@@ -10,6 +10,7 @@ import zoo
 from bench.measure import Timing
 from bench.rows import facts
 from train import recipe
+from train.precision import on_this_processor
 
 STEPS = 4  # of an epoch that is timed
 EPOCHS = 6  # the first is not counted
@@ -43,14 +44,13 @@ def test_a_step(benchmark, subject, tmp_path):
     card = subject.entry.card
     if card.name not in recipe.names():
         pytest.skip(f"{card.name} has no recipe of its own: nothing is trained for it")
-    settings = card.training.settings
-    batch = settings["batch_size"]
+    batch = card.training.settings["batch_size"]
     some = [Part(part.name, part.images[: STEPS * batch], part.labels[: STEPS * batch]) for part in parts_of(card)]
     _, lines = benchmark.pedantic(train, (card, EPOCHS, *some, tmp_path), rounds=1)
     timing = Timing(np.array([line["seconds"] for line in lines[1:]]) / STEPS)
     benchmark.extra_info |= {
         "scope": "training step", **facts(card), "batch": batch, "threads": 1, "n": len(timing.seconds) * STEPS,
-        "provider": f"torch, CPU, {settings.get('precision', 'float32')}",
+        "provider": f"torch, CPU, {on_this_processor(recipe.find(card.name)).precision}",
         "p50_ms": round(timing.p50 * 1e3, 2), "images_per_s": round(batch / timing.p50, 1),
     }  # fmt: skip
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]

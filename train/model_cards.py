@@ -34,6 +34,7 @@ def _front_matter(card: Card) -> str:
 def _body(card: Card) -> str:
     accuracy, seeds, calibration, training = card.accuracy, card.accuracy.seeds, card.calibration, card.training
     low, high = accuracy.interval95
+    steps = f", steps in {computed}" if (computed := training.environment.get("precision")) else ""
     spread = f" ± {seeds.sd:.3%} (sd)" if seeds.sd is not None else ""
     facts = [
         ("Version", card.version),
@@ -57,12 +58,12 @@ def _body(card: Card) -> str:
         (
             "Trained",
             f"{training.epochs} epochs, seed {training.seed}, {training.seconds:,.0f} s on "
-            f"{training.environment['threads']} thread(s), {training.environment['date']}",
+            f"{training.environment['threads']} thread(s), {training.environment['date']}{steps}",
         ),
     ]
     made_by = f"python -m train {card.name} --seed 0"
     if made := card.quantization:
-        facts.append(("int8", f"{made} on one thread of {made.machine}; {made.scheme}"))
+        facts.append(("int8", f"{made}; {made.scheme}"))
         made_by = f"python -m train quantize {made.of}"
     layers = [
         f"| {layer.name} | {layer.kind} | {'x'.join(map(str, layer.output))} | {layer.receptive_field} "

@@ -32,6 +32,10 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def note(self, sentence: str) -> None:
+        """Something to know before the first epoch."""
+        print(f"{self.title}: {sentence}", file=sys.stderr, flush=True)
+
     def step(self, epoch: int, epochs: int, seen: int, total: int, loss: float, accuracy: float) -> None:
         """Called after every batch with the running means of the epoch (counted from 0)."""
         if not self._bar:

@@ -26,7 +26,8 @@ class Recipe:
     batch_size: images a step; the last batch of an epoch may be smaller.
     mean, sd: the input is `(pixel - mean) / sd`, one value a channel, in units of 0 to 255.
     precision: in which a training step computes; "bfloat16" is torch's autocast: convolutions and activations in 16
-        bits, weights, optimizer and batch-norm statistics in 32. Measuring is float32 always.
+        bits, weights, optimizer and batch-norm statistics in 32. Where the processor would have to emulate it, the
+        steps are float32 too (`train/precision.py`). Measuring is float32 always.
     augment: names of functions of `train/augment.py` with their arguments, applied in this order to whole batches.
     ema: decay of an exponential moving average of weights and batch-norm statistics, a step; the average is what is
         measured and shipped. 0 for none.

@@ -42,8 +42,12 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def begin(self, config: dict[str, Any], restart: bool = False) -> None:
-        """Start afresh: the folder must not hold another run, unless `restart` throws that away."""
+    def begin(self, config: dict[str, Any], precision: str, restart: bool = False) -> None:
+        """Start afresh: the folder must not hold another run, unless `restart` throws that away.
+
+        Args:
+            precision: in which the steps are computed here, whatever the recipe asks for.
+        """
         if self.checkpoint.exists() and not restart:
             raise RunError(f"{self.folder} holds a run already: --resume continues it, --restart replaces it.")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,7 @@ class Run:
         for path in (*left_over, self.folder / "result.json", self.folder / "curves.png"):
             path.unlink(missing_ok=True)
         _write_json(self.folder / "config.json", config)
-        _write_json(self.folder / "environment.json", environment())
+        _write_json(self.folder / "environment.json", {**environment(), "precision": precision})
 
     def check_same(self, config: dict[str, Any]) -> None:
         """Refuse to continue a run with other settings than it was begun with."""
@@ -142,6 +146,7 @@ def environment() -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": _processor(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -150,11 +155,22 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """The vector instructions that libraries choose their kernels by; none where the system does not tell."""
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "bf16")
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return " ".join(flag for flag in wanted if flag in flags)
+
+
+def _cpuinfo(key: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
 def _named(start: str, module: nn.Module) -> dict[str, torch.Tensor]:

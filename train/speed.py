@@ -43,20 +43,21 @@ def page(runs: list[Run], profiles: dict[str, list[Run]]) -> str:
 
 def _conditions(run: Run) -> tuple[Any, ...]:
     told = run["environment"]
-    return run["threads"], told["processor"], told["cores"], told["python"], told["torch"]
+    return run["threads"], told["processor"], told["cores"], told["python"], told["torch"], told["instructions"]
 
 
 def _introduction(runs: list[Run]) -> str:
-    threads, processor, cores, python, torch = _conditions(runs[0])
+    threads, processor, cores, python, torch, instructions = _conditions(runs[0])
     dates = sorted({run["date"] for run in runs})
     return (
         "Seconds from the start of a process to an accuracy on MNIST's 10,000 test images. Measured by "
         "`python -m bench.training_speed` and `python -m bench.training_profile` into "
         "[`training-speed/`](training-speed); this page is written by `python -m train docs`.\n\n"
-        f"{processor}, {cores} cores, {threads} threads, Python {python}, torch {torch}, {' to '.join(dates)}. Every "
-        "run is a new process, one at a time; the contestants took turns, seed by seed, as far as each has runs. The "
-        "clock starts before the process is made and stops when the line with the accuracy arrives, so imports, "
-        "reading the data, training and testing are in it. The libraries' files are in the memory of the system, and "
+        f"{processor} ({instructions}), {cores} cores, {threads} threads, Python {python}, torch {torch}, "
+        f"{' to '.join(dates)}. Every run is a new process, one at a time; the contestants took turns, seed by seed, "
+        "as far as each has runs. The clock starts before the process is made and stops when the line with the "
+        "accuracy arrives, so imports, reading the data, training and testing are in it. The libraries' files are in "
+        "the memory of the system, and "
         "the decoded data in `$ZOO_HOME`: their digests are checked in every run, decoding the PNGs is not in it. Ours "
         "stop after a fixed number of epochs and read the test set once; the settings were chosen on the validation "
         "split. The yardstick reads it after every epoch, as the original does, and its clock stops at the first epoch "

@@ -112,7 +112,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights came about. settings: the recipe's fields. seconds: wall time of the shipped seed's training."""
+    """How the weights came about. settings: the recipe's fields. seconds: wall time of the shipped seed's training.
+
+    environment: machine and versions; its "precision" is what the steps were computed in, where the settings' bfloat16
+    is what they were to be computed in on a processor that has it.
+    """
 
     settings: dict[str, Any]
     seed: int
@@ -127,19 +131,23 @@ class Quantization:
     """How an int8 variant was made, and what it costs and gains beside the model that it comes from.
 
     of: that model's name. accuracy_change: on the whole test set, as a share (negative is worse). latency_ratio: its
-    time over that model's, by batch size, medians of calls in turn on one thread of `machine`.
+    time over that model's, by processor and batch size, medians of calls in turn on one thread; the last processor is
+    the one that it was made on, those before it timed earlier files of the same graph.
     """
 
     of: str
     scheme: str
     calibration_images: int
     accuracy_change: float
-    latency_ratio: dict[str, float]
-    machine: str
+    latency_ratio: dict[str, dict[str, float]]
 
     def __str__(self) -> str:
-        ratios = ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in self.latency_ratio.items())
-        return f"{self.accuracy_change:+.2%} accuracy, and {ratios} of the time, beside {self.of}"
+        told = {
+            processor: ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in ratios.items())
+            for processor, ratios in self.latency_ratio.items()
+        }
+        times = "; ".join(f"{ratios} on {processor}" for processor, ratios in told.items())
+        return f"{self.accuracy_change:+.2%} accuracy beside {self.of}; time over its, on one thread: {times}"
 
 
 @dataclass(frozen=True)

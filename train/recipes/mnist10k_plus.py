@@ -14,10 +14,14 @@ from train.recipes import mnist10k_notes, mnist14k_plus
 RECIPE = replace(
     mnist14k_plus.RECIPE,
     name="mnist10k.plus",
-    version="1.0.0",
+    version="1.1.0",
     default=True,
     title="the course notes' smallest week-2 network, trained our way",
     network=mnist10k_notes.RECIPE.network,
     network_options={"body": mnist10k_notes.RECIPE.network_options["body"]},
-    source="The inference graph of mnist10k.notes: 9,824 parameters. The training is that of mnist14k.plus.",
+    augment=tuple((name, {**options, "fade": 0.5}) for name, options in mnist14k_plus.RECIPE.augment),
+    source=(
+        "The inference graph of mnist10k.notes: 9,824 parameters. The training is that of mnist14k.plus, but that the "
+        "changes of the images fade in its last half instead of its last quarter."
+    ),
 )

@@ -21,7 +21,6 @@ RECIPE = Recipe(
     mean=(125.3, 123.0, 113.9),
     sd=(63.0, 62.1, 66.7),
     augment=(("flip", {}), ("shift", {"pixels": 4})),
-    default=True,
     source=(
         "MLPerf Tiny (mlcommons/tiny): 78,666 parameters, 12.5 million MACs, 87.19 % in float, bar at 85 %. The "
         "network is theirs; they train 500 epochs of batch 32 with Adam, this recipe is shorter."
