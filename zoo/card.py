@@ -147,7 +147,7 @@ class Quantization:
             for processor, ratios in self.latency_ratio.items()
         }
         times = "; ".join(f"{ratios} on {processor}" for processor, ratios in told.items())
-        return f"{self.accuracy_change:+.2%} accuracy beside {self.of}; time over its, on one thread: {times}"
+        return f"{self.accuracy_change:+.2%} accuracy beside {self.of}; share of its time, on one thread: {times}"
 
 
 @dataclass(frozen=True)

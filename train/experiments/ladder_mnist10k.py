@@ -12,6 +12,7 @@ from train.schedules import OneCycle
 
 NETWORK = {"network_options": {"body": find("mnist10k.notes").network_options["body"]}}
 AS_14K = replace(NOISE[0.2], **NETWORK)
+FADE = replace(AS_14K, augment=tuple((name, {**options, "fade": 0.5}) for name, options in AS_14K.augment))
 HALF = (
     ("affine", {"degrees": 5.0, "scale": 0.05, "shear": 0.05, "pixels": 0.75, "bend": 0.75, "fade": 0.25}),
     ("tone", {"contrast": 0.5, "light": 0.5, "fade": 0.25}),
@@ -30,9 +31,7 @@ STUDY = Study(
     variants={
         "as-14k": AS_14K,
         "half": replace(AS_14K, augment=HALF),
-        "fade-0.5": replace(
-            AS_14K, augment=tuple((name, {**options, "fade": 0.5}) for name, options in AS_14K.augment)
-        ),
+        "fade-0.5": FADE,
         "no-noise": replace(TONE_BENT, **NETWORK),
         "batch-32": replace(AS_14K, batch_size=32),
         "sgd": replace(
@@ -41,6 +40,8 @@ STUDY = Study(
             optimizer_options={"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
             schedule=OneCycle(0.2),
         ),
+        "as-14k-20": replace(AS_14K, epochs=20),
+        "fade-0.5-20": replace(FADE, epochs=20),
     },
     rungs=(
         Rung("half", "as-14k", "turns, shears, sizes, shifts and bends half as large", False),
@@ -49,6 +50,13 @@ STUDY = Study(
         Rung("batch-32", "as-14k", "half the batch, at the same rates", False),
         Rung(
             "sgd", "as-14k", "SGD with Nesterov's momentum and weight decay, as for CIFAR, with rates up to 0.2", False
+        ),
+        Rung("as-14k-20", "as-14k", "20 epochs, as the final recipe has", True),
+        Rung(
+            "fade-0.5-20",
+            "as-14k-20",
+            "the changes fade in the last half: no difference to be seen now",
+            True,
         ),
     ),
     start="everything as mnist14k.plus has it",
