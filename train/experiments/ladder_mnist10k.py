@@ -27,8 +27,8 @@ STUDY = Study(
         "training split, measured on the 5,000 images of the validation split. It fits the images less well than "
         "mnist14k does, so less change of them, or more steps, might suit it. The loss decides, with both "
         "seeds: so few images tell accuracies apart that differ by three in a thousand, not by one. The "
-        "test figures of version 1.0.0, trained as `as-14k`, were known when this was asked; those of 1.1.0 when the runs "
-        "of 20 epochs were."
+        "test figures of version 1.0.0, trained as `as-14k`, were known when this was asked; those of 1.1.0 when "
+        "the runs of 20 epochs were."
     ),
     variants={
         "as-14k": AS_14K,
