@@ -87,13 +87,3 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page} links to {target}"
-
-
-def test_every_file_of_the_table_is_there():
-    table = README.split("## What is where")[1]
-    for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE):
-        folder = ""
-        for name in re.findall(r"`([^`]+)`", cell):
-            folder = name.rsplit("/", 1)[0] if "/" in name else folder
-            path = name if "/" in name else f"{folder}/{name}"
-            assert (REPOSITORY / path).exists(), path
