@@ -26,6 +26,7 @@ from zoo import card as cards
 from zoo import datasets, registry
 from zoo.card import Card
 from zoo.layers import layers as layers_of
+from zoo.model_files import METADATA_KEY
 from zoo.predictor import Model
 
 LOGIT_TOLERANCE = 1e-4  # between PyTorch and ONNX, on all test images
@@ -166,7 +167,7 @@ def _card(
 def embed(model: onnx.ModelProto, card: Card) -> None:
     """Put the card into the model's metadata."""
     entry = model.metadata_props.add()
-    entry.key, entry.value = cards.METADATA_KEY, card.to_json()
+    entry.key, entry.value = METADATA_KEY, card.to_json()
 
 
 def describe(recipe: Recipe, target: Path = registry.SHIPPED) -> Card:
