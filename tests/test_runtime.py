@@ -20,7 +20,7 @@ def fake_runtime(available, used=None, fails=()):
     """An onnxruntime that offers the named providers; sessions on those in `fails` raise."""
 
     class Session:
-        def __init__(self, model, options, providers):
+        def __init__(self, model, options, providers, enable_fallback):
             if providers[0] in fails:
                 raise RuntimeError("CUDA failure 35: driver too old.\nmore lines")
             self.providers = [used or providers[0]]

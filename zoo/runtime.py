@@ -72,7 +72,8 @@ def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
         if device == "cuda":
             with contextlib.redirect_stdout(sys.stderr):  # it prints what it could not load
                 runtime.preload_dlls()
-        session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]])
+        # its fallback would print on stdout, and open a session on another device
+        session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]], enable_fallback=0)
     except Exception as error:  # onnxruntime's classes of errors are not public
         if device == "cuda":
             raise DeviceUnavailable(f"CUDA cannot be used here ({reason(error)}): choose --device cpu.") from None
