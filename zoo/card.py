@@ -7,8 +7,6 @@ Cards of other people's models are read too. `Card.from_json` checks every field
 included, so that nothing else has to: what is a Card can be printed, drawn and computed with.
 """
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
-
 import json
 import math
 import re
@@ -16,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cache, partial
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from zoo.errors import BadModel, printable
 from zoo.model_files import LARGEST_CARD
@@ -29,33 +27,18 @@ LONGEST_TEXT = 10_000  # characters of a string, and members of a list
 DEEPEST = 10  # lists and objects inside each other, in what a card holds of settings and environments
 
 
-@dataclass(frozen=True)
-class Between:
-    """Bounds of a number, both included."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Matching:
-    """A pattern that a whole string matches, and what it is in words."""
-
-    pattern: re.Pattern[str]
-    words: str
-
-
-Share = Annotated[float, Between(0, 1)]
-Count = Annotated[int, Between(0, 2**53)]  # JavaScript and other readers of JSON are exact up to there
-Positive = Annotated[float, Between(1e-6, 1e9)]
-NotNegative = Annotated[float, Between(0, 1e12)]
+# Annotations of fields: a number's bounds, both included; a string's pattern, which all of it matches, and its words.
+Share = Annotated[float, 0, 1]
+Count = Annotated[int, 0, 2**53]  # JavaScript and other readers of JSON are exact up to there
+Positive = Annotated[float, 1e-6, 1e9]
+NotNegative = Annotated[float, 0, 1e12]
 
 # Both become file names, words of a command and parts of a URL.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-Name = Annotated[str, Matching(NAME, "a name of letters, digits and . _ + -")]
-FileName = Annotated[str, Matching(NAME, "the name of a file in the model's folder")]
-Sha256 = Annotated[str, Matching(re.compile(r"[0-9a-f]{64}"), "64 hexadecimal digits")]
-Label = Annotated[str, Matching(re.compile(r".{1,200}"), "a label of 1 to 200 characters")]
+Name = Annotated[str, NAME, "a name of letters, digits and . _ + -"]
+FileName = Annotated[str, NAME, "the name of a file in the model's folder"]
+Sha256 = Annotated[str, re.compile("[0-9a-f]{64}"), "64 hexadecimal digits"]
+Label = Annotated[str, re.compile(".{1,200}"), "a label of 1 to 200 characters"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +48,9 @@ class Input:
     "digit": as MNIST, 28x28x1, light on dark, centred (`zoo/digits.py`). "photo": RGB, centre crop, resized.
     """
 
-    height: Annotated[int, Between(1, 1024)]
-    width: Annotated[int, Between(1, 1024)]
-    channels: Annotated[int, Between(1, 4)]
+    height: Annotated[int, 1, 1024]
+    width: Annotated[int, 1, 1024]
+    channels: Annotated[int, 1, 4]
     form: Form
 
     @property
@@ -112,7 +95,7 @@ class Accuracy:
 
     value: Share
     correct: Count
-    images: Annotated[int, Between(1, 2**53)]
+    images: Annotated[int, 1, 2**53]
     interval95: tuple[Share, Share]
     loss: NotNegative  # mean cross-entropy in nats, before the temperature
     seeds: Seeds
@@ -178,7 +161,7 @@ class Quantization:
     of: Name
     scheme: str
     calibration_images: Count
-    accuracy_change: Annotated[float, Between(-1, 1)]
+    accuracy_change: Annotated[float, -1, 1]
     latency_ratio: dict[str, dict[str, NotNegative]]
 
     def __str__(self) -> str:
@@ -233,7 +216,7 @@ class Card:
                 return entry
         raise BadModel(f"The card of {self.name} lists no {name}: export the model again.")
 
-    def embedded(self) -> Card:
+    def embedded(self) -> "Card":
         """The card as the ONNX file carries it, without the files' digests."""
         return replace(self, files=())
 
@@ -241,7 +224,7 @@ class Card:
         return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Card:
+    def from_json(cls, text: str, where: str) -> "Card":
         """Read a card, every field checked; `where` names its place in sentences. Raises BadModel."""
         try:
             if len(text) > LARGEST_CARD:
@@ -297,10 +280,10 @@ def _check_of(kind: Any) -> Check:
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return partial(_bounded, _check_of(arguments[0]), arguments[1])
+        kind, *rule = arguments
+        return partial(_matching if kind is str else _between, _check_of(kind), *rule)
     if is_dataclass(kind):
-        hints = get_type_hints(kind, include_extras=True)
-        checks = {field.name: _check_of(hints[field.name]) for field in fields(kind)}
+        checks = {field.name: _check_of(cast(Any, field.type)) for field in fields(kind)}
         needed = {field.name for field in fields(kind) if field.default is MISSING}
         return lambda value: _dataclass(kind, checks, needed, value)
     if origin is tuple:
@@ -377,12 +360,15 @@ def _any(value: Any, depth: int = 0) -> Any:
     return None if value is None else _plain(type(value), value)
 
 
-def _bounded(check: Check, rule: Between | Matching, value: Any) -> Any:
-    value = check(value)
-    if isinstance(rule, Between) and not rule.low <= value <= rule.high:
-        raise _Invalid(f" is {_short(value)}, not from {rule.low:g} to {rule.high:g}")
-    if isinstance(rule, Matching) and not rule.pattern.fullmatch(value):
-        raise _Invalid(f" is {_short(value)}, not {rule.words}")
+def _between(check: Check, low: float, high: float, value: Any) -> Any:
+    if not low <= check(value) <= high:
+        raise _Invalid(f" is {_short(value)}, not from {low:g} to {high:g}")
+    return value
+
+
+def _matching(check: Check, pattern: re.Pattern[str], words: str, value: Any) -> Any:
+    if not pattern.fullmatch(check(value)):
+        raise _Invalid(f" is {_short(value)}, not {words}")
     return value
 
 
