@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card
+from zoo.errors import ZooError
 from zoo.prepare import prepare
 
 Images = npt.NDArray[np.uint8]
 
 
-class Unavailable(Exception):
+class Unavailable(ZooError):
     """A runtime that cannot run here; the message says why, and what to install."""
 
 

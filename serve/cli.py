@@ -7,23 +7,53 @@ or device not available; 130 interrupted, 143 by SIGTERM.
 import io
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import zoo
 from serve.say import say
 from serve.settings import DEFAULT_MODEL
-from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, reason
+from zoo.errors import BadModel, ModelNotFound, ZooError, printable, reason
 
-EXIT_CODES: dict[type[ZooError], int] = {  # any other: 1
-    WrongUsage: 2,
-    ModelNotFound: 3,
-    BadModel: 3,
-    DeviceUnavailable: 3,
-}
+if TYPE_CHECKING:
+    from pathlib import Path
 
-_model_option = click.option("--model", "-m", help=f"Name, or path to an .onnx file.  [default: {DEFAULT_MODEL}]")
+    from click.shell_completion import CompletionItem
+
+    from zoo.verify import Check
+
+COMPLETE = "_ZOO_COMPLETE"  # set by the shell's completion function: click's protocol
+
+
+def _complete_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]  # the shell lists them itself
+
+
+def _complete_models(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> "list[CompletionItem[str]]":
+    """Names and architectures, or files where none begins like that."""
+    from click.shell_completion import CompletionItem
+
+    try:
+        cards = zoo.list_models()
+    except ZooError:  # there is no home folder
+        cards = []
+    names = {name for card in cards for name in (card.name, card.architecture) if name.startswith(incomplete)}
+    return [CompletionItem(name) for name in sorted(names)] or _complete_files(context, parameter, incomplete)
+
+
+_model_option = click.option(
+    "--model",
+    "-m",
+    shell_complete=_complete_models,
+    help=f"Name, or path to an .onnx file or a model's folder.  [default: {DEFAULT_MODEL}]",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 _device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 _data_option = click.option("--data", type=click.Path(exists=True, file_okay=False), help="Test data.  [ZOO_DATA]")
 
@@ -38,7 +68,7 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command()
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", shell_complete=_complete_files)
 @_model_option
 @click.option("--out", "-o", metavar="FILE", help="Write there: .jsonl, .csv or .parquet.  [default: stdout]")
 @click.option(
@@ -71,69 +101,114 @@ def predict(model: str | None, on_error: str, max_errors: int | None, **options:
 
 
 @cli.command()
-@click.argument("image")
+@click.argument("image", shell_complete=_complete_files)
 @_model_option
 @click.option("--out", "-o", type=click.Path(file_okay=False), default="inside", show_default=True, help="Folder.")
 @click.option(
     "--unit", metavar="LAYER:ROW,COLUMN", help="Whose receptive field to draw.  [default: the middle of each]"
 )
 def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
-    """Look inside: what every layer makes of IMAGE, the first kernels, receptive fields, as pictures in a folder."""
+    """Look inside: draw what every layer makes of IMAGE.
+
+    Writes PNG pictures into a folder: the answer, receptive fields, the first kernels, and every layer's feature maps.
+    """
     from pathlib import Path
 
     from zoo.inspect import look_inside, parse_unit
-    from zoo.pictures import write_pictures
+    from zoo.pictures import draw_pictures
 
     chosen = parse_unit(unit) if unit else None
-    for path in write_pictures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), chosen):
+    for path in draw_pictures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), chosen):
         click.echo(path)
 
 
 @cli.command("list")
-@click.argument("pattern", default="*")
-def list_command(pattern: str) -> None:
-    """List models; PATTERN may hold wildcards (zoo list 'mnist*')."""
-    from serve.show import model_table
+@click.argument("pattern", default="*", shell_complete=_complete_models)
+@_json_option
+def list_command(pattern: str, as_json: bool) -> None:
+    """List models whose name matches or begins with PATTERN.
+
+    PATTERN may hold wildcards: zoo list 'mnist*', zoo list '*.plus', zoo list cifar.
+    """
+    from serve.show import cards_json, model_table
     from zoo.registry import damaged
 
-    for problem in damaged():
-        say(f"zoo: {problem}")
+    for problem in damaged(pattern):
+        say(f"zoo: {printable(str(problem))}")
     cards = zoo.list_models(pattern)
     if not cards:
         raise ModelNotFound(f"No model matches {pattern!r}: `zoo list` shows all models.")
-    model_table(cards)
+    if as_json:
+        click.echo(cards_json(cards))
+    else:
+        model_table(cards)
 
 
 @cli.command()
-@click.argument("name")
-def info(name: str) -> None:
-    """Show a model's card, and its layers with output size, receptive field, parameters and MACs."""
+@click.argument("name", shell_complete=_complete_models)
+@_json_option
+def info(name: str, as_json: bool) -> None:
+    """Show a model's card, and its layers.
+
+    NAME is a model's name, a path to an .onnx file, or a model's folder. Layers are shown with output size, receptive
+    field, parameters and multiply-accumulates.
+    """
     from serve.show import card_page
-    from zoo.registry import find
+    from zoo.predictor import card_of
 
-    card_page(find(name).card)
+    card = card_of(name)
+    if as_json:
+        click.echo(card.to_json(indent=2))
+    else:
+        card_page(card)
 
 
 @cli.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=_complete_models)
 @_data_option
 @_device_option
-def verify(names: tuple[str, ...], data: str | None, device: str) -> None:
-    """Check models: hashes, embedded card, and with the data here the accuracy on all test images."""
-    from zoo.registry import find, scan
+@_json_option
+def verify(names: tuple[str, ...], data: str | None, device: str, as_json: bool) -> None:
+    """Check that models are what their cards say.
+
+    Compares hashes and the embedded card and, where the test data are here, recomputes the accuracy on all of them.
+    NAME is a model's name, with wildcards or without, a path to an .onnx file, or a model's folder.
+    """
+    import json
+
+    passed, found = True, []
+    for name in names:
+        for model, check in _checks(name, data, device):
+            passed = passed and check.passed is not False
+            found.append({"model": model, "check": check.name, "passed": check.passed, "detail": check.detail})
+            if not as_json:
+                mark = {True: "ok", False: "FAILED", None: "skipped"}[check.passed]
+                click.echo(printable(f"{model}  {check.name:<18} {mark:<8} {check.detail}"))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    sys.exit(0 if passed else 1)
+
+
+def _checks(name: str, data: str | None, device: Any) -> "Iterator[tuple[str, Check]]":
+    """Models that a name or pattern means, each with its checks. A damaged model is a check that failed."""
+    from zoo import registry
+    from zoo.predictor import locate
+    from zoo.verify import Check
     from zoo.verify import verify as checks_of
 
-    passed = True
-    for name in names:
-        entries = scan(name) if any(sign in name for sign in "*?[") else [find(name)]
-        if not entries:
-            raise ModelNotFound(f"No model matches {name!r}: `zoo list` shows all models.")
-        for entry in entries:
-            for check in checks_of(entry, data, device):  # type: ignore[arg-type]  # click has checked it
-                mark = {True: "ok", False: "FAILED", None: "skipped"}[check.passed]
-                click.echo(f"{entry.card.name}  {check.name:<18} {mark:<8} {check.detail}")
-                passed = passed and check.passed is not False
-    sys.exit(0 if passed else 1)
+    models: list[registry.Entry] | list[registry.Entry | Path]
+    try:
+        models = registry.scan(name) if registry.is_pattern(name) else [locate(name)]
+        problems = registry.damaged(name) if registry.is_pattern(name) else []
+    except BadModel as error:
+        models, problems = [], [error]
+    if not models and not problems:
+        raise ModelNotFound(f"No model matches {name!r}: `zoo list` shows all models.")
+    for problem in problems:
+        yield name, Check("card", False, str(problem))
+    for model in models:
+        for check in checks_of(model, data, device):
+            yield model.card.name if isinstance(model, registry.Entry) else name, check
 
 
 class PortOption(click.Option):
@@ -166,9 +241,9 @@ class PortOption(click.Option):
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A JSON line a request, on stderr.")
 @_device_option
 def serve(**options: Any) -> None:
-    """Answer people (a page) and programs (HTTP) until stopped; each option is also read from ZOO_ and its name.
+    """Answer people (a page) and programs (HTTP) until stopped.
 
-    ZOO_API_KEY in the environment is the key that clients must show.
+    Each option is also read from ZOO_ and its name. ZOO_API_KEY in the environment is the key that clients must show.
     """
     from serve.serving import serve
     from serve.settings import Settings
@@ -177,15 +252,42 @@ def serve(**options: Any) -> None:
 
 
 @cli.command()
-def doctor() -> None:
-    """Show what is installed, which devices really work, and whether the models are whole."""
+@_json_option
+def doctor(as_json: bool) -> None:
+    """Show what is installed, and which devices work.
+
+    Tries every device with a model, and compares every model's file with its card; to paste into a bug report.
+    """
+    import json
+
     from serve.doctor import examine
 
     rows, well = examine()
-    width = max(len(subject) for subject, _ in rows)
-    for subject, finding in rows:
-        click.echo(f"{subject:<{width}}  {finding}")
+    if as_json:
+        findings = [{"subject": subject, "finding": finding} for subject, finding in rows]
+        click.echo(json.dumps({"well": well, "findings": findings}, indent=2))
+    else:
+        width = max(len(subject) for subject, _ in rows)
+        for subject, finding in rows:
+            click.echo(printable(f"{subject:<{width}}  {finding}"))
     sys.exit(0 if well else 3)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes in a shell.
+
+    For bash and zsh, add eval "$(zoo completion bash)" or zsh to ~/.bashrc or ~/.zshrc. For fish, save the output as
+    ~/.config/fish/completions/zoo.fish.
+    """
+    sys.exit(_shell_complete(f"{shell}_source"))
+
+
+def _shell_complete(instruction: str) -> int:
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {}, "zoo", COMPLETE, instruction)
 
 
 def main() -> None:
@@ -195,6 +297,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # any name can be printed: into files as UTF-8, on terminals as they can
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+    if instruction := os.environ.get(COMPLETE):
+        sys.exit(_shell_complete(instruction))
     try:
         with cli.make_context("zoo", sys.argv[1:]) as context:
             cli.invoke(context)
@@ -205,13 +309,16 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except ZooError as error:
-        say(f"zoo: {error}")
-        code = EXIT_CODES.get(type(error), 1)
+        say(f"zoo: {printable(str(error))}")
+        code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = 130
     except BrokenPipeError:  # the reader, `head` for one, has left: no reason to complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except MemoryError:
+        say("zoo: There is not enough memory for this: take a smaller model, or fewer or smaller images.")
+        code = 1
     except OSError as error:
         if error.filename is None:  # as of a stream
             say(f"zoo: The answer cannot be written ({reason(error)}).")

@@ -24,15 +24,17 @@ def examine() -> tuple[list[tuple[str, str]], bool]:
         *((package, _version(package)) for package in PACKAGES),
     ]
     well = True
-    smallest = b""
+    smallest = b""  # of the shipped models: foreign ones are not opened here
     for problem in registry.damaged():
         rows.append(("damaged model", str(problem)))
         well = False
     for entry in registry.scan():
-        finding, good, content = _model(entry)
-        smallest = content if good and (not smallest or len(content) < len(smallest)) else smallest
+        finding, content = _model(entry)
+        if content is None:
+            well = False
+        elif entry.shipped and (not smallest or len(content) < len(smallest)):
+            smallest = content
         rows.append((entry.card.name, finding))
-        well = well and good
     try:
         rows.extend(runtime.describe_runtime(smallest))  # an empty model where none is whole: then no session is opened
     except ZooError as error:
@@ -55,18 +57,16 @@ def _version(package: str) -> str:
         return "not installed under this name"
 
 
-def _model(entry: registry.Entry) -> tuple[str, bool, bytes]:
-    path = entry.folder / "model.onnx"
+def _model(entry: registry.Entry) -> tuple[str, bytes | None]:
+    """What is found of a model, and the content of its ONNX file where it is the one that the card describes."""
     try:
-        content = path.read_bytes()
-        expected = entry.card.file("model.onnx")
-    except (OSError, ZooError) as error:
-        return str(error), False, b""
-    place = "shipped" if entry.folder.parent == registry.SHIPPED else str(entry.folder)
+        content, expected = entry.read("model.onnx"), entry.card.file("model.onnx")
+    except ZooError as error:
+        return str(error), None
     if hashlib.sha256(content).hexdigest() != expected.sha256:
-        return f"{path} does not match its card: get the model again, or export it", False, content
+        return f"{entry.folder / 'model.onnx'} does not match its card: get the model again, or export it", None
+    place = "shipped" if entry.shipped else str(entry.folder)
     return (
         f"{entry.card.version}, {len(content):,} bytes, sha256 {expected.sha256[:12]} as in the card, {place}",
-        True,
         content,
     )

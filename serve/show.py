@@ -1,11 +1,18 @@
 """Cards for people: the table of `zoo list` and the page of `zoo info`."""
 
+import json
 import shutil
 import sys
+from dataclasses import asdict
 
 import click
 
 from zoo.card import Card
+
+
+def cards_json(cards: list[Card]) -> str:
+    """A JSON array of whole cards."""
+    return json.dumps([asdict(card) for card in cards], indent=2, ensure_ascii=False)
 
 
 def model_table(cards: list[Card]) -> None:
@@ -45,7 +52,8 @@ def card_page(card: Card) -> None:
                        f"{parameters.deployed:,} in the file"),
         ("MACs", f"{card.macs:,} an image"),
         ("training", f"{training.epochs} epochs, seed {training.seed}, {training.seconds:.0f} s on "
-                     f"{training.environment['threads']} thread(s) of {training.environment['machine']}"),
+                     f"{training.environment.get('threads', '?')} thread(s) of "
+                     f"{training.environment.get('machine', 'a machine that is not named')}"),
         ("source", training.source),
         ("data set", f"{card.dataset.title}, {card.dataset.source}, licence: {card.dataset.licence}"),
         ("file", f"model.onnx, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}, "

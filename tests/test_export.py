@@ -18,7 +18,7 @@ from train.evaluate import logits
 from train.loop import Job, fit
 from train.runs import Run, RunError
 from zoo import registry
-from zoo.card import METADATA_KEY
+from zoo.model_files import METADATA_KEY
 from zoo.predictor import Model
 
 

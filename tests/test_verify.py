@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from tests import hostile
 from zoo import registry
+from zoo.errors import ModelNotFound
 from zoo.verify import verify
 
 
@@ -67,3 +70,49 @@ def test_a_card_that_promises_more_than_the_model_has(copy, data_folder):
     found = checks(copy, data_folder)
     assert found["card"].passed is False
     assert found["accuracy"].passed is False
+
+
+def test_a_file_on_its_own_is_compared_with_the_card_that_it_carries(copy, data_folder):
+    found = {check.name: check for check in verify(copy / "model.onnx", data_folder)}
+    assert [check.passed for check in found.values()] == [None, True, True]
+    assert "no card beside it" in found["model.onnx"].detail
+    assert found["accuracy"].detail.startswith("9943 of 10000")
+    with pytest.raises(ModelNotFound):
+        list(verify(copy / "nothing.onnx"))
+
+
+@pytest.mark.parametrize("kind", sorted(hostile.contradicting()))
+def test_a_file_of_another_form_fails_its_check(kind, tmp_path, monkeypatch, empty_home):
+    monkeypatch.delenv("ZOO_DATA", raising=False)
+    path = tmp_path / "x.onnx"
+    path.write_bytes(hostile.contradicting()[kind])
+    *_, last = verify(path)
+    opens = kind in ("huge tensor", "not a number", "infinite", "names with escapes")
+    assert (last.name, last.passed) == (("accuracy", None) if opens else ("form", False))
+
+
+def test_a_network_that_cannot_be_run_fails_its_check(tmp_path, data_folder):
+    (tmp_path / "x.onnx").write_bytes(hostile.contradicting()["huge tensor"])
+    *_, last = verify(tmp_path / "x.onnx", data_folder)
+    assert (last.name, last.passed) == ("form", False)
+    assert "cannot be run on cpu" in last.detail
+
+
+def test_a_data_set_that_does_not_fit_the_card(copy, data_folder):
+    entry = registry.open_folder(copy)
+    for changes, passed, words in (
+        ({"name": "faces"}, None, "'faces' is not known here"),
+        ({"name": "cifar10"}, False, "not those of CIFAR-10"),
+    ):
+        card = replace(entry.card, dataset=replace(entry.card.dataset, **changes))
+        *_, last = verify(replace(entry, card=card), data_folder)
+        assert (last.name, last.passed) == ("accuracy", passed)
+        assert words in last.detail
+
+
+def test_files_outside_of_the_folder_fail_their_check(copy, tmp_path):
+    (copy / "model.safetensors").rename(tmp_path / "elsewhere")
+    (copy / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    found = checks(copy)
+    assert found["model.safetensors"].passed is False
+    assert "leads out of" in found["model.safetensors"].detail

@@ -1,12 +1,15 @@
 """`python -m train RECIPE`: every recipe is a command, beside `export`, which turns finished runs into a model."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from train.fast_command import mnist_fast
+from zoo.errors import ZooError
 
 # glibc gives large blocks back to the kernel and fetches them again at every batch, unless it is told to keep them. It
 # reads these when a process starts, so the process is started again with them.
@@ -15,6 +18,14 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
 }
+
+
+class Failure(click.ClickException):
+    """An error of the library as click shows it, with the exit code of its class."""
+
+    def __init__(self, error: ZooError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
 
 
 class Recipes(click.Group):
@@ -32,14 +43,29 @@ class Recipes(click.Group):
 
         try:
             found = recipe.find(cmd_name)
-        except KeyError as error:
-            raise click.UsageError(error.args[0]) from None
-        return _train_command(found.name, f"Train {found.title}.")
+        except ZooError as error:
+            raise click.UsageError(str(error)) from None
+        return _train_command(found.name, found.title)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Recipes and commands apart, each line whole."""
+        own = super().list_commands(ctx)
+        recipes = [name for name in self.list_commands(ctx) if name not in own]
+        for title, names in (("Recipes, each a command that trains it", recipes), ("Commands", own)):
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in commands if command])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ZooError as error:
+            raise Failure(error) from None
 
 
-def _train_command(name: str, help_text: str) -> click.Command:
-    @click.command(name, help=help_text)
-    @click.option("--seed", default=0, show_default=True, help="Decides initial weights, order, dropout, augmentation.")
+def _train_command(name: str, title: str) -> click.Command:
+    @click.command(name, help=f"Train {title}.", short_help=title)
+    @click.option("--seed", type=int, help="Decides initial weights, order, dropout, augmentation. [0]")
     @click.option(
         "--twin", is_flag=True, help="Learn from the training split only and measure on the validation split."
     )
@@ -52,47 +78,59 @@ def _train_command(name: str, help_text: str) -> click.Command:
         show_default=True,
         help="Who fetches data that are not here.",
     )
-    @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
+    @click.option("--threads", type=click.IntRange(min=1), help="[as many as are fastest, measured at the start]")
     @click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
-    @click.option("--resume", is_flag=True, help="Continue from the last whole epoch, to the same weights to the bit.")
+    @click.option("--resume", is_flag=True, help="Continue from the last whole epoch, with the options of the run.")
     @click.option("--restart", is_flag=True, help="Throw away what the run's folder holds.")
     def command(
-        seed: int, twin: bool, epochs: int | None, data: str | None, source: str, threads: int, runs: Path | None,
-        resume: bool, restart: bool,
+        seed: int | None, twin: bool, epochs: int | None, data: str | None, source: str, threads: int | None,
+        runs: Path | None, resume: bool, restart: bool,
     ) -> None:  # fmt: skip
+        from train import start
         from train.curves import draw
         from train.download import torchvision_folder
         from train.loop import Job, fit
         from train.progress import Progress
         from train.recipe import find
-        from train.runs import Run, RunError
+        from train.runs import Run
         from train.splits import held_out_part, training_part
-        from zoo.errors import ZooError
 
-        recipe, kind = find(name), "twin" if twin else "full"
-        run = Run.of(recipe.name, kind, seed, runs)
-        job = Job(recipe, kind, seed, epochs or recipe.epochs, threads)
         if resume and restart:
             raise click.UsageError("--resume continues a run and --restart throws it away: choose one.")
+        recipe, kind, step_s = find(name), "twin" if twin else "full", 0.0
+        run = Run.of(recipe.name, kind, seed or 0, runs)
+        if resume:
+            run = Run.unfinished(recipe.name, runs) if seed is None and not twin else run
+            begun = run.begun_with()
+            kind, seed, data = begun["kind"], begun["seed"], data or run.remembered("data")
+            epochs, threads = epochs or begun["epochs"], threads or begun["threads"]
+        else:
+            run.check_free(restart)
+        job = None
         try:
             if source == "torchvision" and data is None:
                 data = str(torchvision_folder(recipe.dataset))
             parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
+            if not resume:
+                speed = start.fastest(recipe, parts[0], threads)
+                threads, step_s = speed.threads, speed.step_s
+                run.remember(data=data and os.path.abspath(data))
+            job = Job(recipe, kind, seed or 0, epochs or recipe.epochs, threads)
+            click.echo(start.announcement(job, run, parts[0], step_s, resume), err=True)
             result = fit(job, run, *parts, Progress(f"{recipe.name} {run.folder.name}"), resume, restart)
-        except (RunError, ZooError) as error:
-            raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
-            if run.checkpoint.exists():
+            if job and run.checkpoint.exists():
                 draw(run)
-                click.echo(f"Stopped. Add --resume to go on from the last whole epoch in {run.folder}", err=True)
+                click.echo(f"Stopped. To go on from the last whole epoch: {start.resume_command(job, runs)}", err=True)
             else:
-                click.echo("Stopped before the first epoch began: nothing was written.", err=True)
+                click.echo("Stopped before the first epoch began.", err=True)
             sys.exit(130)
         draw(run)
         click.echo(
-            f"{recipe.name} seed {seed}: {result['accuracy']:.2%} of {result['images']} {result['measured_on']} images "
-            f"after {result['epochs']} epochs ({result['training_s']:.0f} s). {run.folder}"
+            f"{recipe.name} seed {job.seed}: {result['accuracy']:.2%} of {result['images']} {result['measured_on']} "
+            f"images after {result['epochs']} epochs ({result['training_s']:.0f} s). {run.folder}"
         )
+        click.echo(f"Next: {start.next_command(job, runs)}", err=True)
 
     return command
 
@@ -104,45 +142,55 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe")
+@click.option("--as", "name", metavar="NAME", help="Your own model's name, such as mnist14k.mine.")
+@click.option("--seed", type=int, help="With --as: whose weights to take. [0]")
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
 @click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
-@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
-def export(recipe: str, data: str | None, runs: Path | None, target: Path | None) -> None:
-    """Write the model of RECIPE into the zoo, from its finished runs: ONNX, safetensors, card."""
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(path_type=Path),
+    help="Folder of models. [zoo/models; with --as $ZOO_HOME/models]",
+)
+def export(
+    recipe: str, name: str | None, seed: int | None, data: str | None, runs: Path | None, target: Path | None
+) -> None:
+    """Write a recipe's model from its finished runs.
+
+    RECIPE's own model is seed 0 of exactly its settings. With --as a run of any seed and any number of epochs becomes
+    a model of your own, which zoo list, predict and serve take by its name.
+    """
     from train import export as exporting
     from train.recipe import find
-    from train.runs import RunError
-    from zoo.errors import ZooError
+    from zoo.home import home
     from zoo.registry import SHIPPED
 
-    try:
-        card = exporting.export(find(recipe), runs, data, target or SHIPPED)
-    except (exporting.ExportError, RunError, ZooError) as error:
-        raise click.ClickException(str(error)) from None
-    except KeyError as error:
-        raise click.UsageError(error.args[0]) from None
+    if seed is not None and name is None:
+        raise click.UsageError("A recipe's own model is its seed 0: add --as NAME to export another.")
+    folder = target or (home() / "models" if name else SHIPPED)
+    card = exporting.export(find(recipe), runs, data, folder, name, seed or 0)
     seeds = card.accuracy.seeds
     spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%} (n = {seeds.n})" if seeds.sd is not None else "one seed"
     click.echo(f"{card.name} {card.version}: {card.accuracy.value:.2%}, {spread}, temperature "
-               f"{card.calibration.temperature}. {(target or SHIPPED) / card.name}")  # fmt: skip
+               f"{card.calibration.temperature}. {folder / card.name}")  # fmt: skip
+    if name:
+        model = card.name if target is None else shlex.quote(str(folder / card.name))
+        click.echo(f"Next: zoo predict IMAGE --model {model}", err=True)
 
 
 @main.command()
 @click.argument("recipe")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
 def describe(recipe: str, target: Path | None) -> None:
-    """Bring title, source and default of RECIPE's model up to the recipe, without its runs."""
-    from train.export import ExportError
+    """Bring a model's title and source up to its recipe.
+
+    Title, source and default of RECIPE's model are renewed without its runs.
+    """
     from train.export import describe as renew
     from train.recipe import find
     from zoo.registry import SHIPPED
 
-    try:
-        card = renew(find(recipe), target or SHIPPED)
-    except ExportError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyError as error:
-        raise click.UsageError(error.args[0]) from None
+    card = renew(find(recipe), target or SHIPPED)
     click.echo(f"{card.name}: {card.title}{' (default)' * card.default}. {(target or SHIPPED) / card.name}")
 
 
@@ -151,16 +199,11 @@ def describe(recipe: str, target: Path | None) -> None:
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
 def quantize(model: str, data: str | None, target: Path | None) -> None:
-    """Write the int8 variant of MODEL, a model of the zoo, where it is worth it."""
-    from train.export import ExportError
+    """Write a model's int8 variant, where it is worth it."""
     from train.quantize import quantize as make
-    from zoo.errors import ZooError
     from zoo.registry import SHIPPED
 
-    try:
-        card = make(model, data, target or SHIPPED)
-    except (ExportError, ZooError) as error:
-        raise click.ClickException(str(error)) from None
+    card = make(model, data, target or SHIPPED)
     click.echo(f"{card.name}: {card.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED) / card.name}")
 
 
@@ -168,15 +211,11 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
 @click.argument("models", nargs=-1, required=True)
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
 def robustness(models: tuple[str, ...], data: str | None) -> None:
-    """Measure MODELS on corrupted test sets; `docs` writes the page."""
+    """Measure models on corrupted test sets; docs writes the page."""
     from train.robustness import measure
-    from zoo.errors import ZooError
 
     for name in models:
-        try:
-            result = measure(name, data)
-        except ZooError as error:
-            raise click.ClickException(str(error)) from None
+        result = measure(name, data)
         click.echo(
             f"{result['model']}: {result['mean']:.2%} of the corrupted images, {result['clean']:.2%} as they are."
         )
@@ -187,19 +226,15 @@ def robustness(models: tuple[str, ...], data: str | None) -> None:
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
 @click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
 def report_command(recipe: str, data: str | None, runs: Path | None) -> None:
-    """Draw confusion matrix, worst mistakes and reliability of RECIPE's seed 0 into its run's folder."""
+    """Draw a run's confusion matrix, mistakes and reliability.
+
+    The pictures of RECIPE's seed 0 are written into its run's folder.
+    """
     from train.recipe import find
     from train.report import report
-    from train.runs import RunError
-    from zoo.errors import ZooError
 
-    try:
-        for path in report(find(recipe), runs, data):
-            click.echo(path)
-    except (RunError, ZooError) as error:
-        raise click.ClickException(str(error)) from None
-    except KeyError as error:
-        raise click.UsageError(error.args[0]) from None
+    for path in report(find(recipe), runs, data):
+        click.echo(path)
 
 
 @main.command()
@@ -207,21 +242,19 @@ def report_command(recipe: str, data: str | None, runs: Path | None) -> None:
 @click.option("--seeds", type=click.IntRange(min=1), help="How many seeds, from 0. [the study's own number]")
 @click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant; may be repeated.")
 @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
-@click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="[as many as are fastest, measured at each start]")
 @click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
 def experiments(
-    study: str, seeds: int | None, only: tuple[str, ...], data: str | None, threads: int, runs: Path | None
+    study: str, seeds: int | None, only: tuple[str, ...], data: str | None, threads: int | None, runs: Path | None
 ) -> None:
-    """Train the variants of STUDY that have no result yet, going on where a run was interrupted."""
+    """Train the variants of a study that have no result yet.
+
+    A run of STUDY that was interrupted goes on from its last whole epoch.
+    """
     from train.experiments import run as running
     from train.experiments.study import find
-    from train.runs import RunError
-    from zoo.errors import ZooError
 
-    try:
-        found = find(study)
-    except KeyError as error:
-        raise click.UsageError(error.args[0]) from None
+    found = find(study)
     if unknown := sorted(set(only) - found.variants.keys()):
         raise click.UsageError(f"{study} has no variant {unknown[0]!r}. It has: {', '.join(found.variants)}.")
     try:
@@ -230,8 +263,6 @@ def experiments(
             part = "test" if found.reads_test else "validation"
             accuracy = result["test_accuracy"] if found.reads_test else result["epochs"][-1]["validation_accuracy"]
             click.echo(f"{left[0]} seed {left[1]}: {accuracy:.2%} of the {part} images.")
-    except (RunError, ZooError) as error:
-        raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         click.echo("Stopped. The same command goes on from the last whole epoch.", err=True)
         sys.exit(130)
@@ -240,7 +271,10 @@ def experiments(
 
 @main.command()
 def docs() -> None:
-    """Renew the parts of the documentation that are written from cards and from the results of experiments."""
+    """Renew the pages that are written from cards and results.
+
+    Pages of models, accuracy, experiments and robustness are written from cards and from the results of experiments.
+    """
     from train.docs import draw_studies, pages
 
     try:

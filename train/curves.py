@@ -18,12 +18,14 @@ def draw(run: Run) -> None:
             if lines and f"{part}_{quantity}" in lines[0]:
                 axes.plot(epochs, [line[f"{part}_{quantity}"] for line in lines], color=colour, label=part)
         axes.set(title=quantity, xlabel="epoch")
-    left.set_yscale("log")
+    if lines:  # a run that was stopped in its first epoch has none
+        left.set_yscale("log")
     if (run.folder / "result.json").exists():
         result = run.read("result")
         said = f"{result['measured_on']}: {result['accuracy']:.2%}"
         middle.plot([result["epochs"]], [result["accuracy"]], "o", color="#d1242f", label=said)
-    middle.legend(loc="lower right")
+    if middle.get_legend_handles_labels()[1]:
+        middle.legend(loc="lower right")
     right.plot(epochs, [line["learning_rate"] for line in lines], color="#888888")
     right.set(title="learning rate at the epoch's end", xlabel="epoch")
     config = run.read("config")

@@ -25,7 +25,9 @@ from train.splits import Part, held_out_part
 from zoo import card as cards
 from zoo import datasets, registry
 from zoo.card import Card
+from zoo.errors import WrongUsage, ZooError
 from zoo.layers import layers as layers_of
+from zoo.model_files import METADATA_KEY
 from zoo.predictor import Model
 
 LOGIT_TOLERANCE = 1e-4  # between PyTorch and ONNX, on all test images
@@ -33,55 +35,99 @@ LOGIT_TOLERANCE = 1e-4  # between PyTorch and ONNX, on all test images
 FORMS = {"mnist": "digit", "cifar10": "photo"}
 
 
-class ExportError(Exception):
+class ExportError(ZooError):
     """The model is not fit to be written; the message says which check failed, with its figures."""
 
 
-def export(recipe: Recipe, runs: Path | None, folder: str | None, target: Path = registry.SHIPPED) -> Card:
-    """Write `target/NAME/` from the recipe's finished runs: seed 0's weights, all seeds' accuracies, the twin's T.
+def export(
+    recipe: Recipe, runs: Path | None, folder: str | None, target: Path = registry.SHIPPED, name: str | None = None,
+    seed: int = 0,
+) -> Card:  # fmt: skip
+    """Write `target/NAME/` from the recipe's finished runs: one seed's weights, all seeds' accuracies, the twin's T.
 
     Args:
         recipe: whose runs are taken.
         runs: where run folders lie, default `$ZOO_HOME/runs`.
         folder: where the data lie, as in `zoo.datasets.load`.
         target: the folder of models.
+        name: of a model of the user's own. Without one the model has the recipe's name, and its runs must be of exactly
+            the recipe's settings; with one they may have another number of epochs.
+        seed: whose weights are taken; 0 for the recipe's own model.
     Raises:
-        RunError: no finished run of seed 0, or runs of different settings. ExportError: ONNX and PyTorch disagree.
+        RunError: no finished run of that seed, or runs of different settings. WrongUsage: the name cannot be taken.
+        ExportError: ONNX and PyTorch disagree.
     """
-    shipped, seeds = finished_runs(recipe, runs)
+    own = name is not None
+    if name is not None:
+        check_name(name, target)
+        recipe = as_trained(recipe, runs, seed)
+    shipped, seeds = finished_runs(recipe, runs, seed, strict=not own)
     network = networks.load(recipe, shipped.weights)
     test = held_out_part(recipe.dataset, "full", folder)
     scores = logits(network, test.images, recipe)
-    calibration = calibrate(recipe, runs, folder, scores, test)
+    calibration = calibrate(recipe, runs, folder, scores, test, seed, strict=not own)
     model = to_onnx(network, recipe, calibration.temperature)
     facts = _card(recipe, shipped, seeds, network, model, scores, test, calibration)
+    facts = replace(facts, name=name, default=False) if name is not None else facts
     embed(model, facts)
     content = model.SerializeToString()
-    check_parity(Model(content, "cpu", recipe.name), test, scores)
+    check_parity(Model(content, "cpu", facts.name), test, scores)
     return write(facts, {"model.onnx": content, "model.safetensors": shipped.weights.read_bytes()}, target)
 
 
-def finished_runs(recipe: Recipe, root: Path | None) -> tuple[Run, list[Run]]:
-    """Seed 0's run, and all finished full runs of the recipe's settings in the order of their seeds."""
-    shipped = Run.of(recipe.name, "full", 0, root)
+def check_name(name: str, target: Path) -> None:
+    """Whether a model of the user's own may have that name in that folder. Raises WrongUsage."""
+    if not cards.NAME.fullmatch(name):
+        raise WrongUsage(f"{name!r} cannot be a model's name: take letters, digits and . _ + -, such as mnist14k.mine.")
+    if target == registry.SHIPPED:
+        raise WrongUsage(f"{target} holds the recipes' own models: leave --as out, or choose another folder with --to.")
+    if (registry.SHIPPED / name).exists():
+        raise WrongUsage(f"{name} is a model that pocketzoo ships, and yours would not be found: choose another name.")
+
+
+def as_trained(recipe: Recipe, runs: Path | None, seed: int) -> Recipe:
+    """The recipe with the number of epochs that its run of a seed was trained for. Raises RunError."""
+    run = Run.of(recipe.name, "full", seed, runs)
+    if not (run.folder / "result.json").exists():
+        raise RunError(f"{run.folder} holds no finished run: python -m train {recipe.name} --seed {seed}")
+    epochs = run.read("config")["epochs"]
+    if epochs == recipe.epochs:
+        return recipe
+    return replace(recipe, epochs=epochs, title=f"{recipe.title}; epochs: {epochs} instead of {recipe.epochs}")
+
+
+def finished_runs(recipe: Recipe, root: Path | None, seed: int = 0, strict: bool = True) -> tuple[Run, list[Run]]:
+    """One seed's run, and all finished full runs of the recipe's settings in the order of their seeds.
+
+    Args:
+        strict: whether finished runs of other settings are an error, or left out.
+    """
+    shipped = Run.of(recipe.name, "full", seed, root)
     folders = [path.parent for path in shipped.folder.parent.glob("seed*/result.json")]
     seeds = sorted(int(folder.name[4:]) for folder in folders if folder.name[4:].isdecimal())
     found = [Run.of(recipe.name, "full", seed, root) for seed in seeds]
     if shipped not in found:
-        raise RunError(f"{shipped.folder} holds no finished run: python -m train {recipe.name} --seed 0")
+        raise RunError(f"{shipped.folder} holds no finished run: python -m train {recipe.name} --seed {seed}")
+    if not strict:
+        found = [run for run in found if run == shipped or run.has_settings(recipe.settings())]
     for run in found:
         run.check_settings(recipe.settings())
     return shipped, found
 
 
 def calibrate(
-    recipe: Recipe, runs: Path | None, folder: str | None, test_scores: torch.Tensor, test: Part
-) -> cards.Calibration:
-    """Temperature and the bound of `unsure`, from the twin's validation split; T is 1 where there is no twin."""
+    recipe: Recipe, runs: Path | None, folder: str | None, test_scores: torch.Tensor, test: Part, seed: int = 0,
+    strict: bool = True,
+) -> cards.Calibration:  # fmt: skip
+    """Temperature and the bound of `unsure`, from the twin's validation split; T is 1 where there is no twin.
+
+    Args:
+        seed: of the twin. strict: whether a twin of other settings is an error, or none.
+    """
     temperature, bound = 1.0, 0.5
     source = "nothing: no twin was trained, so T is 1 and the bound 0.5"
-    twin = Run.of(recipe.name, "twin", 0, runs)
-    if (twin.folder / "result.json").exists():
+    twin = Run.of(recipe.name, "twin", seed, runs)
+    if (twin.folder / "result.json").exists() and (strict or twin.has_settings(recipe.settings())):
         twin.check_settings(recipe.settings())
         validation = held_out_part(recipe.dataset, "twin", folder)
         scores = logits(networks.load(recipe, twin.weights), validation.images, recipe)
@@ -151,7 +197,7 @@ def _card(
         calibration=calibration,
         training=cards.Training(
             settings=recipe.settings(),
-            seed=0,
+            seed=shipped.read("config")["seed"],
             epochs=result["epochs"],
             seconds=result["training_s"],
             source=recipe.source,
@@ -166,7 +212,7 @@ def _card(
 def embed(model: onnx.ModelProto, card: Card) -> None:
     """Put the card into the model's metadata."""
     entry = model.metadata_props.add()
-    entry.key, entry.value = cards.METADATA_KEY, card.to_json()
+    entry.key, entry.value = METADATA_KEY, card.to_json()
 
 
 def describe(recipe: Recipe, target: Path = registry.SHIPPED) -> Card:

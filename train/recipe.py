@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from train.schedules import Schedule
+from zoo.errors import WrongUsage
 
 # Fields that recipes did not always have, and what they were then: runs and cards from before say nothing of them.
 ADDED = {"precision": "float32", "ema": 0.0, "branches": 0, "distill": {}}
@@ -84,11 +85,11 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name; a bare architecture means its default recipe. Raises KeyError with a sentence."""
+    """The recipe of that name; a bare architecture means its default recipe. Raises WrongUsage."""
     module = name.replace("-", "_").replace(".", "_")
     if name in names():
         return import_module(f"train.recipes.{module}").RECIPE
     for candidate in names():
         if candidate.split(".")[0] == name and (recipe := find(candidate)).default:
             return recipe
-    raise KeyError(f"There is no recipe {name!r}. There are: {', '.join(names())}.")
+    raise WrongUsage(f"There is no recipe {name!r}. There are: {', '.join(names())}.")

@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from train.splits import Kind
+from zoo.errors import WrongUsage, ZooError
 from zoo.home import home
 
 OF_THE_JOB = ("kind", "seed", "threads", "teacher_sha256")  # what a run's config tells beside its recipe's settings
 
 
-class RunError(Exception):
+class RunError(ZooError):
     """A run that cannot be started or continued; the message says why."""
 
 
@@ -42,14 +43,18 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
+    def check_free(self, restart: bool = False) -> None:
+        """Refuse to begin where another run lies, unless `restart` throws that away."""
+        if self.checkpoint.exists() and not restart:
+            raise RunError(f"{self.folder} holds a run already: --resume continues it, --restart replaces it.")
+
     def begin(self, config: dict[str, Any], precision: str, restart: bool = False) -> None:
         """Start afresh: the folder must not hold another run, unless `restart` throws that away.
 
         Args:
             precision: in which the steps are computed here, whatever the recipe asks for.
         """
-        if self.checkpoint.exists() and not restart:
-            raise RunError(f"{self.folder} holds a run already: --resume continues it, --restart replaces it.")
+        self.check_free(restart)
         self.folder.mkdir(parents=True, exist_ok=True)
         left_over = (self.checkpoint, self.metrics_file, self.weights)
         for path in (*left_over, self.folder / "result.json", self.folder / "curves.png"):
@@ -57,11 +62,15 @@ class Run:
         _write_json(self.folder / "config.json", config)
         _write_json(self.folder / "environment.json", {**environment(), "precision": precision})
 
-    def check_same(self, config: dict[str, Any]) -> None:
-        """Refuse to continue a run with other settings than it was begun with."""
+    def begun_with(self) -> dict[str, Any]:
+        """The configuration of a run that can be resumed. Raises RunError."""
         if not self.checkpoint.exists():
             raise RunError(f"{self.folder} holds no checkpoint to resume: leave --resume out to begin there.")
-        begun = json.loads((self.folder / "config.json").read_text())
+        return self.read("config")
+
+    def check_same(self, config: dict[str, Any]) -> None:
+        """Refuse to continue a run with other settings than it was begun with."""
+        begun = self.begun_with()
         if other := sorted(key for key in begun.keys() | config.keys() if begun.get(key) != config.get(key)):
             said = "; ".join(f"{key} was {begun.get(key)!r} and is {config.get(key)!r}" for key in other)
             raise RunError(
@@ -77,8 +86,16 @@ class Run:
                 was, now = (f"{told[key]!r}" if key in told else "not set" for told in (config, settings))
                 raise RunError(
                     f"{self.folder} was trained with {key} {was}, and in its recipe that is {now} now: train it again "
-                    "with --restart."
+                    f"with --restart{', or export it as your own, with --as NAME' if key == 'epochs' else ''}."
                 )
+
+    def has_settings(self, settings: dict[str, Any]) -> bool:
+        """Whether `check_settings` has nothing against it."""
+        try:
+            self.check_settings(settings)
+        except RunError:
+            return False
+        return True
 
     def save_checkpoint(
         self, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
@@ -139,6 +156,35 @@ class Run:
         if not path.exists():
             raise RunError(f"{self.folder} has no {name}.json: the run is not there or not finished.")
         return json.loads(path.read_text())
+
+    def remember(self, **options: str | None) -> None:
+        """Keep options of the command that decide no weights, such as where the data lie, for `--resume`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_json(self.folder / "command.json", options)
+
+    def remembered(self, option: str) -> str | None:
+        path = self.folder / "command.json"
+        return json.loads(path.read_text()).get(option) if path.exists() else None
+
+    @classmethod
+    def unfinished(cls, recipe: str, root: Path | None = None) -> "Run":
+        """The one run of a recipe that has begun and not ended, for `--resume` without a seed.
+
+        Raises:
+            RunError: there is none. WrongUsage: there are several.
+        """
+        folder = (root or home() / "runs") / recipe
+        begun = [path.parent for path in sorted(folder.glob("*/checkpoint.safetensors"))]
+        found = [run for run in begun if not (run / "result.json").exists()]
+        if not found:
+            ended = f"; finished: {', '.join(run.name for run in begun)}" if begun else ""
+            raise RunError(f"{folder} holds no unfinished run to resume{ended}: leave --resume out to begin one.")
+        if len(found) > 1:
+            raise WrongUsage(
+                f"Several runs of {recipe} are unfinished ({', '.join(run.name for run in found)}): choose one with "
+                "--seed, and --twin if it is one."
+            )
+        return cls(found[0])
 
 
 def environment() -> dict[str, Any]:

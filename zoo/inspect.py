@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from zoo.card import Card, Layer
 from zoo.decoders import Pixels
-from zoo.errors import BadInput, ZooError
+from zoo.errors import BadInput, BadModel, ZooError, reason
 from zoo.image import decode
 from zoo.layers import Field, steps
 from zoo.predictor import Model, model_file
@@ -54,31 +54,48 @@ def look_inside(name: str, source: Any) -> Inside:
     """Run one picture through a model and keep what every layer gives.
 
     Args:
-        name: of a model, or a path to an .onnx file, as `zoo.load` takes it.
-        source: a picture, as `Model.predict` takes it.
+        name: of a model, a path to an .onnx file, or a model's folder, as `zoo.load` takes it.
+        source: a picture, as `Model.predict` takes it; read once, so that an open file or a pipe will do.
     Raises:
         BadInput: the picture cannot be classified. ModelNotFound, BadModel, DeviceUnavailable: as `zoo.load`.
         ZooError: the package onnx is not installed.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
     except ImportError:
         raise ZooError("Looking inside a model needs onnx: pip install 'pocketzoo[inspect]'.") from None
     content, where, _ = model_file(name)
     card = Model(content, "cpu", where).card
-    seen, corrections = prepare(source, card.input)
+    picture = decode(source)
+    seen, corrections = prepare(picture.pixels, card.input)
+    try:
+        stages, probabilities = _stages(content, seen, where)
+    except ZooError:
+        raise
+    except Exception as error:  # a foreign graph can make onnx, its shape inference and the runtime raise anything
+        raise BadModel(f"The layers of {where} cannot be found ({reason(error)}): export it again.") from None
+    return Inside(card, picture.pixels, seen, picture.notes + corrections, stages, probabilities)
+
+
+def _stages(content: bytes, seen: Pixels, where: str) -> tuple[tuple[Stage, ...], npt.NDArray[np.float32]]:
+    """Run the graph of an ONNX file with every layer's values as outputs; also the probabilities `(K,)`."""
+    import onnx
+
     graph = onnx.load_model_from_string(content)
     found = list(steps(graph))
     known = {output.name for output in graph.graph.output}
-    graph.graph.output.extend(onnx.ValueInfoProto(name=step.output) for step in found if step.output not in known)
+    wanted = dict.fromkeys(step.output for step in found if step.output not in known)
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     session, _ = open_session(graph.SerializeToString(), "cpu", where)
     values = session.run([*(step.output for step in found), "probabilities"], {"image": seen[np.newaxis]})
     stages = []
     for step, value in zip(found, values, strict=False):
+        if value.ndim not in (2, 4) or value.shape[0] != 1 or 0 in value.shape:
+            continue  # nothing that could be drawn as maps
         maps = value[0] if value.ndim == 4 else value[0][:, np.newaxis, np.newaxis]
-        kernels = step.weights if step.weights is not None and step.weights.ndim == 4 else None
+        kernels = step.weights if step.weights is not None and step.weights.ndim == 4 and step.weights.size else None
         stages.append(Stage(step.layer, step.field, maps, kernels))
-    return Inside(card, decode(source).pixels, seen, corrections, tuple(stages), values[-1][0])
+    return tuple(stages), values[-1][0]
 
 
 def parse_unit(text: str) -> tuple[str, int, int]:

@@ -72,10 +72,11 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
     }
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:] for value in values}
-    followers = {node.input[0]: node for node in graph.node if node.op_type in _FINISHING}
+    nodes = [node for node in graph.node if node.input and node.output]  # the others are constants
+    followers = {node.input[0]: node for node in nodes if node.op_type in _FINISHING}
     fields = {value.name: Field(1, 1, 0) for value in graph.input}
     counters: dict[str, int] = {}
-    for node in graph.node:
+    for node in nodes:
         seen = [fields[name] for name in node.input if name in fields]
         attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
         input_shape, output_shape = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
@@ -96,8 +97,9 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
             parameters=sum(weights[name].size for name in own),
             macs=weights[own[0]].size * prod(output_shape[1:]) if own else 0,
         )
-        last = node
-        while last.output[0] in followers:
+        last, followed = node, {""}
+        while last.output[0] in followers and last.output[0] not in followed:  # a damaged graph may lead in a circle
+            followed.add(last.output[0])
             last = followers[last.output[0]]
         yield Step(layer, field, last.output[0], weights[own[0]] if own else None)
 

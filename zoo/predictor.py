@@ -5,6 +5,7 @@ from __future__ import annotations  # the command starts with this file: they ne
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -14,11 +15,12 @@ import numpy.typing as npt
 
 from zoo import registry
 from zoo.binding import Bound
-from zoo.card import METADATA_KEY, Card
-from zoo.errors import BadInput, BadModel, ModelNotFound, reason
+from zoo.card import Card, File
+from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, printable, reason
 from zoo.image import describe
+from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.photos import FITS, Fit
-from zoo.prepare import CORRECTORS, prepare
+from zoo.prepare import prepare
 from zoo.rows import Guess, Prepared, Row, prepare_all
 from zoo.runtime import Device, open_session
 
@@ -46,7 +48,7 @@ class Model:
         self._made_of = (onnx, device, where)
         self._session, self.device = open_session(onnx, device, where)
         self.card = _embedded_card(self._session, where)
-        self._image_shape = self.card.input.shape
+        self._image_shape, self._classes = self.card.input.shape, len(self.card.labels)
 
     @property
     def sha256(self) -> str:
@@ -73,10 +75,23 @@ class Model:
         Returns:
             Scores with float32 `(N, K)` logits and probabilities, columns in `self.card.labels` order.
         Raises:
-            BadInput: wrong shape or dtype.
+            BadInput: wrong shape or dtype. BadModel: a foreign network that fails, or gives other shapes than it said.
+            DeviceUnavailable: the same on a GPU.
         """
         self.check(images)
-        return Scores(*self._session.run(None, {"image": images}))
+        try:
+            logits, probabilities = self._session.run(None, {"image": images})
+        except Exception as error:  # onnxruntime's classes of errors are not public
+            raise self._cannot_run(reason(error)) from None
+        if not logits.shape == probabilities.shape == (len(images), self._classes):
+            raise self._cannot_run(f"{len(images)} images gave outputs of {logits.shape} and {probabilities.shape}")
+        return Scores(logits, probabilities)
+
+    def _cannot_run(self, why: str) -> BadModel | DeviceUnavailable:
+        said = f"{self.card.name} cannot be run on {self.device} ({why})"
+        if self.device == "cuda":  # of which the memory may be full
+            return DeviceUnavailable(f"{said}: choose the device cpu.")
+        return BadModel(f"{said}: export it again.")
 
     def check(self, images: npt.NDArray[np.uint8]) -> None:
         """Raises BadInput where `run` would: another shape or dtype than `(N, H, W, C)` uint8."""
@@ -139,7 +154,7 @@ class Model:
 
     def bind(self, batch: int) -> Bound:
         """A way to run batches of that size with input and outputs bound to memory of the device."""
-        return Bound(self._session, self.device, self._image_shape, len(self.card.labels), batch)
+        return Bound(self._session, self.device, self._image_shape, self._classes, batch)
 
     def _guesses(self, probabilities: npt.NDArray[np.float32], top_k: int) -> list[tuple[Guess, ...]]:
         """The best labels of each row of `(N, K)`, best first; of equals the first label."""
@@ -152,7 +167,7 @@ class Model:
 
     def _row(self, name: str, guesses: tuple[Guess, ...], corrections: tuple[str, ...]) -> Row:
         best = guesses[0]
-        unsure = best.probability < self.card.calibration.unsure_below
+        unsure = not best.probability >= self.card.calibration.unsure_below  # a probability that is no number, too
         return Row(name, self.card.name, best.label, best.probability, unsure, guesses, corrections)
 
     def _wrong_array(self, images: Any) -> str:
@@ -176,7 +191,8 @@ def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
     """Open a model of the zoo, or any ONNX file that pocketzoo exported.
 
     Args:
-        name: `mnist14k.notes`; `mnist14k`, which means the architecture's default; or a path that ends in .onnx.
+        name: `mnist14k.notes`; `mnist14k`, which means the architecture's default; a path that ends in .onnx; or the
+            path of a model's folder.
         device: "auto", "cpu" or "cuda"; "cuda" fails where CUDA cannot be used, and never falls back.
     Raises:
         ModelNotFound, BadModel (changed or damaged files), DeviceUnavailable.
@@ -198,43 +214,92 @@ class ModelFile(NamedTuple):
 
 def model_file(name: str | os.PathLike[str]) -> ModelFile:
     """Read a model's ONNX file, checked against the card beside it; takes and raises what `load` does."""
-    name = os.fspath(name)
-    if name.lower().endswith(".onnx"):
-        return ModelFile(_read(Path(name)), name, None)
-    entry = registry.find(name)
-    path = entry.folder / "model.onnx"
-    content = _read(path)
-    if hashlib.sha256(content).hexdigest() != entry.card.file("model.onnx").sha256:
+    where, found = os.fspath(name), locate(name)
+    if isinstance(found, Path):
+        return ModelFile(read_file(found, LARGEST_MODEL), where, None)
+    content = found.read("model.onnx")
+    if hashlib.sha256(content).hexdigest() != found.card.file("model.onnx").sha256:
         raise BadModel(
-            f"{path} is not the file that its card describes (its sha256 differs): get the model again, or export it."
+            f"{found.folder / 'model.onnx'} is not the file that its card describes (its sha256 differs): get the "
+            "model again, or export it."
         )
-    return ModelFile(content, name, entry.card)
+    return ModelFile(content, where, found.card)
 
 
-def _read(path: Path) -> bytes:
+def locate(name: str | os.PathLike[str]) -> registry.Entry | Path:
+    """What a name means: an entry of the zoo or of a folder, or the path of an ONNX file on its own.
+
+    A word is a name of the zoo first, and a folder here where the zoo has none of that name.
+
+    Raises:
+        ModelNotFound, BadModel.
+    """
+    text = os.fspath(name)
+    if text.lower().endswith(".onnx") and not os.path.isdir(text):
+        return Path(text)
+    folder = Path(text)
+    if len(folder.parts) > 1 or not isinstance(name, str):
+        if not os.path.isdir(folder):
+            raise ModelNotFound(f"There is no model's folder {text}: check the path, or `zoo list` for names.")
+        return registry.open_folder(folder)
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ModelNotFound(f"There is no model file {path}: check the path.") from None
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{path} cannot be read ({reason(error)}): check the path.") from None
+        return registry.find(text)
+    except ModelNotFound:
+        if os.path.lexists(folder / "card.json"):
+            return registry.open_folder(folder)
+        raise
+
+
+def card_of(name: str | os.PathLike[str]) -> Card:
+    """A model's card, without opening the model; takes what `load` does.
+
+    The card of an ONNX file on its own is the one that it carries, with the file's size and digest added.
+
+    Raises:
+        ModelNotFound, BadModel.
+    """
+    found = locate(name)
+    if isinstance(found, registry.Entry):
+        return found.card
+    content, where = read_file(found, LARGEST_MODEL), str(found)
+    text = check_onnx(content, where)
+    if text is None:
+        raise BadModel(_other_form(where))
+    file = File("model.onnx", len(content), hashlib.sha256(content).hexdigest())
+    return replace(Card.from_json(text, where), files=(file,))
 
 
 def _embedded_card(session: Any, where: str) -> Card:
     """The card that the file carries, after checking that inputs and outputs are those of our contract."""
-    inputs = [(value.name, value.type, len(value.shape)) for value in session.get_inputs()]
-    outputs = [(value.name, value.type) for value in session.get_outputs()]
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    contract = [("image", "tensor(uint8)", 4)], [("logits", "tensor(float)"), ("probabilities", "tensor(float)")]
-    if (inputs, outputs) != contract or text is None:
-        raise BadModel(
-            f"{where} is an ONNX model, but not of pocketzoo's form (uint8 image in, logits and probabilities out, "
-            "a card inside): export it with `python -m train export`."
-        )
+    try:
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        names = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError:
+        raise BadModel(_other_form(where)) from None
+    contract = [
+        ("image", "tensor(uint8)", 4), ("logits", "tensor(float)", 2), ("probabilities", "tensor(float)", 2),
+    ]  # fmt: skip
+    if names != contract or text is None:
+        raise BadModel(_other_form(where))
     card = Card.from_json(text, where)
-    shape = tuple(session.get_inputs()[0].shape[1:])
-    if card.input.form not in CORRECTORS:
-        raise BadModel(f"{where} takes pictures of form {card.input.form!r}, unknown here: install a newer pocketzoo.")
-    if shape != card.input.shape:
-        raise BadModel(f"{where} takes images of {shape} and its card says {card.input.shape}: export it again.")
+    for value, rest in ((inputs[0], card.input.shape), *((output, (len(card.labels),)) for output in outputs)):
+        count, *sizes = value.shape
+        if isinstance(count, int) or tuple(sizes) != rest:
+            raise BadModel(
+                f"{where} has {value.name} of shape {_shape(value.shape)}, and its card says {_shape(['N', *rest])}: "
+                "export it again."
+            )
     return card
+
+
+def _shape(sizes: Iterable[int | str | None]) -> str:
+    """In error messages: names of dimensions are text from the file."""
+    return f"({', '.join(printable(str(size))[:40] for size in sizes)})"
+
+
+def _other_form(where: str) -> str:
+    return (
+        f"{where} is an ONNX model, but not of pocketzoo's form (uint8 image in, logits and probabilities out, a card "
+        "inside): export it with `python -m train export`."
+    )

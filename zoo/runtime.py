@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.errors import BadModel, DeviceUnavailable, reason
+from zoo.model_files import check_onnx
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
@@ -62,12 +63,17 @@ def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1  # networks this small scale across requests: docs/decisions/0003-runtime.md
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it would print of a model's names is in the errors that it raises
+    # A model is one file (docs/decisions/0001-one-file.md): check_onnx refuses others, and this is a folder in which
+    # the runtime finds none should it have missed one.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    check_onnx(model, where)
     try:
         if device == "cuda":
             with contextlib.redirect_stdout(sys.stderr):  # it prints what it could not load
                 runtime.preload_dlls()
-        session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]])
+        # its fallback would print on stdout, and open a session on another device
+        session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]], enable_fallback=0)
     except Exception as error:  # onnxruntime's classes of errors are not public
         if device == "cuda":
             raise DeviceUnavailable(f"CUDA cannot be used here ({reason(error)}): choose --device cpu.") from None

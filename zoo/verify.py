@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from zoo import datasets
 from zoo.card import Card
-from zoo.errors import BadData, DataNotFound
+from zoo.errors import BadData, BadModel, DataNotFound, ModelNotFound
+from zoo.model_files import LARGEST_MODEL, read_file
 from zoo.predictor import Model
 from zoo.registry import Entry
 from zoo.runtime import Device
@@ -26,32 +28,71 @@ class Check:
     detail: str
 
 
-def verify(entry: Entry, folder: str | None = None, device: Device = "auto") -> Iterator[Check]:
+def verify(model: Entry | Path, folder: str | None = None, device: Device = "auto") -> Iterator[Check]:
     """Yield the checks of one model, stopping where a file is not the one that the card describes.
 
     Args:
-        entry: the model.
+        model: a model with its card beside it, or the path of an ONNX file on its own, as `zoo.predictor.locate` gives
+            them. A file on its own can only be compared with the card that it carries.
         folder: where test data lie, as in `zoo.datasets.load`; nothing is downloaded.
+    Raises:
+        ModelNotFound: there is no file at the path. DeviceUnavailable: no runtime, or not on that device.
     """
-    for file in entry.card.files:
-        path = entry.folder / file.name
-        if not path.exists():
-            if file.name == "model.onnx":
-                yield Check(file.name, False, f"{path} is missing: get the model again.")
+    if isinstance(model, Path):
+        content = read_file(model, LARGEST_MODEL)
+        yield Check("model.onnx", None, f"no card beside it; sha256 {_sha256(content)[:12]}…, {len(content):,} bytes")
+        where = str(model)
+    else:
+        for check in _check_files(model):
+            yield check
+            if check.passed is False:
                 return
-            yield Check(file.name, None, "not installed here: weights for training stay in the repository")
+        content, where = model.read("model.onnx"), model.card.name
+    try:
+        opened = Model(content, device, where)
+        same = isinstance(model, Path) or opened.card == model.card.embedded()
+        yield Check("card", same, f"the file carries {_card_found(model, same)}")
+        yield _check_accuracy(opened, opened.card if isinstance(model, Path) else model.card, folder)
+    except BadModel as error:
+        yield Check("form", False, str(error))
+
+
+def _check_files(entry: Entry) -> Iterator[Check]:
+    for file in entry.card.files:
+        try:
+            content = entry.read(file.name)
+        except ModelNotFound:
+            if file.name == "model.onnx":
+                yield Check(file.name, False, f"{entry.folder / file.name} is missing: get the model again.")
+            else:
+                yield Check(file.name, None, "not installed here: weights for training stay in the repository")
             continue
-        if hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
+        except BadModel as error:
+            yield Check(file.name, False, str(error))
+            continue
+        found, path = _sha256(content), entry.folder / file.name
+        if found == file.sha256:
+            yield Check(file.name, True, f"sha256 {found[:12]}…, {len(content):,} bytes")
+        else:
             yield Check(file.name, False, f"{path} has another sha256 than the card says: get the model again.")
-            return
-        yield Check(file.name, True, f"sha256 {file.sha256[:12]}…, {file.size_bytes:,} bytes")
-    model = Model((entry.folder / "model.onnx").read_bytes(), device, entry.card.name)
-    same = model.card == entry.card.embedded()
-    yield Check("card", same, f"the file carries {'the same' if same else 'another'} card")
-    yield _check_accuracy(model, entry.card, folder)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _card_found(model: Entry | Path, same: bool) -> str:
+    if isinstance(model, Path):
+        return "a card that fits its network"
+    return f"{'the same' if same else 'another'} card"
 
 
 def _check_accuracy(model: Model, card: Card, folder: str | None) -> Check:
+    known = datasets.DATASETS.get(card.dataset.name)
+    if known is None:
+        return Check("accuracy", None, f"not recomputed: the data set {card.dataset.name!r} is not known here")
+    if (known.image_shape, known.labels) != (card.input.shape, card.labels):
+        return Check("accuracy", False, f"the card's input and labels are not those of {known.title}")
     try:
         test = datasets.load(card.dataset.name, "test", folder, download=False)
     except DataNotFound as error:

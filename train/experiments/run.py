@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train import evaluate, networks
+from train import evaluate, networks, start
 from train.experiments.quantities import Result
 from train.experiments.study import Study
 from train.experiments.verdicts import Results
@@ -44,16 +44,20 @@ def missing(study: Study, seeds: int, only: tuple[str, ...] = (), results: Path 
 
 
 def train(
-    study: Study, variant: str, seed: int, threads: int, runs: Path | None, folder: str | None, results: Path = RESULTS
-) -> Result:
+    study: Study, variant: str, seed: int, threads: int | None, runs: Path | None, folder: str | None,
+    results: Path = RESULTS,
+) -> Result:  # fmt: skip
     """Train one variant, or go on with it where it was interrupted; write and return its result.
 
     Args:
+        threads: None for those that an interrupted run was begun with, and else for as many as are fastest.
         runs, folder: where run folders and where the data lie, as everywhere in `train/`.
     """
     recipe = study.variants[variant]
     run = Run.of(f"{study.name}.{variant}", "twin", seed, runs)
     learned, validation = training_part(recipe.dataset, "twin", folder), held_out_part(recipe.dataset, "twin", folder)
+    if threads is None:
+        threads = run.begun_with()["threads"] if run.checkpoint.exists() else start.fastest(recipe, learned).threads
     job = Job(recipe, "twin", seed, recipe.epochs, threads)
     title = f"{study.name} {variant} seed {seed}"
     told = fit(job, run, learned, validation, Progress(title), resume=run.checkpoint.exists())

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Literal
 
 from train.recipe import Recipe
+from zoo.errors import WrongUsage
 
 Verdict = Literal["holds", "does not hold", "cannot be told"]
 Expected = Literal["same", "more", "less", "no less", "at least", "none"]
@@ -78,8 +79,8 @@ NAMES = ("week2", "ladder-mnist", "ladder-cifar", "ladder-cifar90k", "ladder-mni
 
 
 def find(name: str) -> Study:
-    """The study of that name. Raises KeyError with a sentence."""
+    """The study of that name. Raises WrongUsage."""
     if name not in NAMES:
-        raise KeyError(f"There is no study {name!r}. There are: {', '.join(NAMES)}.")
+        raise WrongUsage(f"There is no study {name!r}. There are: {', '.join(NAMES)}.")
     found: Study = import_module(f"train.experiments.{name.replace('-', '_')}").STUDY
     return found

@@ -1,0 +1,169 @@
+"""A model's files before anything else reads them: bounded, inside their folder, and of the form that is promised.
+
+An ONNX file is a protobuf message that may name other files, call itself and loop for ever. Ours are one flat graph
+(docs/decisions/0001-one-file.md), and `check_onnx` refuses every other file before the runtime sees it. It walks over
+the message's fields with a table; the package onnx is no dependency of the command, and a parser of the whole message
+would read the weights too.
+"""
+
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
+
+import os
+import stat
+from pathlib import Path
+
+from zoo.errors import BadModel, ModelNotFound, reason
+
+METADATA_KEY = "pocketzoo.card"
+
+LARGEST_CARD = 2**20  # bytes; the longest of the cards that are shipped has 11,000
+LARGEST_MODEL = 2**30  # bytes; a protobuf message ends at 2**31
+MOST_FIELDS = 500_000  # of an ONNX file: some 20,000 operators; the walk over them takes less than a second
+
+# Fields by number, from onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto): a table for a message that
+# is walked, a string for what a model of ours never holds. All other fields are skipped.
+Table = dict[int, "Table | str"]
+_TENSOR: Table = {13: "weights in another file", 14: "weights in another file"}
+_SPARSE: Table = {1: _TENSOR, 2: _TENSOR}
+_ATTRIBUTE: Table = {
+    5: _TENSOR,
+    6: "a graph inside an operator (Loop, If or Scan)",
+    10: _TENSOR,
+    11: "a graph inside an operator (Loop, If or Scan)",
+    22: _SPARSE,
+    23: _SPARSE,
+}
+_NODE: Table = {5: _ATTRIBUTE}
+_GRAPH: Table = {1: _NODE, 5: _TENSOR, 15: _SPARSE}
+_METADATA: Table = {}
+_MODEL: Table = {7: _GRAPH, 14: _METADATA, 20: "a graph for training", 25: "functions of its own"}
+
+_DATA_LOCATION = 14  # of a tensor; 0, the default, means inside this file
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which ONNX does not use
+
+
+def read_file(path: Path, limit: int, within: Path | None = None) -> bytes:
+    """Read a file of a model.
+
+    Args:
+        limit: in bytes; a larger file is refused unread.
+        within: a folder that the file must lie in once all links are followed.
+    Raises:
+        ModelNotFound: there is none. BadModel: not a regular file, too large, outside of the folder, or unreadable.
+    """
+    try:
+        if within is not None and not path.resolve().is_relative_to(within.resolve()):
+            raise BadModel(f"{path} is a link that leads out of {within}: copy the file there.")
+        # a pipe is not waited for: nobody may ever write there
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadModel(f"{path} is not a regular file: a model's files are.")
+            content = file.read(limit + 1) if status.st_size <= limit else b""
+        if status.st_size > limit or len(content) > limit:
+            size = max(status.st_size, len(content))
+            raise BadModel(f"{path} has {size:,} bytes, more than the {limit:,} that are read: get the file again.")
+        return content
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise BadModel(f"{path} is a link that leads nowhere: get the file again.") from None
+        raise ModelNotFound(f"There is no model file {path}: check the path.") from None
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: of links that lead to each other
+        raise BadModel(f"{path} cannot be read ({reason(error)}): check the path.") from None
+
+
+def check_onnx(content: bytes, where: str) -> str | None:
+    """Refuse an ONNX file that is not one flat graph with its weights inside.
+
+    Args:
+        content: of the file. where: its name in sentences.
+    Returns:
+        The card that the file carries, as text, or None.
+    Raises:
+        BadModel: damaged; too large; or a file that reads other files, loops, or defines functions.
+    """
+    if len(content) > LARGEST_MODEL:
+        raise BadModel(f"{where} has {len(content):,} bytes, more than the {LARGEST_MODEL:,} that are read.")
+    try:
+        return _walk(content, where)
+    except (IndexError, _Malformed, UnicodeDecodeError):
+        raise BadModel(f"{where} is not an ONNX model, or is damaged or cut short: get the file again.") from None
+
+
+class _Malformed(ValueError):
+    """Bytes that are no protobuf message."""
+
+
+def _walk(content: bytes, where: str) -> str | None:
+    cards: list[str] = []
+    unread: list[tuple[int, int, Table]] = [(0, len(content), _MODEL)]
+    fields = 0
+    while unread:
+        position, end, table = unread.pop()
+        while position < end:
+            fields += 1
+            if fields > MOST_FIELDS:
+                raise BadModel(f"{where} has more than {MOST_FIELDS:,} parts: a model of pocketzoo has a few thousand.")
+            number, wire, value, start, position = _field(content, position, end)
+            inner = table.get(number)
+            in_this_file = table is _TENSOR and number == _DATA_LOCATION and wire == _VARINT and value == 0
+            if inner is None or in_this_file:
+                continue
+            if isinstance(inner, str):
+                raise BadModel(f"{where} holds {inner}: a model of pocketzoo is one flat graph in one file.")
+            if wire != _BYTES:
+                raise _Malformed
+            if inner is _METADATA:
+                cards += _card(content, start, position, where)
+            else:
+                unread.append((start, position, inner))
+    if len(cards) > 1:
+        raise BadModel(f"{where} carries {len(cards)} cards: export the model again.")
+    return cards[0] if cards else None
+
+
+def _field(content: bytes, position: int, end: int) -> tuple[int, int, int, int, int]:
+    """Number, wire type, value of a varint, where the field's bytes begin, and where the next field begins."""
+    tag, position = _varint(content, position)
+    number, wire = tag >> 3, tag & 7
+    start, value = position, 0
+    if wire == _VARINT:
+        value, position = _varint(content, position)
+    elif wire == _BYTES:
+        length, start = _varint(content, position)
+        position = start + length
+    elif wire in (_FIXED32, _FIXED64):
+        position += 4 if wire == _FIXED32 else 8
+    else:
+        raise _Malformed
+    if number == 0 or tag >= 2**32 or position > end:
+        raise _Malformed
+    return number, wire, value, start, position
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    """An unsigned number of 7 bits a byte, the low ones first, and the position behind it."""
+    value = content[position]
+    if value < 0x80:  # nearly all
+        return value, position + 1
+    value &= 0x7F
+    for shift in range(7, 70, 7):
+        position += 1
+        byte = content[position]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position + 1
+    raise _Malformed
+
+
+def _card(content: bytes, position: int, end: int, where: str) -> list[str]:
+    """The value of a metadata entry, where it is the card's."""
+    if end - position > LARGEST_CARD:
+        raise BadModel(f"{where} has metadata of {end - position:,} bytes, more than the {LARGEST_CARD:,} of a card.")
+    entry = {1: b"", 2: b""}  # key and value
+    while position < end:
+        number, wire, _, start, position = _field(content, position, end)
+        if wire == _BYTES and number in entry:
+            entry[number] = content[start:position]
+    return [entry[2].decode()] if entry[1].decode() == METADATA_KEY else []
