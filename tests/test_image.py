@@ -164,6 +164,7 @@ def test_arrays_of_other_types_are_scaled(array, first):
         (encoded(gradient())[:-30], "cut short"),
         (encoded(gradient(), "JPEG")[:300], "cut short"),
         (png(50_000, 50_000), "50000x50000"),
+        (png(70_000, 1), "70000x1 pixels, and no side"),
         (png(4, 4, body=b"\0\1"), "cut short"),
         (np.zeros((3, 3, 2), np.uint8), "(3, 3, 2)"),
         (np.zeros((0, 3), np.uint8), "(0, 3)"),

@@ -5,7 +5,7 @@ from __future__ import annotations  # the command starts with this file: they ne
 import importlib
 from typing import TYPE_CHECKING, Protocol, cast
 
-from zoo.limits import max_pixels
+from zoo.limits import LONGEST, max_pixels
 
 if TYPE_CHECKING:
     from zoo.formats.common import Header
@@ -107,6 +107,6 @@ def declared_pixels(data: bytes) -> int:
         if format not in READ:
             return 0
         width, height = reader(format).size(data)
-        return width * height if width * height <= max_pixels() else 0
+        return width * height if max(width, height) <= LONGEST and width * height <= max_pixels() else 0
     except Exception:
         return 0

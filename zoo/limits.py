@@ -8,8 +8,10 @@ from functools import cache
 from zoo.errors import BadInput, WrongUsage
 
 VARIABLE = "ZOO_MAX_MEGAPIXELS"
+LONGEST = 65_535  # pixels a side, as in JPEG: resizing needs tables for every column
 MEGAPIXELS = 25.0  # unless the variable says otherwise; a camera's 24 million pixels fit
 _LEAST = 100_000
+_BUFFERS = 40_000_000  # bytes: what decoders take for themselves, however small the picture
 _BYTES_A_PIXEL = 10  # 250 MB at 25 million pixels: two copies of an RGBA picture, and the file
 
 
@@ -31,11 +33,15 @@ def max_pixels() -> int:
 
 def max_memory() -> int:
     """The most bytes that decoding a picture may take, its file included."""
-    return _BYTES_A_PIXEL * max_pixels()
+    return max(_BYTES_A_PIXEL * max_pixels(), _BUFFERS)
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Raise BadInput for more pixels than are decoded."""
+    """Raise BadInput for more pixels than are decoded, in all or a side."""
+    if max(width, height) > LONGEST:
+        raise BadInput(
+            f"{name} is {width}x{height} pixels, and no side may have more than {LONGEST:,}: make it smaller."
+        )
     if width * height > max_pixels():
         raise BadInput(
             f"{name} is {width}x{height} pixels, more than the {max_pixels() / 1e6:g} million that are decoded: "

@@ -10,7 +10,7 @@ import numpy as np
 from zoo.card import Input
 from zoo.decoders import Pixels
 from zoo.errors import BadInput
-from zoo.formats.common import blocks
+from zoo.formats.common import strips
 
 Fit = Literal["crop", "whole"]
 FITS: tuple[Fit, ...] = ("crop", "whole")
@@ -71,12 +71,14 @@ def _opaque_colour(pixels: Pixels) -> Pixels:
         return np.repeat(pixels, 3, axis=2)
     if pixels.shape[2] == 3:
         return pixels
-    colour = np.ascontiguousarray(pixels[:, :, :3])
-    if pixels[:, :, 3].min() == 255:
-        return colour
-    for block in blocks(pixels.shape[1], pixels.shape[0]):  # floats of a whole large picture would take a gigabyte
-        weight = pixels[block][:, :, 3:].astype(np.float32) / 255
-        colour[block] = np.rint(colour[block] * weight + 255 * (1 - weight))
+    colour = np.empty((*pixels.shape[:2], 3), np.uint8)
+    opaque = pixels[:, :, 3].min() == 255
+    for rows in strips(pixels):
+        piece = np.ascontiguousarray(pixels[rows])
+        colour[rows] = cv2.cvtColor(piece, cv2.COLOR_RGBA2RGB)
+        if not opaque:  # c * alpha + 255 * (1 - alpha) = 255 - (255 - c) * alpha
+            alpha = cv2.cvtColor(np.ascontiguousarray(piece[:, :, 3]), cv2.COLOR_GRAY2RGB)
+            colour[rows] = 255 - cv2.multiply(255 - colour[rows], alpha, scale=1 / 255)
     return colour
 
 

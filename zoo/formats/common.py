@@ -17,8 +17,8 @@ Array = npt.NDArray[Any]
 FIRST_FRAME, FROM_CMYK, REDUCED = "used the first frame", "converted from CMYK", "reduced to 8 bits"
 _WHOLE = (255, 1023, 4095, 16383, 65535)  # the largest values of 8, 10, 12, 14 and 16 bits
 _FRACTIONS = (1, 2, 4, 8, 16, 32, 64, 128)  # the largest values of floats that are not whole numbers
-_BLOCK = 2**20  # pixels that are converted at a time: what is in two forms at once stays small
-_WIDEST = 2**16
+_STRIP = 2**16  # pixels that are converted at a time: what is in two forms at once stays in the cache
+_SMALL = 2**20
 
 
 class Refused(Exception):
@@ -51,13 +51,11 @@ class Header:
         raise NotImplementedError
 
 
-def blocks(width: int, height: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of pieces of a picture, each of about a million pixels at most."""
-    columns = min(width, _WIDEST)
-    rows = max(1, _BLOCK // columns)
-    for top in range(0, height, rows):
-        for left in range(0, width, columns):
-            yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
+def strips(picture: Array) -> Iterator[slice]:
+    """Rows of a picture `(H, W, ...)`, of 65,536 pixels together or a single row."""
+    step = max(1, _STRIP // picture.shape[1])
+    for top in range(0, len(picture), step):
+        yield slice(top, top + step)
 
 
 def to_8_bits(values: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
@@ -82,22 +80,20 @@ def to_8_bits(values: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     white = next((level for level in fractions + _WHOLE if level >= high), None)
     if white is None:
         raise Refused(f"has pixel values up to {high:g}: save it with 8 or 16 bits a channel")
-    pixels = np.empty(values.shape, np.uint8)  # every block is written below
+    if white == 255 and not fractions:
+        return values.astype(np.uint8), ()
+    pixels = np.empty(values.shape, np.uint8)  # every strip is written below
     table = None if fractions else np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
-    for rows, columns in blocks(values.shape[1], values.shape[0]):
-        block = values[rows, columns]
+    for rows in strips(values):
         if table is None:
-            pixels[rows, columns] = np.rint(np.multiply(block, 255 / white, dtype=np.float32))
+            pixels[rows] = np.rint(np.multiply(values[rows], 255 / white, dtype=np.float32))
         else:
-            pixels[rows, columns] = table[block]
+            pixels[rows] = table[values[rows]]
     return pixels, (REDUCED,) if white > 255 or fractions else ()
 
 
 def _are_whole(values: Array) -> bool:
-    return all(
-        bool((np.rint(block) == block).all())
-        for block in (values[rows, columns] for rows, columns in blocks(values.shape[1], values.shape[0]))
-    )
+    return all(bool((np.rint(values[rows]) == values[rows]).all()) for rows in strips(values))
 
 
 def pillow_pixels(image: PILImage.Image) -> tuple[Array, tuple[str, ...]]:
@@ -116,14 +112,15 @@ def pillow_pixels(image: PILImage.Image) -> tuple[Array, tuple[str, ...]]:
 
 def _copied(image: PILImage.Image, mode: str, channels: int) -> Array:
     width, height = image.size
-    if width * height <= _BLOCK:
+    if width * height <= _SMALL:
         return np.asarray(image if image.mode == mode else image.convert(mode)).reshape(height, width, channels)
     copy: Array | None = None
-    for rows, columns in blocks(width, height):
-        piece = image.crop((columns.start, rows.start, columns.stop, rows.stop))
+    step = max(1, _STRIP // width)
+    for top in range(0, height, step):
+        piece = image.crop((0, top, width, min(top + step, height)))
         values = np.asarray(piece if piece.mode == mode else piece.convert(mode))
         if copy is None:
-            copy = np.empty((height, width, channels), values.dtype)  # every block is written below
-        copy[rows, columns] = values.reshape(*values.shape[:2], channels)
+            copy = np.empty((height, width, channels), values.dtype)  # every strip is written below
+        copy[top : top + step] = values.reshape(*values.shape[:2], channels)
     assert copy is not None
     return copy

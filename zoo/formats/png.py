@@ -35,7 +35,7 @@ _ADAM7 = (
     (0, 2, 2, 4),
     (1, 2, 0, 2),
     (0, 1, 1, 2),
-)  # first row, step, first column, step
+)  # Adam7: first column, step, first row, step
 _FILTERS = b"\0\1\2\3\4"
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _USED = frozenset({b"tRNS", b"acTL", b"eXIf", b"iTXt", b"tEXt", b"zTXt"})  # of the others, nothing is read
@@ -271,13 +271,13 @@ def _expected(width: int, height: int, bits: int, interlaced: bool) -> int:
     """Bytes of all rows, each with its filter's number before it (PNG specification, 7.2 and 8.2)."""
     sizes = [(width, height)]
     if interlaced:
-        sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for y, dy, x, dx in _ADAM7]
+        sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, dx, y, dy in _ADAM7]
     return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
 def _memory(pixels: int, depth: int, colour: int, transparent: bool) -> int:
     if depth == 16 and colour != 0:  # OpenCV's 16-bit pixels, twice: it copies them for Python
-        return pixels * 4 * (3 if colour == 2 and not transparent else 4)
+        return pixels * (13 if colour == 2 and not transparent else 17)
     held = {0: 2 if depth == 16 else 1, 2: 4, 3: 1, 4: 4, 6: 4}[colour]  # Pillow's own bytes a pixel
     given = 4 if transparent or colour in (4, 6) else 3 if colour in (2, 3) else 2 if depth == 16 else 1
     return pixels * (held + given)

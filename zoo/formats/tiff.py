@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zoo.formats import exif, jpeg
-from zoo.formats.common import FROM_CMYK, Array, Header, Refused, blocks, damaged, pillow_pixels, to_8_bits
+from zoo.formats.common import FROM_CMYK, Array, Header, Refused, damaged, pillow_pixels, strips, to_8_bits
 
 _TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG: what the tags below are written in
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -260,8 +260,8 @@ class _Tiff(Header):
     def _looked_up(self, indices: Array) -> Array:
         table = np.array(self.palette, np.uint16).reshape(3, -1).T >> 8
         pixels = np.empty((self.height, self.width, 3), np.uint8)
-        for rows, columns in blocks(self.width, self.height):
-            pixels[rows, columns] = table.astype(np.uint8)[indices[rows, columns]]
+        for rows in strips(pixels):
+            pixels[rows] = table.astype(np.uint8)[indices[rows]]
         return pixels
 
     def _from_jpegs(self) -> Array:
@@ -349,22 +349,20 @@ def _decompressed(compression: int, stride: int, rows: list[int], strips: list[b
 def _from_cmyk(values: Array) -> Array:
     from PIL import Image
 
-    height, width = values.shape[:2]
-    pixels = np.empty((height, width, 3), np.uint8)
-    for rows, columns in blocks(width, height):
-        block = np.ascontiguousarray(values[rows, columns])
-        image = Image.frombuffer("CMYK", block.shape[1::-1], block, "raw", "CMYK", 0, 1)
-        pixels[rows, columns] = np.asarray(image.convert("RGB"))
+    pixels = np.empty((*values.shape[:2], 3), np.uint8)
+    for rows in strips(values):
+        strip = np.ascontiguousarray(values[rows])
+        image = Image.frombuffer("CMYK", strip.shape[1::-1], strip, "raw", "CMYK", 0, 1)
+        pixels[rows] = np.asarray(image.convert("RGB"))
     return pixels
 
 
 def _unmultiply(pixels: Array) -> None:
     """In place: divide the colours by the alpha that they were multiplied with, as Pillow does."""
-    height, width = pixels.shape[:2]
-    for rows, columns in blocks(width, height):
-        block = pixels[rows, columns].astype(np.uint32)
-        colours = block[:, :, :-1] * 255 // np.maximum(block[:, :, -1:], 1)
-        pixels[rows, columns, :-1] = np.where(block[:, :, -1:], np.minimum(colours, 255), 0)
+    for rows in strips(pixels):
+        strip = pixels[rows].astype(np.uint32)
+        colours = strip[:, :, :-1] * 255 // np.maximum(strip[:, :, -1:], 1)
+        pixels[rows, :, :-1] = np.where(strip[:, :, -1:], np.minimum(colours, 255), 0)
 
 
 def parse(data: bytes) -> Header:
