@@ -256,12 +256,12 @@ def test_a_card_that_does_not_fit_its_network_is_refused(tmp_path):
 
 
 def test_a_picture_that_takes_too_much_memory_fails_alone(model, monkeypatch):
-    from zoo import rows
+    from zoo import prepare
 
-    def prepare(source, *_):
+    def decode(source):
         raise MemoryError
 
-    monkeypatch.setattr(rows, "prepare", prepare)
+    monkeypatch.setattr(prepare, "decode", decode)
     (row,) = model.predict(["x.png"])
     assert row.error == "x.png takes more memory than there is: make it smaller."
 

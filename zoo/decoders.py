@@ -1,38 +1,41 @@
-"""An image file's bytes → uint8 pixels, upright: OpenCV for plain PNG files, Pillow for everything else.
+"""An image file's bytes → uint8 pixels, upright, the same in every interface.
 
-The same bytes give the same pixels everywhere, so they give the same answer everywhere. Plain 8-bit PNG files, which
-is what data sets consist of, go through OpenCV (two to four times faster than Pillow; PNG is lossless, so both agree
-to the bit). docs/decisions/0004-one-decoder.md has the figures.
+The format is what the content begins like, whatever the file is called. `zoo/formats/` has a module for each that is
+read; its header is checked against the limits of `zoo/limits.py` before anything is decoded, and only what carries
+pixels reaches a decoder. docs/decisions/0004-one-decoder.md has the figures, 0010-untrusted-pictures.md the limits.
 """
 
 from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
-import io
-import struct
-import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from zoo.errors import BadInput, reason
-
-if TYPE_CHECKING:
-    from PIL import Image as PILImage
+from zoo.errors import BadInput, ZooError, reason
+from zoo.formats import png
+from zoo.formats.common import Refused, to_8_bits
+from zoo.headers import READ, reader, sniff
+from zoo.limits import check_memory, check_size
 
 Pixels = npt.NDArray[np.uint8]
 
-MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a gigabyte as RGB. Larger pictures are refused undecoded.
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_CHANNELS = {0: 1, 2: 3, 6: 4}  # colour types whose pixels need no palette: grey, RGB, RGBA
-_PNG_PLAIN = {b"IHDR", b"IDAT", b"IEND", b"tIME", b"pHYs"}  # no others: even a text can hold an orientation
-_OPENING = threading.Lock()  # warning filters belong to the process: two threads would restore each other's
+TURNED = "turned upright as its EXIF orientation says"
+_READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, PGM and PPM"
+_START = 256  # bytes in which a file shows its format
+_TURNS = {  # EXIF orientation → what brings the picture upright
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: lambda pixels: cv2.transpose(pixels),
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.flip(cv2.transpose(pixels), -1),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Picture:
     """A decoded picture.
 
     pixels: uint8 `(H, W, C)`; C is 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied).
-    notes: what decoding had to do, in words, such as "used the first of 12 frames".
+    notes: what decoding had to do, in words, such as "used the first frame".
     """
 
     pixels: Pixels
@@ -49,125 +52,46 @@ class Picture:
 
 def decode_bytes(data: bytes, name: str) -> Picture:
     """Decode an image file's bytes; `name` is what error sentences call it. Raises BadInput."""
+    pixels = png.plain_pixels(data)
+    if pixels is not None:
+        return Picture(pixels)
     if not data:
         raise BadInput(f"{name} is empty (0 bytes): nothing to classify.")
-    if is_plain_png(data, name):
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is not None:
-            return Picture(_rgb_order(pixels))
-    return decode_with_pillow(data, name)
-
-
-def is_plain_png(data: bytes, name: str) -> bool:
-    """True for a whole, undamaged 8-bit grey, RGB or RGBA PNG that is not interlaced: OpenCV reads it as Pillow does.
-
-    Every chunk's checksum is verified here, for both decoders: OpenCV returns the readable part of a damaged file
-    without a word, and Pillow does not look at the checksums of pixels. Raises BadInput where one is wrong.
-    """
-    if not data.startswith(_PNG_SIGNATURE) or data[12:16] != b"IHDR" or len(data) < 33:
-        return False
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
-    check_size(width, height, name)
-    plain = depth == 8 and colour in _PNG_CHANNELS and not interlace
-    position, kind = 8, b""
-    while position + 12 <= len(data) and kind != b"IEND":
-        (length,) = struct.unpack_from(">I", data, position)
-        kind, end = data[position + 4 : position + 8], position + 8 + length
-        if end + 4 <= len(data) and data[end : end + 4] != zlib.crc32(data[position + 4 : end]).to_bytes(4, "big"):
-            raise BadInput(f"{name} is damaged (the checksum of a part of it is wrong): get the file again.")
-        plain = plain and kind in _PNG_PLAIN
-        position = end + 4
-    return plain and kind == b"IEND"
-
-
-def _rgb_order(pixels: npt.NDArray[Any]) -> Pixels:
-    if pixels.ndim == 2:
-        return pixels[:, :, np.newaxis]
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA).astype(
-        np.uint8, copy=False
-    )
-
-
-def check_size(width: int, height: int, name: str) -> None:
-    """Raise BadInput for more pixels than are decoded."""
-    if width * height > MAX_PIXELS:
-        raise BadInput(
-            f"{name} is {width}x{height} pixels, more than the {MAX_PIXELS / 1e6:.0f} million that are decoded: "
-            "make it smaller."
-        )
-
-
-def decode_with_pillow(data: bytes, name: str) -> Picture:
-    """Decode whatever Pillow reads; `name` as in `decode_bytes`. Raises BadInput."""
-    import warnings
-
-    from PIL import Image
-
+    format = sniff(data[:_START])
+    if format is None:
+        raise BadInput(f"{name} is not an image that can be read: {_READ} are understood.")
+    if format not in READ:
+        raise BadInput(f"{name} is in the format {format}, which is not read: save it as PNG or JPEG.")
     with as_sentences(name):
-        with _OPENING, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size is stricter, and says more
-            image = Image.open(io.BytesIO(data))
-        with image:
-            return pillow_pixels(image, name)
+        module = reader(format)
+        check_size(*module.size(data), name)
+        header = module.parse(data)
+        check_memory(header.memory + len(data), header.width, header.height, name)
+        values, notes = header.pixels()
+        pixels, reduced = to_8_bits(values)
+        del values  # two copies of a large picture at most: the next may be upright
+        notes = header.notes + notes + reduced
+        if header.orientation != 1:
+            pixels, notes = upright(pixels, header.orientation), (*notes, TURNED)
+    return Picture(pixels, notes)
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """`(H, W, C)` turned and mirrored as an EXIF orientation, 2 to 8, asks for."""
+    turned: Any = _TURNS[orientation](pixels)
+    return np.asarray(turned, np.uint8).reshape(*turned.shape[:2], -1)
 
 
 @contextmanager
 def as_sentences(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises for a bad file into BadInput."""
-    from PIL import Image, UnidentifiedImageError
-
+    """Turn whatever a decoder raises for a bad file into BadInput."""
     try:
         yield
-    except UnidentifiedImageError:
-        raise BadInput(
-            f"{name} is not an image that can be read: PNG, JPEG, WebP, GIF, BMP and TIFF are understood."
-        ) from None
-    except Image.DecompressionBombError:
-        raise BadInput(f"{name} has more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller.") from None
-    except (BadInput, MemoryError):
+    except Refused as error:
+        raise BadInput(f"{name} {error}.") from None
+    except MemoryError:
+        raise BadInput(f"{name} takes more memory than there is: make it smaller.") from None
+    except ZooError:
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise BadInput(f"{name} is damaged or cut short ({reason(error)}): get the file again.") from None
-
-
-def pillow_pixels(image: PILImage.Image, name: str) -> Picture:
-    """The pixels of a PIL image, of the frame that it stands at. Raises BadInput, and what Pillow raises in loading."""
-    from PIL import ImageOps
-
-    notes = []
-    check_size(*image.size, name)
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        which = "the first" if image.tell() == 0 else f"number {image.tell() + 1}"
-        notes.append(f"used {which} of {getattr(image, 'n_frames', 1)} frames")
-    image.load()
-    if image.getexif().get(0x0112) in range(2, 9):  # the Orientation tag; 1 is upright
-        image = ImageOps.exif_transpose(image)
-        notes.append("turned upright as its EXIF orientation says")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        notes.append("reduced to 8 bits")
-        return Picture(_scaled_to_8_bits(values, name), tuple(notes))
-    if image.mode == "1":
-        mode = "L"
-    elif image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
-        mode = "RGBA"
-    else:
-        mode = image.mode if image.mode in ("L", "RGB", "RGBA") else "RGB"
-    if image.mode == "CMYK":
-        notes.append("converted from CMYK")
-    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    return Picture(pixels.reshape(*pixels.shape[:2], -1), tuple(notes))
-
-
-def _scaled_to_8_bits(values: npt.NDArray[Any], name: str) -> Pixels:
-    """16-bit and 32-bit grey → uint8 `(H, W, 1)`; floats are taken as 0 to 1 where they fit, integers as 0 to 65535."""
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise BadInput(f"{name} has pixel values below zero or not finite: save it as an 8-bit PNG.")
-    top = float(values.max())
-    if values.dtype.kind == "f" and top <= 255:
-        full = 1.0 if top <= 1 else 255.0
-    else:
-        full = 65535.0
-    if top > full:
-        raise BadInput(f"{name} has pixel values up to {top:g}: save it with 8 or 16 bits a pixel.")
-    return np.asarray(np.rint(values * (255.0 / full)), np.uint8)[:, :, np.newaxis]

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.decoders import Picture, Pixels, as_sentences, check_size, decode_bytes, pillow_pixels
+from zoo.decoders import TURNED, Picture, as_sentences, decode_bytes, upright
 from zoo.errors import BadInput, reason
+from zoo.formats.common import pillow_pixels, to_8_bits
+from zoo.headers import READ, sniff
+from zoo.limits import check_size
 
-LARGEST = 256 * 2**20  # bytes of a file: what the largest picture that is decoded takes as plain RGB
+LARGEST = 128 * 2**20  # bytes of a file: more than what 25 million pixels take as RGBA without compression
+_START = 256  # bytes in which a file shows its format
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,13 @@ def describe(source: Any) -> str:
     if isinstance(source, Named):
         return source.name
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
+        return os.fsdecode(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>"
     if isinstance(source, np.ndarray):
         return f"<array {source.dtype} {'x'.join(map(str, source.shape))}>"
-    if hasattr(source, "size") and hasattr(source, "mode"):
-        return f"<image {source.mode} {source.size[0]}x{source.size[1]}>"
+    if hasattr(source, "mode") and isinstance(size := getattr(source, "size", None), tuple) and len(size) == 2:
+        return f"<image {source.mode} {size[0]}x{size[1]}>"
     return f"<{type(source).__name__}>"
 
 
@@ -46,8 +50,9 @@ def decode(source: Any) -> Picture:
     """Turn a source into upright 8-bit pixels.
 
     Args:
-        source: a path; the bytes of an image file, `Named` or not; an open binary file; a PIL image; or an array
-            `(H, W)` or `(H, W, C)` with C 1, 3 or 4: integers 0 to 255, uint16, bool, or float in 0 to 1.
+        source: a path; the bytes of an image file, `Named` or not; an open binary file; a PIL image, which stays as it
+            is; or an array `(H, W)` or `(H, W, C)` with C 1, 3 or 4, of integers, bools or floats from 0 on. What white
+            is in more than 8 bits, `zoo.formats.common.to_8_bits` says.
     Raises:
         BadInput: a missing, empty, damaged or too large file, or an array of another shape or dtype.
     """
@@ -60,13 +65,47 @@ def decode(source: Any) -> Picture:
     if hasattr(source, "read"):
         return decode_bytes(_read_open(source), describe(source))
     if isinstance(source, np.ndarray):
-        return Picture(_array_pixels(source), ("reduced to 8 bits",) if source.dtype == np.uint16 else ())
+        return _of_array(source)
     if hasattr(source, "getexif") and hasattr(source, "convert"):
-        with as_sentences(describe(source)):
-            return pillow_pixels(source, describe(source))
+        return _of_pillow(source, describe(source))
     raise BadInput(
         f"Cannot read a picture from {type(source).__name__!r}: pass a path, bytes, a PIL image or a NumPy array."
     )
+
+
+def _of_pillow(image: Any, name: str) -> Picture:
+    """An image that was opened and not yet loaded is decoded from its file, so that it gives what the file gives."""
+    with as_sentences(name):
+        check_size(image.width, image.height, name)
+        content = _unloaded_file(image)
+        if content and sniff(content[:_START]) in READ:
+            return decode_bytes(content, name)
+        frame = image.tell() if hasattr(image, "tell") else 0
+        copy = image.copy()  # loads the image; the rest is done to the copy
+        try:
+            turn = copy.getexif().get(0x0112)
+        except Exception:  # damaged EXIF hides no pixels
+            turn = None
+        values, notes = pillow_pixels(copy)
+        pixels, reduced = to_8_bits(values)
+        notes = ((f"used frame {frame + 1}",) if frame else ()) + notes + reduced
+        if turn in range(2, 9):
+            pixels, notes = upright(pixels, turn), (*notes, TURNED)
+        return Picture(pixels, notes)
+
+
+def _unloaded_file(image: Any) -> bytes | None:
+    """The file behind a PIL image of which nothing is decoded yet and whose first frame is meant; else None."""
+    file = getattr(image, "fp", None)
+    loaded = vars(image).get("_im", vars(image).get("im")) is not None
+    if loaded or file is None or image.tell() or getattr(image, "decoderconfig", ()):
+        return None
+    place = file.tell()
+    try:
+        file.seek(0)
+        return bytes(file.read(LARGEST))
+    finally:
+        file.seek(place)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -75,11 +114,11 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         return _content(path)
     except FileNotFoundError:
-        raise BadInput(f"{os.fspath(path)} does not exist: check the path.") from None
+        raise BadInput(f"{os.fsdecode(path)} does not exist: check the path.") from None
     except IsADirectoryError:
-        raise BadInput(f"{os.fspath(path)} is a folder, not an image file.") from None
+        raise BadInput(f"{os.fsdecode(path)} is a folder, not an image file.") from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{os.fspath(path)} cannot be read ({reason(error)}): check the path.") from None
+        raise BadInput(f"{os.fsdecode(path)} cannot be read ({reason(error)}): check the path.") from None
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:
@@ -91,9 +130,11 @@ def _content(path: str | os.PathLike[str]) -> bytes:
     try:
         status = os.fstat(descriptor)
         if stat.S_IFMT(status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-            raise BadInput(f"{os.fspath(path)} is a pipe or a device, not an image file: pass the bytes that it gives.")
+            raise BadInput(
+                f"{os.fsdecode(path)} is a pipe or a device, not an image file: pass the bytes that it gives."
+            )
         if (size := status.st_size) > LARGEST:
-            raise BadInput(f"{os.fspath(path)} has {size:,} bytes, more than the {LARGEST:,} that are read.")
+            raise BadInput(f"{os.fsdecode(path)} has {size:,} bytes, more than the {LARGEST:,} that are read.")
         data = os.read(descriptor, size + 1)
         if len(data) == size > 0:
             return data
@@ -115,24 +156,11 @@ def _read_open(file: Any) -> bytes:
     return data
 
 
-def _array_pixels(array: npt.NDArray[Any]) -> Pixels:
+def _of_array(array: npt.NDArray[Any]) -> Picture:
     shape_ok = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if not shape_ok or 0 in array.shape:
         raise BadInput(f"An array picture has shape (H, W) or (H, W, C) with C 1, 3 or 4; this one has {array.shape}.")
     check_size(array.shape[1], array.shape[0], "The array")
-    pixels = array.reshape(*array.shape[:2], -1)
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8) * np.uint8(255)
-    if pixels.dtype == np.uint16:
-        return np.asarray((pixels.astype(np.uint32) + 128) // 257, np.uint8)
-    if pixels.dtype.kind in "iu":
-        if pixels.min() < 0 or pixels.max() > 255:
-            raise BadInput(f"An array picture of {array.dtype} has values from 0 to 255; this one has others.")
-        return pixels.astype(np.uint8)
-    if pixels.dtype.kind == "f":
-        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            raise BadInput("A float array picture has values from 0 to 1; this one has others: pass uint8 0 to 255.")
-        return np.asarray(np.rint(pixels * 255), np.uint8)
-    raise BadInput(f"An array picture holds integers, bools or floats, not {array.dtype}: use .astype(np.uint8).")
+    with as_sentences("The array"):
+        values = np.asarray(array)  # of a subclass, such as a masked array, the data
+        return Picture(*to_8_bits(values.reshape(*values.shape[:2], -1)))

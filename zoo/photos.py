@@ -10,6 +10,7 @@ import numpy as np
 from zoo.card import Input
 from zoo.decoders import Pixels
 from zoo.errors import BadInput
+from zoo.formats.common import strips
 
 Fit = Literal["crop", "whole"]
 FITS: tuple[Fit, ...] = ("crop", "whole")
@@ -28,24 +29,32 @@ def to_square(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tuple[
     Returns:
         uint8 `(expected.height, expected.width, 3)`, and the corrections in words, in order.
     Raises:
-        BadInput: a picture so thin that its centre shows nothing of it, where it would be cropped.
+        BadInput: a picture so thin that its centre shows nothing of it, where it would be cropped, or that the whole of
+            it would be less than a pixel wide.
     """
-    colour, notes = _opaque_colour(pixels)
-    height, width = colour.shape[:2]
+    height, width = pixels.shape[:2]
+    notes: list[str] = []
+    if pixels.shape[2] == 1:
+        notes.append("took grey for all three colours")
+    elif pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
+        notes.append("laid on white")
     if (height, width) == (expected.height, expected.width):
-        return colour, tuple(notes)
+        return _opaque_colour(pixels), tuple(notes)
     if fit == "crop":
         if max(height / width, width / height) > THINNEST:
             raise BadInput(
                 f"The picture is {width}x{height}, a strip whose centre shows little of it: "
                 "crop it yourself, or use the whole of it (fit='whole')."
             )
-        colour = _centre(colour, expected.width / expected.height)
+        colour = _opaque_colour(_centre(pixels, expected.width / expected.height))
         if colour.shape[:2] != (height, width):
             notes.append(f"cropped to the middle {colour.shape[1]}x{colour.shape[0]}")
         scale = expected.width / colour.shape[1]
         resized = _resized(colour, expected.width, expected.height)
     else:
+        if max(height / width, width / height) > max(expected.height, expected.width):
+            raise BadInput(f"The picture is {width}x{height}, too thin a strip to be seen when it is reduced: crop it.")
+        colour = _opaque_colour(pixels)
         scale = min(expected.height / height, expected.width / width)
         small = _resized(colour, max(1, round(width * scale)), max(1, round(height * scale)))
         resized = _bordered(small, expected)
@@ -56,25 +65,29 @@ def to_square(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tuple[
     return resized, tuple(notes)
 
 
-def _opaque_colour(pixels: Pixels) -> tuple[Pixels, list[str]]:
+def _opaque_colour(pixels: Pixels) -> Pixels:
     """RGB `(H, W, 3)`; what is transparent is laid on white."""
     if pixels.shape[2] == 1:
-        return np.repeat(pixels, 3, axis=2), ["took grey for all three colours"]
+        return np.repeat(pixels, 3, axis=2)
     if pixels.shape[2] == 3:
-        return pixels, []
-    alpha = pixels[:, :, 3:]
-    if alpha.min() == 255:
-        return np.ascontiguousarray(pixels[:, :, :3]), []
-    weight = alpha.astype(np.float32) / 255
-    return np.asarray(np.rint(pixels[:, :, :3] * weight + 255 * (1 - weight)), np.uint8), ["laid on white"]
+        return pixels
+    colour = np.empty((*pixels.shape[:2], 3), np.uint8)
+    opaque = pixels[:, :, 3].min() == 255
+    for rows in strips(pixels):
+        piece = np.ascontiguousarray(pixels[rows])
+        colour[rows] = cv2.cvtColor(piece, cv2.COLOR_RGBA2RGB)
+        if not opaque:  # c * alpha + 255 * (1 - alpha) = 255 - (255 - c) * alpha
+            alpha = cv2.cvtColor(np.ascontiguousarray(piece[:, :, 3]), cv2.COLOR_GRAY2RGB)
+            colour[rows] = 255 - cv2.multiply(255 - colour[rows], alpha, scale=1 / 255)
+    return colour
 
 
-def _centre(colour: Pixels, aspect: float) -> Pixels:
+def _centre(pixels: Pixels, aspect: float) -> Pixels:
     """The largest centred piece whose width is `aspect` times its height."""
-    height, width = colour.shape[:2]
+    height, width = pixels.shape[:2]
     rows, columns = min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
     top, left = (height - rows) // 2, (width - columns) // 2
-    return colour[top : top + rows, left : left + columns]
+    return pixels[top : top + rows, left : left + columns]
 
 
 def _resized(colour: Pixels, width: int, height: int) -> Pixels:

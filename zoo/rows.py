@@ -54,13 +54,12 @@ class Prepared(NamedTuple):
 
 def prepare_all(sources: Iterable[Any], expected: Input, fit: Fit = "crop") -> list[Prepared]:
     """Decode and correct pictures for a network's input; a picture that fails never fails its neighbours."""
-    prepared = []
-    for source in sources:
-        try:
-            prepared.append(Prepared(describe(source), *prepare(source, expected, fit)))
-        except BadInput as error:
-            prepared.append(Prepared(describe(source), None, error=str(error)))
-        except MemoryError:
-            name = describe(source)
-            prepared.append(Prepared(name, None, error=f"{name} takes more memory than there is: make it smaller."))
-    return prepared
+    return [_prepared(source, expected, fit) for source in sources]
+
+
+def _prepared(source: Any, expected: Input, fit: Fit) -> Prepared:
+    name = describe(source)
+    try:
+        return Prepared(name, *prepare(source, expected, fit))
+    except BadInput as error:
+        return Prepared(name, None, error=str(error))
