@@ -8,7 +8,6 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 from skimage import data as photographs
 
@@ -218,9 +217,10 @@ def test_whatever_a_decoder_raises_is_a_sentence(monkeypatch):
     def fail(*arguments):
         raise RuntimeError("Failed to decode frame 0")
 
-    monkeypatch.setattr(JpegImageFile, "load", fail)
+    data = encoded(gradient(), "JPEG")
+    monkeypatch.setattr(Image, "frombytes", fail)
     with pytest.raises(BadInput, match=r"damaged or cut short \(Failed to decode frame 0\)"):
-        decode(encoded(gradient(), "JPEG"))
+        decode(data)
 
 
 def test_damage_anywhere_in_a_png_is_noticed():
@@ -240,7 +240,7 @@ def test_huge_pictures_are_refused_before_they_are_decoded():
     import tracemalloc
 
     tracemalloc.start()
-    for width, colour in ((50_000, 2), (40_000, 3)):
+    for width, colour in ((50_000, 2), (40_000, 0)):
         with pytest.raises(BadInput, match="million"):
             decode(png(width, 50_000, colour=colour))
     assert tracemalloc.get_traced_memory()[1] < 10_000_000

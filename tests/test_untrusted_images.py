@@ -204,7 +204,7 @@ def test_refuses_without_work(name):
     started = time.process_time()
     with pytest.raises(BadInput, match=word):
         decode(data)
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.attack

@@ -63,9 +63,8 @@ def decode_bytes(data: bytes, name: str) -> Picture:
     if format not in READ:
         raise BadInput(f"{name} is in the format {format}, which is not read: save it as PNG or JPEG.")
     with as_sentences(name):
-        module = reader(format)
-        check_size(*module.size(data), name)
-        header = module.parse(data)
+        header = reader(format).parse(data)
+        check_size(header.width, header.height, name)
         check_memory(header.memory + len(data), header.width, header.height, name)
         values, notes = header.pixels()
         pixels, reduced = to_8_bits(values)

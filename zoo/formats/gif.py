@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zoo.formats.common import FIRST_FRAME, Array, Header, Refused, damaged, pillow_pixels
 
-_BEFORE_FRAME = 2**20  # bytes in which the first frame must begin: comments and the like are walked over in Python
+_BEFORE_FRAME = 2**18  # bytes in which the first frame must begin: comments and the like are walked over in Python
 _MOST_BLOCKS = 100_000  # of a frame, to see whether another follows: 25 MB, 10 ms
 _MOST_EXTENSIONS = 8  # between two frames
 _EXTENSION, _IMAGE, _CONTROL = 0x21, 0x2C, 0xF9

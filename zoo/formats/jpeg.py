@@ -6,7 +6,6 @@ segments would take long though they are small: each scan of a progressive file 
 
 from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
-import io
 import re
 import struct
 from collections.abc import Iterator
@@ -166,12 +165,11 @@ def decode(data: bytes, frame: Frame) -> tuple[Array, tuple[str, ...]]:
     """The pixels, and what was converted. Raises Refused, and what Pillow raises for damaged data."""
     if frame.progressive:
         _check_scans(data, frame)
-    from PIL import JpegImagePlugin
+    from PIL import Image
 
-    file = io.BytesIO(b"".join([b"\xff\xd8", *frame.kept, memoryview(data)[frame.start :]]))
-    with JpegImagePlugin.JpegImageFile(file) as image:
-        image.load()
-        return pillow_pixels(image)
+    content = b"".join([b"\xff\xd8", *frame.kept, memoryview(data)[frame.start :]])
+    mode, stored = {1: ("L", "L"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK;I")}[frame.components]  # inverted, as Adobe's
+    return pillow_pixels(Image.frombytes(mode, (frame.width, frame.height), content, "jpeg", stored, ""))
 
 
 def _check_scans(data: bytes, frame: Frame) -> None:

@@ -64,9 +64,10 @@ def _frame_size(data: bytes, kind: bytes, start: int, end: int) -> tuple[int, in
 
 @dataclass(frozen=True)
 class _WebP(Header):
-    """file: a still WebP of the frame. place: column, row, width and height of the frame on the canvas."""
+    """file: a still WebP of the frame. place: its column, row, width and height on the canvas, which may have alpha."""
 
     file: bytes = b""
+    alpha: bool = False
     place: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def pixels(self) -> tuple[Array, tuple[str, ...]]:
@@ -77,9 +78,10 @@ class _WebP(Header):
         frame = rgb_order(pixels)
         if (width, height) == (self.width, self.height):
             return frame, ()
-        canvas = np.zeros((self.height, self.width, 4), np.uint8)  # transparent where the frame is not
-        canvas[top : top + height, left : left + width, 3] = 255
-        canvas[top : top + height, left : left + width, : frame.shape[2]] = frame
+        canvas = np.zeros((self.height, self.width, 4 if self.alpha else 3), np.uint8)  # where the frame is not
+        inside = canvas[top : top + height, left : left + width]
+        inside[:, :, 3:] = 255
+        inside[:, :, : frame.shape[2]] = frame[:, :, : inside.shape[2]]
         return canvas, ()
 
 
@@ -112,6 +114,7 @@ def parse(data: bytes) -> Header:
         orientation or packet or exif.UPRIGHT,
         (FIRST_FRAME,) if animated else (),
         file=file,
+        alpha=data[12:16] == b"VP8X" and bool(data[20] & _HAS_ALPHA),
         place=place,
     )
 
