@@ -104,7 +104,7 @@ def test_a_folder_without_a_job_is_none(out, left):
 def test_the_job_is_the_first_to_go(out, monkeypatch):
     first = begin(out)
     first.write(block("a"))
-    monkeypatch.setattr(parts.shutil, "rmtree", interrupt)
+    monkeypatch.setattr(Parts, "_remove_parts", interrupt)
     with pytest.raises(KeyboardInterrupt):
         first.finish()
     with pytest.raises(WrongUsage, match="is finished"):

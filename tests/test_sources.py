@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serve.archives import Unreadable
-from serve.sources import Url, expand, total
+from serve.sources import Options, Url, expand, name_of, total
 from zoo.errors import BadInput
 from zoo.image import LARGEST, Named
 
@@ -24,8 +24,11 @@ def png(value=0):
     return cv2.imencode(".png", np.full((5, 5), value % 256, np.uint8))[1].tobytes()
 
 
-def names(argument, **options):
-    return [one if isinstance(one, str) else one.name for one in expand(str(argument), **options).images()]
+ALLOWED = Options(allow_url=True)
+
+
+def names(argument, options=None):
+    return [name_of(one) for one in expand(str(argument), options).images()]
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def test_globs_open_archives(tmp_path):
     (tmp_path / "p.png").write_bytes(png())
     (tmp_path / "p.bad").write_bytes(b"PK\x03\x04")
     bad, *found = expand(f"{tmp_path}/p*").images()
-    assert "is a damaged zip archive" in bad.error
+    assert "p.bad is a damaged archive (" in bad.error
     assert [getattr(one, "name", one) for one in found] == [
         f"{tmp_path}/p.png", *(f"{tmp_path}/p.zip/{name}" for name in WANTED)
     ]  # fmt: skip
@@ -145,12 +148,12 @@ def test_lists_that_are_none(tmp_path, monkeypatch):
 def test_urls_only_where_they_are_allowed(tmp_path):
     with pytest.raises(BadInput, match=r"http://127.0.0.1/x.png is a URL: add --allow-url"):
         expand("http://127.0.0.1/x.png")
-    assert list(expand("https://a.example/x.png", allow_url=True).images()) == [Url("https://a.example/x.png")]
+    assert list(expand("HTTPS://a.example/x.png", ALLOWED).images()) == [Url("HTTPS://a.example/x.png")]
     (tmp_path / "list.txt").write_text("a.png\nhttp://a.example/x.png\n")
     first, second = expand(f"@{tmp_path}/list.txt").images()
     assert (first, second.name) == ("a.png", "http://a.example/x.png")
     assert "add --allow-url" in second.error
-    assert names(f"@{tmp_path}/list.txt", allow_url=True) == ["a.png", "http://a.example/x.png"]
+    assert names(f"@{tmp_path}/list.txt", ALLOWED) == ["a.png", "http://a.example/x.png"]
 
 
 def write_zip(path, members):
