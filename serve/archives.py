@@ -6,6 +6,7 @@ read, and no more is held in memory than one member. `serve/parquet.py` does the
 """
 
 import bz2
+import copy
 import io
 import lzma
 import os
@@ -15,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, Any, Literal, Protocol
 
 from zoo.errors import BadInput, reason
@@ -23,7 +25,7 @@ from zoo.image import LARGEST, Named
 
 SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .jp2 .j2k .jpx .jxl .ico .tga "
-    ".pbm .pgm .ppm .pnm .pam .pcx .qoi .psd .dds .exr .svg".split()
+    ".cur .icns .mpo .pbm .pgm .ppm .pnm .pam .pfm .pcx .qoi .psd .dds .exr .hdr .sgi .xbm .xpm .eps .svg".split()
 )
 LEFT_ALONE = frozenset({"__MACOSX"})  # folders that an archiver adds for itself
 START = 32  # bytes that show what a file is
@@ -209,14 +211,17 @@ class Zip(Archive):
         try:
             if stat.S_ISLNK(info.external_attr >> 16):
                 return _link(name) if is_image(info.filename) else None
-            with archive.open(info) as member:
+            with _member_of(archive, info) as member:
                 start = member.read(START)
                 budget.spend(len(start))
                 if not is_image(info.filename, start):
                     return None
                 if info.file_size > self.bounds.member_bytes:
                     return self._too_large(name, info.file_size)
-                return Named(name, _whole(member, info.file_size, budget, start))
+                data = _whole(member, info.file_size, budget, start)
+            if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+                raise zipfile.BadZipFile("its size or checksum is wrong")
+            return Named(name, data)
         except Exhausted:
             raise
         except Exception as error:  # as above
@@ -231,6 +236,31 @@ class _Checked(io.BufferedReader):
         if size is not None and size > ZIP_DIRECTORY:
             raise zipfile.BadZipFile(f"its directory has {size:,} bytes, more than the {ZIP_DIRECTORY:,} that are read")
         return super().read(size)
+
+
+def _member_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Its content. Of bzip2 and LZMA, zipfile unpacks all that 4 KB of the archive hold, which can be gigabytes."""
+    if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return archive.open(info)
+    if info.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        raise NotImplementedError(f"it is packed by method {info.compress_type}, which is not read")
+    packed = copy.copy(info)
+    packed.compress_type, packed.file_size = zipfile.ZIP_STORED, info.compress_size
+    del packed.CRC  # of what is unpacked
+    file = archive.open(packed)
+    new = bz2.BZ2Decompressor if info.compress_type == zipfile.ZIP_BZIP2 else partial(_raw_lzma, file.read(9))
+    return io.BufferedReader(_Unpacked(file, new), PIECE)
+
+
+def _raw_lzma(header: bytes) -> lzma.LZMADecompressor:
+    """APPNOTE.TXT of PKWARE, 5.8.8: a version, the size of the properties (5), and as LZMA has them itself."""
+    if len(header) < 9 or header[2:4] != b"\5\0":
+        raise lzma.LZMAError("its LZMA properties are damaged")
+    rest, dictionary = header[4], int.from_bytes(header[5:9], "little")
+    if dictionary > XZ_MEMORY:
+        raise lzma.LZMAError(f"it takes {dictionary:,} bytes of memory to unpack")
+    settings = {"lc": rest % 9, "lp": rest // 9 % 5, "pb": rest // 45, "dict_size": dictionary}
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **settings}])
 
 
 def _whole(file: IO[bytes], size: int, budget: Budget | None, start: bytes = b"") -> bytes:
@@ -284,7 +314,7 @@ _UNPACKERS: dict[bytes, Callable[[], _Unpacker]] = {
 class _Unpacked(io.RawIOBase):
     """What a file packed by gzip, bzip2 or xz holds, its streams one after the other."""
 
-    def __init__(self, file: IO[bytes], new: Callable[[], _Unpacker], budget: Budget) -> None:
+    def __init__(self, file: IO[bytes], new: Callable[[], _Unpacker], budget: Budget | None = None) -> None:
         self._file, self._new, self._budget = file, new, budget
         self._unpacker = new()
 
@@ -292,8 +322,8 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, target: Any, /) -> int:
-        data = b""
-        while not (piece := self._unpacker.decompress(data, len(target))):
+        data = piece = b""
+        while not piece:
             if self._unpacker.eof:
                 data = self._unpacker.unused_data.lstrip(b"\0")  # streams may be padded
                 while not data and (data := self._file.read(PIECE)):
@@ -301,9 +331,11 @@ class _Unpacked(io.RawIOBase):
                 if not data:
                     return 0
                 self._unpacker = self._new()
-            elif not (data := self._file.read(PIECE)):
+            piece, data = self._unpacker.decompress(data, len(target)), b""
+            if not piece and not self._unpacker.eof and not (data := self._file.read(PIECE)):
                 raise EOFError("it ends too early")
-        self._budget.spend(len(piece))
+        if self._budget:
+            self._budget.spend(len(piece))
         target[: len(piece)] = piece
         return len(piece)
 
@@ -460,7 +492,8 @@ class Tar(Archive):
             while more:
                 more = blocks.read(tarfile.BLOCKSIZE)[504]
         left = size + -size % tarfile.BLOCKSIZE
-        start = blocks.read(min(START, size))
+        too_large = size > self.bounds.member_bytes
+        start = b"" if too_large and is_image(member) else blocks.read(min(START, size))
         left -= len(start)
         if not info.isreg() or hidden:
             pass
@@ -470,7 +503,7 @@ class Tar(Archive):
             yield Unreadable(name, f"{name} is not read: {extension.problem}.")
         elif extension.sparse:
             yield Unreadable(name, f"{name} is stored as a sparse file, which is not read: pack it without --sparse.")
-        elif size > self.bounds.member_bytes:
+        elif too_large:
             yield self._too_large(name, size)
         else:
             data = blocks.read(size, start)

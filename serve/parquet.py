@@ -89,4 +89,4 @@ def _received(receive: Callable[[], Any]) -> Any:
     try:
         return receive()
     except (EOFError, OSError):
-        return f"is damaged, or takes more than the {parquet_reader.MEMORY // 2**20} MiB of memory that it may take"
+        return "ended the process that read it: it is damaged, or takes too much memory"

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from zoo.headers import sniff
 
-MEMORY = 256 * 2**20  # bytes, beyond what Python and pyarrow take
+MEMORY = 256 * 2**20  # bytes, beyond what Python and pyarrow take; of a large file, whose pages may be large, three
+MOST_MEMORY = 2**30  # times its size: a page, packed and unpacked, and rows of it; and never more than this
 SECONDS = 60  # of a processor, and one more for each megabyte of the file
 NULL = -(2**62)  # the size of a row without a value
 BATCH_BYTES = 4 * 2**20
@@ -39,7 +40,9 @@ def serve(connection: Any, path: str, column: str | None, member_bytes: int) -> 
         except ImportError:
             connection.send("is a parquet file; reading it needs pyarrow: pip install 'pocketzoo[data]'.")
             return
-        _limit(os.path.getsize(path))
+        size = os.path.getsize(path)
+        memory = min(max(MEMORY, 3 * size), MOST_MEMORY)
+        _limit(memory, SECONDS + size // 10**6)
         pyarrow.set_cpu_count(1)
         try:
             with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
@@ -54,7 +57,7 @@ def serve(connection: Any, path: str, column: str | None, member_bytes: int) -> 
                         connection.send_bytes(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             connection.send(None)
         except MemoryError:
-            connection.send(f"takes more than the {MEMORY // 2**20} MiB of memory that it may take")
+            connection.send(f"takes more than the {memory // 2**20} MiB of memory that it may take")
         except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             connection.send(f"is a damaged parquet file ({lines[0][:200]})")
@@ -62,8 +65,8 @@ def serve(connection: Any, path: str, column: str | None, member_bytes: int) -> 
         pass
 
 
-def _limit(size: int) -> None:
-    """Bound this process's memory and time, where the system can do it."""
+def _limit(memory: int, seconds: int) -> None:
+    """Bound this process's further memory, and its time, where the system can do it."""
     try:
         import resource
 
@@ -71,9 +74,8 @@ def _limit(size: int) -> None:
             used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
     except (ImportError, OSError, StopIteration):
         return
-    seconds = SECONDS + size // 10**6
     for limit, value in (
-        (resource.RLIMIT_DATA, used + MEMORY),
+        (resource.RLIMIT_DATA, used + memory),
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_CORE, 0),
     ):

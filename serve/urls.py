@@ -82,8 +82,10 @@ class _Fetch:
         for _ in range(REDIRECTS + 1):
             with closing(self._response(address)) as response:
                 location = response.headers.get("Location")
-                if response.status in (301, 302, 303, 307, 308) and location:
-                    address = urljoin(address, location)  # its body is not read: it may be of any size
+                if response.status in (301, 302, 303, 307, 308) and location:  # its body, of any size, is not read
+                    address = urljoin(address, location.encode("latin-1", "replace").decode(errors="replace"))
+                    if not address.startswith(("http://", "https://")):
+                        return self._failed(f"it leads to {address}, and only http and https are fetched")
                 elif not 200 <= response.status < 300:
                     return self._failed(f"the server says {response.status} {response.reason}")
                 else:
@@ -170,12 +172,10 @@ def _why(error: Exception) -> str:
         return f"no connection within {CONNECT_S:g} s"
     if isinstance(error, exceptions.ReadTimeoutError):
         return f"nothing came for {READ_S:g} s"
-    if isinstance(error, exceptions.URLSchemeUnknown):
-        return f"only http and https are fetched, not {error.scheme}"
-    if isinstance(error, exceptions.LocationValueError):
-        return "it is no address of the web"
     if isinstance(inner, IncompleteRead):
         return "the answer ends too early"
+    if isinstance(error, ValueError):  # as of an address that cannot be taken apart
+        return "it is no address of the web"
     if isinstance(error, exceptions.DecodeError):
         return "the answer's compression is damaged"
     if isinstance(error, exceptions.ProtocolError):
