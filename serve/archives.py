@@ -179,8 +179,14 @@ def is_image(name: str, start: bytes = b"") -> bool:
 
 
 def _is_hidden_member(name: str) -> bool:
-    """Of an archive that was made in another folder, or on Windows, names may begin with `../`, or have `\\`."""
-    return any(is_hidden(part) for part in name.replace("\\", "/").split("/") if part not in (".", ".."))
+    """Whether a part of it is, with and without `\\` as a separator, which only Windows means by it.
+
+    Names from `zip -r x.zip ../digits` begin with `..`, which hides nothing.
+    """
+    return all(
+        any(is_hidden(part) for part in parts if part not in (".", ".."))
+        for parts in (name.split("/"), name.replace("\\", "/").split("/"))
+    )
 
 
 def _link(name: str, target: str = "") -> Unreadable:

@@ -116,15 +116,15 @@ def _chosen(file: Any, name: str | None) -> Column | str:
         return "has no column of images: neither a struct with `bytes` nor a column of bytes."
     if len(columns) == 1:
         return columns[0]
-    return max(columns, key=lambda column: _images_among_first(file, column))  # of equals the first
+    return max(columns, key=lambda column: _share_of_images(file, column))  # of equals the first
 
 
-def _images_among_first(file: Any, column: Column) -> int:
-    """How many values begin like images, in the first few rows that have values."""
+def _share_of_images(file: Any, column: Column) -> float:
+    """How many of the values begin like images, in the first few rows that have values."""
     for batch in islice(file.iter_batches(batch_size=SAMPLES, columns=[column.name], use_threads=False), SAMPLES):
         if found := [value for value in _rows(_array(batch, column)) if value]:
-            return sum(sniff(bytes(value[:32])) is not None for value in found)
-    return 0
+            return sum(sniff(bytes(value[:32])) is not None for value in found) / len(found)
+    return 0.0
 
 
 def _array(batch: Any, column: Column) -> Any:

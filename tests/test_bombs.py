@@ -217,7 +217,7 @@ def test_a_zip_whose_members_share_their_data(tmp_path):
     data = zlib.compress(bytes(50 * MEGABYTE), 9)[2:-4]
     local = struct.pack(
         "<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 33, zlib.crc32(bytes(50 * MEGABYTE)), len(data), 50 * MEGABYTE, 5, 0
-    )  # noqa: E501
+    )
     entry = struct.pack(
         "<4s4B4HL2L5H2L",
         b"PK\1\2",
@@ -239,7 +239,7 @@ def test_a_zip_whose_members_share_their_data(tmp_path):
         0,
         0,
         0,
-    )  # noqa: E501
+    )
     directory = (entry + b"a.png") * 20_000
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 20_000, 20_000, len(directory), len(local) + 5 + len(data), 0)
     (tmp_path / "b.zip").write_bytes(local + b"a.png" + data + directory + end)
