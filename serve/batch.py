@@ -16,9 +16,10 @@ from itertools import chain, islice
 from typing import Any, Protocol
 
 from serve.blocks import BLOCK, Block, Job, classify, cut, smaller
-from serve.sources import Input, Source
+from serve.say import say
+from serve.sources import Input, Source, not_images
 from serve.workers import Workers, cores
-from zoo.errors import ZooError
+from zoo.errors import ZooError, reason
 
 FEW = 256  # images for which no process is started
 
@@ -39,12 +40,16 @@ class Output(Protocol):
 
 @dataclass
 class Summary:
-    """count: images answered in this run. failed: sentence without the name → images. empty: arguments without any."""
+    """count: images answered in this run. failed: sentence without the name → images. empty: arguments without any.
+
+    skipped: files and members of archives that are no images.
+    """
 
     count: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    skipped: int = 0
 
     def told(self) -> str:
         """One line: how many, how fast, what failed most."""
@@ -57,7 +62,7 @@ class Summary:
             most = [f"{times:,} {sentence}" for sentence, times in reasons.most_common(4)]
             more = [f"and {len(reasons) - 4} other reasons"] if len(reasons) > 4 else []
             said += f"; {failed:,} failed: {'; '.join([*most, *more])}"
-        return f"{said}."
+        return f"{said}; {not_images(self.skipped)}." if self.skipped else f"{said}."
 
 
 def blocks(sources: Iterable[Source], job: Job, processes: int | None = None) -> Generator[Block, None, None]:
@@ -77,7 +82,13 @@ def blocks(sources: Iterable[Source], job: Job, processes: int | None = None) ->
 
         yield from gpu_blocks(cuts, job, processes)
     else:
-        with Workers(partial(classify, job), processes) as workers:
+        try:
+            started = Workers(partial(classify, job), processes)
+        except OSError as error:
+            say(f"zoo: No worker process can be started ({reason(error)}): one process does all the work.")
+            yield from _here(cuts, job)
+            return
+        with started as workers:
             yield from _here(cuts, job, until=workers.ready)
             yield from workers.answers(cuts)
 
@@ -121,6 +132,7 @@ def run(
             summary.count += block.count
             summary.failed += block.failed
             watch(block)
+    summary.skipped = sum(one.skipped() for one in inputs)
     summary.seconds = time.perf_counter() - started
     output.finish()
     return summary

@@ -11,17 +11,15 @@ from typing import Any
 
 from serve.archives import Unreadable
 from serve.encodings import NAME_WIDTH, Encoding, encode
-from serve.sources import Source, Url
+from serve.sources import Source, Url, held_bytes, name_of
 from zoo.card import Input
-from zoo.errors import reason
-from zoo.image import LARGEST, Named
+from zoo.image import Named
 from zoo.photos import Fit
 from zoo.predictor import CHUNK, Model
 from zoo.rows import Prepared, Row, prepare_all
 
 BLOCK = 128  # images that a worker gets at a time: enough that handing them over costs nothing
 BLOCK_BYTES = 8 * 2**20  # of images that are handed over as bytes
-FETCH_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def cut(sources: Iterable[Source]) -> Iterator[list[Source]]:
     size = 0
     for source in sources:
         block.append(source)
-        size += len(source.data) if isinstance(source, Named) else 0
+        size += held_bytes(source)
         if len(block) == BLOCK or size >= BLOCK_BYTES:
             yield block
             block, size = [], 0
@@ -76,16 +74,18 @@ def identities(sources: list[Source]) -> bytes:
 
 
 def _identity(source: Source) -> bytes:
-    told = os.fsencode(source if isinstance(source, str) else source.name) + b"\0"
+    if isinstance(source, Unreadable) and source.original is not None:
+        return _identity(source.original)
+    digest = blake2b(name_of(source).encode(errors="surrogatepass") + b"\0", digest_size=8)
     if isinstance(source, Named):
-        told += source.data
+        digest.update(source.data)
     elif isinstance(source, str):
         try:
             status = os.stat(source)
-            told += b"%d %d" % (status.st_size, status.st_mtime_ns)
+            digest.update(b"%d %d" % (status.st_size, status.st_mtime_ns))
         except (OSError, ValueError):
-            told += b"none"
-    return blake2b(told, digest_size=8).digest()
+            digest.update(b"none")
+    return digest.digest()
 
 
 def smaller(cuts: Iterable[list[Source]]) -> Iterator[list[Source]]:
@@ -113,27 +113,16 @@ def encoded(job: Job, rows: list[Row], identities: bytes) -> Block:
 
 def ready(sources: list[Source], expected: Input, fit: Fit) -> list[Prepared]:
     """Images as the network takes them; what cannot be had keeps its place with a sentence."""
-    fetched = [fetch(source) if isinstance(source, Url) else source for source in sources]
+    addresses = [source.name for source in sources if isinstance(source, Url)]
+    answers: Iterator[Source] = iter(())
+    if addresses:
+        from serve.urls import fetch_all
+
+        answers = iter(fetch_all(addresses))
+    fetched = [next(answers) if isinstance(source, Url) else source for source in sources]
     pictures = [source for source in fetched if not isinstance(source, Unreadable)]
     prepared = iter(prepare_all(pictures, expected, fit))
     return [
         Prepared(source.name, None, error=source.error) if isinstance(source, Unreadable) else next(prepared)
         for source in fetched
     ]
-
-
-def fetch(url: Url) -> Named | Unreadable:
-    """The bytes behind an address."""
-    import urllib.error
-    import urllib.request  # 35 ms of the command's start, which pictures on the disk need not wait for
-
-    try:
-        with urllib.request.urlopen(url.name, timeout=FETCH_TIMEOUT_S) as answer:
-            data = answer.read(LARGEST + 1)
-    except urllib.error.HTTPError as error:
-        return Unreadable(url.name, f"{url.name} cannot be fetched (the server says {error.code} {error.reason}).")
-    except (OSError, ValueError) as error:
-        return Unreadable(url.name, f"{url.name} cannot be fetched ({reason(error)}).")
-    if len(data) > LARGEST:
-        return Unreadable(url.name, f"{url.name} is larger than {LARGEST:,} bytes.")
-    return Named(url.name, data)

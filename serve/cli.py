@@ -86,6 +86,13 @@ def cli(context: click.Context) -> None:
 )
 @click.option("--max-errors", type=click.IntRange(min=0), metavar="N", help="End the run when more images fail.")
 @click.option("--allow-url", is_flag=True, help="Fetch images whose name is a URL.")
+@click.option("--column", metavar="NAME", help="Of parquet files.  [default: the first that holds images]")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(min=0, min_open=True, max=1000),
+    metavar="N",
+    help="Refuse larger pictures.  [default: ZOO_MAX_MEGAPIXELS, or 25]",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes for many images.  [default: one a core]")
 @_device_option
 def predict(model: str | None, on_error: str, max_errors: int | None, **options: Any) -> None:

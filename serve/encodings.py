@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import click
 
+from serve.say import printable
 from zoo.errors import WrongUsage
 from zoo.rows import Row
 
@@ -34,7 +35,7 @@ def encode(rows: list[Row], encoding: Encoding, width: int = NAME_WIDTH) -> byte
     if encoding == "parquet":
         return _arrow(rows)
     text = {"table": _table, "jsonl": _jsonl, "csv": _csv}[encoding](rows, width)
-    return text.encode(errors="backslashreplace")  # names of files need not be UTF-8
+    return text.encode(errors="backslashreplace")  # as a model's labels could be
 
 
 def head(encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
@@ -74,16 +75,17 @@ def _table(rows: list[Row], width: int) -> str:
 
 def table_width(names: list[str]) -> int:
     """Of the column of names, for these and others like them."""
-    return min(max((len(_printable(name)) for name in names), default=5), NAME_WIDTH)
+    return min(max((len(printable(name)) for name in names), default=5), NAME_WIDTH)
 
 
 def _answer(row: Row) -> str:
     if row.error is not None or row.probability is None:
-        return click.style((row.error or "no answer").removeprefix(f"{row.input} "), fg="red")  # the name stands before
-    label = click.style(f"{row.label:<10}", fg="yellow" if row.unsure else "green", bold=True)
-    runners_up = ", ".join(f"{guess.label} {_percent(guess.probability, 1)}" for guess in row.top_k[1:])
-    said = ("unsure", *row.corrections) if row.unsure else row.corrections
-    return f"{label}  {_percent(row.probability, 2):>11}  {runners_up:<18}  {'; '.join(said)}".rstrip()
+        sentence = (row.error or "no answer").removeprefix(f"{row.input} ")  # the name stands before
+        return click.style(printable(sentence), fg="red")
+    label = click.style(f"{printable(row.label or ''):<10}", fg="yellow" if row.unsure else "green", bold=True)
+    runners_up = printable(", ".join(f"{guess.label} {_percent(guess.probability, 1)}" for guess in row.top_k[1:]))
+    said = printable("; ".join(("unsure", *row.corrections) if row.unsure else row.corrections))
+    return f"{label}  {_percent(row.probability, 2):>11}  {runners_up:<18}  {said}".rstrip()
 
 
 def _percent(share: float, digits: int) -> str:
@@ -96,13 +98,8 @@ def _percent(share: float, digits: int) -> str:
 
 def _shortened(name: str, width: int) -> str:
     """The end of a name."""
-    name = _printable(name)
+    name = printable(name)
     return name if len(name) <= width else f"…{name[1 - width :]}"
-
-
-def _printable(name: str) -> str:
-    """A name without what would move the cursor or colour the terminal."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
 def arrow_schema() -> Any:
@@ -121,12 +118,7 @@ def _arrow(rows: list[Row]) -> bytes:
     """One record batch in Arrow's streaming format."""
     import pyarrow as pa
 
-    told = [row.to_dict() for row in rows]
-    for row in told:
-        row["input"] = row["input"].encode(errors="backslashreplace").decode()
-        if row["error"]:
-            row["error"] = row["error"].encode(errors="backslashreplace").decode()
-    batch = pa.RecordBatch.from_pylist(told, schema=arrow_schema())
+    batch = pa.RecordBatch.from_pylist([row.to_dict() for row in rows], schema=arrow_schema())
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)

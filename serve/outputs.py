@@ -1,5 +1,6 @@
 """stdout as an output of `serve/batch.py`, and which output a command line asks for."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -10,12 +11,12 @@ from typing import Any
 
 import click
 
-from serve.archives import SUFFIXES as OF_IMAGES
-from serve.archives import looks_like_an_image, start_of
+from serve.archives import is_image, start_of
 from serve.batch import Output
 from serve.blocks import Block
 from serve.encodings import Encoding, check, head
 from serve.parts import Parts
+from serve.say import printable
 from serve.sources import Source
 from zoo.errors import WrongUsage
 
@@ -35,7 +36,7 @@ def encoding_of(out: str | None, form: str | None) -> Encoding:
 def check_out(out: str, read: Iterable[str]) -> None:
     """Raise WrongUsage where rows cannot be written there, or would take the place of what is no file of rows.
 
-    read: the files that the images come from, which rows shall not replace.
+    read: all files that the images come from, which rows shall not replace.
     """
     path = Path(out)
     if path.is_dir():
@@ -44,12 +45,14 @@ def check_out(out: str, read: Iterable[str]) -> None:
         raise WrongUsage(f"{out} cannot be written: there is no folder {path.parent}.")
     if path.exists() and not path.is_file():
         raise WrongUsage(f"{out} is a pipe or a device: name a file, or leave -o out and redirect stdout there.")
-    if path.suffix.lower() in OF_IMAGES or looks_like_an_image(start_of(out, 12)):
+    if is_image(out, start_of(out)):
         raise WrongUsage(f"{out} is an image or named like one: name another file for the rows.")
-    for name in read if path.exists() else ():
-        with suppress(OSError, ValueError):
-            if path.samefile(name):
-                raise WrongUsage(f"{out} is what the images are read from: name another file for the rows.")
+    if path.exists():
+        there = path.stat()
+        for name in read:
+            with suppress(OSError, ValueError):
+                if os.path.samestat(os.stat(name), there):
+                    raise WrongUsage(f"{out} is what the images are read from: name another file for the rows.")
 
 
 def open_output(out: str | None, encoding: Encoding, asked: dict[str, Any], resume: bool, width: int) -> Output:
@@ -66,14 +69,18 @@ class Stdout:
 
     def __init__(self, encoding: Encoding, width: int) -> None:
         self._head: bytes | None = head(encoding, width)
-        self._colour = None if encoding == "table" else True  # a table's only on terminals; bytes of names as they are
+        self._is_table = encoding == "table"
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
         return sources
 
     def write(self, block: Block) -> None:
         start, self._head = self._head or b"", None
-        click.echo((start + block.payload).decode(), nl=False, color=self._colour)
+        text = (start + block.payload).decode()
+        if not self._is_table and sys.stdout.isatty():
+            text = "\n".join(map(printable, text.split("\n")))
+        # The colours of a table are for terminals only; of other forms, click shall leave the bytes of names alone.
+        click.echo(text, nl=False, color=None if self._is_table else True)
         sys.stdout.flush()
 
     def finish(self) -> None:

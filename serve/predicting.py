@@ -1,20 +1,24 @@
 """`zoo predict`: from what was typed to rows, a summary on stderr, and an exit code."""
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
 
+from serve.archives import Bounds
 from serve.batch import FEW, Output, Summary, TooManyErrors, run
 from serve.blocks import Job
 from serve.encodings import Encoding, table_width
 from serve.outputs import check_out, encoding_of, open_output
 from serve.parts import OutputError, Parts
 from serve.say import say
-from serve.signals import sigterm_like_ctrl_c
-from serve.sources import Input, expand, total
+from serve.signals import one_interruption
+from serve.sources import Input, Options, expand, total
 from zoo.errors import BadInput
 from zoo.predictor import Model, load
 from zoo.runtime import Device
+
+MAX_MEGAPIXELS = "ZOO_MAX_MEGAPIXELS"  # read by the decoders
 
 
 @dataclass(frozen=True)
@@ -33,35 +37,46 @@ class Request:
     allow_url: bool = False
     workers: int | None = None
     by_default: bool = False
+    column: str | None = None
+    max_megapixels: float | None = None
 
 
 def predict(request: Request) -> int:
     """Returns the exit code: 0, 1 where images failed, 2 where an argument held none."""
+    with one_interruption():
+        return _predict(request)
+
+
+def _predict(request: Request) -> int:
+    bounds = Bounds()
+    if request.max_megapixels is not None:
+        os.environ[MAX_MEGAPIXELS] = f"{request.max_megapixels:g}"  # which worker processes inherit
+        bounds = bounds.for_pictures_of(request.max_megapixels)
     encoding = encoding_of(request.out, request.form)
     model = load(request.model, request.device)
     if request.by_default or request.device == "auto":
         chosen = " (the default model)" if request.by_default else ""
         say(f"{model.card.name}{chosen} on {model.device}")
+    options = Options(request.allow_url, request.column, bounds)
     inputs, without_images = [], 0
     for argument in request.images:
         try:
-            inputs.append(expand(argument, request.allow_url))
+            inputs.append(expand(argument, options))
         except BadInput as error:
             say(f"zoo: {error}")
             without_images += 1
     if not inputs:
         return 2
     if request.out is not None:
-        check_out(request.out, (name for given in inputs for name in given.read))
+        check_out(request.out, (name for given in inputs for name in given.files()))
     width = table_width([name for given in inputs for name in given.names])
     output = open_output(request.out, encoding, _asked(request, model, encoding), request.resume, width)
     job = Job(model, request.top_k, request.fit, encoding, width, identify=isinstance(output, Parts))
-    with sigterm_like_ctrl_c():
-        summary = _watched(inputs, job, output, request)
+    summary = _watched(inputs, job, output, request)
     for argument in summary.empty:
         say(f"zoo: {argument} holds no images.")
     failed = summary.failed.total()
-    if failed or summary.count > FEW or isinstance(output, Parts):
+    if failed or summary.skipped or summary.count > FEW or isinstance(output, Parts):
         say(f"zoo: {summary.told()}")
     earlier = output.failed_before().total() if isinstance(output, Parts) else 0
     return 2 if without_images or summary.empty else 1 if failed or earlier else 0
@@ -76,6 +91,8 @@ def _asked(request: Request, model: Model, encoding: Encoding) -> dict[str, Any]
         "fit": request.fit,
         "form": encoding,
         "device": model.device,
+        "max_megapixels": os.environ.get(MAX_MEGAPIXELS),
+        "column": request.column,
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from serve.say import printable
 from zoo.card import Card
 
 
@@ -63,7 +64,7 @@ def card_page(card: Card) -> None:
         ("written with", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
     ]  # fmt: skip
     for name, said in facts:
-        click.echo(click.style(f"{name:<13}", bold=True) + said)
+        click.echo(click.style(f"{name:<13}", bold=True) + printable(said))
     click.echo()
     layers = [
         [layer.name, layer.kind, "x".join(map(str, layer.output)), str(layer.receptive_field),
@@ -77,6 +78,7 @@ def card_page(card: Card) -> None:
 
 def print_table(headers: list[str], rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
     """An aligned table on stdout. `right`: columns of numbers. On a terminal too narrow, the last column is cut."""
+    rows = [[printable(cell) for cell in line] for line in rows]
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     signs = [">" if index in right else "<" for index in range(len(headers))]
     room = shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])

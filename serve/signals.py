@@ -1,27 +1,50 @@
-"""Ctrl-C and SIGTERM end a run between two steps that belong together, and are the business of one process alone."""
+"""Ctrl-C and SIGTERM end a run once, between two steps that belong together, and reach the first process alone."""
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+GRACE_S = 3.0  # to keep what is done; whoever signals again later wants the end at once
 
 
 @contextmanager
-def sigterm_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM keeps what is done, too, and leaves with 143, as a shell says that end."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+def one_interruption() -> Iterator[None]:
+    """The first SIGINT raises KeyboardInterrupt and the first SIGTERM leaves with 143, as a shell reports that end.
+
+    Later ones change nothing: they would cut short what keeps the rows. After `GRACE_S` seconds they end the process
+    at once. When this is left, a process that was interrupted is about to end, and ignores them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted_at: list[float] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        if not interrupted_at:
+            interrupted_at.append(time.monotonic())
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            sys.exit(128 + number)
+        if time.monotonic() - interrupted_at[0] > GRACE_S:
+            os._exit(128 + number)
+
+    before = {number: signal.signal(number, interrupt) for number in _ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if interrupted_at else handler)
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Signals wait for the end of this; what is started meanwhile never hears of Ctrl-C, which terminals send all."""
+    """Signals wait for the end of this; processes that are started in it never get SIGINT, which terminals send all."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -29,13 +52,13 @@ def held_back() -> Iterator[None]:
 
     ensure_running()  # it would lift the block
     caught: list[int] = []
-    before = {sign: signal.signal(sign, lambda *given: caught.append(given[0])) for sign in _ENDING}
+    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in _ENDING}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
         for number in caught[:1]:
             signal.raise_signal(number)

@@ -67,7 +67,7 @@ ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, insi
     "onnxruntime": {"zoo/runtime.py"},
     "pyarrow": {
         "zoo/dataset_files.py",
-        "serve/archives.py",
+        "serve/parquet_reader.py",
         "serve/encodings.py",
         "serve/parts.py",
         "serve/demo/batches.py",

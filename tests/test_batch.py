@@ -1,7 +1,6 @@
 """Batches: order, identity with single images, parts, interruptions of every kind, bounded memory."""
 
 import csv
-import http.server
 import json
 import os
 import random
@@ -10,11 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from concurrent.futures.process import _ExecutorManagerThread
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +18,12 @@ import cv2
 import pyarrow.parquet as pq
 import pytest
 
-from serve import batch, gpu_batches, parts, workers
+from serve import batch, gpu_batches, parts
 from serve.batch import Summary, TooManyErrors, run
 from serve.blocks import BLOCK, Job, classify, cut, identities
 from serve.parts import Parts
-from serve.sources import Input, Url, expand
-from serve.workers import WorkerDied, Workers
+from serve.sources import Input, Url
+from serve.workers import Workers
 from tests.made_up import heed_ctrl_c
 from zoo.errors import WrongUsage
 from zoo.image import Named
@@ -112,38 +108,6 @@ def test_blocks_are_cut_by_number_and_by_size():
     assert [len(one) for one in cut(large)] == [2, 2, 1]
 
 
-def test_a_dead_worker_is_a_sentence(model, names):
-    with pytest.raises(WorkerDied, match="A worker process died"), Workers(_die, 2) as dying:
-        list(dying.answers(cut(names)))
-
-
-def _die(sources):
-    os._exit(1)
-
-
-def test_workers_do_not_outlive_a_killed_parent(tmp_path):
-    script = (
-        "import os, signal\nfrom serve.workers import Workers\n"
-        "workers = Workers(len, 2)\nworkers.wait_until_ready()\n"
-        "print(*workers._executor._processes, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    children = [int(word) for word in done.stdout.split()]
-    assert done.returncode == -signal.SIGKILL
-    assert len(children) == 2
-    deadline = time.monotonic() + 20
-    while any(_is_running(child) for child in children):
-        assert time.monotonic() < deadline, "a worker lives on"
-        time.sleep(0.05)
-
-
-def _is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_errors_end_the_run_where_they_shall(model, names):
     given = [Input.of("some", names)]
     with pytest.raises(TooManyErrors, match=r"no image may fail: .*0100.png is damaged or cut short"):
@@ -157,6 +121,8 @@ def test_the_summary_counts_reasons_without_their_details():
     failed = Counter({"is empty (0 bytes): nothing to classify.": 1, "does not exist: check the path.": 2})
     told = Summary(1000, failed, [], 0.5).told()
     assert told == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
+    assert Summary(2, seconds=1, skipped=3).told() == "2 images in 1.00 s (2 images/s); 3 files are not images."
+    assert Summary(2, seconds=1, skipped=1).told() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "table"])
@@ -243,17 +209,6 @@ def test_a_changed_file_is_noticed(tmp_path, digits):
     assert identities([name]) != before
     assert identities([Named("a", b"1")]) != identities([Named("a", b"2")])
     assert identities([Url("a")]) == identities([Url("a")])
-
-
-def test_damaged_parts_are_a_sentence(tmp_path, model, names, small_parts):
-    out = tmp_path / "rows.jsonl"
-    first = Parts(out, "jsonl", ASKED, resume=False)
-    for block in blocks_of(names[:100], Job(model, encoding="jsonl", identify=True)):
-        first.write(block)
-    first._open.file.close()
-    (tmp_path / "rows.jsonl.parts" / "000000.json").write_text("{")
-    with pytest.raises(WrongUsage, match=r"is damaged .*remove it to begin again"):
-        Parts(out, "jsonl", ASKED, resume=True)
 
 
 @pytest.fixture(scope="module")
@@ -344,18 +299,6 @@ def test_sigterm_keeps_the_part_that_was_being_written(tmp_path, many):
     assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
 
 
-def test_a_worker_that_hangs_does_not_outlive_an_interruption(monkeypatch):
-    monkeypatch.setattr(workers, "PATIENCE_S", 0.1)
-    begun = time.monotonic()
-    with suppress(KeyboardInterrupt), Workers(time.sleep, 1) as hanging:
-        hanging.wait_until_ready()
-        hanging._executor.submit(workers._work, 60)
-        raise KeyboardInterrupt
-    assert time.monotonic() - begun < 30
-    left = [thread for thread in threading.enumerate() if isinstance(thread, _ExecutorManagerThread)]
-    assert not left  # one that still ends would race with Python's exit, and leave a traceback there
-
-
 def _no_file_above_100_kb():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -397,36 +340,6 @@ def test_an_argument_without_images_does_not_lose_the_others(tmp_path, names):
     assert "words.zip holds no images." in done.stderr
     assert "empty holds no images." in done.stderr
     assert json.loads(done.stdout)["input"] == names[0]
-
-
-@pytest.fixture
-def website(digits):
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *given):
-            super().__init__(*given, directory=str(digits))
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_urls(website, model, names):
-    output = Kept()
-    given = expand(f"{website}/0001.png", allow_url=True), expand(f"{website}/no.png", allow_url=True)
-    run(list(given), Job(model), output)
-    good, missing = output.rows
-    assert good.label == model.predict(names[1]).label
-    assert missing.error == f"{website}/no.png cannot be fetched (the server says 404 File not found)."
-
-
-def test_nothing_answers_there(model):
-    output = Kept()
-    run([expand("http://127.0.0.1:9/x.png", allow_url=True)], Job(model), output)
-    assert "cannot be fetched (" in output.rows[0].error
 
 
 @pytest.mark.parametrize("number", [10_000, 100_000])

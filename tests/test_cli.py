@@ -11,15 +11,19 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import termios
 import time
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from serve import cli
+from serve.sources import expand
 from tests.made_up import DEFAULT, add_model, heed_ctrl_c
 
 
@@ -198,7 +202,7 @@ def test_names_that_no_encoding_knows(pictures, tmp_path):
         assert done.returncode == 0, done.stderr
         assert b"7" in done.stdout
     done = zoo_command("predict", os.fsdecode(odd), "--format", "jsonl")
-    assert json.loads(done.stdout)["input"] == os.fsdecode(odd)
+    assert json.loads(done.stdout)["input"] == f"{tmp_path}/\\udcff7 →.png"
 
 
 def test_names_that_are_too_long_and_pipes_in_folders(run, pictures):
@@ -239,12 +243,71 @@ def test_what_would_move_the_cursor_is_spelled_out(run, pictures):
     assert "a\\x1b[31m\\nb.png" in out
 
 
+def shown_on_a_terminal(*arguments, cwd):
+    """What a pseudo-terminal shows of stdout and stderr."""
+    master, terminal = os.openpty()
+    command = [sys.executable, "-c", "from serve.cli import main; main()", *map(str, arguments)]
+    with (
+        open(master, "rb", buffering=0) as screen,
+        subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=cwd),
+    ):
+        os.close(terminal)
+        return _all_of(screen)
+
+
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
+def test_names_in_archives_and_messages_steer_no_terminal(tmp_path, form):
+    evil = "\x1b]0;owned\x07\x9b31m\u202e"
+    (tmp_path / f"{evil}folder").mkdir()
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo(f"{evil}.png")
+        info.type, info.linkname = tarfile.SYMTYPE, f"{evil}target"
+        archive.addfile(info)
+    shown = shown_on_a_terminal(
+        "predict", "a.tar", f"{evil}folder", f"{evil}*.bmp", f"@{evil}list", f"http://{evil}/", "--format", form,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert not set("\x07\x9b\u202e") & set(shown)
+    assert "\x1b]" not in shown
+    assert shown.count("\\x1b]0;owned\\x07\\x9b31m\\u202e") >= 5
+
+
 def test_hidden_files_are_left_alone(run, pictures):
     (pictures / ".git").mkdir()
     (pictures / ".git" / "x.png").write_bytes(b"x")
     (pictures / "._0.png").write_bytes(b"x")
     code, out, _ = run("predict", pictures, "--format", "jsonl")
     assert (code, len(out.splitlines())) == (0, 10)
+
+
+def test_what_is_no_image_is_counted(run, pictures):
+    _, _, err = run("predict", pictures, "-m", "mnist14k", "--device", "cpu", "--format", "jsonl")
+    assert err.startswith("zoo: 10 images in ")
+    assert err.endswith("; 2 files are not images.\n")
+
+
+def test_larger_pictures_for_all_processes(run, pictures, monkeypatch):
+    asked = []
+    monkeypatch.delenv("ZOO_MAX_MEGAPIXELS", raising=False)
+    monkeypatch.setattr("serve.predicting.expand", lambda name, options: asked.append(options) or expand(name, options))
+    run("predict", pictures / "7.png")
+    assert "ZOO_MAX_MEGAPIXELS" not in os.environ
+    run("predict", pictures / "7.png", "--max-megapixels", "40")
+    assert os.environ["ZOO_MAX_MEGAPIXELS"] == "40"
+    assert [options.bounds.member_bytes for options in asked] == [80 * 10**6, 128 * 10**6]
+    for value in ("0", "-1", "many", "1001"):
+        assert run("predict", pictures / "7.png", "--max-megapixels", value)[0] == 2
+    monkeypatch.setenv("ZOO_MAX_MEGAPIXELS", "25")  # so that it is removed at the end
+
+
+def test_the_column_of_a_parquet_file(run, pictures, tmp_path):
+    seven, three = ((pictures / f"{digit}.png").read_bytes() for digit in (7, 3))
+    pq.write_table(pa.table({"a": [seven], "b": [three]}), tmp_path / "x.parquet")
+    assert json.loads(run("predict", tmp_path / "x.parquet", "--format", "jsonl")[1])["label"] == "7"
+    chosen = run("predict", tmp_path / "x.parquet", "--format", "jsonl", "--column", "b")
+    assert json.loads(chosen[1])["label"] == "3"
+    code, _, err = run("predict", tmp_path / "x.parquet", "--column", "c")
+    assert (code, "has no column 'c' of bytes; columns of bytes: a, b." in err) == (2, True)
 
 
 def test_version_and_help(run):

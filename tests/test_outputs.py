@@ -1,13 +1,21 @@
 """Which outputs a command line may ask for, and what stdout gets."""
 
+import csv
+import io
+import json
 import os
 import subprocess
 import sys
+import zipfile
 
+import click
+import orjson
+import pyarrow as pa
+import pyarrow.json
 import pytest
 
 from serve.blocks import Block
-from serve.encodings import encode
+from serve.encodings import encode, head
 from serve.outputs import Stdout, check_out, encoding_of
 from zoo.errors import WrongUsage
 from zoo.rows import Row
@@ -71,6 +79,53 @@ def test_rows_do_not_replace_what_they_are_made_from(tmp_path, argument):
     assert "is what the images are read from" in done.stderr
 
 
+def write_inputs(folder):
+    """An image that no reader knows by its content, in every place from which images can be read."""
+    damaged = b"\0\0\2 no targa"
+    (folder / "in").mkdir()
+    for path in ("in/a.tga", "b.dat", "in/c.tga"):
+        (folder / path).write_bytes(damaged)
+    (folder / "l.txt").write_text("b.dat\nmissing.png\n")
+    (folder / "u.txt").write_bytes("b.dat\n".encode("utf-16"))
+    os.link(folder / "in/a.tga", folder / "hard.csv")
+    os.symlink("in/c.tga", folder / "soft.csv")
+    os.symlink("b.dat", folder / "listed.csv")
+    with zipfile.ZipFile(folder / "z.csv", "w") as archive:
+        archive.writestr("a.png", b"x")
+    return damaged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out"),
+    [
+        (["@l.txt"], "b.dat"), (["@l.txt"], "listed.csv"), (["@u.txt"], "b.dat"), (["@l.txt"], "l.txt"),
+        (["in"], "hard.csv"), (["in"], "soft.csv"), (["in/*.tga"], "hard.csv"), (["in/**"], "soft.csv"),
+        (["in/c.tga"], "soft.csv"), (["z.csv"], "z.csv"), (["z.*"], "z.csv"), (["missing.png", "in"], "soft.csv"),
+    ],
+)  # fmt: skip
+def test_rows_never_replace_an_input(tmp_path, arguments, out):
+    damaged = write_inputs(tmp_path)
+    before = (tmp_path / out).read_bytes()
+    done = zoo_predict(*arguments, "-o", out, "--format", "csv", cwd=tmp_path)
+    assert (done.returncode, (tmp_path / out).read_bytes()) == (2, before)
+    assert f"{out} is what the images are read from" in done.stderr
+    assert (tmp_path / "in/a.tga").read_bytes() == (tmp_path / "in/c.tga").read_bytes() == damaged
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize("name", ["a.ppm", "rows.csv", "a.avif", "new.heic"])
+def test_rows_never_replace_an_image(tmp_path, name):
+    """By its content, whatever its suffix; and none is made that is named like one."""
+    if name != "new.heic":
+        (tmp_path / name).write_bytes(b"P6\n1 1\n255\nabc")
+    (tmp_path / "l.txt").write_text(f"{name}\n")
+    for arguments in (["@l.txt"], ["other.png"]):
+        done = zoo_predict(*arguments, "-o", name, "--format", "csv", cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"{name} is an image or named like one" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "l.txt"} - {"new.heic"})
+
+
 def test_parquet_without_pyarrow_is_a_sentence_before_anything_is_begun(tmp_path):
     (tmp_path / "pyarrow.py").write_text("raise ImportError")
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
@@ -84,3 +139,34 @@ def test_csv_on_stdout_is_csv_in_a_file(capsys):
     rows = [Row("a\033[31m\rb.png", "m", error="no")]
     Stdout("csv", 9).write(Block(encode(rows, "csv"), 1))
     assert capsys.readouterr().out.splitlines(keepends=True)[1:] == ['"a\033[31m\r', 'b.png",m,,,,[],,no\n']
+
+
+EVIL = "a\033[31m\x9b31m\u202e\udce9é\r\nb.png"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
+def test_no_form_lets_text_steer_a_terminal(form, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    rows = [Row(EVIL, "m", error=f"{EVIL} is a link to {EVIL}."), Row("b", EVIL, EVIL, 0.5, False, (), (EVIL,))]
+    Stdout(form, 20).write(Block(encode(rows, form), 1))
+    shown = capsys.readouterr().out
+    plain = click.unstyle(shown) if form == "table" else shown
+    assert all(sign.isprintable() or sign == "\n" for sign in plain)
+    assert "é" in plain
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_names_that_are_not_utf8_are_text_for_every_reader(form):
+    rows = [Row("caf\udce9→.png", "m", error="caf\udce9→.png is a link to x\udcff.")]
+    told = ("caf\\udce9→.png", "caf\\udce9→.png is a link to x\\udcff.")
+    data = encode(rows, form)
+    if form == "jsonl":
+        for read in (json.loads, orjson.loads):
+            row = read(data)
+            assert (row["input"], row["error"]) == told
+        (row,) = pa.json.read_json(pa.BufferReader(data)).to_pylist()
+    elif form == "csv":
+        (row,) = csv.DictReader(io.StringIO((head("csv") + data).decode()))
+    else:
+        (row,) = pa.ipc.open_stream(data).read_all().to_pylist()
+    assert (row["input"], row["error"]) == told

@@ -40,7 +40,20 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON types, in their order; by hand: `dataclasses.asdict` took as long as decoding."""
         top_k = [{"label": guess.label, "probability": guess.probability} for guess in self.top_k]
-        return {**vars(self), "top_k": top_k, "corrections": list(self.corrections)}
+        fields = {**vars(self), "top_k": top_k, "corrections": list(self.corrections)}
+        fields["input"] = as_utf8(self.input)
+        if self.error is not None:
+            fields["error"] = as_utf8(self.error)
+        return fields
+
+
+def as_utf8(text: str) -> str:
+    """Text that every format can hold, the same in every interface.
+
+    Names of files need not be UTF-8; Python keeps their other bytes as lone surrogates, which neither JSON parsers nor
+    Arrow take. Such a byte, E9 for one, becomes the six signs `\\udce9`.
+    """
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 class Prepared(NamedTuple):

@@ -1,0 +1,29 @@
+"""Processes that are started with a pipe to their parent, and end with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from serve.signals import held_back
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
+
+
+def start(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection[Any, Any]]:
+    """Run `target(connection, *arguments)` in a process; returns it and the other end of the connection.
+
+    The process never gets SIGINT. A pipe needs no semaphores, which systems without a writable /dev/shm do not have.
+    Raises OSError where no process can be started, as in a working folder that was removed.
+    """
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the runtime's threads
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    with held_back():
+        process.start()
+    theirs.close()
+    return process, ours
