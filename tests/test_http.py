@@ -13,11 +13,13 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 import serve.cli
+from serve.http.access_log import LOG
 from serve.http.app import build
 from serve.pool import Overloaded, Pool
 from serve.runner import Runner
 from serve.settings import Settings
 from tests.made_up import DEFAULT, REPOSITORY, VERSION
+from zoo.errors import WrongUsage
 
 SEVEN = REPOSITORY / "examples" / "seven.png"
 PNG = {"Content-Type": "image/png"}
@@ -26,14 +28,14 @@ PNG = {"Content-Type": "image/png"}
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     settings = Settings(demo=False, max_body_mb=1, folder=str(tmp_path_factory.mktemp("serve")), device="cpu")
-    with TestClient(build(settings)) as client:
+    with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory):
     settings = Settings(demo=False, models="mnist14k*", key="sésame", folder=str(tmp_path_factory.mktemp("serve")))
-    with TestClient(build(settings)) as client:
+    with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         yield client
 
 
@@ -243,6 +245,156 @@ def test_without_the_key_only_health_is_told(locked, headers):
     assert locked.get("/v2/health/ready", headers=headers).json() == {"ready": True}
 
 
+def app(folder, **options):
+    return TestClient(build(Settings(demo=False, models="mnist14k*", folder=str(folder), **options)), OWN)
+
+
+OWN = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory):
+    """A server with a name of its own, which pages of two other sites may use."""
+    settings = {"allowed_hosts": ("zoo.example.org", "*.example.net"), "cors_origins": ("https://App.example", "null")}
+    with app(tmp_path_factory.mktemp("serve"), host="0.0.0.0", key="k", **settings) as client:
+        client.headers["X-API-Key"] = "k"
+        yield client
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:8000", "localhost", "LOCALHOST:1", "localhost.", "[::1]", "[::1]:8000", "192.168.1.7",
+     "10.0.0.1:80", "[fe80::1]:8000", "zoo.example.org", "ZOO.example.org.:8000", "a.example.net", "b.a.example.net"],
+)  # fmt: skip
+def test_answers_to_addresses_and_allowed_names(sites, host):
+    assert sites.get("/models", headers={"Host": host}).status_code == 200
+
+
+FOREIGN_HOSTS = [
+    "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.nip.io", "example.net", "xexample.net",
+    "zoo.example.org.evil.example", "", ":8000", "127.0.0.1@evil.example", "evil.example/127.0.0.1", "1.2.3", "a b",
+    "localhost:99999999", "*", "[::1", "::1", "\xff",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+def test_refuses_requests_for_another_host(sites, client, host):
+    """A page that makes its own name point here (DNS rebinding) shows that name in the Host header."""
+    for app in (sites, client):
+        for method, path in [("GET", "/models"), ("POST", "/models/mnist14k/predict"), ("GET", "/docs")]:
+            answer = app.request(method, path, headers={"Host": host.encode("latin-1"), **PNG}, content=b"x")
+            assert answer.status_code == 421, (path, answer.text)
+            assert "--allowed-host" in answer.json()["error"]
+        assert app.get("/v2/health/live", headers={"Host": host.encode("latin-1")}).status_code == 200
+
+
+def test_any_host_may_be_allowed(tmp_path):
+    with app(tmp_path, allowed_hosts=("*",)) as client:
+        assert client.get("/models", headers={"Host": "any.example"}).status_code == 200
+
+
+def test_refuses_requests_from_pages_of_other_sites(sites, client):
+    """A form or text/plain is sent by any page without asking first; what has no Origin is no page."""
+
+    def status(app, origin, host="127.0.0.1:8000", method="POST"):
+        headers = {"Host": host, "Origin": origin, "Content-Type": "image/png"}
+        return app.request(method, "/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=headers).status_code
+
+    for origin in ("http://evil.example", "http://127.0.0.1:3000", "http://localhost:8000", "http://10.0.0.1:8000",
+                   "http://127.0.0.1:8000.evil.example", "file://", "null", "", "http://127.0.0.1", "garbage",
+                   "https://127.0.0.1", "moz-extension://1234"):  # fmt: skip
+        assert status(client, origin) == 403, origin
+        assert status(client, origin, method="DELETE") == 403, origin
+        assert status(client, origin, method="GET") == 405, origin
+    assert status(client, "http://127.0.0.1:8000") == 200
+    assert status(client, "http://127.0.0.1", "127.0.0.1:80") == 200
+    assert status(client, "https://127.0.0.1", "127.0.0.1:443") == 200
+    for origin in (
+        "https://app.example",
+        "https://App.example",
+        "null",
+        "https://zoo.example.org",
+        "http://a.example.net",
+    ):
+        assert status(sites, origin) == 200, origin
+    for origin in ("http://app.example", "https://app.example:444", "https://evil.example"):
+        assert status(sites, origin) == 403, origin
+
+
+def test_no_other_sites_page_may_read_answers_by_default(client):
+    for method, path in [("GET", "/models"), ("OPTIONS", "/models/mnist14k/predict"), ("GET", "/nowhere")]:
+        answer = client.request(method, path, headers={"Origin": "https://app.example",
+                                                       "Access-Control-Request-Method": "POST"})  # fmt: skip
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+        assert answer.status_code != 204
+
+
+def test_pages_of_cors_origins_may_read_every_answer(sites):
+    page = {"Origin": "https://app.example"}
+    for method, path, headers, status in [
+        ("GET", "/models", {}, 200), ("GET", "/nowhere", {}, 404), ("POST", "/models/mnist14k/predict", PNG, 400),
+        ("GET", "/models", {"X-API-Key": "wrong"}, 401), ("GET", "/models", {"Host": "evil.example"}, 421),
+        ("GET", "/v2/health/ready", {}, 200), ("GET", "/models/mnist14k/predict", {}, 405),
+    ]:  # fmt: skip
+        answer = sites.request(method, path, headers=page | headers, content=b"x")
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+        assert "Origin" in answer.headers["vary"]
+    other = sites.get("/models", headers={"Origin": "https://other.example"})
+    assert "access-control-allow-origin" not in other.headers
+    assert "Origin" in other.headers["vary"]
+    assert "Origin" in sites.get("/models").headers["vary"]
+
+
+def test_browsers_are_answered_before_they_send(sites, tmp_path):
+    """The question (preflight) carries no key."""
+    question = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type",
+                "X-API-Key": ""}  # fmt: skip
+    for path in ("/models/mnist14k/predict", "/v2/models/mnist14k/infer", "/models"):
+        answer = sites.options(path, headers=question | {"Origin": "https://app.example"})
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "POST" in answer.headers["access-control-allow-methods"]
+        assert answer.headers["access-control-allow-headers"] == "authorization,content-type"
+        assert answer.headers["access-control-max-age"] == "600"
+        assert "Origin" in answer.headers["vary"]
+        assert sites.options(path, headers=question | {"Origin": "https://other.example"}).status_code == 403
+    with app(tmp_path, cors_origins=("*",)) as anybody:
+        for answer in (anybody.options("/models", headers=question | {"Origin": "https://other.example"}),
+                       anybody.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG),
+                       anybody.get("/nowhere", headers={"Origin": "null"})):  # fmt: skip
+            assert answer.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"allowed_hosts": (value,)} for value in ("http://a", "a/b", "a:80", "", "a b", "a.*", "*a")]
+    + [{"cors_origins": (value,)} for value in ("a.example", "https://", "https://a/b", "", "https://*.a")],
+)
+def test_refuses_hosts_and_origins_that_are_none(tmp_path, options):
+    with pytest.raises(WrongUsage, match=r"takes an? "):
+        build(Settings(demo=False, models="mnist14k*", folder=str(tmp_path), **options))
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/mnist14k", "/v2", "/v2/models/mnist14k", "/v2/health/live",
+                                  "/v2/health/ready", "/v2/models/mnist14k/ready", "/metrics", "/docs",
+                                  "/openapi.json"])  # fmt: skip
+def test_routes_answer_head_and_a_slash_behind_them(client, path):
+    get, head, slash = client.get(path), client.head(path), client.get(path + "/", follow_redirects=False)
+    assert (get.status_code, head.status_code, slash.status_code) == (200, 200, 200)
+    assert head.content == b""
+    assert head.headers["content-type"] == get.headers["content-type"]
+    if path != "/metrics":
+        assert slash.content == get.content
+        assert head.headers["content-length"] == str(len(get.content))
+
+
+def test_classifying_routes_answer_with_a_slash_behind_them(client):
+    assert post(client, "/models/mnist14k/predict/", content=SEVEN.read_bytes(), headers=PNG)[1]["label"] == "7"
+    assert infer(client, {"inputs": [GOOD]}, "/v2/models/mnist14k/infer/")[0] == 200
+
+
 def infer(client, request, path="/v2/models/mnist14k/infer", **options):
     answer = client.post(path, **({"json": request} | options))
     return answer.status_code, answer.json()
@@ -348,12 +500,16 @@ def test_as_many_binary_items_as_the_shape_says_are_read_and_no_more(client):
     assert (status, answer["error"]) == (422, "'encoded' has shape [2] and 3 or more items.")
 
 
-def test_what_nobody_foresaw_is_told_by_id_and_logged(client, monkeypatch, capsys):
+def test_unexpected_errors_are_logged_on_one_line_once_a_minute(client, monkeypatch, capsys):
     monkeypatch.setattr("serve.http.images.Named", None)
-    answer = client.post("/models/mnist14k/predict", content=b"x", headers=PNG)
-    assert answer.status_code == 500
-    assert answer.headers["x-request-id"] in answer.json()["error"]
-    assert "Traceback" in capsys.readouterr().err
+    answers = [client.post("/models/mnist14k/predict", content=b"x", headers=PNG) for _ in range(50)]
+    assert {answer.status_code for answer in answers} == {500}
+    assert all(answer.headers["x-request-id"] in answer.json()["error"] for answer in answers)
+    LOG.flush()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"zoo: request {answers[0].headers['x-request-id']} failed: TypeError in predict (")
+    assert "images.py" in lines[0]
 
 
 def test_a_late_answer_is_no_answer(tmp_path, monkeypatch):
@@ -368,7 +524,7 @@ def test_a_late_answer_is_no_answer(tmp_path, monkeypatch):
 
     quick = Pool.answer
     monkeypatch.setattr(Pool, "answer", answer)
-    with TestClient(build(settings)) as client:
+    with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         late = client.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG)
         assert late.status_code == 504
         assert late.json() == {"error": "There was no answer within 300 ms: ask again in a moment."}
@@ -386,7 +542,7 @@ def test_live_goes_false_when_a_worker_is_dead(tmp_path, monkeypatch):
 
     front = build(Settings(demo=False, models="mnist14k*", folder=str(tmp_path)))
     monkeypatch.setattr(Runner, "run", die)
-    with TestClient(front) as client:
+    with TestClient(front, base_url="http://127.0.0.1") as client:
         assert client.get("/v2/health/live").status_code == 200
         assert client.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG).status_code == 503
         dead = client.get("/v2/health/live")

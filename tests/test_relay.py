@@ -141,7 +141,7 @@ def test_open_pages_leave_room_for_the_next_and_are_ended_with_the_server(tmp_pa
         pages = []
         for number in range(300):
             page = socket.create_connection((host, int(port)), timeout=60)
-            page.sendall(f"GET /gradio_api/heartbeat/{number} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            page.sendall(f"GET /gradio_api/heartbeat/{number} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
             assert page.recv(1000).startswith(b"HTTP/1.1 200")
             pages.append(page)
         for _ in range(8):  # both processes

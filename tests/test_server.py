@@ -165,7 +165,8 @@ def send(url, data):
 
 
 def head(length, path=PREDICT):
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+    kind = "Content-Type: image/png\r\n"
+    return f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{kind}Content-Length: {length}\r\n\r\n".encode()
 
 
 def test_half_a_request_is_ended_at_the_deadline(hasty):
@@ -340,7 +341,7 @@ def test_the_startup_line_waits_until_somebody_listens(tmp_path, capsys):
         taken.bind(("127.0.0.1", 0))  # nobody listens yet
         port = taken.getsockname()[1]
         settings = Settings(demo=False, models="mnist14k*", port=port, access_log=False, folder=str(tmp_path))
-        with TestClient(build(settings)) as client:
+        with TestClient(build(settings), base_url="http://127.0.0.1") as client:
             assert client.get("/v2/health/ready").status_code == 200
             time.sleep(0.5)
             assert capsys.readouterr().err == ""

@@ -20,9 +20,9 @@ from serve.pool import Ticket
 
 ROUTES = ("predict", "infer", "other")
 OUTCOMES = {
-    200: "ok", 400: "bad_input", 401: "unauthorized", 404: "not_found", 405: "method", 408: "slow_body",
-    413: "too_large", 415: "media_type", 422: "unprocessable", 499: "client_left", 500: "failed", 503: "overloaded",
-    504: "deadline",
+    200: "ok", 400: "bad_input", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method",
+    408: "slow_body", 413: "too_large", 415: "media_type", 421: "wrong_host", 422: "unprocessable", 429: "too_many",
+    499: "client_left", 500: "failed", 503: "overloaded", 504: "deadline",
 }  # fmt: skip
 IMAGES = ("ok", "failed", "unanswered")  # failed: could not be classified; unanswered: too late, or refused
 SECONDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip
@@ -69,6 +69,10 @@ class Metrics:
     def started(self, slot: int) -> bool:
         """Whether the process of that slot answers, or did until it died."""
         return bool(self._slots[slot][self._at["up"]])
+
+    def in_flight(self) -> int:
+        """Requests that this process is answering."""
+        return int(self._own[self._at["in_flight"]])
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One answer of a route of `ROUTES`."""
