@@ -87,6 +87,8 @@ class Ticket:
 
     def pixels(self) -> int:
         """How many pixels decoding touches, as the files declare them."""
+        if len(self.sources) == 1:  # in half of the time
+            return _declared(self.sources[0])
         return sum(max(FILE_PIXELS, _declared(source)) for source in self.sources)
 
     def give_up(self) -> None:

@@ -7,6 +7,7 @@ it has no time limit for idle connections of HTTP/2, and no websockets, which no
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -164,6 +165,7 @@ def _app(settings: Settings) -> Any:
 
         front = build(settings, leave=partial(os._exit, 1))
         LOG.take_stderr()
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for each bad form, which is answered
         return front
     except (ZooError, ImportError) as caught:
         error = caught if isinstance(caught, ZooError) else _missing(caught)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import tracemalloc
-from base64 import b64encode
+from base64 import b64encode, encodebytes
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from starlette.testclient import TestClient
 import serve.cli
 from serve.http.access_log import LOG
 from serve.http.app import build
+from serve.http.errors import Refused, status_of
 from serve.pool import Overloaded, Pool
 from serve.runner import Runner
 from serve.settings import Settings
 from tests.made_up import DEFAULT, REPOSITORY, VERSION
-from zoo.errors import WrongUsage
+from zoo.errors import BadInput, ModelNotFound, WrongUsage, ZooError
 
 SEVEN = REPOSITORY / "examples" / "seven.png"
 PNG = {"Content-Type": "image/png"}
@@ -92,6 +93,63 @@ def test_a_form_of_files_gets_a_row_each_and_a_bad_one_fails_alone(client):
     )
 
 
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def form(*heads, before=b""):
+    parts = [b"--b\r\nContent-Disposition: form-data" + head + b"\r\n\r\n" + SEVEN.read_bytes() for head in heads]
+    return before + b"\r\n".join(parts) + b"\r\n--b--\r\n"
+
+
+BEFORE = [b"", b"\r\n", b"This is a form.\r\n", b"--bb\r\n--\n", b"x" * 100_000 + b"\r\n", b"\n\n"]
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_a_form_may_have_text_before_its_first_boundary(client, before):
+    status, rows = post(client, "/models/mnist14k/predict", content=form(b"; name=a; filename=a", before=before),
+                        headers=FORM)  # fmt: skip
+    assert (status, [row["label"] for row in rows]) == (200, ["7"]), rows
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"; name=a; filename*=UTF-8''%e2%82%ac%20rates.png", "€ rates.png"),
+        (b"; name=a; FileName*=iso-8859-1'en'%A3.png", "£.png"),
+        (b"; name=a; filename*=utf-8''a%22;%0d%0a\\b", "a'"),
+        (b"; name=a; filename=plain.png; filename*=UTF-8''other.png", "plain.png"),
+        (b"; name=a; filename*=UTF-8''other.png; filename=plain.png", "plain.png"),
+        (b"; name=a; filename*=no-such''%ff.png", "\ufffd.png"),
+        (b"; name=a; filename*=UTF-8''", "-"),
+    ],
+)
+def test_a_forms_file_may_have_its_name_in_the_extended_form(client, head, name):
+    status, rows = post(client, "/models/mnist14k/predict", content=form(head), headers=FORM)
+    assert (status, [row["input"] for row in rows]) == (200, [name]), rows
+
+
+def test_one_row_or_a_list_of_rows_as_the_query_says(client):
+    one, two = [("file", ("a.png", SEVEN.read_bytes()))], [("file", (name, SEVEN.read_bytes())) for name in "ab"]
+    path = "/models/mnist14k/predict"
+    assert post(client, path, files=one)[1][0]["label"] == "7"
+    assert post(client, path + "?as=list", files=one)[1][0]["label"] == "7"
+    assert post(client, path + "?as=object", files=one)[1]["label"] == "7"
+    assert post(client, path + "?as=object", content=SEVEN.read_bytes(), headers=PNG)[1]["label"] == "7"
+    assert post(client, path + "?as=list", content=SEVEN.read_bytes(), headers=PNG)[1][0]["label"] == "7"
+    status, answer = post(client, path + "?as=object", files=two)
+    assert (status, answer["error"]) == (422, "as=object is for one image, and the form holds 2: leave it out.")
+    assert post(client, path + "?as=object", files=[("file", ("a.png", b"x"))])[0] == 400
+    schema = client.get("/openapi.json").json()["paths"]["/models/{name}/predict"]["post"]
+    assert {"name": "as", "in": "query"}.items() <= schema["parameters"][-1].items()
+
+
+def test_content_encoding_identity_is_no_encoding(client):
+    headers = PNG | {"Content-Encoding": "Identity"}
+    assert post(client, "/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=headers)[1]["label"] == "7"
+    assert infer(client, {"inputs": [GOOD]}, headers={"Content-Encoding": "identity"})[0] == 200
+    assert infer(client, {"inputs": [GOOD]}, headers={"Content-Encoding": "gzip"})[0] == 415
+
+
 BAD = {
     "not an image": (400, "predict", {"content": b"text", "headers": PNG}, "is not an image that can be read"),
     "empty": (400, "predict", {"content": b"", "headers": PNG}, "is empty"),
@@ -113,6 +171,7 @@ BAD = {
     "top_k 0": (422, "predict?top_k=0", {"content": b"x", "headers": PNG}, "at least 1, not '0'"),
     "top_k word": (422, "predict?top_k=two", {"content": b"x", "headers": PNG}, "at least 1, not 'two'"),
     "top_k of many digits": (422, f"predict?top_k={'1' * 5000}", {"content": b"x", "headers": PNG}, "at least 1, not"),
+    "as": (422, "predict?as=rows", {"content": b"x", "headers": PNG}, "one of object, list, not 'rows'"),
     "fit": (422, "predict?fit=tight", {"content": b"x", "headers": PNG}, "one of crop, whole, not 'tight'"),
     "parameter": (422, "predict?topk=1", {"content": b"x", "headers": PNG}, "no parameter 'topk'"),
 }
@@ -272,7 +331,7 @@ def test_answers_to_addresses_and_allowed_names(sites, host):
 
 FOREIGN_HOSTS = [
     "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.nip.io", "example.net", "xexample.net",
-    "zoo.example.org.evil.example", "", ":8000", "127.0.0.1@evil.example", "evil.example/127.0.0.1", "1.2.3", "a b",
+    "zoo.example.org.evil.example", ":8000", "127.0.0.1@evil.example", "evil.example/127.0.0.1", "1.2.3", "a b",
     "localhost:99999999", "*", "[::1", "::1", "\xff",
 ]  # fmt: skip
 
@@ -426,6 +485,56 @@ def test_inference_protocol_with_image_files_as_base64(client, model):
     assert answer["error"].startswith("Image 1 of 1 is not an image")
 
 
+def test_inference_protocol_with_base64_of_several_lines(client):
+    text = "\r\n ".join(encodebytes(SEVEN.read_bytes()).decode().splitlines()) + "\n"
+    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [text]}
+    status, answer = infer(client, {"inputs": [tensor], "outputs": [{"name": "label"}]})
+    assert (status, answer["outputs"][0]["data"]) == (200, ["7"])
+
+
+def test_inference_protocol_takes_null_for_what_may_be_left_out(client):
+    request = {"id": None, "parameters": None, "outputs": None, "inputs": [GOOD | {"parameters": None}]}
+    status, answer = infer(client, request)
+    assert status == 200
+    assert "id" not in answer
+    request["outputs"] = [{"name": "label", "parameters": None}]
+    assert infer(client, request)[0] == 200
+
+
+def test_json_is_bounded_below_what_a_body_may_be(tmp_path):
+    """As objects it takes up to thirty times its size in memory."""
+    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [b64encode(bytes(2_900_000)).decode()]}
+    large = tensor | {"data": [b64encode(bytes(3_100_000)).decode()]}
+    head = json.dumps({"inputs": [tensor | {"data": None, "parameters": {"binary_data_size": 10_000_004}}]}).encode()
+    with app(tmp_path) as client:
+        status, answer = infer(client, {"inputs": [tensor]})
+        assert (status, answer["error"][:21]) == (400, "Image 1 of 1 is not a"), "read, and no image"
+        for options in ({"json": {"inputs": [large]}},
+                        {"content": json.dumps({"inputs": [large]}).encode(), "json": None,
+                         "headers": {"Inference-Header-Content-Length": str(4_133_000)}}):  # fmt: skip
+            status, answer = infer(client, None, **options)
+            assert (status, answer["error"]) == (
+                413,
+                "The request has more than 4 MB of JSON: send tensors as bytes behind the JSON (binary_data_size), or "
+                "fewer.",
+            )
+        content = head + (10_000_000).to_bytes(4, "little") + bytes(10_000_000)
+        length = {"Inference-Header-Content-Length": str(len(head))}
+        status, answer = infer(client, None, json=None, content=content, headers=length)
+        assert (status, answer["error"][:21]) == (400, "Image 1 of 1 is not a"), "behind the JSON there may be more"
+
+
+def test_nested_json_takes_bounded_memory(client):
+    """Half a million lists in 2 MB: what is in memory at a time stays below 60 times the body."""
+    content = json.dumps({"inputs": [GOOD | {"data": []}]}).encode().removesuffix(b"]}]}") + b"[0]," * 240_000
+    tracemalloc.start()
+    try:
+        assert infer(client, None, content=content + b"0]}]}", json=None)[0] == 422
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+
+
 GOOD = {"name": "image", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": [0] * 784}
 WRONG = {
     "no inputs": ({}, "takes one input"),
@@ -548,3 +657,25 @@ def test_live_goes_false_when_a_worker_is_dead(tmp_path, monkeypatch):
         dead = client.get("/v2/health/live")
         assert (dead.status_code, dead.json()) == (503, {"live": False})
         assert client.get("/v2/models/mnist14k/ready").status_code == 503
+
+
+class TooDark(BadInput):
+    """As another package might define one."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(TooDark("x"), 400), (BadInput("x"), 400), (ModelNotFound("x"), 404), (Overloaded("x"), 503), (ZooError("x"), 500),
+     (Refused(418, "x"), 418), (ValueError("x"), 500)],
+)  # fmt: skip
+def test_the_status_of_an_error_is_that_of_its_nearest_base(error, status):
+    assert status_of(error) == status
+
+
+def test_cards_are_written_once(client, monkeypatch):
+    """An answer costs the event loop a fraction of a millisecond, so that readers do not slow predictions."""
+    client.get("/models")
+    began = time.process_time()
+    for _ in range(20):
+        assert client.get("/models").status_code == 200
+    assert (time.process_time() - began) / 20 < 0.004  # with the test's own client; 0.3 ms of it is the server's

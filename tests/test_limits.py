@@ -9,6 +9,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from serve.http.access_log import LOG
 from serve.http.front import LARGE_REQUESTS, Front
 from serve.http.metrics import Metrics
 from serve.service import Service
@@ -69,10 +70,8 @@ class Client:
         self.answer.append(message)
 
     async def ask(self, app):
-        """Status, headers and the sentence of the answer, or None for no answer."""
+        """Status, headers and the sentence of the answer."""
         await asyncio.wait_for(app(self.scope, self.receive, self.send), 60)
-        if not self.answer:
-            return None
         start, *rest = self.answer
         body = b"".join(message.get("body", b"") for message in rest)
         return start["status"], dict(start["headers"]), json.loads(body)["error"]
@@ -121,7 +120,7 @@ def test_all_bodies_together_are_bounded_and_given_back(front):
     assert (status, headers[b"retry-after"]) == (503, b"1")
     assert sentence == "Too many large requests at once: ask again in a moment."
     assert small[0] == 200, "a small body passes however much others hold"
-    assert left == [None] * LARGE_REQUESTS
+    assert {answer[0] for answer in left} == {400}
     assert last[0] == 200
 
 
@@ -183,9 +182,13 @@ def test_a_body_that_drips_is_ended_before_its_deadline(front, monkeypatch, path
 
 
 def test_who_leaves_in_the_middle_is_no_failure(front, capsys):
+    """He is answered all the same: a server cannot tell a client that leaves from a body that is broken."""
     client = Client(UPLOAD, [bytes(1000)], FORM, more=True)
     client.leaves.set()
-    assert asyncio.run(client.ask(front)) is None
+    status, headers, sentence = asyncio.run(client.ask(front))
+    assert (status, headers[b"connection"]) == (400, b"close")
+    assert sentence == "The request's body cannot be read to its end: send it again."
+    LOG.flush()
     assert capsys.readouterr().err == ""
 
 

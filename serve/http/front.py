@@ -12,6 +12,7 @@ import time
 from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from uuid import uuid4
 
 from serve.http import images, inference
@@ -82,7 +83,7 @@ class Front:
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
-            if await self._answered_as_preflight(exchange):
+            if self._settings.cors_origins and await self._answered_as_preflight(exchange):
                 return
             self._check_caller(exchange)
             path = exchange.scope["path"]
@@ -94,7 +95,8 @@ class Front:
             _normalise(exchange)
             await self._bounded(exchange)
         except ClientLeft:
-            return
+            if exchange.status == 0:
+                await _end_broken(exchange)
         except ZooError as error:
             await _refuse(exchange, error)
         except Exception as error:
@@ -104,8 +106,6 @@ class Front:
 
     async def _answered_as_preflight(self, exchange: Exchange) -> bool:
         """Set what every answer to a page adds to its head; whether this was a browser's question before a request."""
-        if not self._settings.cors_origins:
-            return False
         origin = exchange.headers.get(b"origin")
         exchange.added_headers = self._sites.cors(origin)
         if exchange.method != "OPTIONS" or origin is None or b"access-control-request-method" not in exchange.headers:
@@ -116,18 +116,17 @@ class Front:
 
     def _check_caller(self, exchange: Exchange) -> None:
         """Raises Refused for a name that is not this server's, another site's page, or a missing key."""
-        headers, path = exchange.headers, exchange.scope["path"]
-        if path.rstrip("/") in OPEN:
+        headers = exchange.headers
+        if exchange.scope["path"].rstrip("/") in OPEN:
             return
         host = headers.get(b"host")
-        if len(headers) != len(exchange.scope["headers"]):
-            hosts = [value for name, value in exchange.scope["headers"] if name == b"host"]
-            if len(hosts) > 1:
-                raise Refused(400, "The request has more than one Host header: send one.")
-        if host is not None:
+        if host:  # granian gives an empty one where there is none
             self._sites.check_host(host)
         elif exchange.scope["http_version"] != "1.0":
             raise Refused(400, "The request has no Host header: send one.")
+        if len(headers) != len(exchange.scope["headers"]):  # one was sent twice
+            if [name for name, _ in exchange.scope["headers"]].count(b"host") > 1:
+                raise Refused(400, "The request has more than one Host header: send one.")
         origin = headers.get(b"origin")
         if origin is not None and exchange.method not in READING:
             self._sites.check_origin(origin, host or b"")
@@ -185,6 +184,14 @@ def _key_in(name: bytes, value: bytes) -> bytes | None:
         except NotBase64:
             return None
     return rest.strip() if scheme.lower() == b"bearer" else None
+
+
+async def _end_broken(exchange: Exchange) -> None:
+    """Answer who has left, in case he has not: a body whose chunks are no chunks ends like one whose client leaves."""
+    sentence = "The request's body cannot be read to its end: send it again."
+    with suppress(Exception):  # nobody is there
+        await exchange.reply_json(400, {"error": sentence}, [(b"connection", b"close")])
+    exchange.status, exchange.sent_bytes = 499, 0
 
 
 async def _refuse(exchange: Exchange, error: Exception) -> None:

@@ -113,7 +113,8 @@ async def _files(exchange: Exchange, body: bytes) -> list[Any]:
 
 def _from_first_boundary(exchange: Exchange, body: bytes) -> bytes:
     """A form without the text before its first boundary (https://www.rfc-editor.org/rfc/rfc2046#section-5.1.1)."""
-    delimiter = b"--" + parse_options_header(exchange.headers[b"content-type"])[1].get(b"boundary", b"")
+    boundary = parse_options_header(exchange.headers[b"content-type"])[1].get(b"boundary", b"")
+    delimiter = b"--" + boundary + b"\r\n"
     start = 0 if body.startswith(delimiter) else body.find(b"\n" + delimiter) + 1
     return body[start:] if start else body
 

@@ -48,6 +48,9 @@ class Metrics:
         keys += [(name, bucket) for name, bounds in HISTOGRAMS.items() for bucket in range(len(bounds) + 1)]
         keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up"]
         self._at: dict[Any, int] = {key: place for place, key in enumerate(keys)}
+        self._histograms = {  # bounds, and the places of the first bucket and of the sum
+            name: (bounds, self._at[name, 0], self._at[name, "sum"]) for name, bounds in HISTOGRAMS.items()
+        }
         size = slots * len(keys) * 8
         if not file.exists() or file.stat().st_size < size:
             with file.open("ab") as empty:
@@ -97,8 +100,9 @@ class Metrics:
             self.add(("images", model, "failed"), failed)
 
     def _observe(self, name: str, value: float) -> None:
-        self.add((name, bisect_left(HISTOGRAMS[name], value)))
-        self.add((name, "sum"), value)
+        bounds, first, total = self._histograms[name]
+        self._own[first + bisect_left(bounds, value)] += 1
+        self._own[total] += value
 
     def text(self) -> bytes:
         """The sum of all processes in Prometheus' text format."""
