@@ -195,6 +195,8 @@ def serve(**options: Any) -> None:
 
 def _api_key() -> str | None:
     """The key from the environment, without the line end that files and secrets have. Raises WrongUsage."""
+    from zoo.errors import WrongUsage
+
     value = os.environ.get("ZOO_API_KEY")
     if value is None:
         return None
@@ -236,7 +238,7 @@ def main() -> None:
         code = error.exit_code
     except ZooError as error:
         say(f"zoo: {error}")
-        code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+        code = EXIT_CODES.get(type(error), 1)
     except (KeyboardInterrupt, click.Abort):
         code = 130
     except BrokenPipeError:  # the reader, `head` for one, has left: no reason to complain

@@ -7,6 +7,7 @@ it has no time limit for idle connections of HTTP/2, and no websockets, which no
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -74,14 +75,15 @@ def serve(settings: Settings) -> None:
             workers_kill_timeout=ceil(settings.deadline_s) + KILL_S,
             log_level="critical",  # type: ignore[arg-type]
         )
+        reason_file = Path(folder, FAILED)
         try:
             server.serve(partial(_process, os.getpid()), partial(_app, replace(settings, folder=folder)), False)
         except SystemExit:  # processes that ended as soon as they began
-            reason_file = Path(folder, FAILED)
             if not reason_file.exists():
                 raise
+        if reason_file.exists():
             kind, sentence = reason_file.read_text(encoding="utf-8").split("\n", 1)
-            raise _KINDS[kind](sentence) from None
+            raise _KINDS[kind](sentence)
 
 
 def _connections() -> int:
@@ -109,6 +111,7 @@ def _process(parent: int, number: int, name: str | None, load: Any, sockets: Any
     if spec is not None:  # Linux, where each process has its own listener
         shared = spec.build()
         with socket.socket(fileno=shared.get_fd()) as listener:  # connections inherit its options
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port can be had again at once
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_S)
@@ -166,11 +169,15 @@ def _app(settings: Settings) -> Any:
         front = build(settings, leave=partial(os._exit, 1))
         LOG.take_stderr()
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for each bad form, which is answered
+        gc.collect()
+        gc.freeze()  # what stays for good need not be looked at again and again
         return front
     except (ZooError, ImportError) as caught:
         error = caught if isinstance(caught, ZooError) else _missing(caught)
         kind = next(kind.__name__ for kind in type(error).__mro__ if _KINDS.get(kind.__name__) is kind)
         Path(settings.folder, FAILED).write_text(f"{kind}\n{error}", encoding="utf-8")
+        if sys.platform != "win32":
+            os.kill(os.getppid(), signal.SIGTERM)  # which would start this again and again
         os._exit(1)  # without a traceback: the first process says why
 
 

@@ -306,7 +306,7 @@ front = build(Settings(models="mnist14k*", access_log=False, folder=str(folder))
 kept = folder / "files"
 stay = set(kept.rglob("*"))
 assert len(list(kept.glob("*/*"))) >= 5, "the examples"
-with TestClient(front, base_url="http://127.0.0.1") as client:
+with TestClient(front) as client:
     form = {"files": ("two.jpg", Path(sys.argv[2]).read_bytes())}
     (uploaded,) = client.post("/gradio_api/upload", files=form).json()
     picture = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}

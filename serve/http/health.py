@@ -24,7 +24,6 @@ from serve.settings import Settings
 STUCK_DEADLINES = 3  # for one item: whoever waited for it has been answered with 504 long before
 EVERY_S = 1.0
 CONNECTIONS, READ_S = 64, 2.0  # of the second listener: at a time, and seconds for a request
-REQUEST = b"GET /v2/health/"
 
 
 class Health:
@@ -100,18 +99,16 @@ class Health:
             writer.close()
 
     def _response(self, head: bytes) -> bytes:
-        states = {"live": self.live, "ready": self.ready}
-        name = head.removeprefix(REQUEST).split(b" ")[0].decode("latin-1") if head.startswith(REQUEST) else ""
-        if name not in states:
+        method, path, *_ = (*head.split(b" ", 2), b"", b"")
+        states = {b"/v2/health/live": ("live", self.live), b"/v2/health/ready": ("ready", self.ready)}
+        if method not in (b"GET", b"HEAD") or path not in states:
             status, body = b"404 Not Found", orjson.dumps({"error": "/v2/health/live and /v2/health/ready are here."})
         else:
-            state = states[name]()
+            name, state_of = states[path]
+            state = state_of()
             status, body = b"200 OK" if state else b"503 Service Unavailable", orjson.dumps({name: state})
-        return b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
-            status,
-            len(body),
-            body,
-        )
+        fields = b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: close" % len(body)
+        return b"HTTP/1.1 %b\r\n%b\r\n\r\n%b" % (status, fields, b"" if method == b"HEAD" else body)
 
 
 @contextmanager
