@@ -112,7 +112,7 @@ class Pool:
         self.together, self.wait_s = (GPU_TOGETHER, GPU_WAIT_S) if on_gpu else (TOGETHER, 0.0)
         self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
         self._large: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._closing = self._died = False
+        self._closing = self._closed = self._died = False
         self.stuck = False  # set by who watches the pool: nothing new is taken
         self._waker: Waker | None = None
         count = threads or (1 if on_gpu else cores())
@@ -187,6 +187,7 @@ class Pool:
             for thread in threads:
                 if thread.is_alive():
                     thread.join(max(0.0, until - time.monotonic()))
+        self._closed = True
 
     def _work(self) -> None:
         while (first := self._tickets.get()) is not None:
@@ -201,6 +202,8 @@ class Pool:
             with self._ended([ticket]):
                 _queued(ticket)
                 if not ticket.given_up and _decoded(ticket, self._begin):
+                    if self._closed:
+                        raise Stopped("The server has stopped: ask again in a moment.")
                     ticket.entered = time.perf_counter()
                     self._tickets.put(ticket)
                     continue
