@@ -1,5 +1,6 @@
 """Attacks on the real server, each with its bound: it goes on answering, right and soon (docs/decisions/0012)."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,17 +13,22 @@ import sys
 import threading
 import time
 from base64 import b64encode
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
+from random import Random
 
 import cv2
 import httpx
 import numpy as np
 import pytest
 
+from serve.http.app import build
 from serve.http.exchange import STALL_S
 from serve.serving import HEAD_MS
+from serve.settings import Settings
 from tests.made_up import REPOSITORY
 from tests.served import serving, wait_for
 from tests.slow_server import ENDS, FAILS, HOLDS, SLEEPS
@@ -279,6 +285,89 @@ def test_no_path_leads_to_a_file(server):
             assert closed
             assert re.match(rb"HTTP/1\.1 (4\d\d|307) ", received), (path, received[:200])
             assert b"root:" not in received
+
+
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\nxyz\r\n'
+    b"--b\r\nContent-Disposition: form-data; name=n; filename*=UTF-8''a%20b\r\n\r\nabc\r\n--b--\r\n"
+)
+FORM_TYPE = b"multipart/form-data; boundary=b; charset=utf-8"
+ENCODED = json.dumps({
+    "id": "x", "parameters": {"binary_data_output": False}, "outputs": [{"name": "label", "parameters": {}}],
+    "inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [2], "parameters": None, "data": ["YWJj", "YQ=="]}],
+}).encode()  # fmt: skip
+BINARY = json.dumps({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 28, 28, 1],
+                                 "parameters": {"binary_data_size": 784}}]}).encode()  # fmt: skip
+ODD = [b"\0", b"\r\n", b'"', b"\xff\xfe", b"=", b";", b"%00", b"\xed\xa0\x80", b"--b", b"{", b"[", b"null", b"-1",
+       b"1e999", b"99999999999999999999", b"\\ud800", b"\xe2\x80\xae", b"''", b"/", b"%2f"]  # fmt: skip
+
+
+def mutated(data, random):
+    """Bytes with a few places changed, put in, taken out, repeated or cut off."""
+    data = bytearray(data)
+    for _ in range(random.randint(1, 4)):
+        at, length = random.randrange(len(data) + 1), random.randint(1, 20)
+        put = random.choice([random.choice(ODD), random.randbytes(3), bytes(data[at : at + length])])
+        kind = random.randrange(4)
+        if kind == 0:
+            del data[at : at + length]
+        elif kind == 1:
+            del data[at:]
+        else:
+            data[at : at + (kind == 2)] = put
+    return bytes(data)
+
+
+def requests(random):
+    """Method, path, query, headers and body of mutated requests, without end."""
+    predict, infer = PREDICT.encode(), b"/v2/models/mnist14k/infer"
+    while True:
+        head = mutated(BINARY, random)
+        length = mutated(b"%d" % len(head), random) if random.random() < 0.2 else b"%d" % len(head)
+        yield "POST", predict, b"", {b"content-type": FORM_TYPE}, mutated(FORM, random)
+        yield "POST", predict, b"", {b"content-type": mutated(FORM_TYPE, random)}, FORM
+        yield "POST", infer, b"", {}, mutated(ENCODED, random)
+        yield "POST", infer, b"", {b"inference-header-content-length": length}, head + bytes(784)
+        yield "POST", predict, mutated(b"top_k=3&fit=crop&as=list", random), {b"content-type": b"image/png"}, b"xyz"
+        name, value = random.choice([(b"origin", b"http://127.0.0.1"), (b"host", b"127.0.0.1:80"),
+                                     (b"content-encoding", b"identity"), (b"content-length", b"3"),
+                                     (b"authorization", b"Basic abcd"), (b"x-request-id", b"a")])  # fmt: skip
+        yield "POST", predict, b"", {b"content-type": b"image/png", name: mutated(value, random)}, b"xyz"
+        yield random.choice(["GET", "HEAD", "PUT"]), mutated(b"/v2/models/mnist14k/versions/1", random), b"", {}, b""
+
+
+def test_mutated_requests_get_a_sentence_and_never_500(tmp_path):
+    settings = Settings(folder=str(tmp_path), models="mnist14k.plus", demo=False, access_log=False, device="cpu")
+    front = build(settings)
+
+    async def status(method, path, query, headers, body):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "root_path": "",
+                 "path": path.decode(errors="replace"), "raw_path": path, "query_string": query, "scheme": "http",
+                 "headers": list(({b"host": b"127.0.0.1"} | headers).items()), "client": ("127.0.0.1", 1),
+                 "server": ("127.0.0.1", 2), "state": {}}  # fmt: skip
+        await front(scope, receive, send)
+        text = b"".join(message.get("body", b"") for message in sent[1:])
+        assert sent[0]["status"] < 400 or method == "HEAD" or "error" in json.loads(text)
+        return sent[0]["status"]
+
+    async def all_of_them():
+        return Counter([await status(*one) for one in islice(requests(Random(7)), 2100)])
+
+    front._service.pool.start()
+    try:
+        statuses = asyncio.run(all_of_them())
+    finally:
+        front._service.pool.close()
+    assert set(statuses) <= {200, 307, 400, 403, 404, 405, 413, 415, 421, 422}, statuses
+    assert len(statuses) > 6
 
 
 KEY = "correct horse"

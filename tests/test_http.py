@@ -128,6 +128,17 @@ def test_a_forms_file_may_have_its_name_in_the_extended_form(client, head, name)
     assert (status, [row["input"] for row in rows]) == (200, [name]), rows
 
 
+def test_a_form_that_ends_in_the_middle_is_refused(client):
+    """Not answered with the files that came whole: one would be missing without a word."""
+    whole = form(b"; name=a; filename=a", b"; name=b; filename=b")
+    for length in (len(whole) - 5, len(whole) - 30, len(whole) // 2 + 10, len(whole) // 2 - 40, 40, 3):
+        status, answer = post(client, "/models/mnist14k/predict", content=whole[:length], headers=FORM)
+        assert (status, answer["error"][:26]) == (422, "The form cannot be read (i"), (length, answer)
+    for end in (b"--", b"", b"\r\nThis was a form."):
+        content = whole.removesuffix(b"--\r\n") + b"--" + end.removeprefix(b"--")
+        assert len(post(client, "/models/mnist14k/predict", content=content, headers=FORM)[1]) == 2
+
+
 def test_one_row_or_a_list_of_rows_as_the_query_says(client):
     one, two = [("file", ("a.png", SEVEN.read_bytes()))], [("file", (name, SEVEN.read_bytes())) for name in "ab"]
     path = "/models/mnist14k/predict"

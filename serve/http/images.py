@@ -74,10 +74,20 @@ def _options(query: dict[str, str]) -> tuple[int, Fit, str | None]:
 
 
 class _Parser(MultiPartParser):
-    """Starlette's, which overlooks a file whose name comes in the extended form alone: `filename*=UTF-8''a%20b.png`.
+    """Starlette's, which overlooks two things.
 
-    https://www.rfc-editor.org/rfc/rfc8187#section-3.2
+    A file whose name comes in the extended form alone, `filename*=UTF-8''a%20b.png` (RFC 8187, section 3.2), and that
+    a form ends before its last boundary, in the middle of a file (RFC 2046, section 5.1.1).
     """
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+    def close_files(self) -> None:
+        for file in self._files_to_close_on_error:
+            file.close()
 
     def on_headers_finished(self) -> None:
         disposition = self._current_part.content_disposition or b""
@@ -96,16 +106,18 @@ async def _files(exchange: Exchange, body: bytes) -> list[Any]:
         return {"type": "http.request", "body": _from_first_boundary(exchange, body), "more_body": False}
 
     request = Request(exchange.scope, replay)
+    parser = _Parser(request.headers, request.stream(), max_files=MOST_FILES)
     try:
-        form = await _Parser(request.headers, request.stream(), max_files=MOST_FILES).parse()
-    except (MultiPartException, KeyError, UnicodeError) as error:
+        form = await parser.parse()
+        if not parser.ended:
+            raise MultiPartException("it ends before its last boundary")
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        sources = [Named(_utf8(file.filename or "-"), await file.read()) for file in files]
+    except (MultiPartException, KeyError, ValueError) as error:  # a ValueError: of a character set's name
         message = getattr(error, "message", "it has no boundary").rstrip(".")
         raise Refused(422, f"The form cannot be read ({message}): send files as multipart/form-data.") from None
-    sources = []
-    for _, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            sources.append(Named(_utf8(value.filename or "-"), await value.read()))
-    await form.close()
+    finally:
+        parser.close_files()
     if not sources:
         raise Refused(422, "The form holds no files: with curl, -F file=@FILE.")
     return sources
