@@ -45,7 +45,8 @@ def sevens(model):
 def running(command, url, path="/v2/health/ready"):
     """A server, ready at `url`, stopped at the end."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env={**os.environ, "ZOO_API_KEY": ""}, start_new_session=True, **quiet)
+    environment = {name: value for name, value in os.environ.items() if name != "ZOO_API_KEY"}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
     try:
         until = time.monotonic() + 90
         while time.monotonic() < until:

@@ -246,6 +246,23 @@ class PortOption(click.Option):
 @click.option("--deadline-ms", type=click.IntRange(min=1), default=10_000, show_default=True, help="For an answer.")
 @click.option("--demo/--no-demo", default=True, show_default=True, help="The page for people, at /.")
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A JSON line a request, on stderr.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    envvar="ZOO_ALLOWED_HOST",
+    metavar="NAME",
+    help="Name that requests may call this server by, '*' for any; repeatable.  [default: addresses, localhost, HOST]",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    envvar="ZOO_CORS_ORIGIN",
+    metavar="ORIGIN",
+    help="Site whose pages may use this server, as https://example.org, or '*'; repeatable.  [default: none]",
+)
+@click.option("--health-port", type=click.IntRange(1, 65535), help="Answer /v2/health/ there too, however busy.")
 @_device_option
 def serve(**options: Any) -> None:
     """Answer people (a page) and programs (HTTP) until stopped.
@@ -255,7 +272,22 @@ def serve(**options: Any) -> None:
     from serve.serving import serve
     from serve.settings import Settings
 
-    serve(Settings(**options, key=os.environ.get("ZOO_API_KEY") or None))
+    serve(Settings(**options, key=_api_key()))
+
+
+def _api_key() -> str | None:
+    """The key from the environment, without the line end that files and secrets have. Raises WrongUsage."""
+    from zoo.errors import WrongUsage
+
+    value = os.environ.get("ZOO_API_KEY")
+    if value is None:
+        return None
+    key = value.strip()
+    if not key or not key.isprintable():
+        raise WrongUsage("ZOO_API_KEY is empty or holds control characters: set a key, or remove the variable.")
+    if key != value:
+        say("zoo: ZOO_API_KEY has spaces or line ends around the key: they are left out.")
+    return key
 
 
 @cli.command()

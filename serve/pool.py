@@ -1,9 +1,12 @@
-"""Worker threads of a server: requests wait in one bounded queue, and each gets its own answer.
+"""Worker threads of a server: requests wait in two bounded queues, and each gets its own answer.
 
 On a CPU there is a thread for each core: a network this small gains nothing from being split, but the runtime gives up
 the interpreter's lock while it works, and another request is decoded meanwhile. A thread that finds several requests
 waiting takes some together: one call of the session, one wake-up of the event loop. On a GPU one thread waits a little
 for others, and the batches are those that were warmed (`serve/runner.py`).
+
+Requests whose pictures are large are first decoded by threads of their own, few of them. So the memory that decoding
+takes is bounded over all requests, and small requests never wait behind large ones.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import takewhile
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -25,6 +29,8 @@ from serve.runner import Runner
 from serve.waker import Waker
 from serve.workers import cores
 from zoo.errors import BadInput, ZooError
+from zoo.headers import declared_pixels
+from zoo.image import Named
 from zoo.photos import Fit
 from zoo.predictor import Scores
 from zoo.rows import Prepared, Row, prepare_all
@@ -32,6 +38,10 @@ from zoo.rows import Prepared, Row, prepare_all
 TOGETHER = 8  # images that a thread takes at a time on a CPU: more would wait for each other
 GPU_TOGETHER = 256
 GPU_WAIT_S = 0.002
+LARGE_PIXELS = 1_000_000  # of a request, from which on it is decoded among the large ones
+LARGE_THREADS = 4  # at most, and no more than half of the cores
+LARGE_WAITING = 32  # requests
+FILE_PIXELS = 4096  # what a file counts for at least: the work that does not depend on its size
 
 
 class Overloaded(ZooError):
@@ -68,16 +78,28 @@ class Ticket:
     queue_s: float = 0.0
     infer_s: float = 0.0
     batch: int = 0
+    decoded: bool = False
     future: asyncio.Future[None] | None = None
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.size = len(self.sources) if self.images is None else len(self.images)
 
+    def pixels(self) -> int:
+        """How many pixels decoding touches, as the files declare them."""
+        if len(self.sources) == 1:  # in half of the time
+            return _declared(self.sources[0])
+        return sum(max(FILE_PIXELS, _declared(source)) for source in self.sources)
+
     def give_up(self) -> None:
         """Nobody waits any more: a worker need not go on, and what waits in the queue need not be kept in memory."""
         self.given_up = True
         self.sources, self.images = [], None
+
+
+def _declared(source: Any) -> int:
+    data = source.data if isinstance(source, Named) else source
+    return declared_pixels(data) if isinstance(data, bytes) else LARGE_PIXELS + 1
 
 
 class Pool:
@@ -89,32 +111,44 @@ class Pool:
         self.max_queue = max_queue
         self.together, self.wait_s = (GPU_TOGETHER, GPU_WAIT_S) if on_gpu else (TOGETHER, 0.0)
         self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._closing = self._died = False
+        self._large: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._closing = self._closed = self._died = False
+        self.stuck = False  # set by who watches the pool: nothing new is taken
         self._waker: Waker | None = None
+        count = threads or (1 if on_gpu else cores())
         self.threads = [
-            threading.Thread(target=self._work, name=f"zoo-worker-{number}", daemon=True)
-            for number in range(threads or (1 if on_gpu else cores()))
+            threading.Thread(target=self._work, name=f"zoo-worker-{number}", daemon=True) for number in range(count)
+        ]
+        self.large_threads = [
+            threading.Thread(target=self._work_on_large, name=f"zoo-large-{number}", daemon=True)
+            for number in range(min(LARGE_THREADS, max(1, cores() // 2)))
         ]
 
+        self._since = {thread.name: inf for thread in (*self.threads, *self.large_threads)}  # of the present items
+
     def start(self) -> None:
-        for thread in self.threads:
+        for thread in (*self.threads, *self.large_threads):
             thread.start()
 
     @property
     def waiting(self) -> int:
-        """Tickets in the queue."""
-        return self._tickets.qsize()
+        """Tickets in the queues."""
+        return self._tickets.qsize() + self._large.qsize()
 
     @property
     def alive(self) -> bool:
         """Whether no worker thread has died."""
         return not self._died
 
+    def longest_s(self) -> float:
+        """Seconds that a thread has been at its present item, the longest of all; 0 where none is busy."""
+        return max(0.0, time.monotonic() - min(self._since.values()))
+
     def admit(self) -> None:
         """Raises Overloaded or Stopped where a ticket would be refused: worth asking before a request is read."""
-        if self._closing or not self.alive:
-            raise Stopped("The server is stopping or a worker has died: ask again in a moment.")
-        if self.waiting >= self.max_queue:
+        if self._closing or self._died or self.stuck:
+            raise Stopped("The server is stopping or starting again: ask again in a moment.")
+        if self._tickets.qsize() >= self.max_queue:
             raise Overloaded(f"{self.max_queue} requests are waiting already: ask again in a moment.")
 
     async def answer(self, ticket: Ticket) -> Ticket:
@@ -123,12 +157,17 @@ class Pool:
         Raises: what kept the ticket from its answer, BadInput for one; Overloaded, Stopped.
         """
         self.admit()
+        queue = self._tickets
+        if ticket.images is None and ticket.pixels() > LARGE_PIXELS:
+            queue, most = self._large, min(self.max_queue, LARGE_WAITING)
+            if queue.qsize() >= most:
+                raise Overloaded(f"{most} requests with large images are waiting already: ask again in a moment.")
         loop = asyncio.get_running_loop()
         if self._waker is None or self._waker.loop is not loop:
             self._waker = Waker(loop)
         ticket.future = loop.create_future()
         ticket.entered = time.perf_counter()
-        self._tickets.put(ticket)
+        queue.put(ticket)
         try:
             await ticket.future
         except BaseException:
@@ -139,30 +178,65 @@ class Pool:
         return ticket
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Take no more tickets, answer those that wait, end the threads."""
+        """Take no more tickets, answer those that wait, end the threads; at most `timeout_s`."""
         self._closing = True
-        for _ in self.threads:
-            self._tickets.put(None)
-        for thread in self.threads:
-            if thread.is_alive():
-                thread.join(timeout_s)
+        until = time.monotonic() + timeout_s
+        for queue, threads in ((self._large, self.large_threads), (self._tickets, self.threads)):
+            for _ in threads:
+                queue.put(None)
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join(max(0.0, until - time.monotonic()))
+        self._closed = True
 
     def _work(self) -> None:
         while (first := self._tickets.get()) is not None:
             taken = self._with_others(first)
-            try:
-                answer(taken)
-            except BaseException:  # nothing that an answer may raise: this thread is ending
-                self._died = True
-                for ticket in taken:
-                    ticket.error = Stopped("The worker that had this request has died: ask again in a moment.")
-                raise
-            finally:
-                for ticket in taken:
-                    with suppress(RuntimeError):  # the loop is closed: nobody waits
-                        assert self._waker is not None
-                        assert ticket.future is not None
-                        self._waker.wake(ticket.future)
+            with self._ended(taken):
+                answer(taken, self._begin)
+            self._wake(taken)
+
+    def _work_on_large(self) -> None:
+        """Decode large tickets, then hand them to the other threads: what is left to do is small."""
+        while (ticket := self._large.get()) is not None:
+            with self._ended([ticket]):
+                _queued(ticket)
+                if not ticket.given_up and _decoded(ticket, self._begin):
+                    if self._closed:
+                        raise Stopped("The server has stopped: ask again in a moment.")
+                    ticket.entered = time.perf_counter()
+                    self._tickets.put(ticket)
+                    continue
+            self._wake([ticket])
+
+    def _begin(self) -> None:
+        """Note that this thread begins an item."""
+        self._since[threading.current_thread().name] = time.monotonic()
+
+    @contextmanager
+    def _ended(self, tickets: list[Ticket]) -> Iterator[None]:
+        """Around the work on tickets: whatever it raises is their error, and a thread that ends is missed."""
+        try:
+            yield
+        except Exception as error:
+            for ticket in tickets:
+                if not ticket.rows and ticket.scores is None:
+                    ticket.error = ticket.error or error
+        except BaseException:  # nothing that work on a picture may raise: this thread is ending
+            self._died = True
+            for ticket in tickets:
+                ticket.error = Stopped("The worker that had this request has died: ask again in a moment.")
+            self._wake(tickets)
+            raise
+        finally:
+            self._since[threading.current_thread().name] = inf
+
+    def _wake(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                assert self._waker is not None
+                assert ticket.future is not None
+                self._waker.wake(ticket.future)
 
     def _with_others(self, first: Ticket) -> list[Ticket]:
         """The ticket, and those behind it that go through the network with it."""
@@ -182,15 +256,19 @@ class Pool:
         return taken
 
 
-def answer(tickets: list[Ticket]) -> None:
-    """Decode and classify tickets together, those of one model in one call; each gets its answer or its error."""
-    started = time.perf_counter()
+def answer(tickets: list[Ticket], begin: Callable[[], None] = lambda: None) -> None:
+    """Decode and classify tickets together, those of one model in one call; each gets its answer or its error.
+
+    `begin` is called before each item: a picture to decode, or images to classify.
+    """
     groups: dict[Runner, list[Ticket]] = defaultdict(list)
+    started = time.perf_counter()
     for ticket in tickets:
-        ticket.queue_s = started - ticket.entered
-        if not ticket.given_up and _decoded(ticket):
+        _queued(ticket, started)
+        if not ticket.given_up and (ticket.decoded or _decoded(ticket, begin)):
             groups[ticket.runner].append(ticket)
     for runner, group in groups.items():
+        begin()
         started = time.perf_counter()
         try:
             _classify(runner, group)
@@ -201,21 +279,35 @@ def answer(tickets: list[Ticket]) -> None:
             ticket.infer_s = time.perf_counter() - started
 
 
-def _decoded(ticket: Ticket) -> bool:
+def _queued(ticket: Ticket, until: float | None = None) -> None:
+    """Add the time since a ticket was put into a queue."""
+    ticket.queue_s += (until or time.perf_counter()) - ticket.entered
+
+
+def _decoded(ticket: Ticket, begin: Callable[[], None]) -> bool:
     """Prepare a ticket's pictures; whether there is something to classify."""
     started = time.perf_counter()
     try:
         if ticket.images is None:
-            wanted = takewhile(lambda _: not ticket.given_up, ticket.sources)
-            ticket.prepared = prepare_all(wanted, ticket.runner.model.card.input, ticket.fit)
+            ticket.prepared = prepare_all(_wanted(ticket, begin), ticket.runner.model.card.input, ticket.fit)
             if ticket.wants == "scores":
                 ticket.images = _all_or_error(ticket.prepared)
         else:
             ticket.runner.model.check(ticket.images)
     except Exception as error:
         ticket.error = error
+    ticket.decoded = True
     ticket.decode_s = time.perf_counter() - started
     return ticket.error is None and not ticket.given_up
+
+
+def _wanted(ticket: Ticket, begin: Callable[[], None]) -> Iterator[Any]:
+    """A ticket's pictures, as long as somebody waits for the answer."""
+    for source in ticket.sources:
+        if ticket.given_up:
+            return
+        begin()
+        yield source
 
 
 def _all_or_error(prepared: list[Prepared]) -> npt.NDArray[np.uint8]:

@@ -42,13 +42,30 @@ class Served:
         self.process.terminate()
         return self.process.wait(timeout)
 
+    def state(self, name="live"):
+        """What the server says of itself: True, False, or None where it does not answer."""
+        try:
+            return httpx.get(f"{self.url}/v2/health/{name}", timeout=2).json()[name]
+        except httpx.TransportError:
+            return None
+
+
+def wait_for(condition, seconds=60.0):
+    """Until a condition holds; fails after some seconds. Gives back how long it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() < began + seconds
+        time.sleep(0.05)
+    return time.monotonic() - began
+
 
 @contextmanager
-def serving(folder, *options, key=None, **environment):
-    """`zoo serve` on a free port, ready; stopped at the end."""
+def serving(folder, *options, key=None, program="serve.cli", **environment):
+    """`zoo serve` on a free port, ready; stopped at the end. program: the module or the file to run."""
     errors = folder / "errors"
     environment = {**os.environ, **environment} | ({"ZOO_API_KEY": key} if key else {})
-    command = [sys.executable, "-m", "serve.cli", "serve", "--port", "0", *options]
+    start = [str(program)] if isinstance(program, Path) else ["-m", program]
+    command = [sys.executable, *start, "serve", "--port", "0", *options]
     with errors.open("w") as file:
         process = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
     try:

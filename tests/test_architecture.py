@@ -27,6 +27,7 @@ MAY_IMPORT = {
         "orjson",
         "prometheus_client",
         "pyarrow",
+        "python_multipart",
         "rich",
         "starlette",
         "urllib3",

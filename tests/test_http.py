@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import tracemalloc
-from base64 import b64encode
+from base64 import b64encode, encodebytes
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,14 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 import serve.cli
+from serve.http.access_log import LOG
 from serve.http.app import build
+from serve.http.errors import Refused, status_of
 from serve.pool import Overloaded, Pool
 from serve.runner import Runner
 from serve.settings import Settings
 from tests.made_up import DEFAULT, REPOSITORY, VERSION
+from zoo.errors import BadInput, ModelNotFound, WrongUsage, ZooError
 
 SEVEN = REPOSITORY / "examples" / "seven.png"
 PNG = {"Content-Type": "image/png"}
@@ -26,14 +29,14 @@ PNG = {"Content-Type": "image/png"}
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     settings = Settings(demo=False, max_body_mb=1, folder=str(tmp_path_factory.mktemp("serve")), device="cpu")
-    with TestClient(build(settings)) as client:
+    with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory):
     settings = Settings(demo=False, models="mnist14k*", key="sésame", folder=str(tmp_path_factory.mktemp("serve")))
-    with TestClient(build(settings)) as client:
+    with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         yield client
 
 
@@ -90,6 +93,74 @@ def test_a_form_of_files_gets_a_row_each_and_a_bad_one_fails_alone(client):
     )
 
 
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def form(*heads, before=b""):
+    parts = [b"--b\r\nContent-Disposition: form-data" + head + b"\r\n\r\n" + SEVEN.read_bytes() for head in heads]
+    return before + b"\r\n".join(parts) + b"\r\n--b--\r\n"
+
+
+BEFORE = [b"", b"\r\n", b"This is a form.\r\n", b"--bb\r\n--\n", b"x" * 100_000 + b"\r\n", b"\n\n"]
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_a_form_may_have_text_before_its_first_boundary(client, before):
+    status, rows = post(client, "/models/mnist14k/predict", content=form(b"; name=a; filename=a", before=before),
+                        headers=FORM)  # fmt: skip
+    assert (status, [row["label"] for row in rows]) == (200, ["7"]), rows
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"; name=a; filename*=UTF-8''%e2%82%ac%20rates.png", "€ rates.png"),
+        (b"; name=a; FileName*=iso-8859-1'en'%A3.png", "£.png"),
+        (b"; name=a; filename*=utf-8''a%22;%0d%0a\\b", "a'"),
+        (b"; name=a; filename=plain.png; filename*=UTF-8''other.png", "plain.png"),
+        (b"; name=a; filename*=UTF-8''other.png; filename=plain.png", "plain.png"),
+        (b"; name=a; filename*=no-such''%ff.png", "\ufffd.png"),
+        (b"; name=a; filename*=UTF-8''", "-"),
+    ],
+)
+def test_a_forms_file_may_have_its_name_in_the_extended_form(client, head, name):
+    status, rows = post(client, "/models/mnist14k/predict", content=form(head), headers=FORM)
+    assert (status, [row["input"] for row in rows]) == (200, [name]), rows
+
+
+def test_a_form_that_ends_in_the_middle_is_refused(client):
+    """Not answered with the files that came whole: one would be missing without a word."""
+    whole = form(b"; name=a; filename=a", b"; name=b; filename=b")
+    for length in (len(whole) - 5, len(whole) - 30, len(whole) // 2 + 10, len(whole) // 2 - 40, 40, 3):
+        status, answer = post(client, "/models/mnist14k/predict", content=whole[:length], headers=FORM)
+        assert (status, answer["error"][:26]) == (422, "The form cannot be read (i"), (length, answer)
+    for end in (b"--", b"", b"\r\nThis was a form."):
+        content = whole.removesuffix(b"--\r\n") + b"--" + end.removeprefix(b"--")
+        assert len(post(client, "/models/mnist14k/predict", content=content, headers=FORM)[1]) == 2
+
+
+def test_one_row_or_a_list_of_rows_as_the_query_says(client):
+    one, two = [("file", ("a.png", SEVEN.read_bytes()))], [("file", (name, SEVEN.read_bytes())) for name in "ab"]
+    path = "/models/mnist14k/predict"
+    assert post(client, path, files=one)[1][0]["label"] == "7"
+    assert post(client, path + "?as=list", files=one)[1][0]["label"] == "7"
+    assert post(client, path + "?as=object", files=one)[1]["label"] == "7"
+    assert post(client, path + "?as=object", content=SEVEN.read_bytes(), headers=PNG)[1]["label"] == "7"
+    assert post(client, path + "?as=list", content=SEVEN.read_bytes(), headers=PNG)[1][0]["label"] == "7"
+    status, answer = post(client, path + "?as=object", files=two)
+    assert (status, answer["error"]) == (422, "as=object is for one image, and the form holds 2: leave it out.")
+    assert post(client, path + "?as=object", files=[("file", ("a.png", b"x"))])[0] == 400
+    schema = client.get("/openapi.json").json()["paths"]["/models/{name}/predict"]["post"]
+    assert {"name": "as", "in": "query"}.items() <= schema["parameters"][-1].items()
+
+
+def test_content_encoding_identity_is_no_encoding(client):
+    headers = PNG | {"Content-Encoding": "Identity"}
+    assert post(client, "/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=headers)[1]["label"] == "7"
+    assert infer(client, {"inputs": [GOOD]}, headers={"Content-Encoding": "identity"})[0] == 200
+    assert infer(client, {"inputs": [GOOD]}, headers={"Content-Encoding": "gzip"})[0] == 415
+
+
 BAD = {
     "not an image": (400, "predict", {"content": b"text", "headers": PNG}, "is not an image that can be read"),
     "empty": (400, "predict", {"content": b"", "headers": PNG}, "is empty"),
@@ -111,6 +182,7 @@ BAD = {
     "top_k 0": (422, "predict?top_k=0", {"content": b"x", "headers": PNG}, "at least 1, not '0'"),
     "top_k word": (422, "predict?top_k=two", {"content": b"x", "headers": PNG}, "at least 1, not 'two'"),
     "top_k of many digits": (422, f"predict?top_k={'1' * 5000}", {"content": b"x", "headers": PNG}, "at least 1, not"),
+    "as": (422, "predict?as=rows", {"content": b"x", "headers": PNG}, "one of object, list, not 'rows'"),
     "fit": (422, "predict?fit=tight", {"content": b"x", "headers": PNG}, "one of crop, whole, not 'tight'"),
     "parameter": (422, "predict?topk=1", {"content": b"x", "headers": PNG}, "no parameter 'topk'"),
 }
@@ -243,6 +315,156 @@ def test_without_the_key_only_health_is_told(locked, headers):
     assert locked.get("/v2/health/ready", headers=headers).json() == {"ready": True}
 
 
+def app(folder, **options):
+    return TestClient(build(Settings(demo=False, models="mnist14k*", folder=str(folder), **options)), OWN)
+
+
+OWN = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory):
+    """A server with a name of its own, which pages of two other sites may use."""
+    settings = {"allowed_hosts": ("zoo.example.org", "*.example.net"), "cors_origins": ("https://App.example", "null")}
+    with app(tmp_path_factory.mktemp("serve"), host="0.0.0.0", key="k", **settings) as client:
+        client.headers["X-API-Key"] = "k"
+        yield client
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:8000", "localhost", "LOCALHOST:1", "localhost.", "[::1]", "[::1]:8000", "192.168.1.7",
+     "10.0.0.1:80", "[fe80::1]:8000", "zoo.example.org", "ZOO.example.org.:8000", "a.example.net", "b.a.example.net"],
+)  # fmt: skip
+def test_answers_to_addresses_and_allowed_names(sites, host):
+    assert sites.get("/models", headers={"Host": host}).status_code == 200
+
+
+FOREIGN_HOSTS = [
+    "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.nip.io", "example.net", "xexample.net",
+    "zoo.example.org.evil.example", ":8000", "127.0.0.1@evil.example", "evil.example/127.0.0.1", "1.2.3", "a b",
+    "localhost:99999999", "*", "[::1", "::1", "\xff",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+def test_refuses_requests_for_another_host(sites, client, host):
+    """A page that makes its own name point here (DNS rebinding) shows that name in the Host header."""
+    for app in (sites, client):
+        for method, path in [("GET", "/models"), ("POST", "/models/mnist14k/predict"), ("GET", "/docs")]:
+            answer = app.request(method, path, headers={"Host": host.encode("latin-1"), **PNG}, content=b"x")
+            assert answer.status_code == 421, (path, answer.text)
+            assert "--allowed-host" in answer.json()["error"]
+        assert app.get("/v2/health/live", headers={"Host": host.encode("latin-1")}).status_code == 200
+
+
+def test_any_host_may_be_allowed(tmp_path):
+    with app(tmp_path, allowed_hosts=("*",)) as client:
+        assert client.get("/models", headers={"Host": "any.example"}).status_code == 200
+
+
+def test_refuses_requests_from_pages_of_other_sites(sites, client):
+    """A form or text/plain is sent by any page without asking first; what has no Origin is no page."""
+
+    def status(app, origin, host="127.0.0.1:8000", method="POST"):
+        headers = {"Host": host, "Origin": origin, "Content-Type": "image/png"}
+        return app.request(method, "/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=headers).status_code
+
+    for origin in ("http://evil.example", "http://127.0.0.1:3000", "http://localhost:8000", "http://10.0.0.1:8000",
+                   "http://127.0.0.1:8000.evil.example", "file://", "null", "", "http://127.0.0.1", "garbage",
+                   "https://127.0.0.1", "moz-extension://1234"):  # fmt: skip
+        assert status(client, origin) == 403, origin
+        assert status(client, origin, method="DELETE") == 403, origin
+        assert status(client, origin, method="GET") == 405, origin
+    assert status(client, "http://127.0.0.1:8000") == 200
+    assert status(client, "http://127.0.0.1", "127.0.0.1:80") == 200
+    assert status(client, "https://127.0.0.1", "127.0.0.1:443") == 200
+    for origin in (
+        "https://app.example",
+        "https://App.example",
+        "null",
+        "https://zoo.example.org",
+        "http://a.example.net",
+    ):
+        assert status(sites, origin) == 200, origin
+    for origin in ("http://app.example", "https://app.example:444", "https://evil.example"):
+        assert status(sites, origin) == 403, origin
+
+
+def test_no_other_sites_page_may_read_answers_by_default(client):
+    for method, path in [("GET", "/models"), ("OPTIONS", "/models/mnist14k/predict"), ("GET", "/nowhere")]:
+        answer = client.request(method, path, headers={"Origin": "https://app.example",
+                                                       "Access-Control-Request-Method": "POST"})  # fmt: skip
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+        assert answer.status_code != 204
+
+
+def test_pages_of_cors_origins_may_read_every_answer(sites):
+    page = {"Origin": "https://app.example"}
+    for method, path, headers, status in [
+        ("GET", "/models", {}, 200), ("GET", "/nowhere", {}, 404), ("POST", "/models/mnist14k/predict", PNG, 400),
+        ("GET", "/models", {"X-API-Key": "wrong"}, 401), ("GET", "/models", {"Host": "evil.example"}, 421),
+        ("GET", "/v2/health/ready", {}, 200), ("GET", "/models/mnist14k/predict", {}, 405),
+    ]:  # fmt: skip
+        answer = sites.request(method, path, headers=page | headers, content=b"x")
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+        assert "Origin" in answer.headers["vary"]
+    other = sites.get("/models", headers={"Origin": "https://other.example"})
+    assert "access-control-allow-origin" not in other.headers
+    assert "Origin" in other.headers["vary"]
+    assert "Origin" in sites.get("/models").headers["vary"]
+
+
+def test_browsers_are_answered_before_they_send(sites, tmp_path):
+    """The question (preflight) carries no key."""
+    question = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type",
+                "X-API-Key": ""}  # fmt: skip
+    for path in ("/models/mnist14k/predict", "/v2/models/mnist14k/infer", "/models"):
+        answer = sites.options(path, headers=question | {"Origin": "https://app.example"})
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "POST" in answer.headers["access-control-allow-methods"]
+        assert answer.headers["access-control-allow-headers"] == "authorization,content-type"
+        assert answer.headers["access-control-max-age"] == "600"
+        assert "Origin" in answer.headers["vary"]
+        assert sites.options(path, headers=question | {"Origin": "https://other.example"}).status_code == 403
+    with app(tmp_path, cors_origins=("*",)) as anybody:
+        for answer in (anybody.options("/models", headers=question | {"Origin": "https://other.example"}),
+                       anybody.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG),
+                       anybody.get("/nowhere", headers={"Origin": "null"})):  # fmt: skip
+            assert answer.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"allowed_hosts": (value,)} for value in ("http://a", "a/b", "a:80", "", "a b", "a.*", "*a")]
+    + [{"cors_origins": (value,)} for value in ("a.example", "https://", "https://a/b", "", "https://*.a")],
+)
+def test_refuses_hosts_and_origins_that_are_none(tmp_path, options):
+    with pytest.raises(WrongUsage, match=r"takes an? "):
+        build(Settings(demo=False, models="mnist14k*", folder=str(tmp_path), **options))
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/mnist14k", "/v2", "/v2/models/mnist14k", "/v2/health/live",
+                                  "/v2/health/ready", "/v2/models/mnist14k/ready", "/metrics", "/docs",
+                                  "/openapi.json"])  # fmt: skip
+def test_routes_answer_head_and_a_slash_behind_them(client, path):
+    get, head, slash = client.get(path), client.head(path), client.get(path + "/", follow_redirects=False)
+    assert (get.status_code, head.status_code, slash.status_code) == (200, 200, 200)
+    assert head.content == b""
+    assert head.headers["content-type"] == get.headers["content-type"]
+    if path != "/metrics":
+        assert slash.content == get.content
+        assert head.headers["content-length"] == str(len(get.content))
+
+
+def test_classifying_routes_answer_with_a_slash_behind_them(client):
+    assert post(client, "/models/mnist14k/predict/", content=SEVEN.read_bytes(), headers=PNG)[1]["label"] == "7"
+    assert infer(client, {"inputs": [GOOD]}, "/v2/models/mnist14k/infer/")[0] == 200
+
+
 def infer(client, request, path="/v2/models/mnist14k/infer", **options):
     answer = client.post(path, **({"json": request} | options))
     return answer.status_code, answer.json()
@@ -272,6 +494,56 @@ def test_inference_protocol_with_image_files_as_base64(client, model):
     status, answer = infer(client, {"inputs": [tensor]})
     assert status == 400
     assert answer["error"].startswith("Image 1 of 1 is not an image")
+
+
+def test_inference_protocol_with_base64_of_several_lines(client):
+    text = "\r\n ".join(encodebytes(SEVEN.read_bytes()).decode().splitlines()) + "\n"
+    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [text]}
+    status, answer = infer(client, {"inputs": [tensor], "outputs": [{"name": "label"}]})
+    assert (status, answer["outputs"][0]["data"]) == (200, ["7"])
+
+
+def test_inference_protocol_takes_null_for_what_may_be_left_out(client):
+    request = {"id": None, "parameters": None, "outputs": None, "inputs": [GOOD | {"parameters": None}]}
+    status, answer = infer(client, request)
+    assert status == 200
+    assert "id" not in answer
+    request["outputs"] = [{"name": "label", "parameters": None}]
+    assert infer(client, request)[0] == 200
+
+
+def test_json_is_bounded_below_what_a_body_may_be(tmp_path):
+    """As objects it takes up to thirty times its size in memory."""
+    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [b64encode(bytes(2_900_000)).decode()]}
+    large = tensor | {"data": [b64encode(bytes(3_100_000)).decode()]}
+    head = json.dumps({"inputs": [tensor | {"data": None, "parameters": {"binary_data_size": 10_000_004}}]}).encode()
+    with app(tmp_path) as client:
+        status, answer = infer(client, {"inputs": [tensor]})
+        assert (status, answer["error"][:21]) == (400, "Image 1 of 1 is not a"), "read, and no image"
+        for options in ({"json": {"inputs": [large]}},
+                        {"content": json.dumps({"inputs": [large]}).encode(), "json": None,
+                         "headers": {"Inference-Header-Content-Length": str(4_133_000)}}):  # fmt: skip
+            status, answer = infer(client, None, **options)
+            assert (status, answer["error"]) == (
+                413,
+                "The request has more than 4 MB of JSON: send tensors as bytes behind the JSON (binary_data_size), or "
+                "fewer.",
+            )
+        content = head + (10_000_000).to_bytes(4, "little") + bytes(10_000_000)
+        length = {"Inference-Header-Content-Length": str(len(head))}
+        status, answer = infer(client, None, json=None, content=content, headers=length)
+        assert (status, answer["error"][:21]) == (400, "Image 1 of 1 is not a"), "behind the JSON there may be more"
+
+
+def test_nested_json_takes_bounded_memory(client):
+    """Half a million lists in 2 MB: what is in memory at a time stays below 60 times the body."""
+    content = json.dumps({"inputs": [GOOD | {"data": []}]}).encode().removesuffix(b"]}]}") + b"[0]," * 240_000
+    tracemalloc.start()
+    try:
+        assert infer(client, None, content=content + b"0]}]}", json=None)[0] == 422
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
 
 
 GOOD = {"name": "image", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": [0] * 784}
@@ -348,12 +620,16 @@ def test_as_many_binary_items_as_the_shape_says_are_read_and_no_more(client):
     assert (status, answer["error"]) == (422, "'encoded' has shape [2] and 3 or more items.")
 
 
-def test_what_nobody_foresaw_is_told_by_id_and_logged(client, monkeypatch, capsys):
+def test_unexpected_errors_are_logged_on_one_line_once_a_minute(client, monkeypatch, capsys):
     monkeypatch.setattr("serve.http.images.Named", None)
-    answer = client.post("/models/mnist14k/predict", content=b"x", headers=PNG)
-    assert answer.status_code == 500
-    assert answer.headers["x-request-id"] in answer.json()["error"]
-    assert "Traceback" in capsys.readouterr().err
+    answers = [client.post("/models/mnist14k/predict", content=b"x", headers=PNG) for _ in range(50)]
+    assert {answer.status_code for answer in answers} == {500}
+    assert all(answer.headers["x-request-id"] in answer.json()["error"] for answer in answers)
+    LOG.flush()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"zoo: request {answers[0].headers['x-request-id']} failed: TypeError in predict (")
+    assert "images.py" in lines[0]
 
 
 def test_a_late_answer_is_no_answer(tmp_path, monkeypatch):
@@ -368,7 +644,7 @@ def test_a_late_answer_is_no_answer(tmp_path, monkeypatch):
 
     quick = Pool.answer
     monkeypatch.setattr(Pool, "answer", answer)
-    with TestClient(build(settings)) as client:
+    with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         late = client.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG)
         assert late.status_code == 504
         assert late.json() == {"error": "There was no answer within 300 ms: ask again in a moment."}
@@ -386,9 +662,31 @@ def test_live_goes_false_when_a_worker_is_dead(tmp_path, monkeypatch):
 
     front = build(Settings(demo=False, models="mnist14k*", folder=str(tmp_path)))
     monkeypatch.setattr(Runner, "run", die)
-    with TestClient(front) as client:
+    with TestClient(front, base_url="http://127.0.0.1") as client:
         assert client.get("/v2/health/live").status_code == 200
         assert client.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG).status_code == 503
         dead = client.get("/v2/health/live")
         assert (dead.status_code, dead.json()) == (503, {"live": False})
         assert client.get("/v2/models/mnist14k/ready").status_code == 503
+
+
+class TooDark(BadInput):
+    """As another package might define one."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(TooDark("x"), 400), (BadInput("x"), 400), (ModelNotFound("x"), 404), (Overloaded("x"), 503), (ZooError("x"), 500),
+     (Refused(418, "x"), 418), (ValueError("x"), 500)],
+)  # fmt: skip
+def test_the_status_of_an_error_is_that_of_its_nearest_base(error, status):
+    assert status_of(error) == status
+
+
+def test_cards_are_written_once(client, monkeypatch):
+    """An answer costs the event loop a fraction of a millisecond, so that readers do not slow predictions."""
+    client.get("/models")
+    began = time.process_time()
+    for _ in range(20):
+        assert client.get("/models").status_code == 200
+    assert (time.process_time() - began) / 20 < 0.004  # with the test's own client; 0.3 ms of it is the server's

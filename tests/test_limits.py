@@ -9,6 +9,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from serve.http.access_log import LOG
 from serve.http.front import LARGE_REQUESTS, Front
 from serve.http.metrics import Metrics
 from serve.service import Service
@@ -42,20 +43,21 @@ def front(tmp_path_factory):
 class Client:
     """One request on plain ASGI: `parts` are sent as they are asked for, then the line is silent until it `leaves`.
 
-    more: whether more were to come.
+    more: whether more were to come. every_s: seconds between parts.
     """
 
-    def __init__(self, path, parts, *headers, more=False):
+    def __init__(self, path, parts, *headers, more=False, address="127.0.0.1", every_s=0):
         self.scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": path,
             "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http", "state": {},
-            "headers": [(b"host", b"here"), *headers], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+            "headers": [(b"host", b"localhost"), *headers], "client": (address, 1), "server": ("127.0.0.1", 2),
         }  # fmt: skip
         self.parts, self.more, self.taken, self.answer = list(parts), more, 0, []
+        self.every_s = every_s
         self.leaves, self.silent = asyncio.Event(), asyncio.Event()
 
     async def receive(self):
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.every_s)
         if not self.parts:
             self.silent.set()
             await self.leaves.wait()
@@ -68,10 +70,8 @@ class Client:
         self.answer.append(message)
 
     async def ask(self, app):
-        """Status, headers and the sentence of the answer, or None for no answer."""
+        """Status, headers and the sentence of the answer."""
         await asyncio.wait_for(app(self.scope, self.receive, self.send), 60)
-        if not self.answer:
-            return None
         start, *rest = self.answer
         body = b"".join(message.get("body", b"") for message in rest)
         return start["status"], dict(start["headers"]), json.loads(body)["error"]
@@ -101,28 +101,94 @@ def test_a_body_is_refused_while_it_comes(front):
     assert client.taken < 1.2 * MEGABYTE
 
 
+RAW = (b"content-type", b"application/octet-stream")
+
+
 def test_all_bodies_together_are_bounded_and_given_back(front):
     async def several():
-        clients = [Client(UPLOAD, [bytes(MEGABYTE - 1000)], FORM, more=True) for _ in range(LARGE_REQUESTS)]
+        clients = [Client(UPLOAD, [bytes(MEGABYTE - 1000)], RAW, more=True) for _ in range(LARGE_REQUESTS)]
         asking = [asyncio.create_task(client.ask(front)) for client in clients]
         await asyncio.gather(*(asyncio.wait_for(client.silent.wait(), 60) for client in clients))
-        refused = await Client(UPLOAD, [bytes(500_000)], FORM).ask(front)
+        refused = await Client(UPLOAD, [bytes(500_000)], RAW).ask(front)
+        small = await Client(UPLOAD, [bytes(50_000)], RAW).ask(front)
         for client in clients:
             client.leaves.set()
         left = await asyncio.gather(*asking)
-        return refused, left, await Client(UPLOAD, [bytes(500_000)], FORM).ask(front)
+        return refused, small, left, await Client(UPLOAD, [bytes(500_000)], RAW).ask(front)
 
-    (status, headers, sentence), left, last = asyncio.run(several())
+    (status, headers, sentence), small, left, last = asyncio.run(several())
     assert (status, headers[b"retry-after"]) == (503, b"1")
     assert sentence == "Too many large requests at once: ask again in a moment."
-    assert left == [None] * LARGE_REQUESTS
+    assert small[0] == 200, "a small body passes however much others hold"
+    assert {answer[0] for answer in left} == {400}
     assert last[0] == 200
 
 
+def test_one_client_holds_at_most_a_quarter_of_all_bodies(front):
+    """An IPv6 client has a network of 64 bits of addresses; on this machine, a proxy stands for many clients."""
+
+    async def several(addresses):
+        clients = [
+            Client(UPLOAD, [bytes(MEGABYTE - 1000)], RAW, more=True, address=address)
+            for _, address in zip(range(LARGE_REQUESTS // 4), addresses, strict=False)
+        ]
+        asking = [asyncio.create_task(client.ask(front)) for client in clients]
+        await asyncio.gather(*(asyncio.wait_for(client.silent.wait(), 60) for client in clients))
+        same = (await Client(UPLOAD, [bytes(500_000)], RAW, address=addresses[-1]).ask(front))[0]
+        other = (await Client(UPLOAD, [bytes(500_000)], RAW, address="192.0.2.9").ask(front))[0]
+        for client in clients:
+            client.leaves.set()
+        await asyncio.gather(*asking)
+        return same, other, (await Client(UPLOAD, [bytes(500_000)], RAW, address=addresses[-1]).ask(front))[0]
+
+    assert asyncio.run(several(["192.0.2.1"] * 5)) == (429, 200, 200)
+    assert asyncio.run(several(["::ffff:192.0.2.1", "192.0.2.1"] * 3)) == (429, 200, 200)
+    assert asyncio.run(several([f"2001:db8::{number}" for number in range(5)])) == (429, 200, 200)
+    for own in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+        assert asyncio.run(several([own] * 5)) == (200, 200, 200)
+
+
+def test_forms_that_are_written_to_files_do_not_count_as_held(front):
+    async def several():
+        clients = [Client(UPLOAD, [bytes(500_000)] * 2, FORM, more=True) for _ in range(2 * LARGE_REQUESTS)]
+        asking = [asyncio.create_task(client.ask(front)) for client in clients]
+        await asyncio.gather(*(asyncio.wait_for(client.silent.wait(), 60) for client in clients))
+        passed = await Client(UPLOAD, [bytes(500_000)], FORM).ask(front)
+        for client in clients:
+            client.leaves.set()
+        await asyncio.gather(*asking)
+        return passed[0]
+
+    assert asyncio.run(several()) == 200
+
+
+@pytest.mark.parametrize("path", [UPLOAD, "/models/mnist14k/predict", "/v2/models/mnist14k/infer"])
+def test_a_body_that_stops_coming_is_ended_before_its_deadline(front, monkeypatch, path):
+    monkeypatch.setattr(front._stalls, "seconds", 0.1)
+    client = Client(path, [bytes(1000)], (b"content-type", b"image/png"), more=True)
+    status, headers, sentence = asyncio.run(client.ask(front))
+    assert (status, headers[b"connection"]) == (408, b"close")
+    assert sentence == "The request came too slowly (no byte of it came in 0.1 s): send it again."
+
+
+@pytest.mark.parametrize("path", [UPLOAD, "/models/mnist14k/predict", "/v2/models/mnist14k/infer"])
+def test_a_body_that_drips_is_ended_before_its_deadline(front, monkeypatch, path):
+    monkeypatch.setattr("serve.http.exchange.GRACE_S", 0.1)
+    client = Client(path, [b"x"] * 1000, (b"content-type", b"image/png"), every_s=0.02)
+    status, headers, sentence = asyncio.run(client.ask(front))
+    assert (status, headers[b"connection"]) == (408, b"close")
+    assert sentence == "The request came too slowly (less than 16 KB of it came in a second): send it again."
+    assert client.taken < 20
+
+
 def test_who_leaves_in_the_middle_is_no_failure(front, capsys):
+    """He is answered all the same: a server cannot tell a client that leaves from a body that is broken."""
     client = Client(UPLOAD, [bytes(1000)], FORM, more=True)
     client.leaves.set()
-    assert asyncio.run(client.ask(front)) is None
+    status, headers, sentence = asyncio.run(client.ask(front))
+    assert (status, headers[b"connection"]) == (400, b"close")
+    assert sentence == "The request's body cannot be read to its end: send it again."
+    LOG.flush()
     assert capsys.readouterr().err == ""
 
 
@@ -153,7 +219,7 @@ def test_the_page_is_bounded_whichever_process_is_asked(tmp_path):
         host, port = server.url.removeprefix("http://").split(":")
         for _ in range(6):  # half an upload
             with socket.create_connection((host, int(port)), timeout=60) as connection:
-                head = f"POST {UPLOAD} HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM[1].decode()}\r\nContent-Length: 9999"
-                connection.sendall(head.encode() + b"\r\n\r\n" + HEAD)
+                head = f"POST {UPLOAD} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9999\r\nContent-Type: ".encode()
+                connection.sendall(head + FORM[1] + b"\r\n\r\n" + HEAD)
         assert server.stop() == 0
         assert "Traceback" not in server.log

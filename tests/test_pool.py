@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from serve.pool import Overloaded, Pool, Stopped, Ticket
+from serve.pool import LARGE_PIXELS, LARGE_WAITING, Overloaded, Pool, Stopped, Ticket
 from serve.runner import Runner
 from zoo.errors import BadInput
 from zoo.image import Named
@@ -241,3 +241,160 @@ def test_a_gpus_worker_waits_for_others(runner):
     asyncio.run(one_after_the_other())
     pool.close()
     assert max(ticket.batch for ticket in tickets) >= 18
+
+
+def large_picture(number):
+    """More pixels than the threads for small pictures take."""
+    import cv2
+
+    canvas = np.zeros((1200, 1200, 1), np.uint8)
+    cv2.circle(canvas, (600, 600), 200 + number, 255, 80)
+    return Named(f"large {number}", cv2.imencode(".png", canvas)[1].tobytes())
+
+
+def test_large_pictures_get_their_own_answers_beside_small_ones(runner):
+    tickets = [Ticket(runner, [large_picture(n)]) if n % 5 == 0 else Ticket(runner, [Named("", picture(n))])
+               for n in range(60)]  # fmt: skip
+    tickets.append(Ticket(runner, [large_picture(1), Named("bad", b"x"), large_picture(2)]))
+    scores = [Ticket(runner, [large_picture(n)], wants="scores") for n in (3, 4)]
+    answered(Pool(), [*tickets, *scores])
+    for number, ticket in enumerate(tickets[:-1]):
+        source = large_picture(number) if number % 5 == 0 else Named("", picture(number))
+        assert ticket.rows == runner.model.predict([source]), number
+    assert [row.error is None for row in tickets[-1].rows] == [True, False, True]
+    for number, ticket in zip((3, 4), scores, strict=True):
+        (row,) = runner.model.predict([large_picture(number)])
+        assert ticket.scores.probabilities.max() == pytest.approx(row.probability)
+
+
+def blocking(runner, monkeypatch, wide=1200):
+    """Pictures that are `wide` wait until the event is set; the pictures that were begun."""
+    from zoo import prepare
+
+    release, begun, correct = threading.Event(), [], prepare.CORRECTORS["digit"]
+
+    def slow(pixels, *others):
+        begun.append(pixels.shape[1])
+        if pixels.shape[1] == wide:
+            release.wait(60)
+        return correct(pixels, *others)
+
+    monkeypatch.setitem(prepare.CORRECTORS, "digit", slow)
+    return release, begun
+
+
+def test_small_pictures_do_not_wait_behind_large_ones_whose_queue_is_bounded(runner, monkeypatch):
+    release, begun = blocking(runner, monkeypatch)
+    pool = Pool()
+    most = len(pool.large_threads) + LARGE_WAITING
+
+    async def attack():
+        large = [asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)]))) for _ in range(most + 10)]
+        while len(begun) < len(pool.large_threads):
+            await asyncio.sleep(0.01)
+        for number in range(50):
+            await asyncio.wait_for(pool.answer(Ticket(runner, [Named("", picture(number))])), 20)
+        waiting = pool.waiting
+        release.set()
+        return waiting, await asyncio.gather(*large, return_exceptions=True)
+
+    pool.start()
+    try:
+        waiting, results = asyncio.run(attack())
+    finally:
+        release.set()
+        pool.close()
+    refused = [result for result in results if isinstance(result, Overloaded)]
+    assert waiting <= LARGE_WAITING
+    assert 0 < len(refused) <= 10 + len(pool.large_threads)
+    assert str(refused[0]) == "32 requests with large images are waiting already: ask again in a moment."
+    assert all(isinstance(result, Ticket | Overloaded) for result in results)
+    assert begun.count(1200) == len(results) - len(refused)
+
+
+def test_many_small_pictures_of_one_request_are_a_large_one(runner):
+    assert Ticket(runner, [Named("", picture(1))]).pixels() == 1600
+    assert Ticket(runner, [Named("", b"broken")] * 1000).pixels() > LARGE_PIXELS
+    assert Ticket(runner, [large_picture(1)]).pixels() > LARGE_PIXELS
+
+
+def test_large_pictures_that_were_given_up_are_not_decoded(runner, monkeypatch):
+    release, begun = blocking(runner, monkeypatch)
+    pool = Pool()
+
+    async def leave():
+        asks = [asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)] * 3))) for _ in range(9)]
+        while not begun:
+            await asyncio.sleep(0.01)
+        for ask in asks:
+            ask.cancel()
+        await asyncio.gather(*asks, return_exceptions=True)
+        release.set()
+        await asyncio.to_thread(pool.close)
+
+    pool.start()
+    asyncio.run(leave())
+    assert len(begun) <= len(pool.large_threads)
+
+
+def test_tells_how_long_a_thread_is_at_its_present_picture(runner, monkeypatch):
+    release, begun = blocking(runner, monkeypatch, wide=40)
+    pool = Pool(threads=1)
+
+    async def measure():
+        assert pool.longest_s() == 0
+        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [Named("", picture(1))] * 2)))
+        while not begun:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        stuck = pool.longest_s()
+        release.set()
+        await ask
+        while pool.longest_s():
+            await asyncio.sleep(0.01)
+        return stuck
+
+    pool.start()
+    assert 0.25 < asyncio.run(measure()) < 30
+    pool.close()
+
+
+def test_a_pool_that_is_stuck_takes_nothing(runner):
+    pool = Pool()
+    pool.stuck = True
+    with pytest.raises(Stopped, match="starting again"):
+        pool.admit()
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), OSError(28, "No space"), AssertionError()])
+def test_threads_survive_whatever_work_raises(runner, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    pool = Pool(threads=1)
+    monkeypatch.setattr("serve.pool.prepare_all", fail)
+    assert answered(pool, [Ticket(runner, [Named("", picture(1))]), Ticket(runner, [large_picture(1)])]) == [error] * 2
+    monkeypatch.undo()
+    monkeypatch.setattr("serve.pool._queued", fail)
+    pool = Pool(threads=1)
+    assert answered(pool, [Ticket(runner, [Named("", picture(1))]), Ticket(runner, [large_picture(1)])]) == [error] * 2
+    assert pool.alive
+
+
+def test_closing_does_not_wait_for_a_stuck_thread_for_ever(runner, monkeypatch):
+    release, begun = blocking(runner, monkeypatch)
+    pool = Pool()
+
+    async def stick():
+        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)])))
+        while not begun:
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        await asyncio.to_thread(pool.close, 0.5)
+        waited = time.monotonic() - began
+        release.set()
+        await asyncio.gather(ask, return_exceptions=True)
+        return waited
+
+    pool.start()
+    assert 0.4 < asyncio.run(asyncio.wait_for(stick(), 30)) < 10

@@ -141,7 +141,7 @@ def test_open_pages_leave_room_for_the_next_and_are_ended_with_the_server(tmp_pa
         pages = []
         for number in range(300):
             page = socket.create_connection((host, int(port)), timeout=60)
-            page.sendall(f"GET /gradio_api/heartbeat/{number} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            page.sendall(f"GET /gradio_api/heartbeat/{number} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
             assert page.recv(1000).startswith(b"HTTP/1.1 200")
             pages.append(page)
         for _ in range(8):  # both processes
@@ -151,3 +151,21 @@ def test_open_pages_leave_room_for_the_next_and_are_ended_with_the_server(tmp_pa
             with page, page.makefile("rb") as rest:
                 assert rest.read().endswith(b"0\r\n\r\n"), "it was cut off"
         assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("size", [0, 5, 200_000])
+def test_get_with_a_body_is_passed_on(tmp_path, size):
+    async def get():
+        async with relayed() as (page, relay):
+            headers = [*SCOPE["headers"], (b"content-length", str(size).encode())]
+            client = Client({"type": "http.request", "body": b"x" * size, "more_body": False})
+            asking = asyncio.create_task(
+                relay(SCOPE | {"method": "GET", "headers": headers}, client.receive, client.send)
+            )
+            await soon(client.heard.wait())
+            client.leaves.set()
+            await soon(asking)
+            return page.heard
+
+    (heard,) = asyncio.run(get())
+    assert heard.startswith(b"GET /events HTTP/1.1\r\n")

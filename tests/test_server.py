@@ -165,7 +165,8 @@ def send(url, data):
 
 
 def head(length, path=PREDICT):
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+    kind = "Content-Type: image/png\r\n"
+    return f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{kind}Content-Length: {length}\r\n\r\n".encode()
 
 
 def test_half_a_request_is_ended_at_the_deadline(hasty):
@@ -301,6 +302,92 @@ def test_the_readmes_lines_work(server):
     assert "zoo_requests_total" in answers[2]
 
 
+def test_an_error_of_any_class_at_the_start_arrives_with_its_exit_code(tmp_path):
+    """Also one that is defined outside of `zoo.errors`: as its nearest base class there."""
+    for base, code in (("BadModel", 3), ("ZooError", 1), ("WrongUsage", 2)):
+        program = tmp_path / "odd.py"
+        program.write_text(
+            f"from zoo import errors\nfrom serve.http import app\n"
+            f"class Odd(errors.{base}): pass\n"
+            "def build(*_, **__): raise Odd('It is odd.')\n"
+            "app.build = build\n"
+            "from serve.cli import main\nmain()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, program, "serve", "--port", "0"], capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (code, "zoo: It is odd.\n"), base
+
+
+def test_wrong_hosts_and_origins_are_refused_at_the_start():
+    for option, value in (("--allowed-host", "http://zoo.example.org"), ("--cors-origin", "zoo.example.org")):
+        done = command("--port", "0", "--no-demo", "--models", "mnist14k.plus", option, value)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"zoo: {option} takes a")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["", " ", "\n", "a\nb"])
+def test_an_api_key_that_nobody_could_show_is_refused(key):
+    done = command("--port", "0", ZOO_API_KEY=key)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "zoo: ZOO_API_KEY is empty or holds control characters: set a key, or remove the variable.\n"
+    )
+
+
+def test_an_api_key_is_taken_without_its_line_end(tmp_path):
+    with serving(tmp_path, "--no-demo", "--models", "mnist14k.plus", key="secret\r\n") as server:
+        assert "zoo: ZOO_API_KEY has spaces or line ends around the key: they are left out." in server.log
+        assert httpx.get(server.url + "/models", headers={"X-API-Key": "secret"}).status_code == 200
+        assert httpx.get(server.url + "/models").status_code == 401
+
+
+def test_hosts_and_origins_come_from_the_environment(monkeypatch):
+    settings = []
+    monkeypatch.setattr("serve.serving.serve", settings.append)
+    done = CliRunner().invoke(
+        cli, ["serve"], env={"ZOO_ALLOWED_HOST": "a.example b.example", "ZOO_CORS_ORIGIN": "https://a.example"}
+    )
+    assert done.exit_code == 0, done.output
+    assert settings[0].allowed_hosts == ("a.example", "b.example")
+    assert settings[0].cors_origins == ("https://a.example",)
+    CliRunner().invoke(cli, ["serve", "--allowed-host", "c.example", "--allowed-host", "*"])
+    assert settings[1].allowed_hosts == ("c.example", "*")
+
+
+def test_health_has_a_port_of_its_own_that_idle_connections_do_not_take(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ("--no-demo", "--models", "mnist14k.plus", "--workers", "2", "--health-port", str(port))
+    with serving(tmp_path, *options, key="k") as server:
+        url = f"http://127.0.0.1:{port}"
+        for name in ("live", "ready"):
+            answer = httpx.get(f"{url}/v2/health/{name}", headers={"Host": "probe.example"})
+            assert (answer.status_code, answer.json()) == (200, {name: True})
+            assert httpx.head(f"{url}/v2/health/{name}").status_code == 200
+        assert httpx.get(url + "/models").status_code == 404
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as idle:
+            began = time.monotonic()
+            assert idle.recv(10) == b""
+            assert time.monotonic() - began < 10
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as odd:
+            odd.sendall(b"x" * 100_000)
+            assert odd.recv(10) == b""
+        taken = command("--port", "0", "--health-port", str(port))
+        assert taken.stderr.endswith("choose another with --health-port, or a host of this machine with --host.\n")
+        assert server.stop() == 0
+
+
+def test_bound_to_all_addresses_it_answers_to_each_and_to_no_name(tmp_path):
+    with serving(tmp_path, "--no-demo", "--models", "mnist14k.plus", "--host", "0.0.0.0") as server:
+        port = server.url.rsplit(":", 1)[1]
+        for host, status in (("127.0.0.1", 200), ("localhost", 200), ("192.0.2.1", 200), ("evil.example", 421)):
+            answer = httpx.get(f"http://127.0.0.1:{port}/models", headers={"Host": f"{host}:{port}"})
+            assert answer.status_code == status, host
+        assert httpx.get(f"http://127.0.0.1:{port}/v2/health/live", headers={"Host": "any.example"}).status_code == 200
+
+
 def test_a_missing_package_is_a_sentence(tmp_path):
     for package in ("granian", "orjson"):
         code = (
@@ -340,7 +427,7 @@ def test_the_startup_line_waits_until_somebody_listens(tmp_path, capsys):
         taken.bind(("127.0.0.1", 0))  # nobody listens yet
         port = taken.getsockname()[1]
         settings = Settings(demo=False, models="mnist14k*", port=port, access_log=False, folder=str(tmp_path))
-        with TestClient(build(settings)) as client:
+        with TestClient(build(settings), base_url="http://127.0.0.1") as client:
             assert client.get("/v2/health/ready").status_code == 200
             time.sleep(0.5)
             assert capsys.readouterr().err == ""

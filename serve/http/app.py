@@ -1,14 +1,18 @@
 """The HTTP application of one server process: what classifies is in front, pages and cards are FastAPI's."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from serve.http import inference
 from serve.http.errors import status_of
 from serve.http.front import Front
+from serve.http.health import Health
 from serve.http.metrics import CONTENT_TYPE, Metrics
 from serve.http.openapi import HOT_ROUTES
 from serve.http.relay import Relay, listening
@@ -25,12 +29,15 @@ if TYPE_CHECKING:
 DESCRIPTION = "Small image classifiers. Every answer has X-Request-ID and Server-Timing; errors are sentences."
 
 
-def build(settings: Settings) -> Front:
-    """Open the models and put everything together. Called in each server process, as its first act."""
+def build(settings: Settings, leave: Callable[[], None] | None = None) -> Front:
+    """Open the models and put everything together. Called in each server process, as its first act.
+
+    `leave` ends the process; it is called where a worker is stuck (`serve/http/health.py`).
+    """
     service = Service(settings)
     slots = Slots(Path(settings.folder, "slots"), settings.workers)
     metrics = Metrics(Path(settings.folder, "metrics"), slots.own, slots.count, list(service.runners))
-    health = Health(service, slots, metrics)
+    health = Health(service.pool, slots, metrics, settings, leave)
     page = Path(settings.folder, "page") if settings.demo and slots.count > 1 else None
     app = _pages(settings, service, health, metrics, page if slots.own == 0 else None)
     if page and slots.own > 0:
@@ -45,20 +52,6 @@ def build(settings: Settings) -> Front:
     return Front(app, service, settings, metrics)
 
 
-class Health:
-    """live: no worker has died, neither a thread here nor a process beside this one. ready: and all have started."""
-
-    def __init__(self, service: Service, slots: Slots, metrics: Metrics) -> None:
-        self._service, self._slots, self._metrics = service, slots, metrics
-
-    def live(self) -> bool:
-        started = [slot for slot in range(self._slots.count) if self._metrics.started(slot)]
-        return self._service.pool.alive and all(self._slots.alive(slot) for slot in started)
-
-    def ready(self) -> bool:
-        return self.live() and all(self._metrics.started(slot) for slot in range(self._slots.count))
-
-
 def _pages(settings: Settings, service: Service, health: Health, metrics: Metrics, socket: Path | None) -> "FastAPI":
     """Everything but the page; `socket` is where other processes ask this one for it."""
     from fastapi import Request
@@ -69,23 +62,23 @@ def _pages(settings: Settings, service: Service, health: Health, metrics: Metric
     @asynccontextmanager
     async def lifespan(app: "FastAPI") -> AsyncIterator[None]:
         service.pool.start()
-        async with listening(app, socket) if socket else nullcontext():
+        async with listening(app, socket) if socket else nullcontext(), health.listening(), health.watching():
             metrics.set("up", 1)
             telling = asyncio.create_task(tell(settings, service, health.ready)) if metrics.slot == 0 else None
             yield
             if telling:
                 telling.cancel()
-        service.pool.close()
+        service.pool.close(settings.deadline_s)
 
     app = FastAPIOffline(title="pocketzoo", version=__version__, description=DESCRIPTION, lifespan=lifespan)
 
     @app.exception_handler(HTTPException)
     async def sentence(request: Request, error: HTTPException) -> JSONResponse:
-        asked = f"{request.method} {request.url.path}"
-        told = (
-            f"There is nothing at {asked}" if error.status_code == 404 else f"{asked}: {str(error.detail).rstrip('.')}"
+        what = f"{request.method} {request.url.path}"
+        message = (
+            f"There is nothing at {what}" if error.status_code == 404 else f"{what}: {str(error.detail).rstrip('.')}"
         )
-        answer = {"error": f"{told}: /docs shows what there is."}
+        answer = {"error": f"{message}: /docs shows what there is."}
         if request.url.path.startswith("/gradio_api/"):
             answer["detail"] = error.detail  # which Gradio's clients read
         return JSONResponse(answer, error.status_code, error.headers)
@@ -95,16 +88,24 @@ def _pages(settings: Settings, service: Service, health: Health, metrics: Metric
         headers = {name.decode(): value.decode() for name, value in getattr(error, "headers", ())}
         return JSONResponse({"error": str(error)}, status_of(error), headers)
 
-    def told(name: str, state: bool) -> JSONResponse:
+    cards = [asdict(card) for card in service.cards]  # which never change, so they are written once
+    all_cards = orjson.dumps(cards)
+    card_of = {card["name"]: orjson.dumps(card) for card in cards}
+    metadata_of = {card.name: orjson.dumps(inference.metadata(card)) for card in service.cards}
+
+    def written(json: bytes) -> Response:
+        return Response(json, media_type="application/json")
+
+    def state_of(name: str, state: bool) -> JSONResponse:
         return JSONResponse({name: state}, 200 if state else 503)
 
     @app.get("/models", summary="The cards of all models", tags=["models"])
-    async def models() -> JSONResponse:
-        return JSONResponse([_card(card) for card in service.cards])
+    async def models() -> Response:
+        return written(all_cards)
 
     @app.get("/models/{name}", summary="A model's card", tags=["models"])
-    async def model(name: str) -> JSONResponse:
-        return JSONResponse(_card(service.runner(name).model.card))
+    async def model(name: str) -> Response:
+        return written(card_of[service.runner(name).model.card.name])
 
     @app.get("/v2", summary="The server", tags=["Open Inference Protocol"])
     async def server() -> dict[str, Any]:
@@ -112,11 +113,11 @@ def _pages(settings: Settings, service: Service, health: Health, metrics: Metric
 
     @app.get("/v2/health/live", summary="Whether no worker has died", tags=["Open Inference Protocol"])
     async def live() -> JSONResponse:
-        return told("live", health.live())
+        return state_of("live", health.live())
 
     @app.get("/v2/health/ready", summary="Whether it can answer", tags=["Open Inference Protocol"])
     async def ready() -> JSONResponse:
-        return told("ready", health.ready())
+        return state_of("ready", health.ready())
 
     @app.get("/v2/models/{name}/versions/{version}/ready", tags=["Open Inference Protocol"])
     @app.get("/v2/models/{name}/ready", summary="Whether a model can answer", tags=["Open Inference Protocol"])
@@ -128,10 +129,10 @@ def _pages(settings: Settings, service: Service, health: Health, metrics: Metric
 
     @app.get("/v2/models/{name}/versions/{version}", tags=["Open Inference Protocol"])
     @app.get("/v2/models/{name}", summary="A model's inputs and outputs", tags=["Open Inference Protocol"])
-    async def model_metadata(name: str, version: str | None = None) -> dict[str, Any]:
+    async def model_metadata(name: str, version: str | None = None) -> Response:
         card = service.runner(name).model.card
         inference.check_version(card, version)
-        return inference.metadata(card)
+        return written(metadata_of[card.name])
 
     @app.get("/metrics", summary="For Prometheus", tags=["watching"], response_class=Response)
     async def scrape() -> Response:
@@ -152,9 +153,3 @@ def _pages(settings: Settings, service: Service, health: Health, metrics: Metric
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
-
-
-def _card(card: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(card)

@@ -8,6 +8,8 @@ from serve.http.behind import Application
 from serve.http.errors import ClientLeft, Refused
 from serve.http.exchange import Exchange, Message
 
+CORS = b"access-control-"
+
 
 class Bounded:
     """Gives exchanges to an application, bodies of at most `limit` bytes that are whole after `seconds`.
@@ -23,6 +25,7 @@ class Bounded:
         """Raises Refused and ClientLeft, if the answer has not begun, and what the application raises."""
         exchange.look_at_length(self._limit)
         until = asyncio.get_running_loop().time() + self._seconds
+        to_disk = (exchange.header(b"content-type") or "").lower().startswith("multipart/")
         ended: Refused | ClientLeft | None = None
 
         async def receive() -> Message:
@@ -31,6 +34,8 @@ class Bounded:
                 return await exchange.receive()
             try:
                 if ended is None:
+                    if to_disk:  # forms are written to files part by part, so the last part is no longer held
+                        exchange.release()
                     async with asyncio.timeout_at(until):
                         message = await exchange.part(self._limit)
                     if message["type"] != "http.disconnect":
@@ -44,8 +49,12 @@ class Bounded:
             return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
-            if ended is None:
-                await exchange.send(message)
+            if ended is not None:
+                return
+            if message["type"] == "http.response.start":  # which sites may read answers is the front's to say
+                kept = [(name, value) for name, value in message["headers"] if not name.lower().startswith(CORS)]
+                message = {**message, "headers": kept}
+            await exchange.send(message)
 
         try:
             await self._app(exchange.scope, receive, send)

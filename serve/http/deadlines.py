@@ -1,4 +1,4 @@
-"""One deadline for every request: as all get the same time, those that began first end first, and one timer will do.
+"""One deadline for many things: as all get the same time, those that began first end first, and one timer will do.
 
 `asyncio.timeout` sets a timer a request, which costs a tenth of classifying an image.
 """
@@ -11,16 +11,20 @@ from typing import Any
 
 
 class Deadlines:
-    """Cancels what is not done after `seconds`; for one event loop."""
+    """Cancels what is not done after `seconds`; for one event loop at a time."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._running: deque[Deadline] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> Deadline:
         """To be used around what has a deadline, `with deadlines.start():`. Raises TimeoutError when it has passed."""
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # the one before has ended
+            self._loop, self._timer = loop, None
+            self._running.clear()
         deadline = Deadline(loop.time() + self.seconds, asyncio.current_task())
         self._running.append(deadline)
         if self._timer is None:
@@ -52,6 +56,7 @@ class Deadline:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.done = True
-        if self._expired and kind is asyncio.CancelledError and self._task is not None:
+        if self._expired and self._task is not None:
             self._task.uncancel()
-            raise TimeoutError
+            if kind is asyncio.CancelledError:
+                raise TimeoutError

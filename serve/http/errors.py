@@ -21,4 +21,7 @@ STATUS: dict[type[Exception], int] = {BadInput: 400, ModelNotFound: 404, Overloa
 
 
 def status_of(error: Exception) -> int:
-    return error.status if isinstance(error, Refused) else STATUS.get(type(error), 500)
+    """The status for an error, or for the nearest of its base classes in the table; 500 for any other."""
+    if isinstance(error, Refused):
+        return error.status
+    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)

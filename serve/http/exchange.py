@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 
+from serve.http.deadlines import Deadlines
 from serve.http.errors import ClientLeft, Refused
 from serve.pool import Ticket
 
@@ -20,33 +23,87 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
 MOST_FILES = 1000  # image files in one request
+SMALL = 65_536  # bytes of a body that are always taken, however much others hold
+STALL_S = 5.0  # in which some byte of a body must come
+GRACE_S, MIN_RATE = 5.0, 16_000  # seconds after which a body must have come with so many bytes a second on average
 NUMBER = re.compile(r"[0-9]{1,18}")  # int() refuses thousands of digits
 
 
 class Budget:
-    """Bytes of request bodies that the process may hold at a time, so that many slow uploads cannot fill the memory."""
+    """Bytes of request bodies that the process holds at a time, so that many slow uploads cannot fill the memory.
 
-    def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
+    Small bodies always pass. One client, which is an address or an IPv6 network of 64 bits, may hold `share` of all.
+    Addresses of this machine are exempt from that: there a proxy stands for all of its clients.
+    """
+
+    def __init__(self, most: int, share: float = 0.25) -> None:
+        self.most, self.share, self.held = most, int(most * share), 0
+        self._by_client: Counter[str] = Counter()
+
+    def take(self, exchange: Exchange, size: int) -> None:
+        """Count bytes that came. Raises Refused where the request, or its client, holds more than there is room for."""
+        self.held += size
+        exchange.held += size
+        if exchange.held <= SMALL:
+            return
+        client = exchange.client_network()
+        if client:
+            self._by_client[client] += exchange.held - exchange.held_by_client
+            exchange.held_by_client = exchange.held
+            if self._by_client[client] > self.share:
+                raise Refused(429, "Too many large requests at once from your address: ask again in a moment.",
+                              retry_after="1", connection="close")  # fmt: skip
+        if self.held > self.most:
+            raise Refused(503, "Too many large requests at once: ask again in a moment.",
+                          retry_after="1", connection="close")  # fmt: skip
+
+    def release(self, exchange: Exchange) -> None:
+        """Forget what a request held."""
+        self.held -= exchange.held
+        if exchange.held_by_client:
+            client = exchange.client_network()
+            self._by_client[client] -= exchange.held_by_client
+            if not self._by_client[client]:
+                del self._by_client[client]
+        exchange.held = exchange.held_by_client = 0
 
 
 class Exchange:
     """What a handler gets: the request, and `reply`. Every answer carries the request's id and a Server-Timing."""
 
-    def __init__(self, scope: Message, receive: Receive, send: Send, request_id: str, budget: Budget) -> None:
+    def __init__(
+        self, scope: Message, receive: Receive, send: Send, request_id: str, budget: Budget, stalls: Deadlines
+    ) -> None:
         self.scope, self.receive, self._send = scope, receive, send
-        self._headers = dict(scope["headers"])
+        self.method: str = scope["method"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.started = time.perf_counter()
         self.id, self.route, self.model = request_id, "other", ""
         self.status, self.sent_bytes, self.body_bytes = 0, 0, 0
+        self.held = self.held_by_client = 0  # bytes, of the budget and of the client's share
         self.whole = False  # whether the request's body has been read
         self.ticket: Ticket | None = None
-        self._budget = budget
+        self._waited = 0.0  # seconds, for parts of the body
+        self.added_headers: Headers = []  # to the head of the answer
+        self._budget, self._stalls = budget, stalls
 
     def header(self, name: bytes) -> str | None:
         """A header of the request, its name in lower case."""
-        value = self._headers.get(name)
+        value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
+
+    def client_network(self) -> str:
+        """Whose share of the budget the body takes, "" for this machine's own addresses."""
+        host, *_ = self.scope.get("client") or ("",)
+        try:
+            address = ip_address(host)
+        except ValueError:  # a Unix socket
+            return ""
+        if isinstance(address, IPv6Address):
+            if address.ipv4_mapped is None:
+                return "" if address.is_loopback else str(IPv6Network((address, 64), strict=False))
+            address = address.ipv4_mapped
+        return "" if address.is_loopback else str(address)
 
     def query(self) -> dict[str, str]:
         text = self.scope["query_string"]
@@ -70,17 +127,30 @@ class Exchange:
             raise self._too_large(limit)
 
     async def part(self, limit: int) -> Message:
-        """The next message of the request, counted. Raises Refused as soon as the body is larger than `limit`."""
-        message = await self.receive()
+        """The next message of the request, counted.
+
+        Raises Refused as soon as the body is larger than `limit`, or comes too slowly.
+        """
+        began = time.perf_counter()
+        try:
+            with self._stalls.start():
+                message = await self.receive()
+        except TimeoutError:
+            raise self._too_slow(f"no byte of it came in {self._stalls.seconds:g} s") from None
+        self._waited += time.perf_counter() - began
         part = message.get("body", b"")
         self.body_bytes += len(part)
-        self._budget.held += len(part)
         if self.body_bytes > limit:
             raise self._too_large(limit)
-        if self._budget.held > self._budget.most:
-            raise Refused(503, "Too many large requests at once: ask again in a moment.", retry_after="1")
-        self.whole = message["type"] == "http.request" and not message.get("more_body")
+        self._budget.take(self, len(part))
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self.whole = True
+        elif self.body_bytes < MIN_RATE * (self._waited - GRACE_S):
+            raise self._too_slow(f"less than {MIN_RATE // 1000} KB of it came in a second")
         return message
+
+    def _too_slow(self, why: str) -> Refused:
+        return Refused(408, f"The request came too slowly ({why}): send it again.", connection="close")
 
     def _too_large(self, limit: int) -> Refused:
         return Refused(413, f"The request is larger than {limit / 1e6:g} MB: send less, or a smaller image.",
@@ -88,7 +158,7 @@ class Exchange:
 
     def release(self) -> None:
         """Give the body's share of the budget back."""
-        self._budget.held -= self.body_bytes
+        self._budget.release(self)
 
     async def reply(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers | None = None) -> None:
         start = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *(headers or ())]
@@ -102,8 +172,10 @@ class Exchange:
         """ASGI's send, which adds id and timing to the head of the answer and remembers what was sent."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            headers = [*message.get("headers", ()), *self.added_headers, (b"x-request-id", self.id.encode())]
             message["headers"] = [*headers, (b"server-timing", self._timing().encode())]
+        elif self.method == "HEAD":
+            message["body"] = b""
         else:
             self.sent_bytes += len(message.get("body", b""))
         await self._send(message)

@@ -1,28 +1,29 @@
 """The outermost layer: the two routes that classify are plain ASGI, everything else goes to the framework behind.
 
-Every answer, whoever gives it, has a request id and a Server-Timing, is counted and logged; the key is checked here.
+Every answer, whoever gives it, has a request id and a Server-Timing, is counted and logged. Here it is decided who may
+ask: the names that the server answers to, pages of which sites (`serve/http/sites.py`), and the key.
 """
 
 from __future__ import annotations
 
 import hmac
 import re
-import sys
 import time
-import traceback
 from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from uuid import uuid4
 
 from serve.http import images, inference
-from serve.http.access_log import AccessLog
+from serve.http.access_log import LOG
 from serve.http.behind import Application, Behind
 from serve.http.bounded import Bounded
 from serve.http.deadlines import Deadlines
 from serve.http.errors import ClientLeft, Refused, status_of
-from serve.http.exchange import Budget, Exchange, Message, Receive, Send
+from serve.http.exchange import STALL_S, Budget, Exchange, Message, Receive, Send
 from serve.http.metrics import Metrics
+from serve.http.sites import READING, Sites
 from serve.service import Service
 from serve.settings import Settings
 from zoo.errors import ZooError
@@ -30,10 +31,11 @@ from zoo.errors import ZooError
 Handler = Callable[[Exchange, Service, Settings, dict[str, str]], Awaitable[None]]
 
 HOT: list[tuple[str, re.Pattern[str], Handler]] = [
-    ("predict", re.compile(r"/models/(?P<name>[^/]+)/predict"), images.predict),
-    ("infer", re.compile(r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?/infer"), inference.infer),
+    ("predict", re.compile(r"/models/(?P<name>[^/]+)/predict/?"), images.predict),
+    ("infer", re.compile(r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?/infer/?"), inference.infer),
 ]
-OPEN = ("/v2/health/live", "/v2/health/ready")  # never behind the key: what watches the server has none
+OURS = re.compile(r"/|/(models|v2|metrics|docs|redoc|openapi\.json)(/.*)?")  # and not the page's
+OPEN = ("/v2/health/live", "/v2/health/ready")  # for whatever watches the server: without key, by any name
 LARGE_REQUESTS = 16  # of the largest size, held at a time
 SLOWER = 10  # deadlines that a body for the page may take: people send photographs, from telephones
 GIVEN_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -44,25 +46,24 @@ class Front:
     """ASGI application around another one."""
 
     def __init__(self, app: Application, service: Service, settings: Settings, metrics: Metrics) -> None:
+        """Raises WrongUsage for hosts or origins that are none."""
         self._behind, self._service, self._settings, self._metrics = Behind(app), service, settings, metrics
-        seconds = settings.deadline_ms / 1e3
-        self._bounded = Bounded(self._behind, settings.max_body_bytes, SLOWER * seconds)
+        self._sites = Sites(settings)
+        self._bounded = Bounded(self._behind, settings.max_body_bytes, SLOWER * settings.deadline_s)
         self._budget = Budget(LARGE_REQUESTS * settings.max_body_bytes)
-        self._log = AccessLog() if settings.access_log else None
-        self._deadlines = Deadlines(seconds)
+        self._deadlines, self._stalls = Deadlines(settings.deadline_s), Deadlines(STALL_S)
         self._run, self._count = uuid4().hex[:12], 0  # an id for each request, at the price of an addition
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            if scope["type"] == "websocket" and not self._allowed(scope):
-                await send({"type": "websocket.close", "code": 1008})
-                return
+        if scope["type"] == "lifespan":
             await self._behind(scope, receive, send)
-            if scope["type"] == "lifespan" and self._log:
-                self._log.flush()  # its end: no timer will come
+            LOG.flush()
+            return
+        if scope["type"] != "http":  # the server takes no websockets (serve/serving.py)
+            await send({"type": "websocket.close", "code": 1008})
             return
         self._count += 1
-        exchange = Exchange(scope, receive, send, f"{self._run}-{self._count}", self._budget)
+        exchange = Exchange(scope, receive, send, f"{self._run}-{self._count}", self._budget, self._stalls)
         given = exchange.header(b"x-request-id")
         if given and GIVEN_ID.fullmatch(given):
             exchange.id = given
@@ -77,34 +78,71 @@ class Front:
             self._metrics.request(exchange.route, status, time.perf_counter() - exchange.started)
             if exchange.ticket is not None:
                 self._metrics.ticket(exchange.ticket)
-            if self._log:
-                self._log.write(exchange, status)
+            if self._settings.access_log:
+                LOG.request(exchange, status)
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
-            if not self._allowed(exchange.scope):
-                raise Refused(
-                    401, "This server wants its key: send 'Authorization: Bearer KEY'.", www_authenticate=CHALLENGE
-                )
+            if self._settings.cors_origins and await self._answered_as_preflight(exchange):
+                return
+            self._check_caller(exchange)
             path = exchange.scope["path"]
             for route, pattern, handler in HOT:
                 if match := pattern.fullmatch(path):
                     exchange.route = route
                     await self._classify(exchange, handler, match.groupdict())
                     return
+            _normalise(exchange)
             await self._bounded(exchange)
         except ClientLeft:
-            return
+            if exchange.status == 0:
+                await _end_broken(exchange)
         except ZooError as error:
             await _refuse(exchange, error)
         except Exception as error:
-            print(f"zoo: request {exchange.id} failed:\n{traceback.format_exc()}", file=sys.stderr)
+            LOG.failure(exchange.id, error)
             if exchange.status == 0:
                 await _refuse(exchange, error)
 
+    async def _answered_as_preflight(self, exchange: Exchange) -> bool:
+        """Set what every answer to a page adds to its head; whether this was a browser's question before a request."""
+        origin = exchange.headers.get(b"origin")
+        exchange.added_headers = self._sites.cors(origin)
+        if exchange.method != "OPTIONS" or origin is None or b"access-control-request-method" not in exchange.headers:
+            return False
+        wanted = exchange.headers.get(b"access-control-request-headers", b"")
+        await exchange.reply(204, b"", headers=self._sites.preflight(origin, wanted))
+        return True
+
+    def _check_caller(self, exchange: Exchange) -> None:
+        """Raises Refused for a name that is not this server's, another site's page, or a missing key."""
+        headers = exchange.headers
+        if exchange.scope["path"].rstrip("/") in OPEN:
+            return
+        host = headers.get(b"host")
+        if host:  # granian gives an empty one where there is none
+            self._sites.check_host(host)
+        elif exchange.scope["http_version"] != "1.0":
+            raise Refused(400, "The request has no Host header: send one.")
+        if len(headers) != len(exchange.scope["headers"]):  # one was sent twice
+            if [name for name, _ in exchange.scope["headers"]].count(b"host") > 1:
+                raise Refused(400, "The request has more than one Host header: send one.")
+        origin = headers.get(b"origin")
+        if origin is not None and exchange.method not in READING:
+            self._sites.check_origin(origin, host or b"")
+        if self._settings.key is not None and not self._shows_key(exchange):
+            raise Refused(
+                401, "This server wants its key: send 'Authorization: Bearer KEY'.", www_authenticate=CHALLENGE
+            )
+
+    def _shows_key(self, exchange: Exchange) -> bool:
+        shown = [_key_in(name, value) for name, value in exchange.scope["headers"]]
+        wanted = (self._settings.key or "").encode()
+        return any([hmac.compare_digest(key, wanted) for key in shown if key])
+
     async def _classify(self, exchange: Exchange, handler: Handler, found: dict[str, str]) -> None:
-        if exchange.scope["method"] != "POST":
-            raise Refused(405, f"{exchange.scope['path']} is for POST, not {exchange.scope['method']}.", allow="POST")
+        if exchange.method != "POST":
+            raise Refused(405, f"{exchange.scope['path']} is for POST, not {exchange.method}.", allow="POST")
         self._service.pool.admit()
         milliseconds = self._settings.deadline_ms
         try:
@@ -119,12 +157,18 @@ class Front:
             raise Refused(504, f"There was no answer within {milliseconds} ms: ask again in a moment.",
                           retry_after="1") from None  # fmt: skip
 
-    def _allowed(self, scope: Message) -> bool:
-        if self._settings.key is None or scope["path"] in OPEN:
-            return True
-        shown = [_key_in(name, value) for name, value in scope["headers"]]
-        wanted = self._settings.key.encode()
-        return any([hmac.compare_digest(key, wanted) for key in shown if key])
+
+def _normalise(exchange: Exchange) -> None:
+    """Our own routes are found with a slash behind them too, and answer HEAD as they answer GET."""
+    scope = exchange.scope
+    path = scope["path"]
+    if not OURS.fullmatch(path):
+        return
+    if path.endswith("/") and path != "/":
+        raw = scope.get("raw_path") or b""
+        exchange.scope = scope = {**scope, "path": path.rstrip("/"), "raw_path": raw.rstrip(b"/")}
+    if exchange.method == "HEAD":
+        exchange.scope = {**scope, "method": "GET"}
 
 
 def _key_in(name: bytes, value: bytes) -> bytes | None:
@@ -140,6 +184,14 @@ def _key_in(name: bytes, value: bytes) -> bytes | None:
         except NotBase64:
             return None
     return rest.strip() if scheme.lower() == b"bearer" else None
+
+
+async def _end_broken(exchange: Exchange) -> None:
+    """Answer who has left, in case he has not: a body whose chunks are no chunks ends like one whose client leaves."""
+    sentence = "The request's body cannot be read to its end: send it again."
+    with suppress(Exception):  # nobody is there
+        await exchange.reply_json(400, {"error": sentence}, [(b"connection", b"close")])
+    exchange.status, exchange.sent_bytes = 499, 0
 
 
 async def _refuse(exchange: Exchange, error: Exception) -> None:

@@ -9,14 +9,17 @@ FP32 [N,K], and `label`, BYTES [N].
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from reprlib import repr as shown  # what came is told shortened
+from reprlib import repr as shown  # what came is shown shortened
 from typing import Any
 
 import orjson
 
 from serve.http.errors import Refused
 from serve.http.exchange import NUMBER, Exchange
+from serve.http.images import refuse_encoding
 from serve.http.tensors import Tensor, Wanted, read_inputs, wanted_outputs, write_outputs
 from serve.pool import Ticket
 from serve.service import Service
@@ -26,8 +29,10 @@ from zoo.image import Named
 from zoo.predictor import Scores
 
 LENGTH = b"inference-header-content-length"
+MAX_JSON = 4_000_000  # bytes: as objects, JSON takes up to 30 times its size; a photograph in base64 fits
 LARGE = 1 << 16  # bytes that are read beside the event loop, not in it
-READER = ThreadPoolExecutor(1, "zoo-reader")  # one at a time: JSON of 16 MB may take hundreds in memory
+LARGE_ANSWER = 10_000  # scores that are written beside it
+READER = ThreadPoolExecutor(1, "zoo-reader")  # one at a time, for the memory's sake
 
 
 def metadata(card: Card) -> dict[str, Any]:
@@ -49,30 +54,46 @@ async def infer(exchange: Exchange, service: Service, settings: Settings, found:
     runner = service.runner(found["name"])
     card = runner.model.card
     check_version(card, found.get("version"))
-    if exchange.header(b"content-encoding"):
-        raise Refused(415, "Send the request without Content-Encoding: tensors are not compressed here.")
-    body = await exchange.body(settings.max_body_bytes)
-    head = _head_length(exchange.header(LENGTH), len(body))
-    if len(body) > LARGE:
-        read = asyncio.get_running_loop().run_in_executor(READER, _read, body, head, card)
-        request, given, wanted = await read
+    refuse_encoding(exchange)
+    declared = exchange.header(LENGTH)
+    if declared is None and MAX_JSON < settings.max_body_bytes:
+        try:
+            body = await exchange.body(MAX_JSON)
+        except Refused as refused:
+            raise _too_much_json() if refused.status == 413 else refused from None
     else:
-        request, given, wanted = _read(body, head, card)
-    sources = [Named(f"Image {number} of {len(given.items)}", data) for number, data in enumerate(given.items, 1)]
-    ticket = exchange.ticket = Ticket(runner, sources, given.array, wants="scores")
+        body = await exchange.body(settings.max_body_bytes)
+    head = _head_length(declared, len(body))
+    large = len(body) > LARGE
+    request_id, tensor, wanted = await _in_reader(large, _read_large if large else _read, body, head, card)
+    del body
+    sources = [Named(f"Image {number} of {len(tensor.items)}", data) for number, data in enumerate(tensor.items, 1)]
+    ticket = exchange.ticket = Ticket(runner, sources, tensor.array, wants="scores")
+    del tensor
     await service.pool.answer(ticket)
     assert ticket.scores is not None
-    labels = [card.labels[index].encode() for index in ticket.scores.probabilities.argmax(axis=1)]
-    outputs, binary = write_outputs(wanted, {**ticket.scores._asdict(), "label": labels})
-    answer = {"model_name": card.name, "model_version": card.version, "outputs": outputs}
-    if "id" in request:
-        answer["id"] = request["id"]
-    told = orjson.dumps(answer)
+    large = ticket.scores.logits.size > LARGE_ANSWER
+    head_bytes, binary = await _in_reader(large, _written, ticket.scores, card, wanted, request_id)
     if binary:
-        length = [(LENGTH, str(len(told)).encode())]
-        await exchange.reply(200, told + binary, b"application/octet-stream", length)
+        length = [(LENGTH, str(len(head_bytes)).encode())]
+        await exchange.reply(200, head_bytes + binary, b"application/octet-stream", length)
     else:
-        await exchange.reply(200, told)
+        await exchange.reply(200, head_bytes)
+
+
+async def _in_reader(large: bool, work: Callable[..., Any], *arguments: Any) -> Any:
+    """What takes long is done in a thread, one at a time, so that the event loop goes on."""
+    if not large:
+        return work(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(READER, work, *arguments)
+
+
+def _written(scores: Scores, card: Card, wanted: list[Wanted], request_id: str | None) -> tuple[bytes, bytes]:
+    """The JSON of an answer, and the bytes that follow it."""
+    labels = [card.labels[index].encode() for index in scores.probabilities.argmax(axis=1)]
+    outputs, binary = write_outputs(wanted, {**scores._asdict(), "label": labels})
+    answer = {"model_name": card.name, "model_version": card.version, "outputs": outputs}
+    return orjson.dumps(answer if request_id is None else answer | {"id": request_id}), binary
 
 
 def check_version(card: Card, version: str | None) -> None:
@@ -80,23 +101,47 @@ def check_version(card: Card, version: str | None) -> None:
         raise Refused(404, f"There is no version {shown(version)} of {card.name}: there is {card.version!r}.")
 
 
-def _head_length(told: str | None, size: int) -> int:
-    if told is None:
+def _head_length(declared: str | None, size: int) -> int:
+    """How many bytes of a body are JSON."""
+    if declared is None:
         return size
-    if not NUMBER.fullmatch(told) or int(told) > size:
-        raise Refused(422, f"Inference-Header-Content-Length is {shown(told)} and the body has {size} bytes.")
-    return int(told)
+    if not NUMBER.fullmatch(declared) or int(declared) > size:
+        raise Refused(422, f"Inference-Header-Content-Length is {shown(declared)} and the body has {size} bytes.")
+    if int(declared) > MAX_JSON:
+        raise _too_much_json()
+    return int(declared)
 
 
-def _read(body: bytes, head: int, card: Card) -> tuple[dict[str, Any], Tensor, list[Wanted]]:
-    """The request's JSON, its one input, and which outputs are asked for."""
+def _too_much_json() -> Refused:
+    return Refused(413, f"The request has more than {MAX_JSON / 1e6:g} MB of JSON: send tensors as bytes behind the "
+                   "JSON (binary_data_size), or fewer.", connection="close")  # fmt: skip
+
+
+def _read_large(body: bytes, head: int, card: Card) -> tuple[str | None, Tensor, list[Wanted]]:
+    """As `_read`, for JSON that may become a million objects, which are gone when this returns or raises.
+
+    It holds the interpreter while it parses, four times as long where garbage is collected meanwhile.
+    """
+    gc.disable()
+    try:
+        return _read(body, head, card)
+    except Refused as refused:
+        error = refused.with_traceback(None)  # whose frames would keep the objects
+        error.__context__ = None
+    finally:
+        gc.enable()
+    raise error
+
+
+def _read(body: bytes, head: int, card: Card) -> tuple[str | None, Tensor, list[Wanted]]:
+    """The request's id, its one input, and which outputs are asked for."""
     try:
         request = orjson.loads(memoryview(body)[:head])
     except ValueError as error:
         raise Refused(400, f"The request is not JSON ({error}): see the Open Inference Protocol.") from None
     if not isinstance(request, dict):
         raise Refused(422, "The request is not a JSON object: see the Open Inference Protocol.")
-    if not isinstance(request.get("id", ""), str):
-        raise Refused(422, f"The request's id is a string, not {shown(request['id'])}.")
-    inputs = read_inputs(request, memoryview(body)[head:], card)
-    return request, inputs, wanted_outputs(request)
+    request_id = request.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise Refused(422, f"The request's id is a string, not {shown(request_id)}.")
+    return request_id, read_inputs(request, memoryview(body)[head:], card), wanted_outputs(request)

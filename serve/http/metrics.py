@@ -20,9 +20,9 @@ from serve.pool import Ticket
 
 ROUTES = ("predict", "infer", "other")
 OUTCOMES = {
-    200: "ok", 400: "bad_input", 401: "unauthorized", 404: "not_found", 405: "method", 408: "slow_body",
-    413: "too_large", 415: "media_type", 422: "unprocessable", 499: "client_left", 500: "failed", 503: "overloaded",
-    504: "deadline",
+    200: "ok", 400: "bad_input", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method",
+    408: "slow_body", 413: "too_large", 415: "media_type", 421: "wrong_host", 422: "unprocessable", 429: "too_many",
+    499: "client_left", 500: "failed", 503: "overloaded", 504: "deadline",
 }  # fmt: skip
 IMAGES = ("ok", "failed", "unanswered")  # failed: could not be classified; unanswered: too late, or refused
 SECONDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip
@@ -48,6 +48,9 @@ class Metrics:
         keys += [(name, bucket) for name, bounds in HISTOGRAMS.items() for bucket in range(len(bounds) + 1)]
         keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up"]
         self._at: dict[Any, int] = {key: place for place, key in enumerate(keys)}
+        self._histograms = {  # bounds, and the places of the first bucket and of the sum
+            name: (bounds, self._at[name, 0], self._at[name, "sum"]) for name, bounds in HISTOGRAMS.items()
+        }
         size = slots * len(keys) * 8
         if not file.exists() or file.stat().st_size < size:
             with file.open("ab") as empty:
@@ -69,6 +72,10 @@ class Metrics:
     def started(self, slot: int) -> bool:
         """Whether the process of that slot answers, or did until it died."""
         return bool(self._slots[slot][self._at["up"]])
+
+    def in_flight(self) -> int:
+        """Requests that this process is answering."""
+        return int(self._own[self._at["in_flight"]])
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One answer of a route of `ROUTES`."""
@@ -93,8 +100,9 @@ class Metrics:
             self.add(("images", model, "failed"), failed)
 
     def _observe(self, name: str, value: float) -> None:
-        self.add((name, bisect_left(HISTOGRAMS[name], value)))
-        self.add((name, "sum"), value)
+        bounds, first, total = self._histograms[name]
+        self._own[first + bisect_left(bounds, value)] += 1
+        self._own[total] += value
 
     def text(self) -> bytes:
         """The sum of all processes in Prometheus' text format."""

@@ -20,11 +20,14 @@ _ROW = {
 _REFUSALS = {
     "400": "Not an image, or one that cannot be classified.",
     "401": "The server wants its key.",
+    "403": "Pages of that site may not use the server.",
     "404": "No such model.",
-    "408": "The request did not come whole in time.",
-    "413": "The request is too large.",
+    "408": "The request did not come whole in time, or too slowly.",
+    "413": "The request, or its JSON, is too large.",
     "415": "The body is of another kind.",
+    "421": "The server does not answer to that host name.",
     "422": "A parameter or the form cannot be understood.",
+    "429": "Too many large requests at once from one address.",
     "503": "Too many wait already: see Retry-After.",
     "504": "No answer before the deadline.",
 }
@@ -39,12 +42,14 @@ def _answers(schema: dict[str, Any]) -> dict[str, Any]:
 _FILES = {"type": "object", "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}}}
 _PREDICT = {
     "summary": "Classify an image, or a form of image files",
-    "description": "An image as the body gives one row; multipart/form-data gives a list of rows, in the files' order.",
+    "description": "An image as the body gives one row, as an object; multipart/form-data gives a list of rows, in the "
+    "files' order, also for one file. as=list and as=object choose the one or the other for both.",
     "tags": ["models"],
     "parameters": [
         _NAME,
         {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 3}},
         {"name": "fit", "in": "query", "schema": {"type": "string", "enum": ["crop", "whole"], "default": "crop"}},
+        {"name": "as", "in": "query", "schema": {"type": "string", "enum": ["object", "list"]}},
     ],
     "requestBody": {
         "required": True,
@@ -58,7 +63,8 @@ _PREDICT = {
 _TENSORS = {"type": "array", "items": {"type": "object"}}
 _INFER = {
     "summary": "Classify tensors (Open Inference Protocol)",
-    "description": "Input `image`, UINT8 [N,H,W,C], or `encoded`, BYTES [N]: image files, in JSON as base64.",
+    "description": "Input `image`, UINT8 [N,H,W,C], or `encoded`, BYTES [N]: image files, in JSON as base64. At most "
+    "4 MB of JSON; tensors may follow it as bytes.",
     "tags": ["Open Inference Protocol"],
     "parameters": [_NAME],
     "requestBody": {

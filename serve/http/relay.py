@@ -82,7 +82,9 @@ class Relay:
                     sent.set()
                 yield message.get("body", b"")
 
-        has_body = scope["method"] not in ("GET", "HEAD")
+        declared = dict(scope["headers"])
+        length = declared.get(b"content-length", b"0")
+        has_body = scope["method"] not in ("GET", "HEAD") or length != b"0" or b"transfer-encoding" in declared
         if not has_body:
             sent.set()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from serve.http.access_log import LOG
 from serve.service import Service
 from serve.settings import Settings
 from zoo.runtime import PROVIDERS
@@ -21,7 +21,7 @@ async def tell(settings: Settings, service: Service, ready: Callable[[], bool]) 
     """
     while not (ready() and await _listens(settings)):
         await asyncio.sleep(EVERY_S)
-    print(line(settings, service), file=sys.stderr, flush=True)
+    LOG.message(line(settings, service))
 
 
 async def _listens(settings: Settings) -> bool:

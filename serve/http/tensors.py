@@ -72,7 +72,9 @@ def read_inputs(request: dict[str, Any], binary: memoryview, card: Card) -> Tens
 
 
 def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
-    parameters = holder.get("parameters", {})
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return {}
     if not isinstance(parameters, dict):
         raise Refused(422, f"'parameters' is an object, not {shown(parameters)}.")
     return parameters
@@ -131,9 +133,14 @@ def _flattened(data: list[Any], shape: list[int]) -> list[Any]:
 
 def _encoded_from_json(data: list[Any], shape: list[int]) -> Tensor:
     try:
-        return Tensor("encoded", items=[b64decode(item, validate=True) for item in _counted(data, shape)])
-    except (ValueError, TypeError):
+        return Tensor("encoded", items=[_from_base64(item) for item in _counted(data, shape)])
+    except (ValueError, TypeError, AttributeError):
         raise Refused(422, "In JSON, the items of 'encoded' are image files in base64.") from None
+
+
+def _from_base64(text: str) -> bytes:
+    """Line ends and spaces between its characters are skipped, as encoders break lines (RFC 2045, section 6.8)."""
+    return b64decode("".join(text.split()), validate=True)
 
 
 def wanted_outputs(request: dict[str, Any]) -> list[Wanted]:
