@@ -1,0 +1,450 @@
+"""What stands between the network and Gradio: few of its routes, and of these only what the page needs.
+
+Gradio trusts its clients with much that a public server must not: it opens files by the paths that an event names,
+fetches addresses, keeps uploads under names that follow from their content, and serves some sixty routes. So
+
+- a route is reachable only where `ROUTES` lists it;
+- an event is written anew from the parts that are understood: a file is the id of an upload (`serve/demo/files.py`),
+  never a path or an address;
+- uploads and files are received and sent here, not by Gradio;
+- the place of the files on the disk is taken out of whatever Gradio answers.
+
+docs/decisions/0011-page-security.md tells who may call what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+import orjson
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+from serve.demo.files import TOKEN, Files
+from serve.demo.sessions import Sessions
+from serve.http.errors import Refused
+from serve.http.exchange import Message, Receive, Send
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gradio.routes import App
+
+EVENT_BYTES = 1_000_000  # of an event's JSON; the largest that the page sends is a drawing, 410 KB as raw pixels
+EVENT_FILES = 200  # in one event, or one upload
+EVENT_BODIES = 8  # that all files of one event may hold, in bodies of the largest size
+UPLOADS = 512  # that can be watched at a time
+UPLOAD_BEGINS_S = 3.0  # after who watches it has come, or it has ended already
+UPLOAD_S = 600.0  # how long it is watched
+
+SESSION = r"[A-Za-z0-9_-]{1,64}"
+_PART = r"[A-Za-z0-9_@-][A-Za-z0-9_@.-]*"  # of a path: neither hidden nor `..`
+FILE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private, no-cache",
+}
+SHOWN = {  # what a browser may show by itself; anything else is a file to be saved, whatever it holds
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+    ".avif": "image/avif",
+}
+PAGE_POLICY = (  # Gradio's scripts build functions from text, and its styles are written into the page
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+# Headers that Gradio would believe (x-gradio-server, x-forwarded-host: where the page is; origin: whom to let read
+# its answers, which is anyone), and keys, which it need not know
+HIDDEN_HEADERS = frozenset(
+    {b"x-gradio-server", b"x-forwarded-host", b"origin", b"cookie", b"authorization", b"x-api-key"}
+)
+
+Handler = Callable[["Guard", Request, "Exit", dict[str, str]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """ASGI's two functions, of one request."""
+
+    receive: Receive
+    send: Send
+
+    async def reply(self, request: Request, response: Response) -> None:
+        await response(request.scope, self.receive, self.send)
+
+
+@dataclass(eq=False)
+class _Upload:
+    """An upload that somebody watches, or is going to."""
+
+    started: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
+class Route:
+    """methods: that are answered. path: as the documentation shows it; pattern: the same, for `fullmatch`. query: the
+    parameters that are passed on.
+    """
+
+    methods: tuple[str, ...]
+    path: str
+    pattern: re.Pattern[str]
+    handler: Handler
+    query: frozenset[str]
+
+
+class Guard:
+    """ASGI application around Gradio's."""
+
+    def __init__(self, page: App, files: Files, sessions: Sessions, max_body_bytes: int) -> None:
+        self._page, self._files, self._sessions = page, files, sessions
+        self._event_bytes = EVENT_BODIES * max_body_bytes
+        functions = page.get_blocks().fns
+        self._functions = frozenset(functions)
+        self._names = {
+            str(one.api_name): index for index, one in functions.items() if one.api_visibility == "public"
+        }  # fmt: skip
+        self._places = [place.encode() for place in _spellings(f"{files.root}/")]
+        self._uploads: dict[str, _Upload] = {}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Raises HTTPException for what is not there, Refused for what is not allowed."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        allowed: list[str] = []
+        for route in ROUTES:
+            if found := route.pattern.fullmatch(scope["path"]):
+                if scope["method"] in route.methods:
+                    request = Request({**scope, "query_string": _query(scope, route.query)}, receive)
+                    await route.handler(self, request, Exit(receive, send), found.groupdict())
+                    return
+                allowed += route.methods
+        raise HTTPException(405, headers={"Allow": ", ".join(allowed)}) if allowed else HTTPException(404)
+
+    async def static(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+        """A file of Gradio's own, compressed if the client likes."""
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            await exit.send(message)
+
+        await self._page(_scope(request), exit.receive, send)
+
+    async def text(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+        """An answer that is whole when it is sent."""
+        await self._pass(request, exit, exit.receive)
+
+    async def stream(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+        """Events, for as long as the client listens."""
+        started = False
+
+        async def send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+            else:  # an event is one message: no place is cut in two
+                message["body"] = self._without_places(message.get("body", b""))
+            await exit.send(message)
+
+        try:
+            await self._page(_scope(request, plain=True), exit.receive, send)
+        except HTTPException:  # the session was forgotten while its client listened
+            if not started:
+                raise
+            await exit.send({"type": "http.response.body", "body": b""})
+
+    async def listen(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+        """The events of one session."""
+        if request.query_params.get("session_hash", "") not in self._sessions:
+            raise Refused(404, "There are no events of this session: start one with POST /gradio_api/queue/join.")
+        await self.stream(request, exit, found)
+
+    async def result(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+        """The answer to one event."""
+        if not self._sessions.has_event(found["event"]):
+            raise Refused(404, "There is no such event, or its answer was fetched already.")
+        await self.stream(request, exit, found)
+
+    async def join(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+        """An event of the page."""
+        event = await self._json(request)
+        session, function = event.get("session_hash"), event.get("fn_index")
+        if not (isinstance(session, str) and re.fullmatch(SESSION, session)):
+            raise Refused(400, "session_hash is a name of up to 64 letters and digits, which the client invents.")
+        if not isinstance(function, int) or isinstance(function, bool) or function not in self._functions:
+            raise Refused(400, "fn_index is the number of a function of this page: /config lists them.")
+        await self._queue(request, exit, {"fn_index": function}, session, event.get("data"))
+
+    async def call(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+        """An event by its name: a list of inputs."""
+        event = await self._json(request)
+        session = event.get("session_hash") or _new_session()
+        if not (isinstance(session, str) and re.fullmatch(SESSION, session)):
+            raise Refused(400, "session_hash is a name of up to 64 letters and digits, which the client invents.")
+        await self._call(request, exit, found["name"], session, event.get("data"))
+
+    async def call_by_name(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+        """An event by its name: inputs by theirs."""
+        event = await self._json(request)
+        name = found["name"]
+        data = self._in_order(name, event) if name in self._names else None
+        await self._call(request, exit, name, _new_session(), data)
+
+    def _in_order(self, name: str, inputs: dict[str, Any]) -> list[Any]:
+        """Inputs as `/gradio_api/info` names them, in the function's order. Raises Refused."""
+        from gradio_client.utils import construct_args  # type: ignore[import-untyped]
+
+        parameters: Any = self._page.get_blocks().get_api_info()["named_endpoints"][f"/{name}"]["parameters"]
+        try:
+            return list(construct_args(parameters, (), inputs))
+        except TypeError as error:
+            raise Refused(400, f"{str(error).rstrip('.')}: /gradio_api/info lists the parameters.") from None
+
+    async def _call(self, request: Request, exit: Exit, name: str, session: str, data: object) -> None:
+        if name not in self._names:
+            raise Refused(404, f"There is no function {name[:40]!r}: there are {', '.join(self._names)}.")
+        request.scope["path"] = f"/gradio_api/call/{name}"
+        request.scope["raw_path"] = request.scope["path"].encode()
+        await self._queue(request, exit, {}, session, data)
+
+    async def _queue(self, request: Request, exit: Exit, event: dict[str, Any], session: str, data: object) -> None:
+        """Give an event to Gradio's queue, with nothing in it that was not understood."""
+        if not isinstance(data, list):
+            raise Refused(400, "data is the list of the function's inputs.")
+        inputs = _Inputs(self._files, self._event_bytes)
+        event |= {"session_hash": session, "data": [inputs.checked(value) for value in data]}
+        self._sessions.enter(session)
+        body = orjson.dumps(event)
+        parts: list[Message] = [{"type": "http.request", "body": body}]
+
+        async def receive() -> Message:
+            return parts.pop() if parts else await exit.receive()
+
+        headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-length"]
+        request.scope["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
+        await self._pass(request, exit, receive)
+
+    async def _json(self, request: Request) -> dict[str, Any]:
+        """The request's body. Raises Refused; a form, which any page may send from anywhere, is refused too."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise Refused(415, "Send the event as JSON, with Content-Type: application/json.")
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > EVENT_BYTES:
+                raise Refused(413, f"An event has at most {EVENT_BYTES / 1e6:g} MB: upload files first, and send the "
+                              "ids that /gradio_api/upload answers.", connection="close")  # fmt: skip
+        try:
+            event = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            event = None
+        if not isinstance(event, dict):
+            raise Refused(400, "An event is a JSON object.")
+        return event
+
+    async def _pass(self, request: Request, exit: Exit, receive: Receive) -> None:
+        """Let Gradio answer, and send the answer on when it is whole."""
+        start: Message = {}
+        body = bytearray()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+            else:
+                body.extend(message.get("body", b""))
+
+        await self._page(_scope(request, plain=True), receive, send)
+        if not start:
+            return  # the client has left
+        answer = self._without_places(bytes(body))
+        headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+        headers += [(b"content-length", str(len(answer)).encode()), (b"x-content-type-options", b"nosniff")]
+        if request.scope["path"] == "/":
+            headers.append((b"content-security-policy", PAGE_POLICY.encode()))
+        await exit.send({**start, "headers": headers})
+        await exit.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else answer})
+
+    def _without_places(self, body: bytes) -> bytes:
+        for place in self._places:
+            body = body.replace(place, b"")
+        return body
+
+    async def upload(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+        """A form of files, each of which gets an id; the answer is the list of ids."""
+        upload_id = request.query_params.get("upload_id", "")
+        upload = self._upload(upload_id)
+        upload.started = True
+        try:
+            ids = await self._received(request)
+        except ClientDisconnect:
+            return
+        finally:
+            upload.ended.set()
+            self._uploads.pop(upload_id, None)
+        await exit.reply(request, JSONResponse(ids))
+
+    async def _received(self, request: Request) -> list[str]:
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise Refused(415, "Send files as a form (multipart/form-data), each as a field `files`.")
+        owner = request.client.host if request.client else ""
+        try:
+            parser = MultiPartParser(request.headers, request.stream(), max_files=EVENT_FILES, max_fields=10)
+            form = await parser.parse()
+        except (MultiPartException, KeyError, UnicodeError) as error:
+            detail = getattr(error, "message", "it has no boundary").rstrip(".")
+            raise Refused(400, f"The form cannot be read ({detail}): send files as multipart/form-data.") from None
+        try:
+            received = [value for value in form.getlist("files") if isinstance(value, UploadFile)]
+            paths = [await asyncio.to_thread(self._files.save, one.filename or "", one.file, owner) for one in received]
+        finally:
+            await form.close()
+        return [self._files.id(path) for path in paths]
+
+    def _upload(self, upload_id: str) -> _Upload:
+        """The upload of that id: who sends it and who watches it come in any order."""
+        if not 0 < len(upload_id) <= 64 or len(self._uploads) >= UPLOADS:
+            return _Upload()
+        return self._uploads.setdefault(upload_id, _Upload())
+
+    async def progress(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+        """An event when an upload has ended."""
+        upload_id = request.query_params.get("upload_id", "")
+        upload = self._upload(upload_id)
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(upload.ended.wait(), UPLOAD_BEGINS_S)
+                if upload.started:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(upload.ended.wait(), UPLOAD_S)
+            finally:
+                if not upload.started and self._uploads.get(upload_id) is upload:
+                    del self._uploads[upload_id]
+            yield 'data: {"msg": "done"}\n\n'
+
+        await exit.reply(request, StreamingResponse(events(), media_type="text/event-stream"))
+
+    async def file(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+        """A file by its id: a picture to be shown, anything else to be saved."""
+        path = self._files.path(found["id"])
+        if path is None:
+            raise Refused(404, "There is no such file, or it is no longer kept: upload it again.")
+        shown = SHOWN.get(path.suffix.lower())
+        response = FileResponse(
+            path,
+            media_type=shown or "application/octet-stream",
+            filename=path.name,
+            content_disposition_type="inline" if shown else "attachment",
+            headers=FILE_HEADERS,
+        )
+        await exit.reply(request, response)
+
+
+class _Inputs:
+    """The inputs of one event."""
+
+    def __init__(self, files: Files, max_bytes: int) -> None:
+        self._files, self._max_bytes = files, max_bytes
+        self._count = self._bytes = 0
+
+    def checked(self, value: object) -> object:
+        """An input as Gradio may have it: text, a number, nothing, a file, or a list of such. Raises Refused."""
+        if isinstance(value, list):
+            return [self._one(one) for one in value]
+        return self._one(value)
+
+    def _one(self, value: object) -> object:
+        if value is None or isinstance(value, str | int | float):
+            return value
+        if not isinstance(value, dict):
+            raise Refused(400, "An input is text, a number, null, a file, or a list of those.")
+        path = self._files.path(value.get("path"))
+        if path is None:
+            raise Refused(400, "A file is named by the id that POST /gradio_api/upload answered, in `path`; it is kept "
+                          "for an hour: upload it again. Paths and addresses are not opened.")  # fmt: skip
+        self._count += 1
+        self._bytes += path.lstat().st_size
+        if self._count > EVENT_FILES or self._bytes > self._max_bytes:
+            raise Refused(413, f"At most {EVENT_FILES} files and {self._max_bytes / 1e6:g} MB at a time: send fewer, "
+                          "or use the command `zoo predict`, which takes any number.")  # fmt: skip
+        return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+
+def _new_session() -> str:
+    from uuid import uuid4
+
+    return uuid4().hex
+
+
+def _query(scope: Message, names: frozenset[str]) -> bytes:
+    """The parameters of these names."""
+    if not names or not scope["query_string"]:
+        return b""
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return urlencode([(name, value) for name, value in pairs if name in names]).encode()
+
+
+def _scope(request: Request, plain: bool = False) -> Message:
+    """A request as Gradio may see it; `plain`: it is not to compress the answer."""
+    hidden = HIDDEN_HEADERS | {b"accept-encoding"} if plain else HIDDEN_HEADERS
+    return {**request.scope, "headers": [pair for pair in request.scope["headers"] if pair[0] not in hidden]}
+
+
+def _spellings(place: str) -> set[str]:
+    """A path as it may stand in an answer: in JSON of both kinds, as part of an address, as it is."""
+    quoted = quote(place, safe="/")
+    return {place, quoted, json.dumps(place)[1:-1], orjson.dumps(place).decode()[1:-1]}
+
+
+def _route(methods: str, path: str, handler: Handler, /, *query: str, **parts: str) -> Route:
+    """`parts`: the patterns of what stands in braces in `path`."""
+    pattern = "".join(
+        f"(?P<{piece[1:-1]}>{parts[piece[1:-1]]})" if piece.startswith("{") else re.escape(piece)
+        for piece in re.split(r"(\{\w+\})", path)
+    )
+    return Route(tuple(methods.split()), path, re.compile(pattern), handler, frozenset(query))
+
+
+_NAME, _EVENT, _PATH = r"\w{1,64}", r"[0-9a-f]{32}", rf"{_PART}(?:/{_PART})*"
+
+ROUTES: tuple[Route, ...] = (
+    _route("GET HEAD", "/", Guard.text),
+    _route("GET", "/config", Guard.text),
+    _route("GET", "/theme.css", Guard.static),
+    _route("GET", "/favicon.ico", Guard.static),
+    _route("GET", "/manifest.json", Guard.static),
+    _route("GET", "/assets/{path}", Guard.static, path=_PATH),
+    _route("GET", "/static/{path}", Guard.static, path=_PATH),
+    _route("GET", "/gradio_api/info", Guard.text, "all_endpoints", "serialize"),
+    _route("GET", "/gradio_api/app_id", Guard.text),
+    _route("GET", "/gradio_api/heartbeat/{session}", Guard.stream, session=SESSION),
+    _route("POST", "/gradio_api/queue/join", Guard.join),
+    _route("GET", "/gradio_api/queue/data", Guard.listen, "session_hash"),
+    _route("POST", "/gradio_api/call/{name}", Guard.call, name=_NAME),
+    _route("GET", "/gradio_api/call/{name}/{event}", Guard.result, name=_NAME, event=_EVENT),
+    _route("POST", "/gradio_api/call/v2/{name}", Guard.call_by_name, name=_NAME),
+    _route("GET", "/gradio_api/call/v2/{name}/{event}", Guard.result, name=_NAME, event=_EVENT),
+    _route("POST", "/gradio_api/upload", Guard.upload, "upload_id"),
+    _route("GET", "/gradio_api/upload_progress", Guard.progress, "upload_id"),
+    _route("GET HEAD", "/gradio_api/file={id}", Guard.file, id=rf"{TOKEN}/[^/\0]+"),
+)
