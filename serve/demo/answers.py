@@ -117,13 +117,14 @@ class Answers:
         head = ["model", "answer", "probability", "latency", "size", "test accuracy"]
         return words.table(head, rows, f"{len(rows)} models, one after the other")
 
-    async def inside(self, path: str | None, name: str, request: gr.Request) -> tuple[list[tuple[str, str]], str]:
-        """Pictures of every layer at work, with their names; and a hint where there is no picture."""
+    async def inside(self, path: str | None, name: str, request: gr.Request) -> list[tuple[str, str]]:
+        """Pictures of every layer at work, with their names."""
         if path is None:
-            return [], words.hint("Choose a picture first: upload one, or click one of the examples.")
+            gr.Info("Choose a picture first: upload one, or click one of the examples.", title="No picture")
+            return []
         job = {"path": path, "model": self._card(name).name}
         names, folder = await self._job("inside", job, self._looks, request)
-        return [(str(folder / one), Path(one).stem.lstrip("0123456789-").replace("-", " ")) for one in names], ""
+        return [(str(folder / one), Path(one).stem.lstrip("0123456789-").replace("-", " ")) for one in names]
 
     async def classified(
         self,

@@ -72,7 +72,8 @@ class Files:
             self._folders[token] = _Folder(owner)
             self._shares[owner] += FOLDER_BYTES
         path = self.root / token
-        path.mkdir(mode=0o700)
+        self.root.mkdir(0o700, parents=True, exist_ok=True)  # whoever cleans /tmp may have removed it
+        path.mkdir(0o700)
         return path
 
     def save(self, name: str, content: bytes | IO[bytes], owner: str) -> Path:
@@ -153,12 +154,19 @@ class Files:
             for token in old:
                 self._forget(token)
             kept = self._folders.keys() | LEFT_ALONE
-        for entry in list(os.scandir(self.root)):
+        for entry in self._entries():
             if entry.name in old or (entry.name not in kept and not self._is_known(entry.name)):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     Path(entry.path).unlink(missing_ok=True)
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.root) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            return []
 
     def _is_known(self, token: str) -> bool:
         """Whether a folder was made since the sweep began."""

@@ -20,17 +20,21 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from reprlib import repr as shown  # what came is shown shortened
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode
 
+import gradio
 import orjson
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from serve.demo.files import TOKEN, Files
+from serve.demo.kept import Assets, Page, Pages
 from serve.demo.sessions import Sessions
 from serve.http.errors import Refused
 from serve.http.exchange import Message, Receive, Send
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 
     from gradio.routes import App
 
+FRONTEND = Path(gradio.__file__).parent / "templates" / "frontend"
 EVENT_BYTES = 1_000_000  # of an event's JSON; the largest that the page sends is a drawing, 410 KB as raw pixels
 EVENT_FILES = 200  # in one event, or one upload
 EVENT_BODIES = 8  # that all files of one event may hold, in bodies of the largest size
@@ -47,6 +52,7 @@ UPLOADS = 512  # that can be watched at a time
 UPLOAD_BEGINS_S = 3.0  # after who watches it has come, or it has ended already
 UPLOAD_S = 600.0  # how long it is watched
 
+JOIN = "/gradio_api/queue/join"
 SESSION = r"[A-Za-z0-9_-]{1,64}"
 _PART = r"[A-Za-z0-9_@-][A-Za-z0-9_@.-]*"  # of a path: neither hidden nor `..`
 FILE_HEADERS = {
@@ -70,9 +76,10 @@ PAGE_POLICY = (  # Gradio's scripts build functions from text, and its styles ar
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 # Headers that Gradio would believe (x-gradio-server, x-forwarded-host: where the page is; origin: whom to let read
-# its answers, which is anyone), and keys, which it need not know
+# its answers, which is anyone), or would obey though the place of the files could not be taken out of the answer then
+# (accept-encoding), and keys, which it need not know
 HIDDEN_HEADERS = frozenset(
-    {b"x-gradio-server", b"x-forwarded-host", b"origin", b"cookie", b"authorization", b"x-api-key"}
+    {b"x-gradio-server", b"x-forwarded-host", b"origin", b"accept-encoding", b"cookie", b"authorization", b"x-api-key"}
 )
 
 Handler = Callable[["Guard", Request, "Exit", dict[str, str]], Awaitable[None]]
@@ -117,12 +124,16 @@ class Guard:
         self._page, self._files, self._sessions = page, files, sessions
         self._event_bytes = EVENT_BODIES * max_body_bytes
         functions = page.get_blocks().fns
-        self._functions = frozenset(functions)
-        self._names = {
-            str(one.api_name): index for index, one in functions.items() if one.api_visibility == "public"
-        }  # fmt: skip
+        self._inputs = {index: [_kind(block) for block in one.inputs] for index, one in functions.items()}
+        self._names = {str(one.api_name): index for index, one in functions.items() if one.api_visibility == "public"}
         self._places = [place.encode() for place in _spellings(f"{files.root}/")]
         self._uploads: dict[str, _Upload] = {}
+        self._pages, self._assets = Pages(), Assets(FRONTEND)
+        documented = page.get_blocks().get_api_info()["named_endpoints"]
+        self._parameters = {
+            name: {one["parameter_name"]: one.get("parameter_default") for one in documented[f"/{name}"]["parameters"]}
+            for name in self._names
+        }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Raises HTTPException for what is not there, Refused for what is not allowed."""
@@ -139,19 +150,29 @@ class Guard:
                 allowed += route.methods
         raise HTTPException(405, headers={"Allow": ", ".join(allowed)}) if allowed else HTTPException(404)
 
-    async def static(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
-        """A file of Gradio's own, compressed if the client likes."""
+    async def asset(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+        """A file of Gradio's frontend."""
+        response = await self._assets.response(request, found["path"])
+        if response is None:
+            raise HTTPException(404)
+        await exit.reply(request, response)
 
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
-            await exit.send(message)
+    async def page(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+        """What is the same for everybody, but for the server's name in it."""
+        headers = request.headers
+        key = (request.url.path, request.url.query, headers.get("host"), headers.get("x-forwarded-proto"))
+        page = await self._pages.get(key, lambda: self._made(request))
+        await exit.reply(request, page.response(request))
 
-        await self._page(_scope(request), exit.receive, send)
-
-    async def text(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
-        """An answer that is whole when it is sent."""
-        await self._pass(request, exit, exit.receive)
+    async def _made(self, request: Request) -> Page:
+        self._page.api_info = None  # which would have the name by which the first client called the server
+        request.scope["method"] = "GET"
+        status, headers, body = await self._answer(request, request.receive)
+        kept = {name: headers[name] for name in ("content-type", "cache-control") if name in headers}
+        kept |= {"x-content-type-options": "nosniff", "vary": "accept-encoding"}
+        if request.url.path == "/":
+            kept["content-security-policy"] = PAGE_POLICY
+        return await asyncio.to_thread(Page.of, status, kept, body)
 
     async def stream(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
         """Events, for as long as the client listens."""
@@ -166,7 +187,7 @@ class Guard:
             await exit.send(message)
 
         try:
-            await self._page(_scope(request, plain=True), exit.receive, send)
+            await self._page(_scope(request), exit.receive, send)
         except HTTPException:  # the session was forgotten while its client listened
             if not started:
                 raise
@@ -187,53 +208,46 @@ class Guard:
     async def join(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
         """An event of the page."""
         event = await self._json(request)
-        session, function = event.get("session_hash"), event.get("fn_index")
-        if not (isinstance(session, str) and re.fullmatch(SESSION, session)):
-            raise Refused(400, "session_hash is a name of up to 64 letters and digits, which the client invents.")
-        if not isinstance(function, int) or isinstance(function, bool) or function not in self._functions:
+        function = event.get("fn_index")
+        if not isinstance(function, int) or isinstance(function, bool) or function not in self._inputs:
             raise Refused(400, "fn_index is the number of a function of this page: /config lists them.")
-        await self._queue(request, exit, {"fn_index": function}, session, event.get("data"))
+        await self._queue(request, exit, function, event.get("data"), event.get("session_hash"))
 
     async def call(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
         """An event by its name: a list of inputs."""
+        function = self._function(found["name"])
         event = await self._json(request)
-        session = event.get("session_hash") or _new_session()
-        if not (isinstance(session, str) and re.fullmatch(SESSION, session)):
-            raise Refused(400, "session_hash is a name of up to 64 letters and digits, which the client invents.")
-        await self._call(request, exit, found["name"], session, event.get("data"))
+        await self._queue(request, exit, function, event.get("data"), event.get("session_hash") or _new_session())
 
     async def call_by_name(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
         """An event by its name: inputs by theirs."""
-        event = await self._json(request)
-        name = found["name"]
-        data = self._in_order(name, event) if name in self._names else None
-        await self._call(request, exit, name, _new_session(), data)
+        function = self._function(found["name"])
+        inputs = self._in_order(found["name"], await self._json(request))
+        await self._queue(request, exit, function, inputs, _new_session())
+
+    def _function(self, name: str) -> int:
+        if name not in self._names:
+            raise Refused(404, f"There is no function {name!r}: there are {', '.join(self._names)}.")
+        return self._names[name]
 
     def _in_order(self, name: str, inputs: dict[str, Any]) -> list[Any]:
         """Inputs as `/gradio_api/info` names them, in the function's order. Raises Refused."""
-        from gradio_client.utils import construct_args  # type: ignore[import-untyped]
+        defaults = self._parameters[name]
+        for unknown in inputs.keys() - defaults.keys():
+            raise Refused(400, f"There is no input {unknown[:40]!r}: there are {', '.join(defaults)}.")
+        return [inputs.get(name, default) for name, default in defaults.items()]
 
-        parameters: Any = self._page.get_blocks().get_api_info()["named_endpoints"][f"/{name}"]["parameters"]
-        try:
-            return list(construct_args(parameters, (), inputs))
-        except TypeError as error:
-            raise Refused(400, f"{str(error).rstrip('.')}: /gradio_api/info lists the parameters.") from None
-
-    async def _call(self, request: Request, exit: Exit, name: str, session: str, data: object) -> None:
-        if name not in self._names:
-            raise Refused(404, f"There is no function {name[:40]!r}: there are {', '.join(self._names)}.")
-        request.scope["path"] = f"/gradio_api/call/{name}"
-        request.scope["raw_path"] = request.scope["path"].encode()
-        await self._queue(request, exit, {}, session, data)
-
-    async def _queue(self, request: Request, exit: Exit, event: dict[str, Any], session: str, data: object) -> None:
+    async def _queue(self, request: Request, exit: Exit, function: int, data: object, session: object) -> None:
         """Give an event to Gradio's queue, with nothing in it that was not understood."""
-        if not isinstance(data, list):
-            raise Refused(400, "data is the list of the function's inputs.")
+        if not (isinstance(session, str) and re.fullmatch(SESSION, session)):
+            raise Refused(400, "session_hash is a name of up to 64 letters and digits, which the client invents.")
+        kinds = self._inputs[function]
+        if not isinstance(data, list) or len(data) != len(kinds):
+            raise Refused(400, f"data is the list of the function's inputs, of which it takes {len(kinds)}.")
         inputs = _Inputs(self._files, self._event_bytes)
-        event |= {"session_hash": session, "data": [inputs.checked(value) for value in data]}
+        values = [inputs.checked(value, kind) for value, kind in zip(data, kinds, strict=True)]
         self._sessions.enter(session)
-        body = orjson.dumps(event)
+        body = orjson.dumps({"fn_index": function, "data": values, "session_hash": session})
         parts: list[Message] = [{"type": "http.request", "body": body}]
 
         async def receive() -> Message:
@@ -241,7 +255,9 @@ class Guard:
 
         headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-length"]
         request.scope["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
-        await self._pass(request, exit, receive)
+        request.scope["path"], request.scope["raw_path"] = JOIN, JOIN.encode()
+        status, answer_headers, answer = await self._answer(request, receive)
+        await exit.reply(request, Response(answer, status, media_type=answer_headers.get("content-type")))
 
     async def _json(self, request: Request) -> dict[str, Any]:
         """The request's body. Raises Refused; a form, which any page may send from anywhere, is refused too."""
@@ -261,8 +277,8 @@ class Guard:
             raise Refused(400, "An event is a JSON object.")
         return event
 
-    async def _pass(self, request: Request, exit: Exit, receive: Receive) -> None:
-        """Let Gradio answer, and send the answer on when it is whole."""
+    async def _answer(self, request: Request, receive: Receive) -> tuple[int, Headers, bytes]:
+        """What Gradio answers. Raises ClientDisconnect where it answers nothing, since the client has left."""
         start: Message = {}
         body = bytearray()
 
@@ -272,16 +288,10 @@ class Guard:
             else:
                 body.extend(message.get("body", b""))
 
-        await self._page(_scope(request, plain=True), receive, send)
+        await self._page(_scope(request), receive, send)
         if not start:
-            return  # the client has left
-        answer = self._without_places(bytes(body))
-        headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
-        headers += [(b"content-length", str(len(answer)).encode()), (b"x-content-type-options", b"nosniff")]
-        if request.scope["path"] == "/":
-            headers.append((b"content-security-policy", PAGE_POLICY.encode()))
-        await exit.send({**start, "headers": headers})
-        await exit.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else answer})
+            raise ClientDisconnect
+        return start["status"], Headers(raw=list(start["headers"])), self._without_places(bytes(body))
 
     def _without_places(self, body: bytes) -> bytes:
         for place in self._places:
@@ -360,6 +370,17 @@ class Guard:
         await exit.reply(request, response)
 
 
+Kind = Literal["text", "file", "files"] | frozenset[str]  # of an input; a set: one of these
+
+
+def _kind(component: Any) -> Kind:
+    """What a component takes. KeyError for one that nobody has thought about yet."""
+    if choices := getattr(component, "choices", None):
+        return frozenset(value for _, value in choices)
+    kinds: dict[str, Kind] = {"html": "text", "image": "file", "file": "files"}
+    return kinds[component.get_block_name()]
+
+
 class _Inputs:
     """The inputs of one event."""
 
@@ -367,18 +388,24 @@ class _Inputs:
         self._files, self._max_bytes = files, max_bytes
         self._count = self._bytes = 0
 
-    def checked(self, value: object) -> object:
-        """An input as Gradio may have it: text, a number, nothing, a file, or a list of such. Raises Refused."""
-        if isinstance(value, list):
-            return [self._one(one) for one in value]
-        return self._one(value)
-
-    def _one(self, value: object) -> object:
-        if value is None or isinstance(value, str | int | float):
+    def checked(self, value: object, kind: Kind) -> object:
+        """An input as Gradio may have it. Raises Refused."""
+        if isinstance(kind, frozenset):
+            if not isinstance(value, str) or value not in kind:
+                raise Refused(400, f"There is no {shown(value)}: choose one of {', '.join(sorted(kind))}.")
             return value
-        if not isinstance(value, dict):
-            raise Refused(400, "An input is text, a number, null, a file, or a list of those.")
-        path = self._files.path(value.get("path"))
+        if kind == "text":
+            if isinstance(value, dict | list):
+                raise Refused(400, "This input is text.")
+            return value
+        if value is None:
+            return None
+        if kind == "file":
+            return self._file(value)
+        return [self._file(one) for one in (value if isinstance(value, list) else [value])]
+
+    def _file(self, value: object) -> dict[str, Any]:
+        path = self._files.path(value.get("path")) if isinstance(value, dict) else None
         if path is None:
             raise Refused(400, "A file is named by the id that POST /gradio_api/upload answered, in `path`; it is kept "
                           "for an hour: upload it again. Paths and addresses are not opened.")  # fmt: skip
@@ -404,10 +431,9 @@ def _query(scope: Message, names: frozenset[str]) -> bytes:
     return urlencode([(name, value) for name, value in pairs if name in names]).encode()
 
 
-def _scope(request: Request, plain: bool = False) -> Message:
-    """A request as Gradio may see it; `plain`: it is not to compress the answer."""
-    hidden = HIDDEN_HEADERS | {b"accept-encoding"} if plain else HIDDEN_HEADERS
-    return {**request.scope, "headers": [pair for pair in request.scope["headers"] if pair[0] not in hidden]}
+def _scope(request: Request) -> Message:
+    """A request as Gradio may see it."""
+    return {**request.scope, "headers": [pair for pair in request.scope["headers"] if pair[0] not in HIDDEN_HEADERS]}
 
 
 def _spellings(place: str) -> set[str]:
@@ -428,17 +454,16 @@ def _route(methods: str, path: str, handler: Handler, /, *query: str, **parts: s
 _NAME, _EVENT, _PATH = r"\w{1,64}", r"[0-9a-f]{32}", rf"{_PART}(?:/{_PART})*"
 
 ROUTES: tuple[Route, ...] = (
-    _route("GET HEAD", "/", Guard.text),
-    _route("GET", "/config", Guard.text),
-    _route("GET", "/theme.css", Guard.static),
-    _route("GET", "/favicon.ico", Guard.static),
-    _route("GET", "/manifest.json", Guard.static),
-    _route("GET", "/assets/{path}", Guard.static, path=_PATH),
-    _route("GET", "/static/{path}", Guard.static, path=_PATH),
-    _route("GET", "/gradio_api/info", Guard.text, "all_endpoints", "serialize"),
-    _route("GET", "/gradio_api/app_id", Guard.text),
+    _route("GET HEAD", "/", Guard.page),
+    _route("GET", "/config", Guard.page),
+    _route("GET", "/theme.css", Guard.page),
+    _route("GET", "/favicon.ico", Guard.page),
+    _route("GET", "/manifest.json", Guard.page),
+    _route("GET", "/{path}", Guard.asset, path=rf"(?:assets|static)/{_PATH}"),
+    _route("GET", "/gradio_api/info", Guard.page, "all_endpoints"),
+    _route("GET", "/gradio_api/app_id", Guard.page),
     _route("GET", "/gradio_api/heartbeat/{session}", Guard.stream, session=SESSION),
-    _route("POST", "/gradio_api/queue/join", Guard.join),
+    _route("POST", JOIN, Guard.join),
     _route("GET", "/gradio_api/queue/data", Guard.listen, "session_hash"),
     _route("POST", "/gradio_api/call/{name}", Guard.call, name=_NAME),
     _route("GET", "/gradio_api/call/{name}/{event}", Guard.result, name=_NAME, event=_EVENT),

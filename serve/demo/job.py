@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 
-MEMORY_BYTES = 2 << 30  # of data; a job of small pictures needs 0.3 GB
+MEMORY_BYTES = 1 << 30  # of data
 LARGEST_FILE = 256 << 20  # bytes that it may write into one
 CPU_S = 120  # twice the deadline of `serve/demo/jobs.py`: an end for a job whose server was killed
 NICE = 5  # the server's own threads come first
@@ -59,6 +59,8 @@ def _limit() -> None:
                        (resource.RLIMIT_CPU, CPU_S), (resource.RLIMIT_CORE, 0)):  # fmt: skip
         with suppress(ValueError, OSError):  # it is lower already
             resource.setrlimit(kind, (most, most))
+    with suppress(OSError):  # of this system alone; where all memory is used, a job ends and not the server
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _classify(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from zoo.errors import ZooError
@@ -22,6 +26,8 @@ from zoo.errors import ZooError
 DEADLINE_S = 60.0
 RUNNING, WAITING = 2, 8  # jobs of a kind
 WAITING_OF_ONE = WAITING // 2  # that may come from one address
+THREADS = 2 * RUNNING  # that watch jobs: of two kinds
+HIDDEN = frozenset({"ZOO_API_KEY"})  # of the environment: a job need not know it
 
 # A process that was not started by a file has the paths of this one, as `multiprocessing` does it
 _START = (
@@ -89,6 +95,7 @@ class Jobs:
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self._deadline_s = deadline_s
+        self._threads = ThreadPoolExecutor(THREADS, "zoo-job")  # the loop's own are few, and for what is quick
         self._processes: set[subprocess.Popen[str]] = set()
         self._closed = False
 
@@ -101,7 +108,11 @@ class Jobs:
         Raises:
             ZooError: what the job raised; JobFailed: it was stopped, or ended by itself.
         """
-        return await asyncio.to_thread(self._run, {**request, "kind": kind, "sys_path": sys.path}, progress)
+        if self._closed:
+            raise JobFailed("The server is stopping: try again in a moment.")
+        request = {**request, "kind": kind, "sys_path": sys.path}
+        run = partial(copy_context().run, self._run, request, progress)  # progress asks the context whose it is
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     def _run(self, request: dict[str, Any], progress: Callable[[int, int | None], object]) -> Any:
         process = subprocess.Popen(
@@ -109,6 +120,7 @@ class Jobs:
             stdin=subprocess.PIPE,  # stays open: the job ends where it is closed, for this process has ended
             stdout=subprocess.PIPE,
             encoding="utf-8",
+            env={name: value for name, value in os.environ.items() if name not in HIDDEN},
             start_new_session=True,  # Ctrl-C in a terminal is for the server, which ends its jobs
         )
         self._processes.add(process)
@@ -134,7 +146,7 @@ class Jobs:
             in_time = late.is_alive()
             late.cancel()
             process.kill()
-            with process:  # closes the pipes
+            with suppress(BrokenPipeError), process:  # closes the pipes, and waits
                 self._processes.discard(process)
         if in_time:
             raise JobFailed("The job ended without an answer, as happens where it needs more memory than the page "
@@ -147,3 +159,4 @@ class Jobs:
         self._closed = True
         for process in list(self._processes):
             process.kill()
+        self._threads.shutdown(wait=False)

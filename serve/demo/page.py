@@ -22,7 +22,7 @@ from serve.demo import words
 from serve.demo.answers import SHOWN, Answers
 from serve.demo.files import Files
 from serve.demo.guard import Guard
-from serve.demo.jobs import RUNNING, WAITING, Jobs
+from serve.demo.jobs import Jobs
 from serve.demo.lifetime import lifetime
 from serve.demo.sessions import STATES, Sessions
 from serve.http.metrics import Metrics
@@ -41,7 +41,7 @@ THUMBNAIL = 128  # pixels
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 QUEUE = 64  # events that wait, of all visitors
 LIVE: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 8}
-JOB: dict[str, Any] = {"concurrency_limit": RUNNING + WAITING + 1}  # one more, to be told that there is no place
+JOB: dict[str, Any] = {"concurrency_limit": None}  # for which there is a place, or a message, in `Places`
 FILES_BODIES = 32  # what all visitors' files may take on the disk, in bodies of the largest size
 KINDS: dict[Form, str] = {"digit": "digits (MNIST)", "photo": "photographs (CIFAR-10)"}
 INTRODUCTION = (
@@ -194,7 +194,7 @@ def _thumbnail(path: Path) -> str:
     assert pixels is not None
     scale = THUMBNAIL / max(pixels.shape[:2])
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return "data:image/png;base64," + b64encode(cv2.imencode(".png", small)[1].tobytes()).decode()
+    return "data:image/jpeg;base64," + b64encode(cv2.imencode(".jpg", small)[1].tobytes()).decode()
 
 
 def _picture(answers: Answers) -> None:
@@ -227,11 +227,10 @@ def _inside(answers: Answers) -> None:
             picker = _picker(answers, answers.names())
             button = gr.Button("Look inside", variant="primary")
         with gr.Column(scale=2):
-            hint = gr.HTML("")
             gallery = gr.Gallery(
                 label="Inside", show_label=False, columns=1, height=None, format="png", elem_classes="zoo-inside"
             )
-    button.click(answers.inside, [picture, picker], [gallery, hint], api_name="inside", **JOB)
+    button.click(answers.inside, [picture, picker], gallery, api_name="inside", **JOB)
 
 
 def _compare(answers: Answers) -> None:

@@ -15,10 +15,10 @@ from serve.http.errors import Refused
 if TYPE_CHECKING:
     from gradio.routes import App
 
-MOST = 500  # sessions with events that are waiting, running, or whose results have not been fetched
+MOST = 500  # sessions that are known; those with nothing to fetch make room for others
 STATES = 64  # sessions whose components' values are kept, each up to 1 MB or so; any other starts with none
 IDLE_S = 120.0  # after its last event was answered, a session is forgotten
-EVENTS = 8  # of one session that may wait or run
+EVENTS = 16  # of one session, whose answers have not been fetched
 
 
 class Sessions:
@@ -43,26 +43,28 @@ class Sessions:
 
     def enter(self, session: str) -> None:
         """Make room for an event of a session. Raises Refused."""
-        if self._unanswered(session) >= EVENTS:
-            raise Refused(429, f"{EVENTS} events of this page are waiting already: wait for their answers.",
-                          retry_after="1")  # fmt: skip
+        if len(self._unfetched(session)) >= EVENTS:
+            raise Refused(429, f"The answers to {EVENTS} events of this session have not been fetched: fetch them, or "
+                          "load the page again.", retry_after="1")  # fmt: skip
         if session not in self._last_used and len(self._last_used) >= MOST:
-            self.sweep()
+            self.sweep(make_room=True)
             if len(self._last_used) >= MOST:
                 raise Refused(503, f"{MOST} visitors use this page already: try again in a minute.", retry_after="60")
         self._last_used[session] = time.monotonic()
 
     def _unanswered(self, session: str) -> int:
-        events = self._queue.pending_event_ids_session.get(session, ())
-        return sum(event in self._queue.event_ids_to_events for event in events)
+        return sum(event in self._queue.event_ids_to_events for event in self._unfetched(session))
 
-    def sweep(self) -> None:
-        """Forget sessions whose events were answered some time ago."""
+    def _unfetched(self, session: str) -> set[str]:
+        return self._queue.pending_event_ids_session.get(session, set())
+
+    def sweep(self, make_room: bool = False) -> None:
+        """Forget sessions whose events were answered some time ago; to make room, all whose answers were fetched."""
         now = time.monotonic()
         for session, last in list(self._last_used.items()):
             if self._unanswered(session):
                 self._last_used[session] = now
-            elif now - last > self._idle_s:
+            elif now - last > self._idle_s or (make_room and not self._unfetched(session)):
                 self._forget(session)
 
     def _forget(self, session: str) -> None:
