@@ -5,6 +5,7 @@ import io
 import os
 import re
 import zipfile
+from base64 import b64encode
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +18,16 @@ from tests.served import serving
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+    "--disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 ).split()
 EXAMPLES = REPOSITORY / "examples"
 WAIT = 60_000  # ms: the machine may be busy
 
-needs_browser = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}")
+
+def needs_browser(test):
+    """Marks a test that drives a browser."""
+    there = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}")
+    return pytest.mark.browser(there(test))
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +162,68 @@ def test_a_photograph_is_uploaded_and_the_model_switched(browser, server):
         page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
         upload(page, Path(data.__file__).parent / "chelsea.png")
         answered(page, "cat")
+
+
+def button(page, name):
+    return page.locator("[role=tabpanel]:visible").get_by_role("button", name=name, exact=True)
+
+
+@needs_browser
+def test_an_example_is_clicked(browser, server):
+    with opened(browser, server, "example") as page:
+        tab(page, "Picture")
+        button(page, "Example five.jpg").click()
+        answered(page, "5")
+        button(page, "Example two.jpg").focus()
+        page.keyboard.press("Enter")
+        answered(page, "2")
+
+
+@needs_browser
+def test_a_webcam_and_the_clipboard_give_pictures(browser, server):
+    allowed = ["camera", "clipboard-read", "clipboard-write"]
+    with opened(browser, server, "webcam", permissions=allowed) as page:
+        tab(page, "Picture")
+        button(page, "Capture from camera").click()
+        button(page, "Click to Access Webcam").click()
+        button(page, "capture photo").click()
+        page.locator(".prose.zoo-answer:visible h3").wait_for()
+        page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
+        page.locator(".prose.zoo-answer:visible", has_text="the answer stands here").wait_for()
+        seven = b64encode((EXAMPLES / "seven.png").read_bytes()).decode()
+        page.evaluate(
+            """async (data) => {
+                const picture = await (await fetch("data:image/png;base64," + data)).blob();
+                await navigator.clipboard.write([new ClipboardItem({"image/png": picture})]);
+            }""",
+            seven,
+        )
+        button(page, "Paste from clipboard").click()
+        answered(page, "7")
+
+
+@needs_browser
+@pytest.mark.parametrize("name", ["broken.png", "photo.heic"])
+def test_a_file_that_cannot_be_read_gets_a_sentence(browser, server, name, tmp_path):
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    with opened(browser, server, f"unreadable-{name}") as page:
+        tab(page, "Picture")
+        upload(page, tmp_path / name)
+        page.locator(".prose.zoo-answer:visible h3", has_text="No answer").wait_for()
+        text = page.locator("body").inner_text()
+        assert "Could not preprocess" not in text
+        assert "/tmp" not in text
+
+
+@needs_browser
+def test_a_click_without_a_picture_gets_a_hint(browser, server):
+    with opened(browser, server, "empty") as page:
+        tab(page, "Many pictures")
+        page.get_by_role("button", name="Classify all").click()
+        page.get_by_text("Choose files first: pictures, or zip archives of them.", exact=True).wait_for()
+        tab(page, "Look inside")
+        page.get_by_role("button", name="Look inside").click()
+        page.get_by_text("Choose a picture first: upload one, or click one of the examples.").wait_for()
 
 
 @needs_browser
