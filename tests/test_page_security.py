@@ -15,6 +15,8 @@ import tarfile
 import threading
 import time
 import zipfile
+from base64 import b64encode
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -889,6 +891,87 @@ def test_a_small_archive_that_claims_8_tb_blocks_nobody(server):
         assert event == "complete"
         assert "<td>7</td>" in table
         assert time.monotonic() - begun < 30, "half of the job's deadline"
+
+
+@pytest.mark.attack
+def test_a_flood_of_jobs_stops_nobody_who_draws(server):
+    """60 looks inside at once, each of seconds: two run, few wait, the others are told so at once."""
+    with client_of(server) as client:
+        own = upload(client, SEVEN.read_bytes())[0]
+        events = []
+        running = before = len(jobs_of(server))  # of other tests
+        for number in range(60):
+            answer = start(client, "inside", [file(own), DEFAULT], session_hash=f"flood{number}")
+            assert answer.status_code == 200
+            events.append(answer.json()["event_id"])
+        for _ in range(10):
+            begun = time.monotonic()
+            event, _ = outcome(client, "draw", ["", DEFAULT])
+            assert event == "complete"
+            assert time.monotonic() - begun < 5
+            running = max(running, len(jobs_of(server)))
+        assert 1 <= running - before <= 2
+        refused = client.get(f"/gradio_api/call/inside/{events[-1]}").text
+        assert "jobs are waiting already: try again in a minute." in refused
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+
+
+def jobs_of(server):
+    """The processes of a server's jobs."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"serve.demo.job" in command.read_bytes():
+                parent = int((command.parent / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent in (server.process.pid, *server.children()):
+                    found.append(int(command.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.attack
+def test_a_flood_of_events_gets_answers_and_leaves_no_memory(server):
+    """8 clients for 5 seconds, each event in a session of its own, answers not fetched."""
+    process = max([server.process.pid, *server.children()], key=resident_mb)
+    seven = "data:image/png;base64," + b64encode(SEVEN.read_bytes()).decode()
+    statuses = Counter()
+
+    def flood(name, until):
+        with client_of(server) as client:
+            number = 0
+            while time.monotonic() < until:
+                number += 1
+                answer = start(client, "draw", [seven, DEFAULT], session_hash=f"{name}x{number}")
+                statuses[answer.status_code] += 1
+
+    with client_of(server) as client:
+        outcome(client, "draw", [seven, DEFAULT])
+        before = resident_mb(process)
+        threads = [threading.Thread(target=flood, args=(n, time.monotonic() + 5)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) <= {200, 429, 503}, statuses
+        assert resident_mb(process) - before < 150
+        row = httpx.post(f"{server.url}/models/{DEFAULT}/predict", content=SEVEN.read_bytes(), timeout=30)
+        assert row.json()["label"] == "7"
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.slow
+def test_a_server_with_running_events_ends_at_once(tmp_path):
+    """A thread that worked for one of them kept the process alive, until it was killed after 30 s."""
+    with serving(tmp_path, "--models", "mnist14k*") as server, client_of(server) as client:
+        own = upload(client, SEVEN.read_bytes())[0]
+        start(client, "inside", [file(own), DEFAULT])
+        for number in range(12):
+            start(client, "compare", [file(own), "digit"], session_hash=f"s{number}")
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 15
+        assert "Traceback" not in server.log
 
 
 # What it says

@@ -159,8 +159,8 @@ class Guard:
 
     async def page(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
         """What is the same for everybody, but for the server's name in it."""
-        headers = request.headers
-        key = (request.url.path, request.url.query, headers.get("host"), headers.get("x-forwarded-proto"))
+        scope, headers = request.scope, request.headers
+        key = (scope["path"], scope["query_string"], headers.get("host"), headers.get("x-forwarded-proto"))
         page = await self._pages.get(key, lambda: self._made(request))
         await exit.reply(request, page.response(request))
 
@@ -170,7 +170,7 @@ class Guard:
         status, headers, body = await self._answer(request, request.receive)
         kept = {name: headers[name] for name in ("content-type", "cache-control") if name in headers}
         kept |= {"x-content-type-options": "nosniff", "vary": "accept-encoding"}
-        if request.url.path == "/":
+        if request.scope["path"] == "/":
             kept["content-security-policy"] = PAGE_POLICY
         return await asyncio.to_thread(Page.of, status, kept, body)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
 SWEEP_S = 15.0  # how often what is too old is removed
+PATIENCE_S = 2.0  # for events that run when the server is to end
 
 
 @asynccontextmanager
@@ -35,6 +36,20 @@ async def lifetime(page: App, files: Files, sessions: Sessions, jobs: Jobs) -> A
     finally:
         sweeping.cancel()
         jobs.close()
+        await _end_events(page)
+
+
+async def _end_events(page: App) -> None:
+    """Gradio leaves events running when the loop ends; a thread that works for one keeps the process from ending."""
+    queue = page.get_blocks()._queue
+    queue.stopped = True
+    running = set(queue._asyncio_tasks)
+    if running:
+        _, running = await asyncio.wait(running, timeout=PATIENCE_S)
+    if running:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=PATIENCE_S)
 
 
 async def _sweep(page: App, files: Files, sessions: Sessions) -> None:

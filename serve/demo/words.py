@@ -42,7 +42,10 @@ def card(card: Card, size_bytes: int) -> str:
 def answer(row: Row, card: Card, ticket: Ticket) -> str:
     """A row in words; never more certain than the network."""
     if row.error:
-        return f"### No answer\n\n{_sentence(row.error.removeprefix(row.input).lstrip())}"
+        error = row.error
+        if error.startswith(f"{row.input} "):
+            error = f"The picture {error.removeprefix(row.input).lstrip()}"
+        return f"### No answer\n\n{error}"
     assert row.probability is not None
     text = f"### {row.label} · {percent(row.probability)}"
     if row.unsure:
@@ -68,10 +71,6 @@ def latency(ticket: Ticket) -> str:
         f"decode and correct {ticket.decode_s * 1e3:.2f} ms · wait {ticket.queue_s * 1e3:.2f} ms · "
         f"network {ticket.infer_s * 1e3:.2f} ms"
     )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str) -> str:
