@@ -515,10 +515,10 @@ def test_gradio_itself_checks_paths_as_if_it_had_been_launched(page):
     assert blocks.has_launched
     assert blocks.is_running
     with TestClient(page.gradio) as bare:
-        event, told = outcome(bare, "compare", [file("/etc/passwd"), "digit"])
+        event, result = outcome(bare, "compare", [file("/etc/passwd"), "digit"])
         assert event == "error"
-        assert told == {"error": None}, "nor does it tell why"
-        event, told = outcome(bare, "batch", [[file("/dev/zero")], DEFAULT, "csv"])
+        assert result == {"error": None}, "nor does it tell why"
+        event, result = outcome(bare, "batch", [[file("/dev/zero")], DEFAULT, "csv"])
         assert event == "error"
     blocks._queue.stopped = False
 
@@ -566,6 +566,26 @@ def test_what_is_no_event_is_refused(page):
     assert start(page.client, "card", [DEFAULT]).status_code == 404, "a function of the page's own"
     assert page.client.get("/gradio_api/queue/data?session_hash=nobody").status_code == 404
     assert page.client.get(f"/gradio_api/call/draw/{'0' * 32}").status_code == 404
+
+
+def test_a_full_disk_is_a_message(page, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serve.demo.files.shutil.copyfileobj", full)
+        folders = len(list(page.files.root.iterdir()))
+        answer = page.client.post("/gradio_api/upload", files={"files": ("x.png", b"x")})
+        assert answer.status_code == 503
+        assert answer.json()["error"] == "The server cannot keep files now (No space left on device): try again later."
+        assert len(list(page.files.root.iterdir())) == folders
+
+
+def test_files_belong_to_the_address_that_sent_them(page):
+    own = upload(page.client, SEVEN.read_bytes())[0]
+    _, (_, seen, _) = outcome(page.client, "predict", [file(own), DEFAULT, "crop"])
+    for known in (own, seen["path"]):
+        assert page.files._folders[known.split("/")[0]].owner == "testclient"
 
 
 def test_an_event_names_no_more_files_than_it_may(page, monkeypatch):
@@ -807,11 +827,11 @@ def test_rows_that_came_in_time_are_given(tmp_path, monkeypatch):
         for number in range(5):
             archive.write(SEVEN, f"{number}.png")
     result = batches.classify([str(tmp_path / "x.zip")], DEFAULT, "csv", str(tmp_path), lambda done, total: None)
-    assert "The page takes up to 3 images and 45 s; the command" in result["table"]
+    assert "The page takes up to 3 images and 40 s; the command" in result["table"]
     assert len((tmp_path / result["file"]).read_text().splitlines()) == 4
     monkeypatch.setattr(batches, "SECONDS", -1.0)
     result = batches.classify([str(tmp_path / "x.zip")], DEFAULT, "csv", str(tmp_path), lambda done, total: None)
-    assert "The page takes up to 3 images and -1 s" in result["table"]
+    assert "3 images in -1 s. The page takes up to 3 images and -1 s" in result["table"]
 
 
 async def in_turn(places, *visitors):

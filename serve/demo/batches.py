@@ -27,25 +27,28 @@ from zoo.rows import Row
 
 SHOWN = 100  # rows of the table; the file has all
 MOST = 20_000  # images: the command streams any number, this keeps the rows in memory
-SECONDS = 45.0  # after which no further image is taken, so that there is an answer before the job's deadline
+SECONDS = 40.0  # after which no further image is taken, so that there is an answer before the job's deadline
 THUMBNAIL = 40
+
+
+class TimeIsUp(Exception):
+    """The rows so far are the answer."""
 
 
 @dataclass
 class Kept:
     """An output of `serve/batch.py` that keeps the rows, under the names that the files had where they came from.
 
-    folders: what the names begin with. until: monotonic seconds. cut: whether images were left out.
+    folders: what the names begin with. cut: whether images were left out.
     """
 
     folders: list[str]
-    until: float
     rows: list[Row] = field(default_factory=list)
     cut: bool = False
 
     def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
         for count, source in enumerate(sources):
-            if count == MOST or time.monotonic() > self.until:
+            if count == MOST:
                 self.cut = True
                 return
             yield source
@@ -80,13 +83,19 @@ def classify(
     """
     inputs = [expand(path) for path in paths]
     count = total(inputs)
-    kept = Kept([f"{Path(path).parent}/" for path in paths], time.monotonic() + SECONDS)
-    summary = run(
-        inputs, Job(load(model, "cpu")), kept, processes=1, watch=lambda block: progress(len(kept.rows), count)
-    )
+    kept, started = Kept([f"{Path(path).parent}/" for path in paths]), time.monotonic()
+
+    def watch(block: Block) -> None:
+        progress(len(kept.rows), count)
+        if time.monotonic() - started > SECONDS:
+            raise TimeIsUp
+
+    try:
+        caption = run(inputs, Job(load(model, "cpu")), kept, processes=1, watch=watch).told()
+    except TimeIsUp:
+        caption, kept.cut = f"{len(kept.rows):,} images in {SECONDS:g} s.", True
     pictures = thumbnails(inputs, min(SHOWN, len(kept.rows)))
     rows = [[picture, *_cells(row)] for picture, row in zip(pictures, kept.rows, strict=False)]
-    caption = summary.told()
     if kept.cut:
         caption += (
             f" The page takes up to {MOST:,} images and {SECONDS:g} s; the command `zoo predict` takes any number."

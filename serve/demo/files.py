@@ -77,13 +77,17 @@ class Files:
         return path
 
     def save(self, name: str, content: bytes | IO[bytes], owner: str) -> Path:
-        """A new file under a name that was made safe."""
+        """A new file under a name that was made safe. Raises OSError, as of a full disk; nothing is left then."""
         path = self.folder(owner) / safe_name(name)
-        with path.open("xb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                shutil.copyfileobj(content, file, 1 << 20)
+        try:
+            with path.open("xb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    shutil.copyfileobj(content, file, 1 << 20)
+        except BaseException:
+            self.remove(path.parent)
+            raise
         self.count(path.parent)
         return path
 

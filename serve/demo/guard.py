@@ -7,7 +7,7 @@ fetches addresses, keeps uploads under names that follow from their content, and
 - an event is written anew from the parts that are understood: a file is the id of an upload (`serve/demo/files.py`),
   never a path or an address;
 - uploads and files are received and sent here, not by Gradio;
-- the place of the files on the disk is taken out of whatever Gradio answers.
+- the path of the files' folder is taken out of whatever Gradio answers.
 
 docs/decisions/0011-page-security.md tells who may call what.
 """
@@ -33,8 +33,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
+from serve.demo.cache import Assets, Page, Pages
 from serve.demo.files import TOKEN, Files
-from serve.demo.kept import Assets, Page, Pages
 from serve.demo.sessions import Sessions
 from serve.http.errors import Refused
 from serve.http.exchange import Message, Receive, Send
@@ -76,18 +76,18 @@ PAGE_POLICY = (  # Gradio's scripts build functions from text, and its styles ar
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 # Headers that Gradio would believe (x-gradio-server, x-forwarded-host: where the page is; origin: whom to let read
-# its answers, which is anyone), or would obey though the place of the files could not be taken out of the answer then
+# its answers, which is anyone), or would obey though no path could be taken out of the answer then
 # (accept-encoding), and keys, which it need not know
 HIDDEN_HEADERS = frozenset(
     {b"x-gradio-server", b"x-forwarded-host", b"origin", b"accept-encoding", b"cookie", b"authorization", b"x-api-key"}
 )
 
-Handler = Callable[["Guard", Request, "Exit", dict[str, str]], Awaitable[None]]
+Handler = Callable[["Guard", Request, "Client", dict[str, str]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Exit:
-    """ASGI's two functions, of one request."""
+class Client:
+    """Who sent a request, and waits for the answer: ASGI's two functions."""
 
     receive: Receive
     send: Send
@@ -126,7 +126,7 @@ class Guard:
         functions = page.get_blocks().fns
         self._inputs = {index: [_kind(block) for block in one.inputs] for index, one in functions.items()}
         self._names = {str(one.api_name): index for index, one in functions.items() if one.api_visibility == "public"}
-        self._places = [place.encode() for place in _spellings(f"{files.root}/")]
+        self._roots = [root.encode() for root in _spellings(f"{files.root}/")]
         self._uploads: dict[str, _Upload] = {}
         self._pages, self._assets = Pages(), Assets(FRONTEND)
         documented = page.get_blocks().get_api_info()["named_endpoints"]
@@ -145,24 +145,24 @@ class Guard:
             if found := route.pattern.fullmatch(scope["path"]):
                 if scope["method"] in route.methods:
                     request = Request({**scope, "query_string": _query(scope, route.query)}, receive)
-                    await route.handler(self, request, Exit(receive, send), found.groupdict())
+                    await route.handler(self, request, Client(receive, send), found.groupdict())
                     return
                 allowed += route.methods
         raise HTTPException(405, headers={"Allow": ", ".join(allowed)}) if allowed else HTTPException(404)
 
-    async def asset(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+    async def asset(self, request: Request, client: Client, found: dict[str, str]) -> None:
         """A file of Gradio's frontend."""
         response = await self._assets.response(request, found["path"])
         if response is None:
             raise HTTPException(404)
-        await exit.reply(request, response)
+        await client.reply(request, response)
 
-    async def page(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+    async def page(self, request: Request, client: Client, _: dict[str, str]) -> None:
         """What is the same for everybody, but for the server's name in it."""
         scope, headers = request.scope, request.headers
         key = (scope["path"], scope["query_string"], headers.get("host"), headers.get("x-forwarded-proto"))
         page = await self._pages.get(key, lambda: self._made(request))
-        await exit.reply(request, page.response(request))
+        await client.reply(request, page.response(request))
 
     async def _made(self, request: Request) -> Page:
         self._page.api_info = None  # which would have the name by which the first client called the server
@@ -174,7 +174,7 @@ class Guard:
             kept["content-security-policy"] = PAGE_POLICY
         return await asyncio.to_thread(Page.of, status, kept, body)
 
-    async def stream(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+    async def stream(self, request: Request, client: Client, _: dict[str, str]) -> None:
         """Events, for as long as the client listens."""
         started = False
 
@@ -182,48 +182,48 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-            else:  # an event is one message: no place is cut in two
-                message["body"] = self._without_places(message.get("body", b""))
-            await exit.send(message)
+            else:  # an event is one message: no path is cut in two
+                message["body"] = self._without_root(message.get("body", b""))
+            await client.send(message)
 
         try:
-            await self._page(_scope(request), exit.receive, send)
+            await self._page(_scope(request), client.receive, send)
         except HTTPException:  # the session was forgotten while its client listened
             if not started:
                 raise
-            await exit.send({"type": "http.response.body", "body": b""})
+            await client.send({"type": "http.response.body", "body": b""})
 
-    async def listen(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+    async def listen(self, request: Request, client: Client, found: dict[str, str]) -> None:
         """The events of one session."""
         if request.query_params.get("session_hash", "") not in self._sessions:
             raise Refused(404, "There are no events of this session: start one with POST /gradio_api/queue/join.")
-        await self.stream(request, exit, found)
+        await self.stream(request, client, found)
 
-    async def result(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+    async def result(self, request: Request, client: Client, found: dict[str, str]) -> None:
         """The answer to one event."""
         if not self._sessions.has_event(found["event"]):
             raise Refused(404, "There is no such event, or its answer was fetched already.")
-        await self.stream(request, exit, found)
+        await self.stream(request, client, found)
 
-    async def join(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+    async def join(self, request: Request, client: Client, _: dict[str, str]) -> None:
         """An event of the page."""
         event = await self._json(request)
         function = event.get("fn_index")
         if not isinstance(function, int) or isinstance(function, bool) or function not in self._inputs:
             raise Refused(400, "fn_index is the number of a function of this page: /config lists them.")
-        await self._queue(request, exit, function, event.get("data"), event.get("session_hash"))
+        await self._queue(request, client, function, event.get("data"), event.get("session_hash"))
 
-    async def call(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+    async def call(self, request: Request, client: Client, found: dict[str, str]) -> None:
         """An event by its name: a list of inputs."""
         function = self._function(found["name"])
         event = await self._json(request)
-        await self._queue(request, exit, function, event.get("data"), event.get("session_hash") or _new_session())
+        await self._queue(request, client, function, event.get("data"), event.get("session_hash") or _new_session())
 
-    async def call_by_name(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+    async def call_by_name(self, request: Request, client: Client, found: dict[str, str]) -> None:
         """An event by its name: inputs by theirs."""
         function = self._function(found["name"])
         inputs = self._in_order(found["name"], await self._json(request))
-        await self._queue(request, exit, function, inputs, _new_session())
+        await self._queue(request, client, function, inputs, _new_session())
 
     def _function(self, name: str) -> int:
         if name not in self._names:
@@ -237,7 +237,7 @@ class Guard:
             raise Refused(400, f"There is no input {unknown[:40]!r}: there are {', '.join(defaults)}.")
         return [inputs.get(name, default) for name, default in defaults.items()]
 
-    async def _queue(self, request: Request, exit: Exit, function: int, data: object, session: object) -> None:
+    async def _queue(self, request: Request, client: Client, function: int, data: object, session: object) -> None:
         """Give an event to Gradio's queue, with nothing in it that was not understood."""
         if not (isinstance(session, str) and re.fullmatch(SESSION, session)):
             raise Refused(400, "session_hash is a name of up to 64 letters and digits, which the client invents.")
@@ -251,13 +251,13 @@ class Guard:
         parts: list[Message] = [{"type": "http.request", "body": body}]
 
         async def receive() -> Message:
-            return parts.pop() if parts else await exit.receive()
+            return parts.pop() if parts else await client.receive()
 
         headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-length"]
         request.scope["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
         request.scope["path"], request.scope["raw_path"] = JOIN, JOIN.encode()
         status, answer_headers, answer = await self._answer(request, receive)
-        await exit.reply(request, Response(answer, status, media_type=answer_headers.get("content-type")))
+        await client.reply(request, Response(answer, status, media_type=answer_headers.get("content-type")))
 
     async def _json(self, request: Request) -> dict[str, Any]:
         """The request's body. Raises Refused; a form, which any page may send from anywhere, is refused too."""
@@ -291,14 +291,14 @@ class Guard:
         await self._page(_scope(request), receive, send)
         if not start:
             raise ClientDisconnect
-        return start["status"], Headers(raw=list(start["headers"])), self._without_places(bytes(body))
+        return start["status"], Headers(raw=list(start["headers"])), self._without_root(bytes(body))
 
-    def _without_places(self, body: bytes) -> bytes:
-        for place in self._places:
-            body = body.replace(place, b"")
+    def _without_root(self, body: bytes) -> bytes:
+        for root in self._roots:
+            body = body.replace(root, b"")
         return body
 
-    async def upload(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+    async def upload(self, request: Request, client: Client, _: dict[str, str]) -> None:
         """A form of files, each of which gets an id; the answer is the list of ids."""
         upload_id = request.query_params.get("upload_id", "")
         upload = self._upload(upload_id)
@@ -310,7 +310,7 @@ class Guard:
         finally:
             upload.ended.set()
             self._uploads.pop(upload_id, None)
-        await exit.reply(request, JSONResponse(ids))
+        await client.reply(request, JSONResponse(ids))
 
     async def _received(self, request: Request) -> list[str]:
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
@@ -325,6 +325,8 @@ class Guard:
         try:
             received = [value for value in form.getlist("files") if isinstance(value, UploadFile)]
             paths = [await asyncio.to_thread(self._files.save, one.filename or "", one.file, owner) for one in received]
+        except OSError as error:
+            raise Refused(503, f"The server cannot keep files now ({error.strerror}): try again later.") from None
         finally:
             await form.close()
         return [self._files.id(path) for path in paths]
@@ -335,7 +337,7 @@ class Guard:
             return _Upload()
         return self._uploads.setdefault(upload_id, _Upload())
 
-    async def progress(self, request: Request, exit: Exit, _: dict[str, str]) -> None:
+    async def progress(self, request: Request, client: Client, _: dict[str, str]) -> None:
         """An event when an upload has ended."""
         upload_id = request.query_params.get("upload_id", "")
         upload = self._upload(upload_id)
@@ -352,9 +354,9 @@ class Guard:
                     del self._uploads[upload_id]
             yield 'data: {"msg": "done"}\n\n'
 
-        await exit.reply(request, StreamingResponse(events(), media_type="text/event-stream"))
+        await client.reply(request, StreamingResponse(events(), media_type="text/event-stream"))
 
-    async def file(self, request: Request, exit: Exit, found: dict[str, str]) -> None:
+    async def file(self, request: Request, client: Client, found: dict[str, str]) -> None:
         """A file by its id: a picture to be shown, anything else to be saved."""
         path = self._files.path(found["id"])
         if path is None:
@@ -367,7 +369,7 @@ class Guard:
             content_disposition_type="inline" if shown else "attachment",
             headers=FILE_HEADERS,
         )
-        await exit.reply(request, response)
+        await client.reply(request, response)
 
 
 Kind = Literal["text", "file", "files"] | frozenset[str]  # of an input; a set: one of these
@@ -436,10 +438,10 @@ def _scope(request: Request) -> Message:
     return {**request.scope, "headers": [pair for pair in request.scope["headers"] if pair[0] not in HIDDEN_HEADERS]}
 
 
-def _spellings(place: str) -> set[str]:
+def _spellings(path: str) -> set[str]:
     """A path as it may stand in an answer: in JSON of both kinds, as part of an address, as it is."""
-    quoted = quote(place, safe="/")
-    return {place, quoted, json.dumps(place)[1:-1], orjson.dumps(place).decode()[1:-1]}
+    quoted = quote(path, safe="/")
+    return {path, quoted, json.dumps(path)[1:-1], orjson.dumps(path).decode()[1:-1]}
 
 
 def _route(methods: str, path: str, handler: Handler, /, *query: str, **parts: str) -> Route:
