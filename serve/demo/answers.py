@@ -8,38 +8,45 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
+import cv2
 import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
 from serve.demo import words
-from serve.demo.files import new_folder
+from serve.demo.files import Files
+from serve.demo.jobs import Jobs, Places
 from serve.http.metrics import Metrics
 from serve.pool import Ticket
 from serve.service import Service
 from serve.settings import DEFAULT_MODEL
 from zoo.card import Card, Form
-from zoo.errors import ZooError
+from zoo.errors import ModelNotFound, ZooError
 from zoo.image import Named
 from zoo.photos import Fit
+from zoo.registry import find
 
 SHOWN = 5  # guesses
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 SIDE = 224  # pixels of the picture that shows what the network sees, about
 
-Answer = tuple[dict[str, float] | None, npt.NDArray[np.uint8] | None, str]
+Answer = tuple[dict[str, float] | None, str | None, str]
 
 
 class Answers:
-    """The page's functions, on the workers that the HTTP routes use too."""
+    """The page's functions, on the workers that the HTTP routes use too; what takes seconds is a job of its own."""
 
-    def __init__(self, service: Service, metrics: Metrics) -> None:
-        self._service, self._metrics = service, metrics
+    def __init__(self, service: Service, metrics: Metrics, files: Files, jobs: Jobs, examples: dict[str, Path]) -> None:
+        """Args: examples: pictures that a visitor may take instead of his own, by name."""
+        self._service, self._metrics, self._files, self._jobs = service, metrics, files, jobs
+        self._examples = examples
+        self._batches, self._looks = Places(), Places()
 
     def names(self, form: Form | None = None) -> list[str]:
         """Models that are served, of one kind of pictures or all; the one that the command takes by default first."""
         cards = [card for card in self._service.cards if form is None or card.input.form == form]
-        return [card.name for card in sorted(cards, key=lambda card: card.architecture != DEFAULT_MODEL)]
+        default = _default()
+        return [card.name for card in sorted(cards, key=lambda card: card.name != default)]
 
     def card(self, name: str) -> str:
         return words.card(self._card(name), self._service.runner(name).model.size_bytes)
@@ -47,43 +54,61 @@ class Answers:
     def _card(self, name: str) -> Card:
         return self._service.runner(name).model.card
 
-    async def drawn(self, drawing: str | None, name: str) -> Answer:
+    async def drawn(self, drawing: str | None, name: str, request: gr.Request) -> Answer:
         """A drawing as a data URL, as the page's sheet gives it; "" for an empty sheet."""
         if not drawing:
             return None, None, words.HINT
-        return await self._answer(Named("drawing", _drawing(drawing)), name, "crop")
+        return await self._answer(Named("drawing", _drawing(drawing)), name, "crop", request)
 
-    async def pictured(self, path: str | None, name: str, fit: Fit = "crop") -> Answer:
+    async def pictured(self, path: str | None, name: str, fit: Fit, request: gr.Request) -> Answer:
         """A picture file as it was uploaded."""
-        return (None, None, words.HINT) if path is None else await self._answer(_file(path), name, fit)
+        if path is None:
+            return None, None, words.HINT
+        return await self._answer(await self._read(path), name, fit, request)
 
-    async def _answer(self, source: Any, name: str, fit: Fit) -> Answer:
-        ticket = await self._ask(source, name, fit)
+    async def _answer(self, source: Named, name: str, fit: Fit, request: gr.Request) -> Answer:
+        ticket = await self._ticket(source, name, fit)
         row, pixels = ticket.rows[0], ticket.prepared[0].pixels
         bars = None if row.error else {guess.label: guess.probability for guess in row.top_k}
-        seen = None if pixels is None else magnified(pixels)
+        seen = None
+        if pixels is not None:
+            seen = str(self._files.save("seen.png", _png(magnified(pixels)), _address(request)))
         return bars, seen, words.answer(row, self._card(name), ticket)
 
-    async def _ask(self, source: Any, name: str, fit: Fit = "crop") -> Ticket:
+    async def _ticket(self, source: Named, name: str, fit: Fit = "crop") -> Ticket:
         ticket = Ticket(self._service.runner(name), [source], top_k=SHOWN, fit=fit)
         try:
             await self._service.pool.answer(ticket)
         except ZooError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise _shown(str(error)) from None
         finally:
             self._metrics.ticket(ticket)
         return ticket
 
+    async def _read(self, path: str) -> Named:
+        """An uploaded file, which may have been removed since it was named."""
+        try:
+            return Named(Path(path).name, await asyncio.to_thread(Path(path).read_bytes))
+        except OSError:
+            raise _shown("This file is no longer kept: upload it again.") from None
+
+    async def example(self, name: str, request: gr.Request) -> str:
+        """A picture that comes with the page, as if it had been uploaded."""
+        if name not in self._examples:
+            raise _shown(f"There is no such example: there are {', '.join(self._examples)}.")
+        return str(self._files.save(name, self._examples[name].read_bytes(), _address(request)))
+
     async def compared(self, path: str | None, form: Form) -> str:
         """One picture through all models of its kind, side by side."""
         if path is None:
-            return words.HINT
+            return words.hint("Choose a picture: the answers of all models stand here.")
+        source = await self._read(path)
         rows = []
         for name in self.names(form):
-            ticket = await self._ask(_file(path), name)
+            ticket = await self._ticket(source, name)
             row, card = ticket.rows[0], self._card(name)
             if row.error:
-                raise gr.Error(row.error, print_exception=False)
+                raise _shown(row.error)
             assert row.probability is not None
             doubt = " (unsure)" if row.unsure else ""
             size = self._service.runner(name).model.size_bytes
@@ -92,14 +117,69 @@ class Answers:
         head = ["model", "answer", "probability", "latency", "size", "test accuracy"]
         return words.table(head, rows, f"{len(rows)} models, one after the other")
 
-    async def inside(self, path: str | None, name: str) -> list[tuple[str, str]]:
-        """Pictures of every layer at work, with their names; in a thread of its own, for it takes seconds."""
+    async def inside(self, path: str | None, name: str, request: gr.Request) -> list[tuple[str, str]]:
+        """Pictures of every layer at work, with their names."""
         if path is None:
+            gr.Info("Choose a picture first: upload one, or click one of the examples.", title="No picture")
             return []
+        job = {"path": path, "model": self._card(name).name}
+        names, folder = await self._job("inside", job, self._looks, request)
+        return [(str(folder / one), Path(one).stem.lstrip("0123456789-").replace("-", " ")) for one in names]
+
+    async def classified(
+        self,
+        paths: list[str] | None,
+        name: str,
+        form: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[str, str | None]:
+        """A table of the first rows, and the path of a file with all, "csv" or "parquet"."""
+        if not paths:
+            return words.hint("Choose files first: pictures, or zip archives of them."), None
+        job = {"paths": paths, "model": self._card(name).name, "form": form}
+        result, folder = await self._job("batch", job, self._batches, request, progress)
+        return result["table"], str(folder / result["file"])
+
+    async def _job(
+        self, kind: str, job: dict[str, Any], places: Places, request: gr.Request, progress: gr.Progress | None = None
+    ) -> tuple[Any, Path]:
+        """The result of a job, and the folder that has its files."""
+
+        def show(done: int, total: int | None) -> None:
+            if progress is not None:
+                progress((done, total), unit="images")
+
+        folder = None
         try:
-            return await asyncio.to_thread(_look, path, name)
-        except ZooError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            async with places.place(request.session_hash or "", _address(request)):
+                folder = self._files.folder(_address(request))
+                result = await self._jobs.run(kind, {**job, "folder": str(folder)}, show)
+            await asyncio.to_thread(self._files.count, folder)
+            return result, folder
+        except BaseException as error:
+            if folder is not None:
+                self._files.remove(folder)
+            if isinstance(error, ZooError):
+                raise _shown(self._files.without_folders(str(error))) from None
+            raise
+
+
+def _default() -> str | None:
+    """The model that the command, the library and the HTTP routes mean where none is named."""
+    try:
+        return find(DEFAULT_MODEL).card.name
+    except ModelNotFound:
+        return None
+
+
+def _address(request: gr.Request) -> str:
+    return getattr(request.client, "host", None) or ""
+
+
+def _shown(message: str) -> gr.Error:
+    """A message for the visitor, which is no failure of the server."""
+    return gr.Error(message, print_exception=False)
 
 
 def _drawing(url: Any) -> bytes:
@@ -110,19 +190,12 @@ def _drawing(url: Any) -> bytes:
             return b64decode(url[found.end() :], validate=True)
     except ValueError:
         pass
-    raise gr.Error("A drawing is a data URL: data:image/png;base64,…", print_exception=False)
+    raise _shown("A drawing is a data URL: data:image/png;base64,…")
 
 
-def _file(path: str) -> Named:
-    return Named(Path(path).name, Path(path).read_bytes())
-
-
-def _look(path: str, name: str) -> list[tuple[str, str]]:
-    from zoo.inspect import look_inside
-    from zoo.pictures import write_pictures
-
-    pictures = write_pictures(look_inside(name, path), new_folder("inside"))
-    return [(str(picture), picture.stem.lstrip("0123456789-").replace("-", " ")) for picture in pictures]
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """uint8 `(H, W)` or RGB `(H, W, 3)` → a PNG file."""
+    return cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])[1].tobytes()
 
 
 def magnified(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -1,42 +1,57 @@
-"""Many pictures on the page: files or archives in, a table with thumbnails and a file to take away out."""
+"""Many pictures on the page: files or archives in, a table with thumbnails and a file to take away out.
+
+Runs in the process of a job (`serve/demo/job.py`), since it opens whatever visitors send.
+"""
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
-import gradio as gr
 
 from serve.batch import run
 from serve.blocks import Block, Job
 from serve.demo import words
-from serve.demo.files import new_folder
 from serve.encodings import encode, head
-from serve.service import Service
 from serve.sources import Input, Source, expand, total
 from zoo.errors import ZooError
 from zoo.image import Named, decode
+from zoo.predictor import load
 from zoo.rows import Row
 
 SHOWN = 100  # rows of the table; the file has all
-MOST = 50_000  # images: the command streams any number, this keeps the rows in memory
+MOST = 20_000  # images: the command streams any number, this keeps the rows in memory
+SECONDS = 40.0  # after which no further image is taken, so that there is an answer before the job's deadline
 THUMBNAIL = 40
+
+
+class TimeIsUp(Exception):
+    """The rows so far are the answer."""
 
 
 @dataclass
 class Kept:
-    """An output of `serve/batch.py` that keeps the rows, under the names that the files had where they came from."""
+    """An output of `serve/batch.py` that keeps the rows, under the names that the files had where they came from.
+
+    folders: what the names begin with. cut: whether images were left out.
+    """
 
     folders: list[str]
     rows: list[Row] = field(default_factory=list)
+    cut: bool = False
 
-    def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
-        return islice(sources, MOST)
+    def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
+        for count, source in enumerate(sources):
+            if count == MOST:
+                self.cut = True
+                return
+            yield source
 
     def write(self, block: Block) -> None:
         self.rows += [self._renamed(row) for row in block.payload if isinstance(row, Row)]
@@ -52,26 +67,46 @@ class Kept:
         return row
 
 
-def classify(service: Service, paths: list[str] | None, name: str, form: str, progress: Any) -> tuple[str, str | None]:
-    """A table of the first rows, and the path of a file with all, "csv" or "parquet"."""
-    if not paths:
-        return words.HINT, None
+def classify(
+    paths: list[str], model: str, form: str, folder: str, progress: Callable[[int, int | None], object]
+) -> dict[str, Any]:
+    """Classify all images of some files.
+
+    Args:
+        paths: of files, each in a folder that nothing else is in. folder: an empty one, for the file of all rows.
+        form: of that file, "csv" or "parquet". progress: called with the number of images done and of all, None where
+        it is not known.
+    Returns:
+        "table": HTML with the first rows; "file": the name of the file with all.
+    Raises:
+        ZooError: an archive that cannot be read, no images.
+    """
+    inputs = [expand(path) for path in paths]
+    count = total(inputs)
+    kept, started = Kept([f"{Path(path).parent}/" for path in paths]), time.monotonic()
+
+    def watch(block: Block) -> None:
+        progress(len(kept.rows), count)
+        if time.monotonic() - started > SECONDS:
+            raise TimeIsUp
+
     try:
-        inputs = [expand(path) for path in paths]
-        count = total(inputs)
-        kept = Kept([str(Path(path).parent) + "/" for path in paths])
-        summary = run(inputs, Job(service.runner(name).model), kept,
-                      watch=lambda block: progress((len(kept.rows), count), unit="images"))  # fmt: skip
-    except ZooError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        caption = run(inputs, Job(load(model, "cpu")), kept, processes=1, watch=watch).told()
+    except TimeIsUp:
+        caption, kept.cut = f"{len(kept.rows):,} images in {SECONDS:g} s.", True
     pictures = thumbnails(inputs, min(SHOWN, len(kept.rows)))
-    rows = [[picture, *_told(row)] for picture, row in zip(pictures, kept.rows, strict=False)]
-    more = f" The first {SHOWN} are shown; the file has all." if len(kept.rows) > SHOWN else ""
-    table = words.table(["picture", "file", "answer", "probability", "what was done"], rows, summary.told() + more)
-    return table, _written(kept.rows, form)
+    rows = [[picture, *_cells(row)] for picture, row in zip(pictures, kept.rows, strict=False)]
+    if kept.cut:
+        caption += (
+            f" The page takes up to {MOST:,} images and {SECONDS:g} s; the command `zoo predict` takes any number."
+        )
+    if len(kept.rows) > SHOWN:
+        caption += f" The first {SHOWN} are shown; the file has all."
+    table = words.table(["picture", "file", "answer", "probability", "what was done"], rows, caption)
+    return {"table": table, "file": _written(kept.rows, form, Path(folder)).name}
 
 
-def _told(row: Row) -> list[str]:
+def _cells(row: Row) -> list[str]:
     if row.error or row.probability is None:
         return [row.input, "–", "", row.error or ""]
     doubt = " (unsure)" if row.unsure else ""
@@ -80,7 +115,7 @@ def _told(row: Row) -> list[str]:
 
 def thumbnails(inputs: list[Input], count: int) -> Iterator[str]:
     """Small pictures of the first images as data URLs, "" for what is not one."""
-    sources = (source for given in inputs for source in given.images())
+    sources = (source for one in inputs for source in one.images())
     for source in islice(sources, count):
         yield _thumbnail(source)
 
@@ -100,8 +135,8 @@ def _thumbnail(source: Source) -> str:
     return "data:image/png;base64," + b64encode(cv2.imencode(".png", small)[1].tobytes()).decode()
 
 
-def _written(rows: list[Row], form: str) -> str:
-    path = new_folder("rows") / f"rows.{form}"
+def _written(rows: list[Row], form: str, folder: Path) -> Path:
+    path = folder / f"rows.{form}"
     if form == "parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -109,4 +144,4 @@ def _written(rows: list[Row], form: str) -> str:
         pq.write_table(pa.ipc.open_stream(encode(rows, "parquet")).read_all(), path)
     else:
         path.write_bytes(head("csv") + encode(rows, "csv"))
-    return str(path)
+    return path

@@ -8,20 +8,57 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serve.demo.files import sweep
+from serve.demo.files import Files
+from serve.demo.jobs import Jobs
+from serve.demo.sessions import Sessions
+
+if TYPE_CHECKING:
+    from gradio.routes import App
+
+SWEEP_S = 15.0  # how often what is too old is removed
+PATIENCE_S = 2.0  # for events that run when the server is to end
 
 
 @asynccontextmanager
-async def lifetime(folder: Path, end_streams: Callable[[], None]) -> AsyncIterator[None]:
+async def lifetime(page: App, files: Files, sessions: Sessions, jobs: Jobs) -> AsyncIterator[None]:
     """An open page listens to a stream that does not end by itself, and a server ends when the last answer has."""
-    sweeping = asyncio.create_task(sweep(folder))
+
+    def end() -> None:
+        page.stop_event.set()
+        jobs.close()
+
+    sweeping = asyncio.create_task(_sweep(page, files, sessions))
     try:
-        with _when_ending(end_streams):
+        with _when_ending(end):
             yield
     finally:
         sweeping.cancel()
+        jobs.close()
+        await _end_events(page)
+
+
+async def _end_events(page: App) -> None:
+    """Gradio leaves events running when the loop ends; a thread that works for one keeps the process from ending."""
+    queue = page.get_blocks()._queue
+    queue.stopped = True
+    running = set(queue._asyncio_tasks)
+    if running:
+        _, running = await asyncio.wait(running, timeout=PATIENCE_S)
+    if running:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=PATIENCE_S)
+
+
+async def _sweep(page: App, files: Files, sessions: Sessions) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        sessions.sweep()
+        for names in page.get_blocks().temp_file_sets:
+            names.clear()  # files that Gradio would remove, which `files` does
+        await asyncio.to_thread(files.sweep)
 
 
 @contextmanager

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+# Read when gradio is imported. It would make statistics of the last 10,000 events after each event.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 
+import cv2
 import gradio as gr
 from starlette.routing import Mount
 
-from serve.demo import batches, files, words
+from serve.demo import words
 from serve.demo.answers import SHOWN, Answers
+from serve.demo.files import Files
+from serve.demo.guard import Guard
+from serve.demo.jobs import Jobs
 from serve.demo.lifetime import lifetime
+from serve.demo.sessions import STATES, Sessions
 from serve.http.metrics import Metrics
 from serve.http.room import Room
 from serve.service import Service
@@ -29,8 +37,12 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parents[1] / "examples") if folder.is_dir()), None)
 PICTURES = ["seven.png", "five.jpg", "two.jpg", "eight.png", "nine.png"]
+THUMBNAIL = 128  # pixels
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-LIVE: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": None}
+QUEUE = 64  # events that wait, of all visitors
+LIVE: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 8}
+JOB: dict[str, Any] = {"concurrency_limit": None}  # for which there is a place, or a message, in `Places`
+FILES_BODIES = 32  # what all visitors' files may take on the disk, in bodies of the largest size
 KINDS: dict[Form, str] = {"digit": "digits (MNIST)", "photo": "photographs (CIFAR-10)"}
 INTRODUCTION = (
     "# pocketzoo\nSmall image classifiers with numbers that anyone can check. "
@@ -40,35 +52,42 @@ INTRODUCTION = (
 
 def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, folder: Path) -> None:
     """Put the page at the root of an application, whose errors it tells as that does; `folder` has its files."""
+    files, jobs = Files(folder, FILES_BODIES * settings.max_body_bytes), Jobs()
+    blocks = build(Answers(service, metrics, files, jobs, _examples()))
     gr.mount_gradio_app(
         app,
-        build(Answers(service, metrics), service),
+        blocks,
         path="/",
         footer_links=["api"],
         run_history=False,
         ssr_mode=False,
+        mcp_server=False,
         enable_monitoring=False,
+        show_error=False,  # but for `gr.Error`: what else goes wrong is for the log
         max_file_size=settings.max_body_bytes,
         theme=THEME,
         css_paths=HERE / "page.css",
     )
+    # Gradio looks at the paths that it is to open only where it was launched, which a mounted page never is
+    blocks.has_launched = blocks.is_running = True
     mounted, started = app.routes[-1], app.router.lifespan_context
     assert isinstance(mounted, Mount)
     page = mounted.app
     assert isinstance(page, gr.routes.App)
     page.exception_handlers |= app.exception_handlers
-    mounted.app = Room(page)
+    sessions = Sessions(page)
+    mounted.app = Room(Guard(page, files, sessions, settings.max_body_bytes))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
-        async with started(app) as state, lifetime(folder, page.stop_event.set):
+        async with started(app) as state, lifetime(page, files, sessions, jobs):
             yield state
 
     app.router.lifespan_context = lifespan
 
 
-def build(answers: Answers, service: Service) -> gr.Blocks:
-    with gr.Blocks(title="pocketzoo", analytics_enabled=False, delete_cache=files.CLEANED) as page:
+def build(answers: Answers) -> gr.Blocks:
+    with gr.Blocks(title="pocketzoo", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Tabs():
             if answers.names("digit"):
@@ -81,8 +100,9 @@ def build(answers: Answers, service: Service) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 _compare(answers)
             with gr.Tab("Many pictures", id="batch"):
-                _batch(answers, service)
-    return page  # type: ignore[no-any-return]
+                _batch(answers)
+    page.state_session_capacity = STATES
+    return page.queue(max_size=QUEUE, api_open=False)  # type: ignore[no-any-return]
 
 
 def _picker(answers: Answers, names: list[str]) -> gr.Dropdown:
@@ -96,11 +116,11 @@ def _picker(answers: Answers, names: list[str]) -> gr.Dropdown:
 
 def _answer() -> list[Any]:
     """Where an answer is shown: bars, what the network sees, words."""
-    told = gr.Markdown(words.HINT, elem_classes="zoo-answer", container=False)
+    text = gr.Markdown(words.HINT, elem_classes="zoo-answer", container=False)
     bars = gr.Label(label="Most probable", num_top_classes=SHOWN)
     seen = gr.Image(label="What the network sees", interactive=False, format="png", buttons=[], height=264,
                     elem_classes="zoo-seen")  # fmt: skip
-    return [bars, seen, told]
+    return [bars, seen, text]
 
 
 def _draw(answers: Answers) -> None:
@@ -120,23 +140,68 @@ def _draw(answers: Answers) -> None:
     picker.input(answers.drawn, [pad, picker], shown, api_visibility="private", **LIVE)
 
 
-def _upload(label: str) -> gr.Image:
-    """A picture as it is, file and all: what is corrected, our own code corrects."""
-    return gr.Image(
-        label=label, type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], height=300
+def _as_uploaded(component: Any, path: Callable[[Any], Any], example: Any) -> Any:
+    """Have a component of files give `path` of its value, instead of opening the files or leaving new ones behind.
+
+    (A class of our own would do too, but Gradio writes a file beside the source of each.)
+    """
+    component.preprocess = lambda value: None if value is None else path(value)
+    component.example_payload = component.example_value = lambda: example
+    return component
+
+
+def _upload(label: str) -> Any:
+    """A picture as it was uploaded: Gradio would open it with Pillow, and our own decoder is to do that."""
+    picture = gr.Image(label=label, type="filepath", sources=["upload", "webcam", "clipboard"], height=300)
+    return _as_uploaded(picture, lambda file: file.path, _file("picture.png"))
+
+
+def _uploads(label: str) -> Any:
+    files = gr.File(label=label, file_count="multiple", height=180)
+    return _as_uploaded(files, lambda files: [file.path for file in files], [_file("pictures.zip")])
+
+
+def _file(name: str) -> dict[str, Any]:
+    """A file as it stands in the documentation of the page's API."""
+    return {"path": name, "url": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def _examples() -> dict[str, Path]:
+    return {} if EXAMPLES is None else {name: EXAMPLES / name for name in PICTURES}
+
+
+def _choice_of_examples(answers: Answers, picture: gr.Image) -> None:
+    """Pictures to click, which are in the page itself: there is no file that could be removed under them."""
+    if not _examples():
+        return
+    buttons = "".join(
+        f'<button type="button" data-example="{name}" aria-label="Example {name}"><img src="{_thumbnail(path)}" '
+        'alt=""></button>' for name, path in _examples().items()
+    )  # fmt: skip
+    chosen = gr.HTML(
+        "",
+        html_template=f"<span>Or one of these:</span>{buttons}",
+        js_on_load=(HERE / "examples.js").read_text(),
+        elem_classes="zoo-examples",
+        apply_default_css=False,
     )
+    chosen.input(answers.example, chosen, picture, show_progress="hidden", api_visibility="private")
 
 
-def _examples(picture: gr.Image) -> None:
-    if EXAMPLES is not None:
-        gr.Examples([str(EXAMPLES / name) for name in PICTURES], picture, label="Or one of these")
+def _thumbnail(path: Path) -> str:
+    """A small copy of a picture as a data URL."""
+    pixels = cv2.imread(str(path))
+    assert pixels is not None
+    scale = THUMBNAIL / max(pixels.shape[:2])
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return "data:image/jpeg;base64," + b64encode(cv2.imencode(".jpg", small)[1].tobytes()).decode()
 
 
 def _picture(answers: Answers) -> None:
     with gr.Row():
         with gr.Column():
             picture = _upload("A photograph: upload, paste or webcam")
-            _examples(picture)
+            _choice_of_examples(answers, picture)
             picker = _picker(answers, answers.names())
             fit = gr.Radio(
                 [("its middle", "crop"), ("all of it", "whole")],
@@ -158,14 +223,14 @@ def _inside(answers: Answers) -> None:
     with gr.Row():
         with gr.Column():
             picture = _upload("A picture")
-            _examples(picture)
+            _choice_of_examples(answers, picture)
             picker = _picker(answers, answers.names())
             button = gr.Button("Look inside", variant="primary")
         with gr.Column(scale=2):
             gallery = gr.Gallery(
                 label="Inside", show_label=False, columns=1, height=None, format="png", elem_classes="zoo-inside"
             )
-    button.click(answers.inside, [picture, picker], gallery, api_name="inside", concurrency_limit=2)
+    button.click(answers.inside, [picture, picker], gallery, api_name="inside", **JOB)
 
 
 def _compare(answers: Answers) -> None:
@@ -173,7 +238,7 @@ def _compare(answers: Answers) -> None:
     with gr.Row():
         with gr.Column():
             picture = _upload("A picture")
-            _examples(picture)
+            _choice_of_examples(answers, picture)
             form = gr.Radio(kinds, value=kinds[0][1], label="Models for")
         with gr.Column(scale=2):
             table = gr.HTML(label="Side by side")
@@ -181,23 +246,14 @@ def _compare(answers: Answers) -> None:
     form.input(answers.compared, [picture, form], table, api_visibility="private", **LIVE)
 
 
-def _batch(answers: Answers, service: Service) -> None:
+def _batch(answers: Answers) -> None:
     with gr.Row():
         with gr.Column():
-            files = gr.File(label="Pictures, or zip archives of them", file_count="multiple", height=180)
+            files = _uploads("Pictures, or zip archives of them")
             picker = _picker(answers, answers.names())
             form = gr.Radio(["csv", "parquet"], value="csv", label="File to take away")
             button = gr.Button("Classify all", variant="primary")
-            taken = gr.File(label="The rows", interactive=False, elem_classes="zoo-rows")
+            rows = gr.File(label="The rows", interactive=False, elem_classes="zoo-rows")
         with gr.Column(scale=2):
             table = gr.HTML(label="The first rows")
-
-    def classify(
-        paths: list[str] | None,
-        name: str,
-        form: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, str | None]:
-        return partial(batches.classify, service)(paths, name, form, progress)
-
-    button.click(classify, [files, picker, form], [table, taken], api_name="batch", concurrency_limit=1)
+    button.click(answers.classified, [files, picker, form], [table, rows], api_name="batch", **JOB)

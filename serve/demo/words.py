@@ -6,10 +6,15 @@ from collections.abc import Iterable
 from html import escape
 
 from serve.pool import Ticket
-from zoo.card import Card
+from zoo.card import Calibration, Card
 from zoo.rows import Row
 
 HINT = "*Draw or choose a picture: the answer stands here.*"
+
+
+def hint(text: str) -> str:
+    """A hint in the place of a table, as HTML."""
+    return f'<p class="zoo-hint">{escape(text)}</p>'
 
 
 def percent(share: float) -> str:
@@ -26,7 +31,8 @@ def card(card: Card, size_bytes: int) -> str:
         "parameters": f"{card.parameters.keras:,}",
         "multiply-adds an image": f"{card.macs:,}",
         "input": f"{card.input.height}×{card.input.width}×{card.input.channels}",
-        "unsure below": percent(card.calibration.unsure_below),
+        "unsure below": percent(card.calibration.unsure_below)
+        + ("" if measured(card.calibration) else " (no calibration run was made)"),
         "file": f"{size_bytes / 1000:,.0f} KB",
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
@@ -36,16 +42,28 @@ def card(card: Card, size_bytes: int) -> str:
 def answer(row: Row, card: Card, ticket: Ticket) -> str:
     """A row in words; never more certain than the network."""
     if row.error:
-        return f"### No answer\n\n{_sentence(row.error.removeprefix(row.input).lstrip())}"
+        error = row.error
+        if error.startswith(f"{row.input} "):
+            error = f"The picture {error.removeprefix(row.input).lstrip()}"
+        return f"### No answer\n\n{error}"
     assert row.probability is not None
-    said = f"### {row.label} · {percent(row.probability)}"
+    text = f"### {row.label} · {percent(row.probability)}"
     if row.unsure:
-        said += (
-            f"\n\n**Unsure.** Half of this model's mistakes have a probability below "
-            f"{percent(card.calibration.unsure_below)}, and so has this answer."
-        )
+        text += f"\n\n**Unsure.** {_doubt(card.calibration)}"
     done = "; ".join(row.corrections) or "nothing: the picture already was as the network wants it"
-    return f"{said}\n\nDone to the picture: {done}.\n\n{latency(ticket)}"
+    return f"{text}\n\nDone to the picture: {done}.\n\n{latency(ticket)}"
+
+
+def _doubt(calibration: Calibration) -> str:
+    bound = percent(calibration.unsure_below)
+    if measured(calibration):
+        return f"Half of this model's mistakes have a probability below {bound}, and so has this answer."
+    return f"The probability is below {bound}. How often this model is wrong there has not been measured."
+
+
+def measured(calibration: Calibration) -> bool:
+    """Whether temperature and bound come from a calibration run. Without one the temperature is 1, which none finds."""
+    return calibration.temperature != 1
 
 
 def latency(ticket: Ticket) -> str:
@@ -53,10 +71,6 @@ def latency(ticket: Ticket) -> str:
         f"decode and correct {ticket.decode_s * 1e3:.2f} ms · wait {ticket.queue_s * 1e3:.2f} ms · "
         f"network {ticket.infer_s * 1e3:.2f} ms"
     )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str) -> str:
