@@ -40,6 +40,7 @@ class Recipes(click.Group):
 def _train_command(name: str, help_text: str) -> click.Command:
     @click.command(name, help=help_text)
     @click.option("--seed", default=0, show_default=True, help="Decides initial weights, order, dropout, augmentation.")
+    @click.option("--seeds", metavar="FIRST-LAST", help="Several seeds, such as 0-4; on a GPU side by side.")
     @click.option(
         "--twin", is_flag=True, help="Learn from the training split only and measure on the validation split."
     )
@@ -52,15 +53,19 @@ def _train_command(name: str, help_text: str) -> click.Command:
         show_default=True,
         help="Who fetches data that are not here.",
     )
+    @click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="auto: a GPU."
+    )
     @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
     @click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
-    @click.option("--resume", is_flag=True, help="Continue from the last whole epoch, to the same weights to the bit.")
+    @click.option("--resume", is_flag=True, help="Continue from the last whole epoch; on a CPU to the same bits.")
     @click.option("--restart", is_flag=True, help="Throw away what the run's folder holds.")
     def command(
-        seed: int, twin: bool, epochs: int | None, data: str | None, source: str, threads: int, runs: Path | None,
-        resume: bool, restart: bool,
+        seed: int, seeds: str | None, twin: bool, epochs: int | None, data: str | None, source: str, device: str,
+        threads: int, runs: Path | None, resume: bool, restart: bool,
     ) -> None:  # fmt: skip
         from train.curves import draw
+        from train.device import available, fit_on_device
         from train.download import torchvision_folder
         from train.loop import Job, fit
         from train.progress import Progress
@@ -70,31 +75,52 @@ def _train_command(name: str, help_text: str) -> click.Command:
         from zoo.errors import ZooError
 
         recipe, kind = find(name), "twin" if twin else "full"
-        run = Run.of(recipe.name, kind, seed, runs)
-        job = Job(recipe, kind, seed, epochs or recipe.epochs, threads)
+        numbers = _seeds(seeds) if seeds else [seed]
+        folders = [Run.of(recipe.name, kind, number, runs) for number in numbers]
         if resume and restart:
             raise click.UsageError("--resume continues a run and --restart throws it away: choose one.")
         try:
             if source == "torchvision" and data is None:
                 data = str(torchvision_folder(recipe.dataset))
             parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
-            result = fit(job, run, *parts, Progress(f"{recipe.name} {run.folder.name}"), resume, restart)
+            device = available(device)
+            jobs = [Job(recipe, kind, number, epochs or recipe.epochs, threads, device) for number in numbers]
+            live = None if len(jobs) == 1 else False
+            shown = [Progress(f"{recipe.name} {run.folder.name}", live) for run in folders]
+            if device == "cpu":
+                results = [
+                    fit(*each, *parts, bar, resume, restart) for *each, bar in zip(jobs, folders, shown, strict=True)
+                ]
+            else:
+                results = fit_on_device(jobs, folders, *parts, shown, resume, restart)
         except (RunError, ZooError) as error:
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
-            if run.checkpoint.exists():
-                draw(run)
-                click.echo(f"Stopped. Add --resume to go on from the last whole epoch in {run.folder}", err=True)
+            if begun := [run for run in folders if run.checkpoint.exists()]:
+                for run in begun:
+                    draw(run)
+                where = begun[0].folder if len(begun) == 1 else begun[0].folder.parent
+                click.echo(f"Stopped. Add --resume to go on from the last whole epoch in {where}", err=True)
             else:
                 click.echo("Stopped before the first epoch began: nothing was written.", err=True)
             sys.exit(130)
-        draw(run)
-        click.echo(
-            f"{recipe.name} seed {seed}: {result['accuracy']:.2%} of {result['images']} {result['measured_on']} images "
-            f"after {result['epochs']} epochs ({result['training_s']:.0f} s). {run.folder}"
-        )
+        for run, result in zip(folders, results, strict=True):
+            draw(run)
+            click.echo(
+                f"{recipe.name} seed {result['seed']}: {result['accuracy']:.2%} of {result['images']} "
+                f"{result['measured_on']} images after {result['epochs']} epochs ({result['training_s']:.0f} s). "
+                f"{run.folder}"
+            )
 
     return command
+
+
+def _seeds(text: str) -> list[int]:
+    """`0-4` or `3` as the numbers that are meant."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
+        raise click.UsageError(f"--seeds is a range such as 0-4, not {text!r}.")
+    return [*range(int(first), int(last or first) + 1)]
 
 
 @click.group(cls=Recipes, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,7 +15,13 @@ from torch import nn
 from train.splits import Kind
 from zoo.home import home
 
-OF_THE_JOB = ("kind", "seed", "threads", "teacher_sha256")  # what a run's config tells beside its recipe's settings
+OF_THE_JOB = (
+    "kind",
+    "seed",
+    "threads",
+    "device",
+    "teacher_sha256",
+)  # what a run's config tells beside its recipe's settings
 
 
 class RunError(Exception):
@@ -42,11 +48,14 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def begin(self, config: dict[str, Any], precision: str, restart: bool = False) -> None:
+    def begin(
+        self, config: dict[str, Any], precision: str, restart: bool = False, device: dict[str, Any] | None = None
+    ) -> None:
         """Start afresh: the folder must not hold another run, unless `restart` throws that away.
 
         Args:
             precision: in which the steps are computed here, whatever the recipe asks for.
+            device: what is to be known of a device other than the CPU.
         """
         if self.checkpoint.exists() and not restart:
             raise RunError(f"{self.folder} holds a run already: --resume continues it, --restart replaces it.")
@@ -55,7 +64,7 @@ class Run:
         for path in (*left_over, self.folder / "result.json", self.folder / "curves.png"):
             path.unlink(missing_ok=True)
         _write_json(self.folder / "config.json", config)
-        _write_json(self.folder / "environment.json", {**environment(), "precision": precision})
+        _write_json(self.folder / "environment.json", {**environment(), "precision": precision, **(device or {})})
 
     def check_same(self, config: dict[str, Any]) -> None:
         """Refuse to continue a run with other settings than it was begun with."""

@@ -5,6 +5,7 @@ from __future__ import annotations  # the command starts with this file: they ne
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -15,12 +16,12 @@ import numpy.typing as npt
 from zoo import registry
 from zoo.binding import Bound
 from zoo.card import METADATA_KEY, Card
-from zoo.errors import BadInput, BadModel, ModelNotFound, reason
+from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, reason
 from zoo.image import describe
 from zoo.photos import FITS, Fit
 from zoo.prepare import CORRECTORS, prepare
 from zoo.rows import Guess, Prepared, Row, prepare_all
-from zoo.runtime import Device, open_session
+from zoo.runtime import Device, gpu_lock, open_session, run_options
 
 CHUNK = 16  # pictures a session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
 
@@ -45,7 +46,14 @@ class Model:
             )
         self._made_of = (onnx, device, where)
         self._session, self.device = open_session(onnx, device, where)
+        self._options = run_options(self.device)
+        self._lock: Any = gpu_lock if self.device == "cuda" else nullcontext()
         self.card = _embedded_card(self._session, where)
+        if self.card.quantization and self.device == "cuda":
+            raise DeviceUnavailable(
+                f"{self.card.name} is an int8 model, which CUDA does not compute in integers: its answers would not be "
+                f"those that its card describes. Choose --device cpu, or {self.card.quantization.of}."
+            )
         self._image_shape = self.card.input.shape
 
     @property
@@ -76,7 +84,8 @@ class Model:
             BadInput: wrong shape or dtype.
         """
         self.check(images)
-        return Scores(*self._session.run(None, {"image": images}))
+        with self._lock:
+            return Scores(*self._session.run(None, {"image": images}, self._options))
 
     def check(self, images: npt.NDArray[np.uint8]) -> None:
         """Raises BadInput where `run` would: another shape or dtype than `(N, H, W, C)` uint8."""
@@ -177,7 +186,8 @@ def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
 
     Args:
         name: `mnist14k.notes`; `mnist14k`, which means the architecture's default; or a path that ends in .onnx.
-        device: "auto", "cpu" or "cuda"; "cuda" fails where CUDA cannot be used, and never falls back.
+        device: "cpu"; "cuda", which fails where CUDA cannot be used, and never falls back; "auto", the CPU: it has
+            answered thousands of images before a GPU is ready.
     Raises:
         ModelNotFound, BadModel (changed or damaged files), DeviceUnavailable.
     """
