@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import zoo
+from serve import devices
 from zoo import registry, runtime
 from zoo.errors import ZooError
 from zoo.home import home
@@ -35,6 +36,7 @@ def examine() -> tuple[list[tuple[str, str]], bool]:
         well = well and good
     try:
         rows.extend(runtime.describe_runtime(smallest))  # an empty model where none is whole: then no session is opened
+        rows.extend(devices.describe(smallest) if smallest else [])
     except ZooError as error:
         rows.append(("runtime", str(error)))
         well = False

@@ -6,6 +6,7 @@ from typing import Any
 
 from serve.batch import FEW, Output, Summary, TooManyErrors, run
 from serve.blocks import Job
+from serve.devices import CUDA_FROM, load_for
 from serve.encodings import Encoding, table_width
 from serve.outputs import check_out, encoding_of, open_output
 from serve.parts import OutputError, Parts
@@ -39,9 +40,6 @@ def predict(request: Request) -> int:
     """Returns the exit code: 0, 1 where images failed, 2 where an argument held none."""
     encoding = encoding_of(request.out, request.form)
     model = load(request.model, request.device)
-    if request.by_default or request.device == "auto":
-        chosen = " (the default model)" if request.by_default else ""
-        say(f"{model.card.name}{chosen} on {model.device}")
     inputs, without_images = [], 0
     for argument in request.images:
         try:
@@ -49,6 +47,11 @@ def predict(request: Request) -> int:
         except BadInput as error:
             say(f"zoo: {error}")
             without_images += 1
+    if request.device == "auto" and (total(inputs) or 0) >= CUDA_FROM:
+        model = load_for(request.model, "auto", total(inputs))
+    if request.by_default or request.device == "auto":
+        chosen = " (the default model)" if request.by_default else ""
+        say(f"{model.card.name}{chosen} on {model.device}")
     if not inputs:
         return 2
     if request.out is not None:

@@ -7,6 +7,7 @@ layer. The runtime captures it at the first run, again in every thread that runs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import count
 from typing import Any
@@ -45,7 +46,7 @@ class Bound:
 
     def _bind_pinned(self, images: tuple[int, ...], scores: tuple[int, ...]) -> bool:
         staging = page_locked.allocate(images, np.uint8)
-        arrays = [page_locked.allocate(scores, np.float32) for _ in range(2)]
+        arrays: list[Any] = [page_locked.allocate(scores, np.float32) for _ in range(2)]
         if staging is None or any(array is None for array in arrays):
             return False
         self._staging, self._scores = staging, arrays
@@ -69,9 +70,15 @@ class Bound:
         A smaller N runs a whole batch too, so that the device sees one shape. May be called from several threads, of
         which one runs at a time.
         """
-        n = len(images)
+        return self.run_parts([images])
+
+    def run_parts(
+        self, parts: Sequence[npt.NDArray[np.uint8]]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """As `run` for the parts one after the other, together at most `batch` images."""
+        n = sum(map(len, parts))
         with self._lock:
-            self._staging[:n] = images
+            np.concatenate(parts, out=self._staging[:n])
             self.replay()
             logits, probabilities = ((s if self.pinned else s.numpy())[:n].copy() for s in self._scores)
         return logits, probabilities

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,12 @@ class Scores(NamedTuple):
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+
+
+class Runs(Protocol):
+    """What runs arrays in the place of a model's own session: `zoo.binding.Bound`, for one."""
+
+    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
 
 
 class Model:
@@ -129,7 +135,7 @@ class Model:
     def _chunk_rows(self, sources: list[Any], top_k: int, fit: Fit) -> Iterator[Row]:
         return self.answer(prepare_all(sources, self.card.input, fit), top_k)
 
-    def answer(self, prepared: list[Prepared], top_k: int = 3, bound: Bound | None = None) -> Iterator[Row]:
+    def answer(self, prepared: list[Prepared], top_k: int = 3, bound: Runs | None = None) -> Iterator[Row]:
         """One session call for all that could be prepared, through `bound` if given; a row for each, in order."""
         good = [one.pixels for one in prepared if one.pixels is not None]
         run = self.run if bound is None else bound.run
@@ -145,6 +151,10 @@ class Model:
                 yield Row(one.name, self.card.name, error=one.error)
             else:
                 yield self._row(one.name, next(guesses), one.corrections)
+
+    def on_cpu(self) -> Model:
+        """The same model on the CPU: itself where it is there."""
+        return self if self.device == "cpu" else Model(self._made_of[0], "cpu", self._made_of[2])
 
     def bind(self, batch: int) -> Bound:
         """A way to run batches of that size with input and outputs bound to memory of the device."""
