@@ -115,7 +115,7 @@ class Trainee:
         self.network = network.to(device)
         self.rate = torch.zeros((), device=device)
         self.optimizer = _optimizer(self.recipe.optimizer, self.network, self.rate, recipe.optimizer_options)
-        self.average = Average(self.network, recipe.ema) if recipe.ema else None
+        self.average = Average(self.network, recipe.ema).to(device) if recipe.ema else None
         self.measured: nn.Module = self.average.module if self.average else self.network
         self.objective = self.teacher.to(device) if self.teacher else labels_alone
         if resume:
