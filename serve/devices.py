@@ -77,7 +77,8 @@ def cuda_is_faster_from(cpu: Speed, cuda: Speed, processes: int | None = None) -
     processes: of the CPU path, by default one a core.
     """
     saved = 1 / (cpu.per_second * (processes or cores())) - 1 / cuda.per_second
-    return None if saved <= 0 else max(0, round((cuda.open_s - cpu.open_s) / saved))
+    later = (cuda.open_s + cuda.first_ms / 1e3) - (cpu.open_s + cpu.first_ms / 1e3)
+    return None if saved <= 0 else max(0, round(later / saved))
 
 
 def _best(call: Callable[[], object], trials: int = TRIALS) -> float:

@@ -35,8 +35,9 @@ def examine() -> tuple[list[tuple[str, str]], bool]:
         rows.append((entry.card.name, finding))
         well = well and good
     try:
+        speeds = devices.describe(smallest) if smallest else []  # first: what is opened once is opened fast again
         rows.extend(runtime.describe_runtime(smallest))  # an empty model where none is whole: then no session is opened
-        rows.extend(devices.describe(smallest) if smallest else [])
+        rows.extend(speeds)
     except ZooError as error:
         rows.append(("runtime", str(error)))
         well = False

@@ -28,7 +28,7 @@ from zoo.binding import Bound
 from zoo.errors import ZooError
 from zoo.rows import Row
 
-SIZES = (128, 512, 1024)  # of batches; a device prepares for each shape once
+SIZES = (512,)  # of batches, smallest first: preparing for one more shape takes a GPU longer than it saves
 COUNT_BYTES = 4
 
 

@@ -57,7 +57,7 @@ def test_predict_of_one_image_opens_no_cuda_session(monkeypatch, capsys):
 
 
 def test_break_even_pays_for_the_start_of_cuda():
-    cpu, cuda = Speed("cpu", 0.0, 1, 1, 1000.0), Speed("cuda", 2.0, 1, 1, 100_000.0)
+    cpu, cuda = Speed("cpu", 0.0, 0, 1, 1000.0), Speed("cuda", 1.5, 500, 1, 100_000.0)
     number = cuda_is_faster_from(cpu, cuda, processes=10)
     assert number == pytest.approx(2.0 / (1 / 10_000 - 1 / 100_000), abs=1)
     assert number / 10_000 == pytest.approx(2.0 + number / 100_000, rel=1e-3)  # both are done at the same time
@@ -65,12 +65,12 @@ def test_break_even_pays_for_the_start_of_cuda():
 
 
 def test_doctor_shows_both_devices_and_what_auto_takes(monkeypatch):
-    speeds = {"cpu": Speed("cpu", 0.01, 1, 0.1, 10_000.0), "cuda": Speed("cuda", 2.01, 9, 0.1, 800_000.0)}
+    speeds = {"cpu": Speed("cpu", 0.01, 1, 0.1, 10_000.0), "cuda": Speed("cuda", 1.01, 1001, 0.1, 800_000.0)}
     monkeypatch.setattr(devices, "has_cuda", lambda: True)
     monkeypatch.setattr(devices, "measure", lambda content, device: speeds[device])
     monkeypatch.setattr(devices, "cores", lambda: 16)
     rows = dict(devices.describe(b""))
-    assert "opens in 2.01 s" in rows["cuda"]
+    assert "opens in 1.01 s" in rows["cuda"]
     assert "10,000 images/s a core" in rows["cpu"]
     assert f"cpu; cuda from {CUDA_FROM:,} images on" in rows["auto"]
     assert "ahead from 400,000 images on here" in rows["auto"]

@@ -127,7 +127,7 @@ class Trainee:
             run.begin(config, self.recipe.precision, restart, {"device": name(device)})
             run.save_checkpoint(0, self.network, self.optimizer, self.average)
             self.done = 0
-        self.images, self.labels = torch.empty_like(data.images), torch.empty_like(data.labels)
+        self.images, self.labels = data.images.clone(), data.labels.clone()  # a capture needs labels that are labels
         self.rates = torch.zeros(-(-len(data) // recipe.batch_size), device=device)
         self.seen_loss = torch.zeros((), dtype=torch.float64, device=device)
         self.right = torch.zeros((), dtype=torch.int64, device=device)
