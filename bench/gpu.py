@@ -1,6 +1,6 @@
 """onnxruntime on an NVIDIA GPU: input and outputs bound to its memory for "session only", end to end for labels.
 
-Written against the runtime's documentation and tested with the CPU in the GPU's place; not run on a GPU yet.
+With our provider options (`zoo.runtime.cuda_options`). `bench/on_gpu.py` compares these with others.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from bench import gemm
 from bench.networks import Network, Unavailable, by_hand
 from zoo.errors import DeviceUnavailable
 from zoo.registry import Entry
-from zoo.runtime import import_runtime
+from zoo.runtime import cuda_options, import_runtime
 
 INSTALL = "pip uninstall onnxruntime, then pip install -e '.[dev-gpu]' on a machine with an NVIDIA GPU"
 
@@ -74,7 +74,8 @@ def _session(model: bytes, provider: str) -> Any:
         raise Unavailable(f"The installed onnxruntime {runtime.__version__} has no {provider}: {INSTALL}.")
     if provider != "CPUExecutionProvider":
         runtime.preload_dlls()
-    session = runtime.InferenceSession(model, providers=[provider])
+    options = cuda_options() if provider == "CUDAExecutionProvider" else {}
+    session = runtime.InferenceSession(model, providers=[(provider, options)])
     if (used := session.get_providers()[0]) != provider:
         raise Unavailable(f"onnxruntime fell back to {used} instead of {provider}: see `zoo doctor`.")
     return session

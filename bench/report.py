@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import tables
+from bench import gpu_tables, tables
 from bench.saved import RESULTS, Saved, read
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,6 +25,7 @@ BLOCKS: dict[str, Callable[[Saved], str]] = {
     "training": tables.training,
     "ratios": tables.ratios,
     "serving": tables.serving,
+    "gpu": lambda _: gpu_tables.report(),
 }
 
 

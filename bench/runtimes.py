@@ -148,6 +148,6 @@ RUNTIMES: dict[str, Runtime] = {
     "openvino-bf16": Runtime(
         partial(open_openvino, precision="bf16"), "the same in bfloat16, its own choice on this processor", 0.5
     ),
-    "cuda": Runtime(partial(open_on_gpu, provider="CUDAExecutionProvider"), "bound to the GPU's memory", 1e-2),
+    "cuda": Runtime(partial(open_on_gpu, provider="CUDAExecutionProvider"), "bound to the GPU's memory", 1e-3),
     "tensorrt": Runtime(partial(open_on_gpu, provider="TensorrtExecutionProvider"), "the same through TensorRT", 1e-2),
 }

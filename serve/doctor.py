@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import zoo
+from serve import devices
 from zoo import registry, runtime
 from zoo.errors import ZooError
 from zoo.home import home
@@ -36,7 +37,9 @@ def examine() -> tuple[list[tuple[str, str]], bool]:
             smallest = content
         rows.append((entry.card.name, finding))
     try:
+        speeds = devices.describe(smallest) if smallest else []  # first: what is opened once is opened fast again
         rows.extend(runtime.describe_runtime(smallest))  # an empty model where none is whole: then no session is opened
+        rows.extend(speeds)
     except ZooError as error:
         rows.append(("runtime", str(error)))
         well = False

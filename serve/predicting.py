@@ -8,6 +8,7 @@ from typing import Any
 from serve.archives import Bounds
 from serve.batch import FEW, Output, Summary, TooManyErrors, run
 from serve.blocks import Job
+from serve.devices import CUDA_FROM, load_for
 from serve.encodings import Encoding, table_width
 from serve.outputs import check_out, encoding_of, open_output
 from serve.parts import OutputError, Parts
@@ -54,9 +55,6 @@ def _predict(request: Request) -> int:
         bounds = bounds.for_pictures_of(request.max_megapixels)
     encoding = encoding_of(request.out, request.form)
     model = load(request.model, request.device)
-    if request.by_default or request.device == "auto":
-        chosen = " (the default model)" if request.by_default else ""
-        say(f"{model.card.name}{chosen} on {model.device}")
     options = Options(request.allow_url, request.column, bounds)
     inputs, without_images = [], 0
     for argument in request.images:
@@ -65,6 +63,11 @@ def _predict(request: Request) -> int:
         except BadInput as error:
             say(f"zoo: {error}")
             without_images += 1
+    if request.device == "auto" and (total(inputs) or 0) >= CUDA_FROM:
+        model = load_for(request.model, "auto", total(inputs))
+    if request.by_default or request.device == "auto":
+        chosen = " (the default model)" if request.by_default else ""
+        say(f"{model.card.name}{chosen} on {model.device}")
     if not inputs:
         return 2
     if request.out is not None:

@@ -62,6 +62,7 @@ MAY_IMPORT = {
         "click",
         "matplotlib",
         "mlperf_loadgen",
+        "pyarrow",
     },
 }
 ONLY_IN = {  # package → the files of zoo/ and serve/ that may import it, inside a function

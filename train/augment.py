@@ -1,4 +1,7 @@
-"""Whole-batch augmentation: functions of uint8 `(N, H, W, C)` batches, named by recipes with their arguments."""
+"""Whole-batch augmentation: functions of uint8 `(N, H, W, C)` batches, named by recipes with their arguments.
+
+They compute where the images lie; the generator belongs to the same device.
+"""
 
 import math
 from typing import Any
@@ -18,17 +21,17 @@ def apply(
 
 def flip(images: torch.Tensor, done: float, generator: torch.Generator) -> torch.Tensor:
     """Mirror half of the images left to right."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
+    chosen = torch.rand(len(images), generator=generator, device=images.device) < 0.5
     return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
 def shift(images: torch.Tensor, done: float, generator: torch.Generator, pixels: int) -> torch.Tensor:
     """Move each image by up to ±`pixels` in both directions; the border is repeated outwards, as Keras does."""
     n, height, width, _ = images.shape
-    down, right = torch.randint(-pixels, pixels + 1, (2, n), generator=generator)
-    rows = (torch.arange(height) - down[:, None]).clamp(0, height - 1)[:, :, None]
-    columns = (torch.arange(width) - right[:, None]).clamp(0, width - 1)[:, None, :]
-    return images[torch.arange(n)[:, None, None], rows, columns]
+    down, right = torch.randint(-pixels, pixels + 1, (2, n), generator=generator, device=images.device)
+    rows = (torch.arange(height, device=images.device) - down[:, None]).clamp(0, height - 1)[:, :, None]
+    columns = (torch.arange(width, device=images.device) - right[:, None]).clamp(0, width - 1)[:, None, :]
+    return images[torch.arange(n, device=images.device)[:, None, None], rows, columns]
 
 
 def affine(
@@ -43,7 +46,8 @@ def affine(
     nothing, so that it ends with the images as they are.
     """
     n, height, width, _ = images.shape
-    drawn = torch.rand(6, n, generator=generator) * 2 - 1
+    device = images.device
+    drawn = torch.rand(6, n, generator=generator, device=device) * 2 - 1
     strength = _strength(done, fade)
     angle, across, up, sheared, right, down = drawn * strength
     angle, across, up, sheared = angle * math.radians(degrees), 1 + across * scale, 1 + up * scale, sheared * shear
@@ -56,9 +60,10 @@ def affine(
         torch.stack([torch.stack(row, 1) for row in rows], 1), [n, 1, height, width], align_corners=False
     )
     if bend:
-        coarse = (torch.rand(n, 4, 4, 2, generator=generator) * 2 - 1) * (strength * bend * 2)
-        smooth = torch.einsum("yi,nijk,xj->nyxk", _between(4, height), coarse, _between(4, width))
-        places += smooth / torch.tensor([width, height])
+        coarse = (torch.rand(n, 4, 4, 2, generator=generator, device=device) * 2 - 1) * (strength * bend * 2)
+        down_from, across_from = (_between(4, size).to(device) for size in (height, width))
+        smooth = torch.einsum("yi,nijk,xj->nyxk", down_from, coarse, across_from)
+        places += smooth / torch.tensor([width, height], device=device)
     moved = F.grid_sample(images.permute(0, 3, 1, 2).float(), places, align_corners=False)
     return moved.round_().to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -84,8 +89,8 @@ def tone(
     """
     n, height, width, _ = images.shape
     strength = _strength(done, fade)
-    taken, amount = torch.rand(2, n, 1, 1, 1, generator=generator) * strength
-    lights = torch.rand(n, 1, 3, 3, generator=generator) * amount * (255 * light)
+    taken, amount = torch.rand(2, n, 1, 1, 1, generator=generator, device=images.device) * strength
+    lights = torch.rand(n, 1, 3, 3, generator=generator, device=images.device) * amount * (255 * light)
     fallen = F.interpolate(lights, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
     return (images * (1 - taken * contrast) + fallen).round_().clamp_(max=255).to(torch.uint8)
 
@@ -95,6 +100,7 @@ def noise(images: torch.Tensor, done: float, generator: torch.Generator, sd: flo
 
     The amounts are uniformly drawn; darker than black is black, brighter than white is white. `fade` as for `affine`.
     """
-    amounts = torch.rand(len(images), 1, 1, 1, generator=generator) * (_strength(done, fade) * 255 * sd)
-    added = torch.randn(images.shape, generator=generator).mul_(amounts)
+    device = images.device
+    amounts = torch.rand(len(images), 1, 1, 1, generator=generator, device=device) * (_strength(done, fade) * 255 * sd)
+    added = torch.randn(images.shape, generator=generator, device=device).mul_(amounts)
     return added.add_(images).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,6 +1,7 @@
 """What the networks are made of: short lists of torch layers, and the modules that torch does not have."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -22,6 +23,8 @@ class Dropout(nn.Module):
         return super().train(mode)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if values.is_cuda:  # torch's own costs nothing there, and a CUDA graph can hold it
+            return F.dropout(values, self.rate, self.training)
         return values * self._mask(values) if self.training else values
 
     def _mask(self, values: torch.Tensor) -> torch.Tensor:

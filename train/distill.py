@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from train import networks
 from train.evaluate import network_input
-from train.precision import on_this_processor
+from train.precision import autocast, on_device, on_this_processor
 from train.recipe import Recipe, find
 from train.runs import Run, RunError
 from train.splits import Kind
@@ -49,10 +49,16 @@ class Teacher:
         self.network = networks.load(self.recipe, run.weights)
         self.sha256 = hashlib.sha256(run.weights.read_bytes()).hexdigest()
 
+    def to(self, device: torch.device) -> "Teacher":
+        """Move the teacher to a device, in place; it computes in what suits that device."""
+        self.network.to(device)
+        self.recipe = on_device(find(self.recipe.name), device)
+        return self
+
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 `(N, H, W, C)` → float32 `(N, K)`, computed as the teacher's training did."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+        with autocast(self.recipe.precision, images.device):
             return self.network(network_input(images, self.recipe)).float()
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Measuring a network: logits, accuracy with its sampling interval, loss, calibration."""
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,14 @@ from train.recipe import Recipe
 
 def network_input(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """uint8 `(N, H, W, C)` → normalised float32 `(N, C, H, W)`, whose memory is already channels_last."""
-    mean, sd = torch.tensor(recipe.mean), torch.tensor(recipe.sd)
+    mean, sd = _constant(recipe.mean, images.device), _constant(recipe.sd, images.device)
     return ((images.float() - mean) / sd).permute(0, 3, 1, 2)
+
+
+@cache  # a CUDA graph cannot copy from the host while it is captured
+@torch.inference_mode(False)
+def _constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(values, device=device)
 
 
 @torch.inference_mode()

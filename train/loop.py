@@ -27,13 +27,17 @@ from train.splits import Kind, Part
 
 @dataclass(frozen=True)
 class Job:
-    """What the command line chose: a recipe, on which part of the data, from which seed, with how many threads."""
+    """What the command line chose: a recipe, on which part of the data, from which seed, with how many threads, where.
+
+    device: "cpu" (`fit` below) or "cuda" (`train/device.py`).
+    """
 
     recipe: Recipe
     kind: Kind
     seed: int
     epochs: int
     threads: int
+    device: str = "cpu"
 
     def config(self) -> dict[str, Any]:
         """What decides the weights; the thread count does too, in the last bits."""
@@ -43,6 +47,7 @@ class Job:
             "seed": self.seed,
             "epochs": self.epochs,
             "threads": self.threads,
+            **({"device": self.device} if self.device != "cpu" else {}),
         }
 
 

@@ -22,3 +22,18 @@ def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16, and this torch has kernels (oneDNN's) that make use of it."""
     told = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # not in torch 2.9
     return torch.backends.mkldnn.is_available() and any(told.get(name) for name in HAVE_BFLOAT16)
+
+
+def on_device(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe as it is computed on a device: in float32 where a GPU has no bfloat16 (before Ampere)."""
+    if device.type != "cuda":
+        return on_this_processor(recipe)
+    usable = recipe.precision == "float32" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return recipe if usable else replace(recipe, precision="float32")
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """torch's autocast for a recipe's precision; without its cache on a GPU: a graph would keep stale casts."""
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=device.type != "cuda"
+    )

@@ -16,7 +16,13 @@ from train.splits import Kind
 from zoo.errors import WrongUsage, ZooError
 from zoo.home import home
 
-OF_THE_JOB = ("kind", "seed", "threads", "teacher_sha256")  # what a run's config tells beside its recipe's settings
+OF_THE_JOB = (
+    "kind",
+    "seed",
+    "threads",
+    "device",
+    "teacher_sha256",
+)  # what a run's config tells beside its recipe's settings
 
 
 class RunError(ZooError):
@@ -48,11 +54,14 @@ class Run:
         if self.checkpoint.exists() and not restart:
             raise RunError(f"{self.folder} holds a run already: --resume continues it, --restart replaces it.")
 
-    def begin(self, config: dict[str, Any], precision: str, restart: bool = False) -> None:
+    def begin(
+        self, config: dict[str, Any], precision: str, restart: bool = False, device: dict[str, Any] | None = None
+    ) -> None:
         """Start afresh: the folder must not hold another run, unless `restart` throws that away.
 
         Args:
             precision: in which the steps are computed here, whatever the recipe asks for.
+            device: what is to be known of a device other than the CPU.
         """
         self.check_free(restart)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +69,7 @@ class Run:
         for path in (*left_over, self.folder / "result.json", self.folder / "curves.png"):
             path.unlink(missing_ok=True)
         _write_json(self.folder / "config.json", config)
-        _write_json(self.folder / "environment.json", {**environment(), "precision": precision})
+        _write_json(self.folder / "environment.json", {**environment(), "precision": precision, **(device or {})})
 
     def begun_with(self) -> dict[str, Any]:
         """The configuration of a run that can be resumed. Raises RunError."""

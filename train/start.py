@@ -87,18 +87,21 @@ def announcement(job: Job, run: Run, data: Part, step_s: float, resume: bool = F
     """What is trained, on what, for how long, and where the run lies.
 
     Args:
-        step_s: seconds of a step, as measured; where a run goes on that has done an epoch, that one counts.
+        step_s: seconds of a step, 0 where it was not measured; where a run goes on that has done an epoch, that one
+            counts.
         resume: whether a run goes on.
     """
     recipe, lines = job.recipe, run.metrics() if resume else []
     epoch_s = lines[-1]["seconds"] if lines else step_s * ceil(len(data) / recipe.batch_size)
     left = job.epochs - len(lines)
+    where = "on the GPU" if job.device == "cuda" else _count(job.threads, "thread")
+    duration_note = f": about {duration(left * epoch_s)}" if epoch_s else ""
     done = f", of which {len(lines)} are done" if lines else ""
     part = "all training images" if job.kind == "full" else "the training split, measured on the validation split"
     return (
         f"{recipe.name}: {recipe.title}.\n"
         f"{_count(job.epochs, 'epoch')}{done}, {len(data):,} images an epoch ({part}), seed {job.seed}, "
-        f"{_count(job.threads, 'thread')}: about {duration(left * epoch_s)}.\n"
+        f"{where}{duration_note}.\n"
         f"The run lies in {run.folder}; Ctrl-C stops it after its last whole epoch."
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations  # the command starts with this file: they ne
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.photos import FITS, Fit
 from zoo.prepare import prepare
 from zoo.rows import Guess, Prepared, Row, prepare_all
-from zoo.runtime import Device, open_session
+from zoo.runtime import Device, gpu_lock, open_session, run_options
 
 CHUNK = 16  # pictures a session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
 
@@ -32,6 +33,12 @@ class Scores(NamedTuple):
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+
+
+class Runs(Protocol):
+    """What runs arrays in the place of a model's own session: `zoo.binding.Bound`, for one."""
+
+    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
 
 
 class Model:
@@ -47,8 +54,15 @@ class Model:
             )
         self._made_of = (onnx, device, where)
         self._session, self.device = open_session(onnx, device, where)
+        self._options = run_options(self.device)
+        self._lock: Any = gpu_lock if self.device == "cuda" else nullcontext()
         self.card = _embedded_card(self._session, where)
         self._image_shape, self._classes = self.card.input.shape, len(self.card.labels)
+        if self.card.quantization and self.device == "cuda":
+            raise DeviceUnavailable(
+                f"{self.card.name} is an int8 model, which CUDA does not compute in integers: its answers would not be "
+                f"those that its card describes. Choose --device cpu, or {self.card.quantization.of}."
+            )
 
     @property
     def sha256(self) -> str:
@@ -80,7 +94,8 @@ class Model:
         """
         self.check(images)
         try:
-            logits, probabilities = self._session.run(None, {"image": images})
+            with self._lock:
+                logits, probabilities = self._session.run(None, {"image": images}, self._options)
         except Exception as error:  # onnxruntime's classes of errors are not public
             raise self._cannot_run(reason(error)) from None
         if not logits.shape == probabilities.shape == (len(images), self._classes):
@@ -135,7 +150,7 @@ class Model:
     def _chunk_rows(self, sources: list[Any], top_k: int, fit: Fit) -> Iterator[Row]:
         return self.answer(prepare_all(sources, self.card.input, fit), top_k)
 
-    def answer(self, prepared: list[Prepared], top_k: int = 3, bound: Bound | None = None) -> Iterator[Row]:
+    def answer(self, prepared: list[Prepared], top_k: int = 3, bound: Runs | None = None) -> Iterator[Row]:
         """One session call for all that could be prepared, through `bound` if given; a row for each, in order."""
         good = [one.pixels for one in prepared if one.pixels is not None]
         run = self.run if bound is None else bound.run
@@ -151,6 +166,10 @@ class Model:
                 yield Row(one.name, self.card.name, error=one.error)
             else:
                 yield self._row(one.name, next(guesses), one.corrections)
+
+    def on_cpu(self) -> Model:
+        """The same model on the CPU: itself where it is there."""
+        return self if self.device == "cpu" else Model(self._made_of[0], "cpu", self._made_of[2])
 
     def bind(self, batch: int) -> Bound:
         """A way to run batches of that size with input and outputs bound to memory of the device."""
@@ -193,7 +212,8 @@ def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
     Args:
         name: `mnist14k.notes`; `mnist14k`, which means the architecture's default; a path that ends in .onnx; or the
             path of a model's folder.
-        device: "auto", "cpu" or "cuda"; "cuda" fails where CUDA cannot be used, and never falls back.
+        device: "cpu"; "cuda", which fails where CUDA cannot be used, and never falls back; "auto", the CPU: it has
+            answered thousands of images before a GPU is ready.
     Raises:
         ModelNotFound, BadModel (changed or damaged files), DeviceUnavailable.
     """

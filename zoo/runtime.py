@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,21 @@ DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+# Options of onnxruntime's CUDA provider (docs/decisions/0014-gpu.md has what each of them is worth).
+CUDA_OPTIONS = {
+    "use_tf32": "0",  # TF32 keeps 10 bits of a factor: logits were off by up to 0.019
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm for every new shape
+}
+CUDA_OPTIONS_TF32 = {"use_tf32": "1", "prefer_nhwc": "1"}  # the layout of tensor cores, which float32 has no use for
+CUDA_GRAPH = {"enable_cuda_graph": "1"}  # for runs with bound memory of one shape: zoo/binding.py
+TF32 = "ZOO_CUDA_TF32"  # environment variable: 1 lets CUDA multiply in TF32
+GRAPH_ID = "gpu_graph_id"  # of a run: which captured graph it replays or captures; -1 for none
+NO_GRAPH = "-1"
+
+# One run at a time on a GPU: a replay reads and writes memory that the next one needs, and nothing may allocate on the
+# device while a graph is captured.
+gpu_lock = threading.Lock()
+
 # Distributions that all install the folder `onnxruntime`; with two of them, files of both are mixed.
 _RUNTIMES = re.compile(r"(onnxruntime(?:_gpu|_openvino|_directml|_qnn|_rocm|_migraphx)?)-\d.*\.dist-info")
 
@@ -33,7 +49,8 @@ def open_session(model: bytes, device: Device, where: str) -> tuple[Any, str]:
 
     Args:
         model: the content of an ONNX file.
-        device: "cpu"; "cuda", which fails rather than fall back; "auto", CUDA where a session really opens there.
+        device: "cpu"; "cuda", which fails rather than fall back; "auto", the CPU, which answers sooner wherever a
+            session is opened for one image or a few. Who has many asks for CUDA (serve/devices.py).
         where: the model's name or path, for sentences.
     Returns:
         The `onnxruntime.InferenceSession`, and the device that it runs on, "cpu" or "cuda".
@@ -43,20 +60,33 @@ def open_session(model: bytes, device: Device, where: str) -> tuple[Any, str]:
     runtime = import_runtime()
     if device not in DEVICES:
         raise DeviceUnavailable(f"Unknown device {device!r}: choose one of {', '.join(DEVICES)}.")
-    has_cuda = PROVIDERS["cuda"] in runtime.get_available_providers()
-    if device == "cpu" or (device == "auto" and not has_cuda):
+    if device in ("auto", "cpu"):
         return _session(runtime, model, "cpu", where), "cpu"
-    if not has_cuda:
+    if PROVIDERS["cuda"] not in runtime.get_available_providers():
         raise DeviceUnavailable(
             f"The installed onnxruntime {runtime.__version__} cannot use CUDA: "
             "pip uninstall onnxruntime, then pip install 'pocketzoo[gpu]', or choose --device cpu."
         )
-    try:
-        return _session(runtime, model, "cuda", where), "cuda"
-    except DeviceUnavailable:
-        if device == "cuda":
-            raise
-        return _session(runtime, model, "cpu", where), "cpu"
+    return _session(runtime, model, "cuda", where), "cuda"
+
+
+def has_cuda() -> bool:
+    """Whether the installed runtime was built for CUDA; a session may still not open. Raises DeviceUnavailable."""
+    return PROVIDERS["cuda"] in import_runtime().get_available_providers()
+
+
+def cuda_options() -> dict[str, str]:
+    """Options of the CUDA provider, as they are used here now."""
+    return CUDA_OPTIONS | (CUDA_OPTIONS_TF32 if os.environ.get(TF32) == "1" else {})
+
+
+def run_options(device: str, graph: int | None = None) -> Any:
+    """What a session's run takes: None on a CPU, else the number of the CUDA graph that it replays, or none of them."""
+    if device != "cuda":
+        return None
+    options = import_runtime().RunOptions()
+    options.add_run_config_entry(GRAPH_ID, NO_GRAPH if graph is None else str(graph))
+    return options
 
 
 def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
@@ -72,8 +102,9 @@ def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
         if device == "cuda":
             with contextlib.redirect_stdout(sys.stderr):  # it prints what it could not load
                 runtime.preload_dlls()
-        # its fallback would print on stdout, and open a session on another device
-        session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]], enable_fallback=0)
+            session = _cuda_session(runtime, model, options)
+        else:
+            session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]], enable_fallback=0)
     except Exception as error:  # onnxruntime's classes of errors are not public
         if device == "cuda":
             raise DeviceUnavailable(f"CUDA cannot be used here ({reason(error)}): choose --device cpu.") from None
@@ -85,6 +116,16 @@ def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
             "or choose --device cpu."
         )
     return session
+
+
+def _cuda_session(runtime: Any, model: bytes, options: Any) -> Any:
+    """With CUDA graphs, or without where a part of the model stays on the CPU: then the runtime refuses them."""
+    chosen = cuda_options()
+    try:
+        providers = [(PROVIDERS["cuda"], chosen | CUDA_GRAPH)]
+        return runtime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    except Exception:
+        return runtime.InferenceSession(model, options, providers=[(PROVIDERS["cuda"], chosen)], enable_fallback=0)
 
 
 def import_runtime() -> Any:

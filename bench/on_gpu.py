@@ -1,0 +1,492 @@
+"""Measures a GPU machine in one go: `python -m bench.on_gpu --out FOLDER`. It needs no network.
+
+Every step is a process of its own with a time limit, and what it found is in FOLDER/on_gpu.json as soon as it ends; a
+step that fails leaves its error there and does not stop the others. The same command goes on where one was interrupted:
+steps that have a result are left out, `--again STEP` repeats one. `--device cpu` goes through the same steps without a
+GPU. Needed there: onnxruntime-gpu, torch with CUDA, and in $ZOO_DATA (or decoded under $ZOO_HOME) both data sets.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import numpy as np
+
+MODELS = ("mnist14k.plus", "cifar90k.plus", "cifar93k.plus")  # of the latency rows
+BATCHES = (1, 64, 256, 1024)
+LARGE = (1024, 2048, 4096)
+PILES = {"mnist14k": "mnist", "cifar90k": "cifar10"}
+PILE = 60_000  # images
+ROUND_S = 0.15  # of a latency row, after its warm-up
+SEEDS = "0-4"
+RECIPE = "cifar90k.plus"
+ZOO = (sys.executable, "-m", "serve.cli")
+PACKAGES = ("onnxruntime-gpu", "onnxruntime", "torch", "numpy", "opencv-python-headless", "pyarrow")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of on_gpu.json and of what steps leave")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--only", help="steps, with commas between them")
+    parser.add_argument("--again", default="", help="steps to repeat, with commas between them")
+    parser.add_argument("--commit", default="", help="of the code, where there is no git")
+    parser.add_argument("--models", default="*", help="pattern of the models whose parity is looked at")
+    parser.add_argument("--quick", action="store_true", help="few repetitions, to try the script")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.step:
+        result = STEPS[options.step][0](options)
+        (options.out / f"{options.step}.step.json").write_text(json.dumps(result))
+        return
+    run_steps(options)
+
+
+def run_steps(options: argparse.Namespace) -> None:
+    """Run the steps that have no result yet, each in a process, and write after each what is known."""
+    path = options.out / "on_gpu.json"
+    saved = json.loads(path.read_text()) if path.exists() else {"steps": {}}
+    chosen = options.only.split(",") if options.only else list(STEPS)
+    again = options.again.split(",")
+    for name in chosen:
+        if "result" in saved["steps"].get(name, {}) and name not in again:
+            continue
+        print(f"=== {name}", flush=True)
+        saved["steps"][name] = run_step(name, options)
+        path.write_text(json.dumps(saved, indent=1) + "\n")
+        print(f"=== {name}: {short(saved['steps'][name])}", flush=True)
+
+
+def run_step(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Its result or its error, and how long it took."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "bench.on_gpu", "--out", options.out, "--device", options.device, "--step", name]
+    command += ["--commit", options.commit, "--models", options.models, *(["--quick"] if options.quick else [])]
+    found = options.out / f"{name}.step.json"
+    found.unlink(missing_ok=True)
+    step: dict[str, Any] = {}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=STEPS[name][1])
+        if done.returncode:
+            step["error"] = f"exit code {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"
+        else:
+            step["result"] = json.loads(found.read_text())
+    except subprocess.TimeoutExpired as expired:
+        step["error"] = f"not done in {STEPS[name][1]} s: {str(expired.stderr or '')[-500:]}"
+    found.unlink(missing_ok=True)
+    return step | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def short(step: dict[str, Any]) -> str:
+    text = json.dumps(step.get("result", step.get("error")))
+    return f"{step['seconds']} s {text if len(text) < 1500 else text[:1500] + ' …'}"
+
+
+# Steps: each takes the options and returns what goes into the JSON file.
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    """What the figures belong to."""
+    from bench.environment import environment
+
+    query = "--query-gpu=name,driver_version,memory.total"
+    commit = options.commit or _text("git", "rev-parse", "--short", "HEAD")
+    return {
+        **environment(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "gpu": _text("nvidia-smi", query, "--format=csv,noheader") or None,
+        "commit": commit or None,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def doctor(options: argparse.Namespace) -> list[str]:
+    return _text(*ZOO, "doctor").splitlines()
+
+
+def latency(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
+    """Session only and array to scores, p50 and p99 in ms: plain CUDA, as we open it, what options do, torch, CPU."""
+    rows = []
+    for batch in BATCHES:
+        for way, opened in _ways(name, batch, options.device).items():
+            row = {"model": name, "batch": batch, "way": way}
+            try:
+                started = time.perf_counter()
+                call = opened()
+                call()
+                row["start_s"] = round(time.perf_counter() - started, 2)  # until the first answer
+                row |= _timed(call, 0.02 if options.quick else ROUND_S)
+            except Exception as error:  # one way's failure is a finding, and the others are wanted
+                row["error"] = f"{type(error).__name__}: {str(error)[:300]}"
+            rows.append(row)
+    return rows
+
+
+def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every model on its whole test set: accuracy, labels that differ from the CPU's, logits apart, rates."""
+    import zoo
+    from zoo import datasets
+    from zoo.errors import ZooError
+
+    rows = []
+    for card in zoo.list_models(options.models):
+        test = datasets.load(card.dataset.name, "test")
+        images = test.images[:500] if options.quick else test.images
+        labels = test.labels[: len(images)]
+        row: dict[str, Any] = {"model": card.name}
+        try:
+            gpu = zoo.load(card.name, options.device)
+        except ZooError as error:
+            rows.append(row | {"refused": str(error)})
+            continue
+        bound = gpu.bind(500)
+        logits = [bound.run(images[start : start + 500])[0] for start in range(0, len(images), 500)]
+        cpu = zoo.load(card.name, "cpu")
+        expected = [cpu.run(images[start : start + 16]).logits for start in range(0, len(images), 16)]
+        got, wanted = np.concatenate(logits), np.concatenate(expected)
+        row |= {
+            "pinned": bound.pinned,
+            "accuracy": float((got.argmax(1) == labels).mean()),
+            "accuracy_cpu": float((wanted.argmax(1) == labels).mean()),
+            "labels_differ": int((got.argmax(1) != wanted.argmax(1)).sum()),
+            "logits_off": float(np.abs(got - wanted).max()),
+            "plain_run_off": float(np.abs(gpu.run(images[:100]).logits - wanted[:100]).max()),
+        }
+        for size in () if options.quick else LARGE:
+            many, repeated = gpu.bind(size), np.resize(images, (size, *images.shape[1:]))
+            row[f"per_second_{size}"] = round(size / _timed(partial(many.run, repeated), 0.1)["p50_ms"] * 1e3)
+        rows.append(row)
+    return rows
+
+
+def tests(options: argparse.Namespace) -> dict[str, Any]:
+    """The tests that are marked `gpu`."""
+    files = sorted(str(path) for path in Path("tests").glob("test_gpu_*.py"))
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "addopts=", *files]
+    done = subprocess.run([*command, "-W", "default", "--tb=short"], capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines()
+    return {"summary": lines[-1] if lines else done.stderr[-300:], "end": [] if done.returncode == 0 else lines[-80:]}
+
+
+def predict(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of `zoo predict` for one picture, median of three."""
+    times: dict[str, Any] = {}
+    for device in ("auto", "cpu", options.device):
+        command = [*ZOO, "predict", "examples/seven.png", "--model", "mnist14k", "--device", device]
+        times[f"{device}_s"] = round(median(_seconds(command) for _ in range(3)), 3)
+    return times
+
+
+def piles(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """60,000 images from parquet to parquet, on the CPU's cores and on the GPU: images/s as the command counts them."""
+    import pyarrow.parquet as pq
+
+    rows = []
+    for model, data in PILES.items():
+        source = _parquet(data, options.out, 3000 if options.quick else PILE)
+        tables = {}
+        for device in ("cpu", options.device, "cpu", options.device):
+            written = options.out / f"rows-{model}-{device}.parquet"
+            written.unlink(missing_ok=True)
+            command = [*ZOO, "predict", str(source), "--model", model, "--device", device, "-o", str(written)]
+            started = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            wall = time.perf_counter() - started
+            rate = re.search(r"\(([\d,]+) images/s\)", done.stderr)
+            if done.returncode or not rate:
+                raise RuntimeError(done.stderr[-500:])
+            rows.append({"model": model, "device": device, "per_second": int(rate[1].replace(",", "")),
+                         "wall_s": round(wall, 2)})  # fmt: skip
+            tables[device] = pq.read_table(written)
+            written.unlink()
+        one, other = tables["cpu"], tables[options.device]
+        pairs = zip(one["label"].to_pylist(), other["label"].to_pylist(), strict=True)
+        rows[-1]["labels_differ"] = sum(first != second for first, second in pairs)
+        source.unlink()
+    return rows
+
+
+def training_speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Images/s of the recipe on made-up images, one seed and five side by side, after the capture."""
+    import tempfile
+
+    import torch
+
+    from train import recipe
+    from train.device import Steps, Trainee
+    from train.loop import Job
+    from train.runs import Run
+    from train.splits import Part
+
+    chosen, device = recipe.find(RECIPE), torch.device(options.device)
+    n = 100 if options.quick else 50_000
+    torch.backends.cudnn.benchmark = True
+    images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8)
+    data = Part("made up", images.to(device), torch.randint(0, 10, (n,)).to(device))
+    found: dict[str, Any] = {"images": n, "batch": chosen.batch_size}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (1, 5):
+            jobs = [Job(chosen, "full", seed, 100, 1, "cuda") for seed in range(count)]
+            runs = [Run(Path(folder, str(count), f"seed{job.seed}")) for job in jobs]
+            made = zip(jobs, runs, strict=True)
+            trainees = [Trainee(job, run, data, device, False, False) for job, run in made]
+            steps, times = Steps(trainees, device), []
+            for epoch in range(3):
+                started = time.perf_counter()
+                for trainee in trainees:
+                    trainee.begin_epoch(epoch)
+                prepared = time.perf_counter()
+                steps.epoch()
+                losses = [trainee.end_epoch(epoch)["train_loss"] for trainee in trainees]
+                times.append((time.perf_counter() - started, prepared - started))
+            epoch_s, prepared_s = times[-1]
+            found[f"seeds_{count}"] = {
+                "epoch_s": round(epoch_s, 3),
+                "prepare_s": round(prepared_s, 3),
+                "images_per_s": round(n * count / epoch_s),
+                "step_ms": round(epoch_s / (-(-n // chosen.batch_size)) * 1e3, 3),
+                "losses": losses,
+            }
+            del trainees, steps
+    return found
+
+
+def repeatable(options: argparse.Namespace) -> dict[str, Any]:
+    """Whether the same seed gives the same weights twice, for one epoch."""
+    folders = [options.out / f"repeat{number}" for number in (1, 2)]
+    with ThreadPoolExecutor() as pool:
+        trained = [pool.submit(_train, options, "--epochs", "1", "--restart", runs=folder) for folder in folders]
+        for one in trained:
+            one.result()
+    weights = [(folder / RECIPE / "seed0" / "model.safetensors").read_bytes() for folder in folders]
+    return {"same_bits": weights[0] == weights[1]}
+
+
+def training(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole recipe with five seeds side by side; the weights of each stay in the folder `runs`."""
+    runs = options.out / "runs"
+    started = time.perf_counter()
+    _train(options, "--seeds", SEEDS, *(["--epochs", "1"] if options.quick else []), "--resume", runs=runs)
+    results = [json.loads(path.read_text()) for path in sorted((runs / RECIPE).glob("seed*/result.json"))]
+    accuracies = [result["accuracy"] for result in results]
+    return {
+        "recipe": RECIPE,
+        "wall_s": round(time.perf_counter() - started, 1),
+        "accuracies": accuracies,
+        "mean": mean(accuracies),
+        "sd": stdev(accuracies),
+        "n": len(accuracies),
+        "results": results,
+    }
+
+
+STEPS: dict[str, tuple[Callable[[argparse.Namespace], Any], int]] = {  # and the seconds that each may take
+    "machine": (machine, 30),
+    "doctor": (doctor, 40),
+    "predict": (predict, 60),
+    "tests": (tests, 90),
+    "parity": (parity, 90),
+    **{f"latency-{name}": (partial(latency, name=name), 110) for name in MODELS},
+    "piles": (piles, 120),
+    "training_speed": (training_speed, 60),
+    "training": (training, 480),
+    "repeatable": (repeatable, 60),
+}
+
+
+# Parts of steps.
+
+
+def _ways(name: str, batch: int, device: str) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """What is timed: each opens something and returns a call that ends when the answer is there."""
+    ways: dict[str, Callable[[], Callable[[], Any]]] = {}
+    if device == "cuda":
+        from zoo.runtime import CUDA_GRAPH, CUDA_OPTIONS, CUDA_OPTIONS_TF32, cuda_options
+
+        ours = cuda_options() | CUDA_GRAPH
+        ways["plain CUDA session"] = partial(_session, name, batch, {})
+        ways["our options, no graph"] = partial(_session, name, batch, CUDA_OPTIONS)
+        ways["our options with TF32"] = partial(_session, name, batch, ours | CUDA_OPTIONS_TF32)
+        if batch in (1, BATCHES[-1]):
+            ways["our options, NHWC"] = partial(_session, name, batch, ours | {"prefer_nhwc": "1"})
+            for search in ("EXHAUSTIVE", "DEFAULT"):
+                changed = ours | {"cudnn_conv_algo_search": search}
+                ways[f"our options, {search.lower()} search"] = partial(_session, name, batch, changed)
+        ways["our options, device memory"] = partial(_session, name, batch, ours)
+        ways["torch eager"] = partial(_torch, name, batch, False)
+        ways["torch CUDA graph"] = partial(_torch, name, batch, True)
+    ways["ours, session only"] = partial(_bound, name, batch, device, "replay", True)
+    ways["ours, array to scores"] = partial(_bound, name, batch, device, "run", True)
+    if batch in (1, BATCHES[-1]):
+        ways["ours, array to scores, device memory"] = partial(_bound, name, batch, device, "run", False)
+    if batch <= 64:
+        ways["one CPU thread, array to scores"] = partial(_on_cpu, name, batch)
+    return ways
+
+
+def _images(name: str, batch: int) -> Any:
+    from zoo.registry import find
+
+    return np.random.default_rng(0).integers(0, 256, (batch, *find(name).card.input.shape), np.uint8)
+
+
+def _session(name: str, batch: int, chosen: dict[str, str]) -> Callable[[], Any]:
+    """A bare session of onnxruntime with these options of the CUDA provider, bound to memory of the device."""
+    from zoo.registry import find
+    from zoo.runtime import import_runtime
+
+    runtime = import_runtime()
+    runtime.preload_dlls()
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 3
+    content = (find(name).folder / "model.onnx").read_bytes()
+    session = runtime.InferenceSession(content, settings, providers=[("CUDAExecutionProvider", chosen)])
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise RuntimeError(f"it fell back to {session.get_providers()[0]}")
+    value = runtime.OrtValue
+    image = value.ortvalue_from_numpy(_images(name, batch), "cuda", 0)
+    scores = [value.ortvalue_from_shape_and_type([batch, 10], np.float32, "cuda", 0) for _ in range(2)]
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("image", image)
+    for output, memory in zip(("logits", "probabilities"), scores, strict=True):
+        binding.bind_ortvalue_output(output, memory)
+
+    def call() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return call
+
+
+def _bound(name: str, batch: int, device: str, method: str, pinned: bool) -> Callable[[], Any]:
+    import zoo
+    from zoo.binding import Bound
+
+    model = zoo.load(name, device)  # type: ignore[arg-type]
+    images = _images(name, batch)
+    bound = Bound(model._session, device, model.card.input.shape, len(model.card.labels), batch, pinned)
+    if pinned and device == "cuda" and not bound.pinned:
+        raise RuntimeError("no page-locked memory")
+    bound.run(images)
+    return bound.replay if method == "replay" else partial(bound.run, images)
+
+
+def _on_cpu(name: str, batch: int) -> Callable[[], Any]:
+    import zoo
+
+    return partial(zoo.load(name, "cpu").run, _images(name, batch))
+
+
+def _torch(name: str, batch: int, graph: bool) -> Callable[[], Any]:
+    """The recipe's network on the GPU from normalised input there, in channels_last memory, without TF32."""
+    import torch
+
+    from train import networks, recipe
+    from train.evaluate import network_input
+    from zoo.registry import find
+
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    chosen = recipe.find(name)
+    network = networks.load(chosen, find(name).folder / "model.safetensors").cuda()
+    values = network_input(torch.from_numpy(_images(name, batch)), chosen).cuda()
+
+    @torch.inference_mode()
+    def eager() -> None:
+        network(values)
+        torch.cuda.synchronize()
+
+    for _ in range(3):
+        eager()
+    if not graph:
+        return eager
+    captured = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(captured):
+        network(values)
+
+    def replay() -> None:
+        captured.replay()
+        torch.cuda.synchronize()
+
+    return replay
+
+
+def _timed(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
+    for _ in range(5):
+        call()
+    times, until = [], time.perf_counter() + seconds
+    while len(times) < 10 or (time.perf_counter() < until and len(times) < 2000):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    row = {"p50_ms": round(median(times) * 1e3, 4), "n": len(times)}
+    return row | ({"p99_ms": round(float(np.percentile(times, 99)) * 1e3, 4)} if len(times) >= 500 else {})
+
+
+def _parquet(data: str, folder: Path, count: int) -> Path:
+    """The data set's test images as PNG files in a parquet file, over and over up to `count`."""
+    import cv2
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from zoo import datasets
+
+    images = datasets.load(data, "test").images
+    with ThreadPoolExecutor() as pool:
+        files = list(pool.map(lambda image: cv2.imencode(".png", image[..., ::-1])[1].tobytes(), images))
+    names = [f"{number}.png" for number in range(count)]
+    rows = [{"bytes": files[number % len(files)], "path": names[number]} for number in range(count)]
+    path = folder / f"{data}-{count}.parquet"
+    pq.write_table(pa.table({"image": rows}), path, row_group_size=2000)
+    return path
+
+
+def _train(options: argparse.Namespace, *arguments: str, runs: Path) -> None:
+    """Run the training command; `--resume` only where there is something to go on from."""
+    begun = any((runs / RECIPE).glob("seed*/checkpoint.safetensors"))
+    given = [argument for argument in arguments if argument != "--resume" or begun]
+    command = [sys.executable, "-m", "train", RECIPE, "--device", options.device, "--runs", str(runs), *given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "train.log").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])}: {done.stderr[-1500:]}")
+
+
+def _seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    return time.perf_counter() - started
+
+
+def _text(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
+    main()
