@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from zoo.formats import exif, jpeg
-from zoo.formats.common import FROM_CMYK, Array, Header, Refused, damaged, pillow_pixels, strips, to_8_bits
+from zoo.formats.common import FROM_CMYK, Array, Refused, damaged, pillow_pixels, strips, to_8_bits
+from zoo.formats.header import Header
 
 _TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG: what the tags below are written in
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
