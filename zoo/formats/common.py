@@ -5,6 +5,7 @@ from __future__ import annotations  # the command starts with this file: they ne
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -60,12 +61,9 @@ def to_8_bits(values: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     if white == 255 and not fractions:
         return values.astype(np.uint8), ()
     pixels = np.empty(values.shape, np.uint8)  # every strip is written below
-    table = None if fractions else np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
     for rows in strips(values):
-        if table is None:
-            pixels[rows] = np.rint(np.multiply(values[rows], 255 / white, dtype=np.float32))
-        else:
-            pixels[rows] = table[values[rows]]
+        strip: Array = values[rows].astype(np.float32 if fractions else np.uint16).reshape(len(pixels[rows]), -1)
+        pixels[rows] = cv2.convertScaleAbs(strip, alpha=255 / white).reshape(pixels[rows].shape)  # rounded
     return pixels, (REDUCED,) if white > 255 or fractions else ()
 
 
