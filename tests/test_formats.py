@@ -79,6 +79,12 @@ def test_tiff_agrees_with_what_tifffile_wrote(layout, dtype, options):
     np.testing.assert_array_equal(decode(file.getvalue()).pixels, expected // dtype(257 if dtype == np.uint16 else 1))
 
 
+def test_tiff_colours_are_divided_by_the_alpha_that_they_were_multiplied_with():
+    data = bytes([10, 20, 30, 51, 200, 100, 0, 255, 9, 9, 9, 0, 90, 50, 40, 50])
+    pixels = decode(strip(2, 2, data, samples=4, **{"338": [1]})).pixels
+    assert pixels.reshape(4, 4).tolist() == [[50, 100, 150, 51], [200, 100, 0, 255], [0, 0, 0, 0], [255, 255, 204, 50]]
+
+
 def test_tiff_of_2_4_and_12_bits_and_float_differences():
     assert decode(strip(3, 1, b"\x1b", bits=2)).pixels.ravel().tolist() == [0, 85, 170]
     assert decode(strip(3, 2, b"\x0f\x10\xa0\x50", bits=4)).pixels.ravel().tolist() == [0, 255, 17, 170, 0, 85]

@@ -569,6 +569,13 @@ def test_floats_keep_their_order_and_use_the_range(values):
         assert pixels.max() >= 127  # less than half of the range is never left unused
 
 
+@pytest.mark.parametrize("white", [1023, 4095, 16_383, 65_535])
+def test_every_value_is_rounded_as_exact_arithmetic_rounds(white):
+    values = np.arange(white + 1, dtype=np.uint16)[np.newaxis]
+    exact = (values.astype(np.int64) * 510 + white) // (2 * white)  # there are no ties
+    np.testing.assert_array_equal(to_8_bits(values)[0], exact)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zeros_and_ones_of_every_dtype(dtype):
     assert (to_8_bits(np.zeros((2, 3), dtype))[0] == 0).all()

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput, ZooError, reason
-from zoo.formats import png
 from zoo.formats.common import Refused, to_8_bits
+from zoo.formats.plain_png import plain_pixels
 from zoo.headers import READ, reader, sniff
 from zoo.limits import check_memory, check_size
 
@@ -52,7 +52,7 @@ class Picture:
 
 def decode_bytes(data: bytes, name: str) -> Picture:
     """Decode an image file's bytes; `name` is what error sentences call it. Raises BadInput."""
-    pixels = png.plain_pixels(data)
+    pixels = plain_pixels(data)
     if pixels is not None:
         return Picture(pixels)
     if not data:

@@ -3,12 +3,22 @@
 from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
 import importlib
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from zoo.limits import LONGEST, max_pixels
 
 if TYPE_CHECKING:
-    from zoo.formats.common import Header
+    from typing import Protocol
+
+    from zoo.formats.header import Header
+
+    class Reader(Protocol):
+        """A module of zoo/formats."""
+
+        def size(self, data: bytes) -> tuple[int, int]: ...
+
+        def parse(self, data: bytes) -> Header: ...
+
 
 READ = {  # format → the module of zoo/formats that reads it
     "PNG": "png", "JPEG": "jpeg", "WebP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff", "AVIF": "avif",
@@ -84,17 +94,9 @@ def _text(start: bytes) -> str | None:
     return "XBM" if text.startswith(b"#define ") and b"_width" in text else None
 
 
-class Reader(Protocol):
-    """A module of zoo/formats."""
-
-    def size(self, data: bytes) -> tuple[int, int]: ...
-
-    def parse(self, data: bytes) -> Header: ...
-
-
 def reader(format: str) -> Reader:
     """The module that reads a format of `READ`; imported here, for the command needs one of them at most."""
-    return cast(Reader, importlib.import_module(f"zoo.formats.{READ[format]}"))
+    return cast("Reader", importlib.import_module(f"zoo.formats.{READ[format]}"))
 
 
 def declared_pixels(data: bytes) -> int:

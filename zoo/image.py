@@ -81,12 +81,12 @@ def _of_pillow(image: Any, name: str) -> Picture:
         if content and sniff(content[:_START]) in READ:
             return decode_bytes(content, name)
         frame = image.tell() if hasattr(image, "tell") else 0
-        copy = image.copy()  # loads the image; the rest is done to the copy
+        image.load()
         try:
-            turn = copy.getexif().get(0x0112)
+            turn = image.getexif().get(0x0112)
         except Exception:  # damaged EXIF hides no pixels
             turn = None
-        values, notes = pillow_pixels(copy)
+        values, notes = pillow_pixels(image)
         pixels, reduced = to_8_bits(values)
         notes = ((f"used frame {frame + 1}",) if frame else ()) + notes + reduced
         if turn in range(2, 9):
@@ -97,7 +97,8 @@ def _of_pillow(image: Any, name: str) -> Picture:
 def _unloaded_file(image: Any) -> bytes | None:
     """The file behind a PIL image of which nothing is decoded yet and whose first frame is meant; else None."""
     file = getattr(image, "fp", None)
-    loaded = vars(image).get("_im", vars(image).get("im")) is not None
+    fields = getattr(image, "__dict__", {})
+    loaded = fields.get("_im", fields.get("im")) is not None  # its name depends on Pillow's version
     if loaded or file is None or image.tell() or getattr(image, "decoderconfig", ()):
         return None
     place = file.tell()
@@ -145,15 +146,21 @@ def _content(path: str | os.PathLike[str]) -> bytes:
 
 
 def _read_open(file: Any) -> bytes:
+    parts: list[bytes] = []
+    left = LARGEST + 1
     try:
-        data = file.read()
-    except UnicodeDecodeError:
-        data = None
+        while left > 0 and (part := file.read(left)):
+            if not isinstance(part, bytes):
+                raise UnicodeError
+            parts.append(part)
+            left -= len(part)
+    except UnicodeError:
+        raise BadInput("The file was opened as text: open it with mode 'rb'.") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"The file cannot be read ({reason(error)}): open it again.") from None
-    if not isinstance(data, bytes):
-        raise BadInput("The file was opened as text: open it with mode 'rb'.")
-    return data
+    if left <= 0:
+        raise BadInput(f"The file has more than the {LARGEST:,} bytes that are read.")
+    return b"".join(parts)
 
 
 def _of_array(array: npt.NDArray[Any]) -> Picture:

@@ -10,7 +10,7 @@ from zoo.errors import BadInput, WrongUsage
 VARIABLE = "ZOO_MAX_MEGAPIXELS"
 LONGEST = 65_535  # pixels a side, as in JPEG: resizing needs tables for every column
 MEGAPIXELS = 25.0  # unless the variable says otherwise; a camera's 24 million pixels fit
-_LEAST = 100_000
+LEAST = 100_000  # pixels: no limit is lower
 _BUFFERS = 40_000_000  # bytes: what decoders take for themselves, however small the picture
 _BYTES_A_PIXEL = 10  # 250 MB at 25 million pixels: two copies of an RGBA picture, and the file
 
@@ -26,7 +26,7 @@ def max_pixels() -> int:
         pixels = round(float(value) * 1e6)
     except (ValueError, OverflowError):
         pixels = 0
-    if pixels < _LEAST:
+    if pixels < LEAST:
         raise WrongUsage(f"{VARIABLE} is a number of megapixels from 0.1 on, such as 50, not {value!r}: change it.")
     return pixels
 

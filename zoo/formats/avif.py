@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zoo.errors import reason
-from zoo.formats.common import Array, Header, Refused, damaged, pillow_pixels
+from zoo.formats.common import Array, Refused, damaged, pillow_pixels
+from zoo.formats.header import Header
 
 _MOST_BOXES = 1_000
 _LARGEST_META = 2**20  # bytes, a colour profile included

@@ -6,7 +6,8 @@ import io
 import struct
 from dataclasses import dataclass
 
-from zoo.formats.common import Array, Header, Refused, damaged, pillow_pixels
+from zoo.formats.common import Array, Refused, damaged, pillow_pixels
+from zoo.formats.header import Header
 
 _COMPRESSED = {1: "run-length coding", 2: "run-length coding", 4: "a JPEG inside", 5: "a PNG inside"}
 

@@ -1,11 +1,11 @@
-"""What the formats share: a header's fields, why a file is refused, and the way from Pillow's images to arrays."""
+"""What the formats share: why a file is refused, and the ways from Pillow's images and from other dtypes to arrays."""
 
 from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -27,28 +27,6 @@ class Refused(Exception):
 
 def damaged(reason: str) -> Refused:
     return Refused(f"is damaged or cut short ({reason}): get the file again")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file declares.
-
-    memory: bytes that decoding takes at its peak, beside the file and any copy of it.
-    orientation: as EXIF counts, 1 to 8. notes: what decoding does to the picture, in words.
-    """
-
-    width: int
-    height: int
-    memory: int
-    orientation: int = 1
-    notes: tuple[str, ...] = ()
-
-    def pixels(self) -> tuple[Array, tuple[str, ...]]:
-        """`(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied), and further notes.
-
-        Any integer or float dtype. Raises Refused, and whatever a decoder raises for damaged data.
-        """
-        raise NotImplementedError
 
 
 def strips(picture: Array) -> Iterator[slice]:
@@ -83,12 +61,9 @@ def to_8_bits(values: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     if white == 255 and not fractions:
         return values.astype(np.uint8), ()
     pixels = np.empty(values.shape, np.uint8)  # every strip is written below
-    table = None if fractions else np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
     for rows in strips(values):
-        if table is None:
-            pixels[rows] = np.rint(np.multiply(values[rows], 255 / white, dtype=np.float32))
-        else:
-            pixels[rows] = table[values[rows]]
+        strip: Array = values[rows].astype(np.float32 if fractions else np.uint16).reshape(len(pixels[rows]), -1)
+        pixels[rows] = cv2.convertScaleAbs(strip, alpha=255 / white).reshape(pixels[rows].shape)  # rounded
     return pixels, (REDUCED,) if white > 255 or fractions else ()
 
 

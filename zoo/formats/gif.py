@@ -6,7 +6,8 @@ import io
 import struct
 from dataclasses import dataclass
 
-from zoo.formats.common import FIRST_FRAME, Array, Header, Refused, damaged, pillow_pixels
+from zoo.formats.common import FIRST_FRAME, Array, Refused, damaged, pillow_pixels
+from zoo.formats.header import Header
 
 _BEFORE_FRAME = 2**18  # bytes in which the first frame must begin: comments and the like are walked over in Python
 _MOST_BLOCKS = 100_000  # of a frame, to see whether another follows: 25 MB, 10 ms

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zoo.formats import exif
-from zoo.formats.common import Array, Header, Refused, damaged, pillow_pixels
+from zoo.formats.common import Array, Refused, damaged, pillow_pixels
+from zoo.formats.header import Header
 from zoo.limits import max_pixels
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")

@@ -10,108 +10,36 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
-from zlib import adler32, crc32, decompressobj
+from zlib import crc32, decompressobj
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from zoo.formats import exif
-from zoo.formats.common import FIRST_FRAME, Array, Header, Refused, damaged, pillow_pixels
+from zoo.formats.common import FIRST_FRAME, Array, Refused, damaged, pillow_pixels
+from zoo.formats.header import Header
+from zoo.formats.plain_png import END, FILTERS, START, STORED, by_opencv, rgb_order
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_START = SIGNATURE + b"\0\0\0\rIHDR"
-_END = b"\0\0\0\0IEND\xaeB`\x82"
-_HEAD = struct.Struct(">16sII5sII4s")  # the file up to the type of its second chunk
-_NUMBER, _LENGTHS = struct.Struct(">I").pack, struct.Struct("<HH").pack
-_PLAIN = {b"\x08\0\0\0\0": 1, b"\x08\2\0\0\0": 3, b"\x08\6\0\0\0": 4}  # 8 bits, not interlaced → channels
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
 _ADAM7 = (
-    (0, 8, 0, 8),
-    (4, 8, 0, 8),
-    (0, 4, 4, 8),
-    (2, 4, 0, 4),
-    (0, 2, 2, 4),
-    (1, 2, 0, 2),
-    (0, 1, 1, 2),
-)  # Adam7: first column, step, first row, step
-_FILTERS = b"\0\1\2\3\4"
+    (0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2),
+)  # Adam7: first column, step, first row, step  # fmt: skip
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _USED = frozenset({b"tRNS", b"acTL", b"eXIf", b"iTXt", b"tEXt", b"zTXt"})  # of the others, nothing is read
 _MOST_CHUNKS = 20_000  # 160 MB in chunks of 8 kB, which is what libpng writes
 _LONGEST_TEXT = 2**18  # bytes of a text in which an orientation is looked for
 _SMALL = 4 * 2**20  # bytes of pixels: above, Pillow is as fast as OpenCV and takes less memory
-_STORED = 65_535  # bytes that a block of a deflate stream holds uncompressed
-_MORE, _LAST = b"\0", b"\1"  # what such a block begins with
 _PIECE = 2**20  # bytes that are inflated at a time where only their number counts
 
 
 def size(data: bytes) -> tuple[int, int]:
-    if len(data) < 33 or not data.startswith(_START):
+    if len(data) < 33 or not data.startswith(START):
         raise damaged("its header is not a PNG's")
     width, height = struct.unpack_from(">II", data, 16)
     if not (0 < width < 2**31 and 0 < height < 2**31):
         raise damaged(f"it declares {width}x{height} pixels")
     return width, height
-
-
-def plain_pixels(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """The pixels of the PNG that data sets consist of, uint8 `(H, W, C)`: one IDAT chunk, no other, and undamaged.
-
-    None for any other file, which `parse` reads, or refuses with a reason: this is the same in a fifth of the time.
-    With at most 65,535 bytes of pixels, it is below any limit.
-    """
-    if len(data) < 57:
-        return None
-    start, width, height, kind, checksum, length, second = _HEAD.unpack_from(data)
-    if start != _START or second != b"IDAT" or kind not in _PLAIN:
-        return None
-    end = 41 + length
-    stride = width * _PLAIN[kind] + 1
-    expected = stride * height
-    if not 1 < stride <= expected <= _STORED or len(data) != end + 16 or data[end + 4 :] != _END:
-        return None
-    if crc32(data[12:29]) != checksum or crc32(data[37:end]) != int.from_bytes(data[end : end + 4], "big"):
-        return None
-    inflater = decompressobj()
-    try:
-        raw = inflater.decompress(data[41:end], expected)
-    except zlib.error:
-        return None
-    if len(raw) != expected or not inflater.eof or raw[::stride].strip(_FILTERS):
-        return None
-    return _opencv(data[:33], _LAST + _LENGTHS(expected, expected ^ _STORED) + raw, adler32(raw))
-
-
-def _opencv(head: bytes, blocks: bytes, checksum: int) -> npt.NDArray[np.uint8] | None:
-    """OpenCV's pixels of a PNG whose data were inflated before, and come as stored blocks: they cannot be short."""
-    body = b"IDAT\x78\1" + blocks + _NUMBER(checksum)
-    file = head + _NUMBER(len(body) - 4) + body + _NUMBER(crc32(body)) + _END
-    pixels = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
-    return None if pixels is None else rgb_order(pixels)
-
-
-def _stored(raw: bytes) -> bytes:
-    """Stored blocks of a deflate stream (RFC 1951, 3.2.4)."""
-    pieces = [raw[start : start + _STORED] for start in range(0, len(raw), _STORED)]
-    kinds = [_MORE] * (len(pieces) - 1) + [_LAST]
-    return b"".join(
-        kind + _LENGTHS(len(piece), len(piece) ^ _STORED) + piece for kind, piece in zip(kinds, pieces, strict=True)
-    )
-
-
-def rgb_order(pixels: Array) -> Array:
-    """OpenCV's `(H, W)` or `(H, W, C)` in BGR(A) order → `(H, W, C)` in RGB(A) order."""
-    if pixels.ndim == 2:
-        return pixels[:, :, np.newaxis]
-    code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    if pixels.size <= _SMALL:
-        return cv2.cvtColor(pixels, code)
-    rows = max(1, _SMALL // (pixels.shape[1] * pixels.shape[2]))
-    for top in range(0, len(pixels), rows):  # in place: no second copy of a large picture
-        pixels[top : top + rows] = cv2.cvtColor(pixels[top : top + rows], code)
-    return pixels
 
 
 @dataclass(frozen=True)
@@ -133,9 +61,9 @@ class _Png(Header):
         plain = self.depth == 8 and self.colour in (0, 2, 6) and not self.interlaced and not self.transparency
         if plain and self.expected <= _SMALL:
             raw = _inflated(self.body, self.expected)
-            if raw[:: self.expected // self.height].strip(_FILTERS):
+            if raw[:: self.expected // self.height].strip(FILTERS):
                 raise damaged("its pixels are filtered in a way that PNG does not know")
-            pixels = _opencv(self.head, _stored(raw), adler32(raw))
+            pixels = by_opencv(self.head, raw)
             if pixels is not None:
                 return pixels, ()
         from PIL import PngImagePlugin
@@ -160,7 +88,7 @@ class _Png(Header):
             if content:
                 checksum = crc32(content, crc32(kind))
                 parts += [len(content).to_bytes(4, "big"), kind, content, checksum.to_bytes(4, "big")]
-        return b"".join([*parts, _END])
+        return b"".join([*parts, END])
 
 
 def parse(data: bytes) -> Header:
@@ -300,11 +228,11 @@ def _check(body: bytes, expected: int, stride: int) -> None:
     """
     inflater, length = decompressobj(), 0
     try:
-        for start in range(0, len(body), _STORED):
-            piece = body[start : start + _STORED]
+        for start in range(0, len(body), STORED):
+            piece = body[start : start + STORED]
             while length < expected:
                 inflated = inflater.decompress(piece, _PIECE)
-                if stride and inflated[-length % stride :: stride].strip(_FILTERS):
+                if stride and inflated[-length % stride :: stride].strip(FILTERS):
                     raise damaged("its pixels are filtered in a way that PNG does not know")
                 length, piece = length + len(inflated), inflater.unconsumed_tail
                 if not piece and len(inflated) < _PIECE:

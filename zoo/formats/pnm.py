@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.formats.common import Array, Header, Refused, damaged
+from zoo.formats.common import Array, Refused, damaged
+from zoo.formats.header import Header
 
 _LONGEST_HEADER = 4096  # bytes, comments included
 _SPACE = rb"(?:[ \t\r\n]|#[^\r\n]*[\r\n])+"

@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from zoo.formats import exif, jpeg
-from zoo.formats.common import FROM_CMYK, Array, Header, Refused, damaged, pillow_pixels, strips, to_8_bits
+from zoo.formats.common import FROM_CMYK, Array, Refused, damaged, pillow_pixels, strips, to_8_bits
+from zoo.formats.header import Header
 
 _TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG: what the tags below are written in
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -51,7 +53,7 @@ _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def size(data: bytes) -> tuple[int, int]:
-    return _dimensions(_directory(data))
+    return _dimensions(_directory(data, frozenset({_WIDTH, _HEIGHT})))
 
 
 def _dimensions(tags: dict[int, tuple[int, ...]]) -> tuple[int, int]:
@@ -67,8 +69,8 @@ def _order(data: bytes) -> str:
     return "<" if data.startswith(b"II") else ">"
 
 
-def _directory(data: bytes) -> dict[int, tuple[int, ...]]:
-    """The values of the tags that are used, from the first directory; the chain of others is never followed."""
+def _directory(data: bytes, wanted: frozenset[int] = _USED) -> dict[int, tuple[int, ...]]:
+    """The values of some tags, from the first directory; the chain of others is never followed."""
     order = _order(data)
     if len(data) < 8:
         raise damaged("it ends before its picture")
@@ -81,7 +83,7 @@ def _directory(data: bytes) -> dict[int, tuple[int, ...]]:
     tags: dict[int, tuple[int, ...]] = {}
     for place in range(start + 2, start + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", data, place)
-        if tag in _USED and tag not in tags and kind in _TYPES and 0 < number <= 4 * _MOST_CHUNKS:
+        if tag in wanted and tag not in tags and kind in _TYPES and 0 < number <= 4 * _MOST_CHUNKS:
             layout = f"{order}{number}{_TYPES[kind]}"
             at = place + 8 if struct.calcsize(layout) <= 4 else struct.unpack_from(order + "I", data, place + 8)[0]
             if at + struct.calcsize(layout) > len(data):
@@ -358,11 +360,11 @@ def _from_cmyk(values: Array) -> Array:
 
 
 def _unmultiply(pixels: Array) -> None:
-    """In place: divide the colours by the alpha that they were multiplied with, as Pillow does."""
+    """In place: divide the colours by the alpha that they were multiplied with."""
     for rows in strips(pixels):
-        strip = pixels[rows].astype(np.uint32)
-        colours = strip[:, :, :-1] * 255 // np.maximum(strip[:, :, -1:], 1)
-        pixels[rows, :, :-1] = np.where(strip[:, :, -1:], np.minimum(colours, 255), 0)
+        *colours, alpha = cv2.split(np.ascontiguousarray(pixels[rows]))
+        divided = [cv2.divide(colour, alpha, scale=255) for colour in colours]  # 0 where alpha is 0
+        pixels[rows] = cv2.merge([*divided, alpha])
 
 
 def parse(data: bytes) -> Header:

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from zoo.formats import exif
-from zoo.formats.common import FIRST_FRAME, Array, Header, damaged
-from zoo.formats.png import rgb_order
+from zoo.formats.common import FIRST_FRAME, Array, damaged
+from zoo.formats.header import Header
+from zoo.formats.plain_png import rgb_order
 
 _MOST_CHUNKS = 10_000  # an animation has one a frame; EXIF comes after them
 _HAS_ALPHA = 0x10
