@@ -213,6 +213,15 @@ def test_the_page_is_bounded_whichever_process_is_asked(tmp_path):
             answer = httpx.post(server.url + path, content=endless(), headers=headers, timeout=60)
             assert (answer.status_code, answer.json()) == (413, {"error": TOO_LARGE}), path
             assert answer.headers["connection"] == "close"
+        for site in ("https://evil.example", "http://localhost:3000"):  # Gradio would let some of them read
+            for host in ("192.0.2.1", "127.0.0.1"):
+                answer = httpx.get(server.url + "/config", headers={"Origin": site, "Host": host}, timeout=60)
+                assert answer.status_code == 200
+                assert not [name for name in answer.headers if name.startswith("access-control-")]
+                answer = httpx.post(
+                    server.url + "/gradio_api/queue/join", headers={"Origin": site, "Host": host}, json={}
+                )
+                assert answer.status_code == 403
         form = {"files": ("seven.bin", bytes(900_000))}
         for _ in range(6):
             assert httpx.post(server.url + UPLOAD, files=form, timeout=60).status_code == 200

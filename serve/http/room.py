@@ -6,7 +6,7 @@ from serve.http.behind import Application
 from serve.http.errors import Refused
 from serve.http.exchange import Message, Receive, Send
 
-PLACES = 512  # of the 1,024 connections that a process takes (serve/serving.py): programs always find one
+PLACES = 512  # of the thousands of connections that a process takes (serve/serving.py): programs always find one
 
 
 class Room:
