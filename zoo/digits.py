@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput
-from zoo.ink import FADED, Ink, find_ink
+from zoo.ink import FADED, LONGEST, Ink, find_ink
 from zoo.levels import Array, median
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
@@ -23,6 +23,7 @@ _CENTRE = 14.0  # where MNIST's centres of mass are, in pixel indices: all 60,00
 _OFF_CENTRE = 0.52
 _FINE = 80  # pixels a digit's longest side has while it is worked on: four a pixel of the result
 _TINIEST = 0.02  # of the picture's longer side: 10 pixels of 512; noise makes smaller spots
+_FEWEST = 8  # blocks a side, of at least 3 pixels each
 _PIECE = 0.12  # of the longest piece of stroke: what is shorter is a speck
 _FAR = 0.4  # of the longest piece: what is this far away and shorter than `_WHOLE` of it is dirt
 _WHOLE = 0.6  # of the tallest: in a number all digits are about as tall, the bar of a 5 is not
@@ -36,6 +37,7 @@ _THIN = 0.11  # stroke width / digit size; of 3,000 MNIST images the median is 0
 _NEAR = 0.06  # of the digit's size: how far around its strokes their soft edges reach
 _FAINT = 0.05  # of the strokes' area: how much must be fainter than them and hang on them to be followed
 _CLEAN = 0.5  # of that: how much may be as faint elsewhere, or it is the paper's
+_STROKE = 4.0  # length / width of what is followed
 _VISIBLE = 60  # of 255: from where on a soft edge belongs to the digit's box; 30 to 90 read the same
 _LEFT_OUT = 0.2  # of the ink; 100 photographs and drawings with 4 to 24 specks each have at most 0.19
 _LENGTH = 5.0  # strokes' length / digit size: of 1,500 MNIST images and 400 printed digits at most 3.5
@@ -58,28 +60,32 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     exact = _as_it_is(pixels)
     if exact is not None:
         return exact
+    notes: list[str] = []
+    blocks = _blocks(pixels)
+    if blocks is not None:
+        pixels = blocks
+        notes.append(f"took {pixels.shape[1]}x{pixels.shape[0]} blocks for pixels")
+        exact = _as_it_is(pixels)
+        if exact is not None:
+            return exact[0], (*notes, *exact[1])
     ink = find_ink(pixels)
+    notes += ink.notes
     strokes = _strokes(ink)
     if max(strokes.box[2:]) < max(_TINIEST * max(ink.amount.shape), 3):
         raise BadInput(
             f"The picture ({pixels.shape[1]}x{pixels.shape[0]}) holds specks and no digit: it seems blank. "
             "Draw a digit with more contrast, or crop closer to it."
         )
-    notes, specks, left_out = list(ink.notes), strokes.specks, strokes.left_out
-    x, y, width, height = strokes.box
-    if ink.scale > 1 and max(width, height) < _FINE:  # a small digit in a large picture: look closer
-        reach = max(width, height)
-        x, y = x - ink.margin, y - ink.margin
-        rows = slice(max(0, y - reach) * ink.scale, max(1, y + height + reach) * ink.scale)
-        columns = slice(max(0, x - reach) * ink.scale, max(1, x + width + reach) * ink.scale)
-        ink = find_ink(pixels[rows, columns])
+    specks, left_out = strokes.specks, strokes.left_out
+    if ink.scale > 1 and max(strokes.box[2:]) < _FINE:
+        ink = find_ink(_closer(pixels, ink, strokes.box))
         strokes = _strokes(ink)
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
     _check_single(strokes.pieces, strokes.box)
     x, y, width, height = strokes.box
     if specks:
         notes.append(f"removed {specks} speck{'s' if specks > 1 else ''}")
-    if (width, height) != strokes.digit.shape[::-1]:
+    if (height, width) != tuple(side - 2 * ink.margin for side in strokes.digit.shape):
         notes.append(f"cropped to {width * ink.scale}x{height * ink.scale}")
     digit, stroke = _normalised(ink.amount, strokes)
     if round((_THIN - stroke) * _FINE) >= 1:
@@ -89,9 +95,18 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         notes.append(f"{DOUBT}ink and paper may be taken for each other")
     if left_out > _LEFT_OUT:
         notes.append(f"{DOUBT}{left_out:.0%} of the ink was left out")
-    if stroke > _SOLID or _is_tangled(strokes.digit[y : y + height, x : x + width]):
+    if stroke > _SOLID or _is_tangled(strokes.digit[y : y + height, x : x + width], len(strokes.pieces)):
         notes.append(f"{DOUBT}its lines are not those of a digit")
     return _placed(digit), tuple(notes)
+
+
+def _closer(pixels: Array, ink: Ink, box: tuple[int, int, int, int]) -> Array:
+    """What surrounds a small digit in a large picture; box: of the digit in the map."""
+    x, y, width, height = box
+    x, y, reach = x - ink.margin, y - ink.margin, max(width, height)
+    rows = slice(max(0, y - reach) * ink.scale, max(1, y + height + reach) * ink.scale)
+    columns = slice(max(0, x - reach) * ink.scale, max(1, x + width + reach) * ink.scale)
+    return pixels[rows, columns]
 
 
 def _as_it_is(pixels: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]] | None:
@@ -106,6 +121,37 @@ def _as_it_is(pixels: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]] | 
         return np.array(grey), ()
     inverted = 255 - grey
     return (inverted, ("inverted: the ink was dark",)) if is_mnist_form(inverted) else None
+
+
+def _blocks(pixels: Array) -> Array | None:
+    """One pixel of each block, where a picture was enlarged to blocks of equal pixels; None for other pictures.
+
+    Its few grey pixels say more than the blocks' edges, and may be MNIST's.
+    """
+    shape = height, width = pixels.shape[:2]
+    if max(shape) > LONGEST or min(shape) < 3 * _FEWEST:
+        return None
+    green = np.ascontiguousarray(pixels[:, :, pixels.shape[2] // 2])
+    rows = np.flatnonzero((green[1:] != green[:-1]).any(axis=1)) + 1
+    if not 3 <= len(rows) <= height // 3:
+        return None
+    columns = np.flatnonzero((green[:, 1:] != green[:, :-1]).any(axis=0)) + 1
+    counts = np.arange(_FEWEST, height // 3 + 1)
+    across = np.rint(counts * (width / height)).astype(int)
+    found = np.flatnonzero(_meet(rows, height, counts) & _meet(columns, width, across))
+    if not found.size:
+        return None
+    sizes = zip(shape, (counts[found[0]], across[found[0]]), strict=True)
+    return np.ascontiguousarray(pixels[np.ix_(*((2 * np.arange(n) + 1) * side // (2 * n) for side, n in sizes))])
+
+
+def _meet(changes: Array, side: int, counts: Array) -> npt.NDArray[np.bool_]:
+    """For each count, whether all changes are where so many equal blocks of a side meet, to the pixel.
+
+    Programs round differently.
+    """
+    places = changes * (counts[:, None] / side)
+    return np.asarray((np.abs(places - np.rint(places)) * side <= counts[:, None] * 1.001).all(axis=1))
 
 
 def is_mnist_form(picture: npt.NDArray[np.uint8]) -> bool:
@@ -166,7 +212,7 @@ def _strokes(ink: Ink) -> _Strokes:
             break
     keep = (sizes >= _PIECE * sizes[main]) & (~on_edge | on_edge[main])
     keep &= (sizes >= _WHOLE * sizes[main]) | (_gaps(stats, main) <= _FAR * sizes[main])
-    digit = np.concatenate([[False], keep]).astype(np.uint8)[labels]
+    digit = mask if keep.all() else np.concatenate([[False], keep]).astype(np.uint8)[labels]
     amounts = ink.amount[digit > 0]
     full = float(np.partition(amounts, int(_FULL * amounts.size))[int(_FULL * amounts.size)])
     around = (_gaps(stats, main) <= sizes[main]) & ~on_edge
@@ -197,7 +243,11 @@ def _with_faint_ends(ink: Ink, digit: Array) -> Array | None:
     if ends < least or elsewhere > _CLEAN * ends or _touches(stats[joined > 0], mask.shape).any():
         return None
     added = np.where(beyond, whole, np.uint8(0))
-    return whole if _depth(added).max() <= _depth(digit).max() else None  # a shadow is wider than a stroke
+    width = 2 * float(_depth(added).max())
+    longest = np.count_nonzero(added) / width**2
+    if width > 2 * _depth(digit).max() or (ink.margin and longest < _STROKE):
+        return None  # uneven light, which is not flattened where ink touches the frame, is wider than strokes
+    return whole
 
 
 def _depth(mask: Array) -> npt.NDArray[np.float32]:
@@ -206,17 +256,24 @@ def _depth(mask: Array) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.distanceTransform(solid, cv2.DIST_L2, 3), np.float32)
 
 
-def _is_tangled(digit: Array) -> bool:
+def _is_tangled(digit: Array, pieces: int) -> bool:
     """Whether the strokes, uint8 `(h, w)`, are longer, or enclose more places, than those of any digit.
 
     Their length is half their outline, whose steps along rows and columns are 4 / π as long as itself on average.
     """
     height, width = digit.shape
-    padded: Array = cv2.copyMakeBorder(digit, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    steps = np.count_nonzero(padded[:, 1:] != padded[:, :-1]) + np.count_nonzero(padded[1:] != padded[:-1])
-    if steps * np.pi / 8 > _LENGTH * max(height, width):
+    solid: Array = cv2.copyMakeBorder(digit, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    across, down = solid[:, 1:] != solid[:, :-1], solid[1:] != solid[:-1]
+    if (np.count_nonzero(across) + np.count_nonzero(down)) * np.pi / 8 > _LENGTH * max(height, width):
         return True
-    _, _, stats, _ = cv2.connectedComponentsWithStats(1 - padded, connectivity=4)
+    # Euler's number from all squares of four pixels (S. Gray: Local properties of binary images, 1971): it counts the
+    # tiny holes too, which is quick and mostly enough.
+    four = solid[1:, 1:] + solid[1:, :-1] + solid[:-1, 1:] + solid[:-1, :-1]
+    crossed = (four == 2) & across[1:] & down[:, 1:]
+    euler = (np.count_nonzero(four == 1) - np.count_nonzero(four == 3) - 2 * np.count_nonzero(crossed)) // 4
+    if pieces - euler <= _HOLES:
+        return False
+    _, _, stats, _ = cv2.connectedComponentsWithStats(1 - solid, connectivity=4)
     outside = 2  # the rest of the mask, and what surrounds the digit
     return int((stats[:, 4] >= max(_HOLE * height * width, _PIXELS)).sum()) - outside > _HOLES
 

@@ -98,8 +98,6 @@ def _has_one_colour(channels: Array) -> bool:
 
 def _reduced(pixels: Array, factor: int) -> Array:
     """INTER_AREA, so that a thin line becomes a faint one and does not vanish; by a whole factor, which is fast."""
-    if pixels.shape[2] == 4 and pixels[:, :, 3].min() == 255:  # the colours count only where there is no transparency
-        pixels = pixels[:, :, :3]
     while factor % 2 == 0 and min(pixels.shape[:2]) > 1:  # twice as fast in halves
         height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
         halved = cv2.resize(pixels[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
@@ -151,8 +149,8 @@ def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
             paper, distance = second, other
     if _widest(distance > max(_SAME, int(distance.max()) // 4)) > _BOLDEST:
         return None  # no stroke: a shadow on smooth paper
-    ink = distance > max(_SAME, int(distance.max()) // 2)
-    dark = bool(ink.any()) and float(channels[ink].mean()) < float(paper.mean())
+    ink = (distance > max(_SAME, int(distance.max()) // 2)).astype(np.uint8)
+    dark = bool(ink.any()) and sum(cv2.mean(channels, mask=ink)) < float(paper.sum())
     whole = cv2.copyMakeBorder(distance, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
     return whole.astype(np.float32) / np.float32(255), dark
 
@@ -173,7 +171,7 @@ def _frame(channels: Array) -> tuple[int, int, int, int]:
     A frame is a line along two opposite borders, or a change of colour there, before anything is drawn.
     """
     widths: list[int] = []
-    green = channels[:, :, channels.shape[2] // 2]
+    green = np.ascontiguousarray(channels[:, :, channels.shape[2] // 2])
     for lines in (green, green.T):
         reach = min(len(lines) // 8, 64)
         ends = [_last_change(lines[: reach + 1]), _last_change(lines[::-1][: reach + 1])] if reach else [0, 0]
@@ -201,9 +199,9 @@ def _common_colour(colours: Array) -> Array:
 
 def _far(channels: Array, colour: Array) -> npt.NDArray[np.uint8]:
     """uint8 `(H, W)`: the largest difference of a channel from a colour."""
-    height, width = channels.shape[:2]
-    levels = np.arange(256)
-    planes = [cv2.LUT(channels[:, :, k], np.abs(levels - colour[k]).astype(np.uint8)) for k in range(len(colour))]
+    height, width, count = channels.shape
+    row = channels.reshape(1, height * width, count)  # four rows of one pixel each look like a colour to OpenCV
+    planes = cv2.split(cv2.absdiff(row, np.array([*colour, *[0] * (4 - count)], np.float64)))
     far = planes[0]
     for plane in planes[1:]:
         far = cv2.max(far, plane)

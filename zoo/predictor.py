@@ -15,6 +15,7 @@ import numpy.typing as npt
 from zoo import registry
 from zoo.binding import Bound
 from zoo.card import METADATA_KEY, Card
+from zoo.digits import DOUBT
 from zoo.errors import BadInput, BadModel, ModelNotFound, reason
 from zoo.image import describe
 from zoo.photos import FITS, Fit
@@ -152,7 +153,8 @@ class Model:
 
     def _row(self, name: str, guesses: tuple[Guess, ...], corrections: tuple[str, ...]) -> Row:
         best = guesses[0]
-        unsure = best.probability < self.card.calibration.unsure_below
+        doubtful = any(correction.startswith(DOUBT) for correction in corrections)
+        unsure = doubtful or best.probability < self.card.calibration.unsure_below
         return Row(name, self.card.name, best.label, best.probability, unsure, guesses, corrections)
 
     def _wrong_array(self, images: Any) -> str:
