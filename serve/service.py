@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+
 from serve.pool import Pool
 from serve.runner import Runner
 from serve.settings import Settings
 from zoo import registry
 from zoo.card import Card
-from zoo.errors import ModelNotFound
+from zoo.errors import BadModel, ModelNotFound
 from zoo.predictor import load
 
 
@@ -15,17 +18,40 @@ class Service:
     """runners: by the models' full names, in the order of the names. device: where they run. pool: not yet started."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens every model. Raises ModelNotFound where the pattern matches none, and what `zoo.load` raises."""
-        names = [entry.card.name for entry in registry.scan(settings.models)]
-        if not names:
+        """Open every model. One of the user's own that cannot be opened is left out, with a message.
+
+        Raises:
+            ModelNotFound: the pattern matches none. What `zoo.load` raises, for a shipped model or if none opens.
+        """
+        entries = registry.scan(settings.models)
+        if not entries:
             raise ModelNotFound(f"No model matches {settings.models!r}: `zoo list` shows all models.")
-        self.runners = {name: Runner(load(name, settings.device)) for name in names}
+        self.runners: dict[str, Runner] = {}
+        problem: BadModel | None = None
+        for entry in entries:
+            try:
+                self.runners[entry.card.name] = Runner(load(entry.card.name, settings.device))
+            except BadModel as error:
+                if entry.folder.parent == registry.SHIPPED:
+                    raise
+                problem = error
+                print(f"zoo: {error} It is not served.", file=sys.stderr)
+        if problem and not self.runners:
+            raise problem
         self.device = next(iter(self.runners.values())).model.device
         self.pool = Pool(self.device, settings.max_queue)
-        self._called: dict[str, str] = {}
-        for name, runner in self.runners.items():  # a bare architecture is its default recipe, or its only one
-            if runner.model.card.default or runner.model.card.architecture not in self._called:
-                self._called[runner.model.card.architecture] = name
+        self._full_names = self._architectures()
+
+    def _architectures(self) -> dict[str, str]:
+        """Architecture → full name: the one that the registry means by it, or the first served where that is not."""
+        names: dict[str, str] = {}
+        for name, runner in self.runners.items():
+            names.setdefault(runner.model.card.architecture, name)
+        for architecture in names:
+            with suppress(ModelNotFound):
+                default = registry.find(architecture).card.name
+                names[architecture] = default if default in self.runners else names[architecture]
+        return names
 
     @property
     def cards(self) -> list[Card]:
@@ -33,7 +59,7 @@ class Service:
 
     def runner(self, name: str) -> Runner:
         """The model of that full name, or an architecture's default. Raises ModelNotFound, with near names."""
-        found = self.runners.get(name) or self.runners.get(self._called.get(name, ""))
+        found = self.runners.get(name) or self.runners.get(self._full_names.get(name, ""))
         if found is None:
             raise ModelNotFound(registry.not_found(name, list(self.runners)))
         return found

@@ -7,47 +7,47 @@ black ground. `zoo/digits.py` finds the digit in it.
 from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput
-
-Array = npt.NDArray[Any]
+from zoo.levels import LOG_LIGHT, SMALL, Array, Levels, main_axis, median, reduced, two_levels
 
 LONGEST = 512  # pixels a side: at this size a 7-pixel pen line of a 12-megapixel photo is still one pixel wide
-_SMALL = 96  # pixels a side where the paper is estimated: light changes slowly
 _WIDEST_STROKE = 0.45  # of the shorter side: what is wider than this is paper, table or shadow
 _BOLDEST = 0.33  # of a drawing's longer side: a stroke that fills a third of it leaves no room for a digit
-_DARK = 32.0  # grey levels added before the logarithm, in which light is a summand; keeps noise in black small
 _SAME = 12  # grey levels, of 255, within which JPEG and sensor noise leave a flat paper
+_STILL = 24  # grey levels: a border that varies less has one colour
 _FAINTEST = 0.06  # of full contrast: grey 200 on paper of 235 differs by 0.064
 _SIGNAL = 4.0  # ink exceeds the paper's noise this many times; of 200,000 normal values about six do
 _EDGE = 0.4  # of full ink: where a blurred stroke ends
+_HALF = 0.5  # of full ink, as the high threshold where two levels are known
+FADED = 0.2  # of full ink: how faint a stroke may become that hangs on a solid one
 
 
 @dataclass(frozen=True)
 class Ink:
     """What differs from the paper.
 
-    amount: float32 `(h, w)`, about 0 for paper and at most 1.
+    amount: float32 `(h, w)`, about 0 for paper and at most about 1.
     thresholds: from which amount on a pixel is ink. The low one keeps faint parts of strokes; the high one, Otsu's,
         also parts the ink from fainter lines that are printed on the paper.
+    faintest: amount above the paper's noise, from which on a pixel may belong to a stroke that fades.
     scale: pixels of the picture a pixel of the map.
+    margin: pixels of paper that were added on each side of the map, where the ink may touch the frame.
+    sure: is it clear which of two levels is the ink.
     notes: what was done, in words.
     """
 
     amount: npt.NDArray[np.float32]
     thresholds: tuple[float, float]
+    faintest: float
     scale: int
+    margin: int
+    sure: bool
     notes: tuple[str, ...]
-
-
-def median(values: Array) -> Any:
-    """The upper median along the first axis; np.median imports numpy.ma, which costs the command 10 ms at its start."""
-    return np.partition(values, len(values) // 2, axis=0)[len(values) // 2]
 
 
 def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
@@ -63,19 +63,41 @@ def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
     height, width = pixels.shape[:2]
     scale = -(-max(height, width) // LONGEST)
     channels, notes = _visible(_reduced(pixels, scale) if scale > 1 else pixels)
-    drawing = _drawing(channels)
-    amount, dark = drawing or _photograph(channels)
+    drawing = _drawing(channels) if _has_one_colour(channels) else None
+    if drawing is None:
+        small = reduced(channels, SMALL)
+        axis, dark = main_axis(LOG_LIGHT[small])
+        levels = two_levels(channels, small, axis)
+        if levels is not None and levels.contrast > _FAINTEST:
+            return _of_levels(levels, scale, notes)
+        drawing = _drawing(channels)
+    amount, dark = drawing or (_photograph(channels, axis, dark), dark)
     if dark and not notes:
         notes.append("inverted: the ink was dark")
     if drawing is None:
         notes.append("flattened the uneven background")
-    return Ink(amount, _thresholds(amount, drawing is None, height, width), scale, tuple(notes))
+    thresholds, faintest = _thresholds(amount, drawing is None, height, width)
+    return Ink(amount, thresholds, faintest, scale, 0, True, tuple(notes))
+
+
+def _of_levels(levels: Levels, scale: int, notes: list[str]) -> Ink:
+    margin = max(2, max(levels.amount.shape) // 8)
+    amount = cv2.copyMakeBorder(levels.amount, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0)
+    if levels.dark and not notes:
+        notes.append("inverted: the ink was dark")
+    thresholds = (max(_FAINTEST, _EDGE * levels.contrast), max(_FAINTEST, _HALF * levels.contrast))
+    faintest = max(_FAINTEST, FADED * levels.contrast)
+    return Ink(np.asarray(amount, np.float32), thresholds, faintest, scale, margin, levels.sure, tuple(notes))
+
+
+def _has_one_colour(channels: Array) -> bool:
+    """Whether the border has."""
+    border = np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
+    return int(np.ptp(border, axis=0).max()) <= _STILL
 
 
 def _reduced(pixels: Array, factor: int) -> Array:
     """INTER_AREA, so that a thin line becomes a faint one and does not vanish; by a whole factor, which is fast."""
-    if pixels.shape[2] == 4 and pixels[:, :, 3].min() == 255:  # the colours count only where there is no transparency
-        pixels = pixels[:, :, :3]
     while factor % 2 == 0 and min(pixels.shape[:2]) > 1:  # twice as fast in halves
         height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
         halved = cv2.resize(pixels[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
@@ -127,8 +149,8 @@ def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
             paper, distance = second, other
     if _widest(distance > max(_SAME, int(distance.max()) // 4)) > _BOLDEST:
         return None  # no stroke: a shadow on smooth paper
-    ink = distance > max(_SAME, int(distance.max()) // 2)
-    dark = bool(ink.any()) and float(channels[ink].mean()) < float(paper.mean())
+    ink = (distance > max(_SAME, int(distance.max()) // 2)).astype(np.uint8)
+    dark = bool(ink.any()) and sum(cv2.mean(channels, mask=ink)) < float(paper.sum())
     whole = cv2.copyMakeBorder(distance, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
     return whole.astype(np.float32) / np.float32(255), dark
 
@@ -136,7 +158,7 @@ def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
 def _widest(mask: Array) -> float:
     """Diameter of the largest disc in a mask, of the longer side; it ends at the border."""
     height, width = mask.shape
-    shrink = min(1.0, _SMALL / max(height, width))
+    shrink = min(1.0, SMALL / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     small = cv2.copyMakeBorder(small, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
@@ -149,7 +171,7 @@ def _frame(channels: Array) -> tuple[int, int, int, int]:
     A frame is a line along two opposite borders, or a change of colour there, before anything is drawn.
     """
     widths: list[int] = []
-    green = channels[:, :, channels.shape[2] // 2]
+    green = np.ascontiguousarray(channels[:, :, channels.shape[2] // 2])
     for lines in (green, green.T):
         reach = min(len(lines) // 8, 64)
         ends = [_last_change(lines[: reach + 1]), _last_change(lines[::-1][: reach + 1])] if reach else [0, 0]
@@ -177,14 +199,13 @@ def _common_colour(colours: Array) -> Array:
 
 def _far(channels: Array, colour: Array) -> npt.NDArray[np.uint8]:
     """uint8 `(H, W)`: the largest difference of a channel from a colour."""
-    planes = [
-        cv2.absdiff(channels[:, :, k], np.full(1, colour[k], np.float64)).reshape(channels.shape[:2])
-        for k in range(len(colour))
-    ]
+    height, width, count = channels.shape
+    row = channels.reshape(1, height * width, count)  # four rows of one pixel each look like a colour to OpenCV
+    planes = cv2.split(cv2.absdiff(row, np.array([*colour, *[0] * (4 - count)], np.float64)))
     far = planes[0]
     for plane in planes[1:]:
         far = cv2.max(far, plane)
-    return np.asarray(far, np.uint8)
+    return np.asarray(far.reshape(height, width), np.uint8)
 
 
 def _at_border(mask: Array) -> float:
@@ -199,17 +220,19 @@ def _at_border(mask: Array) -> float:
     return float(rim.mean() + np.mean(corners))
 
 
-def _photograph(channels: Array) -> tuple[npt.NDArray[np.float32], bool]:
-    """Distance of every pixel from the paper around it, float32 `(H, W)`, 0 to about 1, and whether the ink is dark."""
+def _photograph(channels: Array, axis: Array, dark: bool) -> npt.NDArray[np.float32]:
+    """Distance of every pixel from the paper around it, float32 `(H, W)`, 0 to about 1.
+
+    axis, dark: as `main_axis` gives them.
+    """
     height, width = channels.shape[:2]
-    table = np.log((np.arange(256, dtype=np.float32) + _DARK) / _DARK) / np.log((255 + _DARK) / _DARK)
-    light = cv2.LUT(np.ascontiguousarray(channels), table.astype(np.float32)).reshape(height, width, -1)
-    grey, dark = _contrast(light)
-    amount = grey - cv2.resize(_ground(grey), (width, height), interpolation=cv2.INTER_LINEAR)
+    light = cv2.LUT(np.ascontiguousarray(channels), LOG_LIGHT).reshape(height, width, -1)
+    grey = light @ (-axis if dark else axis)
+    amount: Array = grey - cv2.resize(_ground(grey), (width, height), interpolation=cv2.INTER_LINEAR)
     amount -= median(amount[::3, ::3].ravel())
-    if max(height, width) > _SMALL:
-        amount = np.asarray(cv2.GaussianBlur(amount, (3, 3), 0), np.float32)  # noise of single pixels
-    return amount, dark
+    if max(height, width) > SMALL:
+        amount = cv2.GaussianBlur(amount, (3, 3), 0)  # noise of single pixels
+    return np.asarray(amount, np.float32)
 
 
 def _ground(grey: Array) -> Array:
@@ -217,41 +240,16 @@ def _ground(grey: Array) -> Array:
 
     The border is continued outwards, so that a strip of table or a dark corner counts as wide.
     """
-    height, width = grey.shape
-    shrink = min(1.0, _SMALL / max(height, width))
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    kernel = max(3, round(_WIDEST_STROKE * min(size)) | 1)
+    small = reduced(grey[:, :, None], SMALL)[:, :, 0]
+    kernel = max(3, round(_WIDEST_STROKE * min(small.shape)) | 1)
     small = cv2.copyMakeBorder(small, kernel, kernel, kernel, kernel, cv2.BORDER_REPLICATE)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel, kernel))
     opened = cv2.dilate(cv2.morphologyEx(small, cv2.MORPH_OPEN, disc), np.ones((3, 3), np.uint8))
     return cv2.blur(opened, (3, 3))[kernel:-kernel, kernel:-kernel]
 
 
-def _contrast(light: Array) -> tuple[npt.NDArray[np.float32], bool]:
-    """The mix of channels in which the ink stands out most, and turned so that the ink is light; was it dark.
-
-    Ink is what changes within a stroke's width, so the slow part is taken away first. Then the mix is the main axis of
-    the colours (PCA), and ink is the rarer side of it.
-    """
-    height, width = light.shape[:2]
-    window = max(3, round(_WIDEST_STROKE * min(height, width)) | 1)
-    fast = light.reshape(height, width, -1) - cv2.blur(light, (window, window), borderType=cv2.BORDER_REFLECT).reshape(
-        height, width, -1
-    )
-    colours = fast.reshape(-1, fast.shape[2])
-    _, axes = np.linalg.eigh(colours.T @ colours)
-    axis = axes[:, -1].astype(np.float32)
-    axis = axis if axis.sum() >= 0 else -axis
-    values = colours @ axis
-    dark = float(np.mean(values**3)) < 0
-    if dark:
-        axis = -axis
-    return np.asarray(light.reshape(height, width, -1) @ axis, np.float32), dark
-
-
-def _thresholds(amount: Array, photograph: bool, height: int, width: int) -> tuple[float, float]:
-    """From which amount on a pixel is ink: a low and a high threshold (see `Ink`)."""
+def _thresholds(amount: Array, photograph: bool, height: int, width: int) -> tuple[tuple[float, float], float]:
+    """`Ink.thresholds` and `Ink.faintest`."""
     noise = 1.4826 * float(median(np.abs(amount[::3, ::3]).ravel()))  # from the median of a normal distribution
     floor = max(_FAINTEST, _SIGNAL * noise) if photograph else _FAINTEST
     above = amount[amount > floor]
@@ -263,4 +261,5 @@ def _thresholds(amount: Array, photograph: bool, height: int, width: int) -> tup
     levels = np.asarray(np.minimum(above * 255, 255), np.uint8)
     otsu, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     full = float(levels[levels > otsu].mean()) if otsu < levels.max() else float(otsu)
-    return max(floor, _EDGE * full / 255), max(floor, (otsu + 0.5) / 255)
+    low, high = max(floor, _EDGE * full / 255), max(floor, min((otsu + 0.5) / 255, float(above.max())))
+    return (low, high), max(floor, FADED * full / 255)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from zoo import registry
 from zoo.binding import Bound
 from zoo.card import Card, File
+from zoo.digits import DOUBT
 from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, printable, reason
 from zoo.image import describe
 from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
@@ -186,7 +187,8 @@ class Model:
 
     def _row(self, name: str, guesses: tuple[Guess, ...], corrections: tuple[str, ...]) -> Row:
         best = guesses[0]
-        unsure = not best.probability >= self.card.calibration.unsure_below  # a probability that is no number, too
+        doubtful = any(correction.startswith(DOUBT) for correction in corrections)
+        unsure = doubtful or not best.probability >= self.card.calibration.unsure_below  # NaN is unsure too
         return Row(name, self.card.name, best.label, best.probability, unsure, guesses, corrections)
 
     def _wrong_array(self, images: Any) -> str:
