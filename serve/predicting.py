@@ -56,6 +56,9 @@ def _predict(request: Request) -> int:
     encoding = encoding_of(request.out, request.form)
     model = load(request.model, request.device)
     options = Options(request.allow_url, request.column, bounds)
+    if request.by_default or request.device == "auto":
+        chosen = " (the default model)" if request.by_default else ""
+        say(f"{model.card.name}{chosen} on {model.device}")
     inputs, without_images = [], 0
     for argument in request.images:
         try:
@@ -63,13 +66,12 @@ def _predict(request: Request) -> int:
         except BadInput as error:
             say(f"zoo: {error}")
             without_images += 1
-    if request.device == "auto" and (total(inputs) or 0) >= CUDA_FROM:
-        model = load_for(request.model, "auto", total(inputs))
-    if request.by_default or request.device == "auto":
-        chosen = " (the default model)" if request.by_default else ""
-        say(f"{model.card.name}{chosen} on {model.device}")
     if not inputs:
         return 2
+    if request.device == "auto" and (count := total(inputs) or 0) >= CUDA_FROM:
+        model = load_for(request.model, "auto", count)
+        if model.device == "cuda":
+            say(f"{model.card.name} on cuda, for {count:,} images")
     if request.out is not None:
         check_out(request.out, (name for given in inputs for name in given.files()))
     width = table_width([name for given in inputs for name in given.names])

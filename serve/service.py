@@ -10,7 +10,7 @@ from serve.runner import Runner
 from serve.settings import Settings
 from zoo import registry
 from zoo.card import Card
-from zoo.errors import BadModel, ModelNotFound
+from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, ZooError
 from zoo.predictor import load
 
 
@@ -18,7 +18,8 @@ class Service:
     """runners: by the models' full names, in the order of the names. device: where they run. pool: not yet started."""
 
     def __init__(self, settings: Settings) -> None:
-        """Open every model. One of the user's own that cannot be opened is left out, with a message.
+        """Open every model. One of the user's own that is damaged is left out with a message, and so is an int8 model
+        on a GPU, which does not compute it as its card says.
 
         Raises:
             ModelNotFound: the pattern matches none. What `zoo.load` raises, for a shipped model or if none opens.
@@ -27,12 +28,13 @@ class Service:
         if not entries:
             raise ModelNotFound(f"No model matches {settings.models!r}: `zoo list` shows all models.")
         self.runners: dict[str, Runner] = {}
-        problem: BadModel | None = None
+        problem: ZooError | None = None
         for entry in entries:
             try:
                 self.runners[entry.card.name] = Runner(load(entry.card.name, settings.device))
-            except BadModel as error:
-                if entry.folder.parent == registry.SHIPPED:
+            except (BadModel, DeviceUnavailable) as error:
+                own = entry.folder.parent != registry.SHIPPED
+                if not (entry.card.quantization if isinstance(error, DeviceUnavailable) else own):
                     raise
                 problem = error
                 print(f"zoo: {error} It is not served.", file=sys.stderr)

@@ -56,6 +56,22 @@ def test_predict_of_one_image_opens_no_cuda_session(monkeypatch, capsys):
     assert "on cpu" in capsys.readouterr().err
 
 
+def test_predict_of_many_images_takes_cuda_and_says_so(monkeypatch, capsys, model):
+    class OnCuda:
+        device, card = "cuda", model.card
+        sha256 = model.sha256
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+    monkeypatch.setattr(predicting, "CUDA_FROM", 2)
+    monkeypatch.setattr(predicting, "load_for", lambda name, device, count: OnCuda() if count == 2 else None)
+    request = predicting.Request(("examples/seven.png", "examples/nine.png"), "mnist14k", 3, None, "crop", "auto")
+    assert predicting.predict(request) == 0
+    said = capsys.readouterr().err
+    assert said.index("on cpu") < said.index("on cuda, for 2 images")
+
+
 def test_break_even_pays_for_the_start_of_cuda():
     cpu, cuda = Speed("cpu", 0.0, 0, 1, 1000.0), Speed("cuda", 1.5, 500, 1, 100_000.0)
     number = cuda_is_faster_from(cpu, cuda, processes=10)
