@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve import parquet_reader, processes
 from serve.archives import Archive, Bounds, Budget, Unreadable
-from zoo.errors import BadInput
+from zoo.errors import BadInput, reason
 from zoo.image import Named
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Parquet(Archive):
                 parquet_reader.serve, self.path, self.column, self.bounds.member_bytes
             )
         except OSError as error:
-            sentence = f"{self.path} cannot be read, since no process can be started ({error.strerror})."
+            sentence = f"{self.path} cannot be read, since no process can be started ({reason(error)})."
             raise BadInput(sentence) from None
         try:
             rows = _received(connection.recv)

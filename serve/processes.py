@@ -20,6 +20,8 @@ def start(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, C
     """
     import multiprocessing
 
+    if multiprocessing.current_process().daemon:
+        raise OSError("daemonic processes start none")
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the runtime's threads
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *arguments), daemon=True)

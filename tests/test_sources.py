@@ -256,6 +256,14 @@ def test_lists_that_are_none(tmp_path, monkeypatch):
         expand(f"@{tmp_path}/no.txt")
 
 
+def test_arguments_that_no_file_can_have():
+    assert names("a\0b.png") == ["a\0b.png"]  # a row says that it cannot be read
+    assert names("") == [""]
+    for argument in ("@a\0b", "a\0*.png"):
+        with pytest.raises(BadInput, match="cannot be read|No file matches"):
+            expand(argument)
+
+
 def test_urls_only_where_they_are_allowed(tmp_path):
     with pytest.raises(BadInput, match=r"http://127.0.0.1/x.png is a URL: add --allow-url"):
         expand("http://127.0.0.1/x.png")

@@ -1,5 +1,6 @@
 """Worker processes: how many, what becomes of those that die or hang, where none can be started, signals."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -135,6 +136,12 @@ def test_where_no_process_can_be_started_one_does_the_work(model, digits, monkey
     summary = run([Input.of("some", names)], Job(model), output, processes=2)
     assert (summary.count, [row.input for row in output.rows]) == (300, names)
     assert capsys.readouterr().err.count("No worker process can be started (") == 1
+
+
+def test_a_daemonic_process_starts_none(monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(OSError, match="daemonic processes start none"):
+        Workers(work.die, 1)
 
 
 def test_where_workers_end_while_they_start_one_process_does_the_work(model, digits, monkeypatch, capsys):
