@@ -260,7 +260,7 @@ def test_arguments_that_no_file_can_have():
     assert names("a\0b.png") == ["a\0b.png"]  # a row says that it cannot be read
     assert names("") == [""]
     for argument in ("@a\0b", "a\0*.png"):
-        with pytest.raises(BadInput, match="cannot be read|No file matches"):
+        with pytest.raises(BadInput, match=r"cannot be read|No file matches"):
             expand(argument)
 
 
@@ -395,6 +395,16 @@ def test_tar_names_are_those_of_tarfile(tmp_path, form, path):
         (read,) = archive.getnames()
     found = names(tmp_path / "a.tar") if not any(part.startswith(".") for part in read.split("/")) else None
     assert found in ([f"{tmp_path}/a.tar/{read}"], None)
+
+
+@pytest.mark.parametrize("name", ["BM.png", "BM/", "P5 1.png", "GIF89a.png", "II*.png"])
+def test_a_tar_whose_first_name_begins_like_an_image(tmp_path, name):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for one in (name, "b.png"):
+            info = tarfile.TarInfo(one)
+            info.type = tarfile.DIRTYPE if one.endswith("/") else tarfile.REGTYPE
+            archive.addfile(info)
+    assert names(tmp_path / "a.tar")[-1] == f"{tmp_path}/a.tar/b.png"
 
 
 def test_several_streams_are_one_tar(tmp_path):
@@ -596,6 +606,18 @@ def test_the_column_of_a_parquet_file_is_the_one_that_holds_images(tmp_path):
         expand(str(path), Options(column="label"))
     pq.write_table(pa.table({name: table[name] for name in ("digest", "thumbnail")}), path)
     assert read() == [b"none"] * 60  # without images, structs come first
+
+
+def test_parquet_files_leave_one_process_at_most(tmp_path):
+    for name in ("a", "b", "c"):
+        pq.write_table(pa.table({"image": [png(n) for n in range(300)]}), tmp_path / name)
+    first, second, third = (expand(f"{tmp_path}/{name}") for name in ("a", "b", "c"))
+    assert len(multiprocessing.active_children()) == 1
+    assert len(list(second.images())) == len(list(third.images())) == len(list(third.images())) == 300
+    reading = first.images()
+    next(reading)
+    reading.close()
+    assert not multiprocessing.active_children()
 
 
 def test_two_parquet_columns_of_one_name(tmp_path):
