@@ -422,6 +422,57 @@ def test_several_streams_are_one_tar(tmp_path):
     assert len(names(tmp_path / "b.tar")) == 5
 
 
+def archives(folder):
+    """One of each kind, of images and other files, with long names and a link."""
+    members = [("a.png", png(1)), ("notes.txt", b"words"), ("n" * 150 + ".png", png(2)), ("in/c.png", png(3))]
+    for kind, method in {"stored": 0, "deflated": 8, "bzip2": 12, "lzma": 14}.items():
+        with zipfile.ZipFile(folder / kind, "w", method) as archive:
+            for name, data in members:
+                archive.writestr(name, data)
+    for kind, form in {"ustar": 0, "gnu": 1, "pax": 2}.items():
+        with tarfile.open(folder / kind, "w", format=form) as archive:
+            for name, data in members:
+                info = tarfile.TarInfo(name.replace("n" * 150, "n" * 80 + "/" + "n" * 69))
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+            info.type, info.linkname = tarfile.SYMTYPE, "a.png"
+            archive.addfile(info)
+    for kind, pack in {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.items():
+        (folder / kind).write_bytes(pack((folder / "gnu").read_bytes()[:6000]))
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damage_of_any_kind_is_told(tmp_path, seed):
+    """Flipped bits, lost and repeated parts: images, rows with errors, or a sentence; nothing else is raised."""
+    generator = np.random.default_rng(seed)
+    (tmp_path / "whole").mkdir()
+    seen = set()
+    for path in archives(tmp_path / "whole"):
+        content = path.read_bytes()
+        for _ in range(40):
+            changed = bytearray(content)
+            for _ in range(generator.integers(1, 4)):
+                place, size = (int(one) for one in generator.integers(0, len(changed) - 64, 2))
+                match generator.integers(4):
+                    case 0:
+                        changed[place] ^= 1 << int(generator.integers(8))
+                    case 1:
+                        del changed[place : place + size % 600]
+                    case 2:
+                        changed[place : place + 8] = generator.bytes(8)
+                    case 3:
+                        changed[place:place] = changed[size : size + 600]
+            (tmp_path / "x").write_bytes(changed)
+            try:
+                found = list(expand(f"{tmp_path}/x").images())
+            except BadInput as error:
+                found = [str(error)]
+            assert len(found) < 20
+            seen |= set(map(type, found))
+    assert seen == {Named, Unreadable, str}
+
+
 def test_bounds_of_a_smaller_kind(tmp_path):
     """As the page sets them."""
     write_zip(tmp_path / "a.zip", [(f"{n}.png", os.urandom(1000)) for n in range(10)])
