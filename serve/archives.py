@@ -159,7 +159,7 @@ def archive_at(path: str, bounds: Bounds, column: str | None = None) -> Archive 
         return Parquet(path, bounds, column)
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return Zip(path, bounds)
-    if start.startswith(tuple(_UNPACKERS)) or (sniff(start) is None and _is_tar(start)):
+    if start.startswith(tuple(_UNPACKERS)) or _is_tar(start):
         return Tar(path, bounds)
     return None
 
@@ -218,8 +218,7 @@ class Zip(Archive):
             if stat.S_ISLNK(info.external_attr >> 16):
                 return _link(name) if is_image(info.filename) else None
             with _member_of(archive, info) as member:
-                start = member.read(START)
-                budget.spend(len(start))
+                start = _whole(member, min(PIECE, info.file_size), budget)
                 if not is_image(info.filename, start):
                     return None
                 if info.file_size > self.bounds.member_bytes:
@@ -271,6 +270,12 @@ def _raw_lzma(header: bytes) -> lzma.LZMADecompressor:
 
 def _whole(file: IO[bytes], size: int, budget: Budget | None, start: bytes = b"") -> bytes:
     """The next bytes of a file, up to a size that includes the start; one copy in memory. Raises Exhausted."""
+    if not start:
+        start = file.read(min(size, PIECE))
+        if budget:
+            budget.spend(len(start))
+    if len(start) >= size:
+        return start
     content = io.BytesIO()
     content.write(start)
     while (left := size - content.tell()) > 0 and (piece := file.read(min(left, PIECE))):
@@ -499,7 +504,7 @@ class Tar(Archive):
                 more = blocks.read(tarfile.BLOCKSIZE)[504]
         left = size + -size % tarfile.BLOCKSIZE
         too_large = size > self.bounds.member_bytes
-        start = b"" if too_large and is_image(member) else blocks.read(min(START, size))
+        start = b"" if too_large and is_image(member) else blocks.read(min(PIECE, size))
         left -= len(start)
         if not info.isreg() or hidden:
             pass

@@ -22,6 +22,7 @@ from serve.workers import Workers, cores
 from zoo.errors import ZooError, reason
 
 FEW = 256  # images for which no process is started
+MOST_KINDS = 1000  # of failures that are counted apart; sentences can hold names and numbers
 
 
 class TooManyErrors(ZooError):
@@ -51,6 +52,15 @@ class Summary:
     seconds: float = 0.0
     skipped: int = 0
 
+    def add(self, block: Block) -> None:
+        """Count a block's rows; of failures beyond `MOST_KINDS`, the rarest are counted as one."""
+        self.count += block.count
+        self.failed += block.failed
+        if len(self.failed) > 2 * MOST_KINDS:
+            kept = Counter(dict(self.failed.most_common(MOST_KINDS)))
+            kept["failed otherwise."] += self.failed.total() - kept.total()
+            self.failed = kept
+
     def told(self) -> str:
         """One line: how many, how fast, what failed most."""
         rate = f"{self.count / self.seconds:,.0f} images/s" if self.seconds else "no time"
@@ -58,7 +68,7 @@ class Summary:
         if failed := self.failed.total():
             reasons = Counter[str]()
             for sentence, times in self.failed.items():
-                reasons[re.sub(r" \([^)]*\)", "", sentence).partition(": ")[0].rstrip(".")] += times
+                reasons[re.sub(r" \([^)]*\)", "", sentence).partition(": ")[0].rstrip(".")[:100]] += times
             most = [f"{times:,} {sentence}" for sentence, times in reasons.most_common(4)]
             more = [f"and {len(reasons) - 4} other reasons"] if len(reasons) > 4 else []
             said += f"; {failed:,} failed: {'; '.join([*most, *more])}"
@@ -129,8 +139,7 @@ def run(
             if max_errors is not None and failed > max_errors:
                 raise TooManyErrors(_too_many(block, max_errors))
             output.write(block)
-            summary.count += block.count
-            summary.failed += block.failed
+            summary.add(block)
             watch(block)
     summary.skipped = sum(one.skipped() for one in inputs)
     summary.seconds = time.perf_counter() - started

@@ -89,9 +89,10 @@ def cli(context: click.Context) -> None:
 @click.option("--column", metavar="NAME", help="Of parquet files.  [default: the first that holds images]")
 @click.option(
     "--max-megapixels",
+    envvar="ZOO_MAX_MEGAPIXELS",
     type=click.FloatRange(min=0, min_open=True, max=1000),
     metavar="N",
-    help="Refuse larger pictures.  [default: ZOO_MAX_MEGAPIXELS, or 25]",
+    help="Refuse larger pictures.  [ZOO_MAX_MEGAPIXELS; default: 25]",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes for many images.  [default: one a core]")
 @_device_option

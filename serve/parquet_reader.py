@@ -3,6 +3,7 @@
 from __future__ import annotations  # it imports little: it is all that the process loads beside pyarrow
 
 import os
+import signal
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ def serve(connection: Any, path: str, column: str | None, member_bytes: int) -> 
     A size of `NULL` is a row without a value, and -n one of n bytes, which are too many. A text instead of anything is
     what is wrong, to be read behind the name of the file.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
     try:
         os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve memory ahead
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from serve.signals import held_back
@@ -20,10 +23,23 @@ def start(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, C
     """
     import multiprocessing
 
+    if multiprocessing.current_process().daemon:
+        raise OSError("daemonic processes start none")
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the runtime's threads
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
-    with held_back():
+    with held_back(), _without_main():
         process.start()
     theirs.close()
     return process, ours
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A process that is spawned would run its parent's script again, which may start processes; it needs none of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

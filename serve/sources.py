@@ -111,6 +111,8 @@ def expand(argument: str, options: Options | None = None) -> Input:
         return _expanded(argument, options or Options())
     except OSError as error:
         raise BadInput(f"{argument} cannot be read ({error.strerror or reason(error)}): check the path.") from None
+    except ValueError as error:  # a NUL in it
+        raise BadInput(f"{argument!r} cannot be read ({reason(error)}): check the path.") from None
 
 
 def _expanded(argument: str, options: Options) -> Input:

@@ -20,7 +20,7 @@ import pytest
 
 from serve import batch, gpu_batches, parts
 from serve.batch import Summary, TooManyErrors, run
-from serve.blocks import BLOCK, Job, classify, cut, identities
+from serve.blocks import BLOCK, Block, Job, classify, cut, identities
 from serve.parts import Parts
 from serve.sources import Input, Url
 from serve.workers import Workers
@@ -123,6 +123,17 @@ def test_the_summary_counts_reasons_without_their_details():
     assert told == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
     assert Summary(2, seconds=1, skipped=3).told() == "2 images in 1.00 s (2 images/s); 3 files are not images."
     assert Summary(2, seconds=1, skipped=1).told() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
+
+
+def test_the_summary_holds_no_more_kinds_of_failures_than_it_can():
+    summary = Summary(seconds=1.0)
+    for start in range(0, 20_000, 100):
+        failed = Counter({f"is a link to {number}.": 1 for number in range(start, start + 100)} | {"is empty.": 5})
+        summary.add(Block(b"", 105, failed))
+    assert len(summary.failed) <= 2 * batch.MOST_KINDS
+    assert (summary.count, summary.failed.total(), summary.failed["is empty."]) == (21_000, 21_000, 1000)
+    assert "21,000 failed: " in summary.told()
+    assert len(Summary(1, Counter({"is a link to " + "x" * 60_000: 1}), seconds=1.0).told()) < 200
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "table"])

@@ -49,6 +49,7 @@ except BadInput as error:
     errors.append(str(error))
 import multiprocessing
 for process in multiprocessing.active_children():
+    process.kill()
     process.join()
 child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 print(json.dumps([count, images, errors, peak() - idle, child, seconds() - begun]))

@@ -256,6 +256,14 @@ def test_lists_that_are_none(tmp_path, monkeypatch):
         expand(f"@{tmp_path}/no.txt")
 
 
+def test_arguments_that_no_file_can_have():
+    assert names("a\0b.png") == ["a\0b.png"]  # a row says that it cannot be read
+    assert names("") == [""]
+    for argument in ("@a\0b", "a\0*.png"):
+        with pytest.raises(BadInput, match=r"cannot be read|No file matches"):
+            expand(argument)
+
+
 def test_urls_only_where_they_are_allowed(tmp_path):
     with pytest.raises(BadInput, match=r"http://127.0.0.1/x.png is a URL: add --allow-url"):
         expand("http://127.0.0.1/x.png")
@@ -389,6 +397,16 @@ def test_tar_names_are_those_of_tarfile(tmp_path, form, path):
     assert found in ([f"{tmp_path}/a.tar/{read}"], None)
 
 
+@pytest.mark.parametrize("name", ["BM.png", "BM/", "P5 1.png", "GIF89a.png", "II*.png"])
+def test_a_tar_whose_first_name_begins_like_an_image(tmp_path, name):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for one in (name, "b.png"):
+            info = tarfile.TarInfo(one)
+            info.type = tarfile.DIRTYPE if one.endswith("/") else tarfile.REGTYPE
+            archive.addfile(info)
+    assert names(tmp_path / "a.tar")[-1] == f"{tmp_path}/a.tar/b.png"
+
+
 def test_several_streams_are_one_tar(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for number in range(5):
@@ -402,6 +420,57 @@ def test_several_streams_are_one_tar(tmp_path):
         assert [len(one.data) for one in expand(f"{tmp_path}/b.tar").images()] == [70_000] * 5
     (tmp_path / "b.tar").write_bytes((b"\0" * 12).join(streams))  # xz may pad
     assert len(names(tmp_path / "b.tar")) == 5
+
+
+def archives(folder):
+    """One of each kind, of images and other files, with long names and a link."""
+    members = [("a.png", png(1)), ("notes.txt", b"words"), ("n" * 150 + ".png", png(2)), ("in/c.png", png(3))]
+    for kind, method in {"stored": 0, "deflated": 8, "bzip2": 12, "lzma": 14}.items():
+        with zipfile.ZipFile(folder / kind, "w", method) as archive:
+            for name, data in members:
+                archive.writestr(name, data)
+    for kind, form in {"ustar": 0, "gnu": 1, "pax": 2}.items():
+        with tarfile.open(folder / kind, "w", format=form) as archive:
+            for name, data in members:
+                info = tarfile.TarInfo(name.replace("n" * 150, "n" * 80 + "/" + "n" * 69))
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+            info.type, info.linkname = tarfile.SYMTYPE, "a.png"
+            archive.addfile(info)
+    for kind, pack in {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.items():
+        (folder / kind).write_bytes(pack((folder / "gnu").read_bytes()[:6000]))
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damage_of_any_kind_is_told(tmp_path, seed):
+    """Flipped bits, lost and repeated parts: images, rows with errors, or a sentence; nothing else is raised."""
+    generator = np.random.default_rng(seed)
+    (tmp_path / "whole").mkdir()
+    seen = set()
+    for path in archives(tmp_path / "whole"):
+        content = path.read_bytes()
+        for _ in range(40):
+            changed = bytearray(content)
+            for _ in range(generator.integers(1, 4)):
+                place, size = (int(one) for one in generator.integers(0, len(changed) - 64, 2))
+                match generator.integers(4):
+                    case 0:
+                        changed[place] ^= 1 << int(generator.integers(8))
+                    case 1:
+                        del changed[place : place + size % 600]
+                    case 2:
+                        changed[place : place + 8] = generator.bytes(8)
+                    case 3:
+                        changed[place:place] = changed[size : size + 600]
+            (tmp_path / "x").write_bytes(changed)
+            try:
+                found = list(expand(f"{tmp_path}/x").images())
+            except BadInput as error:
+                found = [str(error)]
+            assert len(found) < 20
+            seen |= set(map(type, found))
+    assert seen == {Named, Unreadable, str}
 
 
 def test_bounds_of_a_smaller_kind(tmp_path):
@@ -588,6 +657,18 @@ def test_the_column_of_a_parquet_file_is_the_one_that_holds_images(tmp_path):
         expand(str(path), Options(column="label"))
     pq.write_table(pa.table({name: table[name] for name in ("digest", "thumbnail")}), path)
     assert read() == [b"none"] * 60  # without images, structs come first
+
+
+def test_parquet_files_leave_one_process_at_most(tmp_path):
+    for name in ("a", "b", "c"):
+        pq.write_table(pa.table({"image": [png(n) for n in range(300)]}), tmp_path / name)
+    first, second, third = (expand(f"{tmp_path}/{name}") for name in ("a", "b", "c"))
+    assert len(multiprocessing.active_children()) == 1
+    assert len(list(second.images())) == len(list(third.images())) == len(list(third.images())) == 300
+    reading = first.images()
+    next(reading)
+    reading.close()
+    assert not multiprocessing.active_children()
 
 
 def test_two_parquet_columns_of_one_name(tmp_path):

@@ -1,5 +1,6 @@
 """Worker processes: how many, what becomes of those that die or hang, where none can be started, signals."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -135,6 +136,21 @@ def test_where_no_process_can_be_started_one_does_the_work(model, digits, monkey
     summary = run([Input.of("some", names)], Job(model), output, processes=2)
     assert (summary.count, [row.input for row in output.rows]) == (300, names)
     assert capsys.readouterr().err.count("No worker process can be started (") == 1
+
+
+def test_a_script_without_a_guard_is_not_run_again(tmp_path):
+    """Python's own way would run it in each process, where it would start processes again."""
+    (tmp_path / "script.py").write_text(
+        "from serve.workers import Workers\nwith Workers(len, 2) as workers:\n    print(*workers.answers([['a']] * 3))"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1 1 1\n", "")
+
+
+def test_a_daemonic_process_starts_none(monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(OSError, match="daemonic processes start none"):
+        Workers(work.die, 1)
 
 
 def test_where_workers_end_while_they_start_one_process_does_the_work(model, digits, monkeypatch, capsys):
