@@ -179,8 +179,8 @@ HEAVIEST = (  # of each way to decode, what took the most memory or time: tests 
     "tiff-jpeg", "tiff-cmyk", "avif", "avif-rgba", "gif-frames", "tiff-chain",
 )  # fmt: skip
 REFUSED = {  # name → what makes it, and a word of the sentence
-    "png-too-large": (lambda: png(60_000, 60_000, 1, 0, bytes(7500)), "million"),
-    "png-rgba-16-25": (lambda: png(S, S, 16, 6, bytes(8 * S)), "MB to decode"),
+    "png-too-large": (lambda: png(60_000, 60_000, 1, 0, bytes(7500), interlace=1), "million"),
+    "png-rgba-16-25": (lambda: png(S, S, 16, 6, bytes(8 * S), interlace=1), "MB to decode"),
     "jpeg-too-large": (
         lambda: encoded(Image.new("L", (400, 400)), "JPEG").replace(b"\x08\1\x90\1\x90", b"\x08\x24\xb8\x24\xb8"),
         "9400x9400 pixels, more than the 25 million",
@@ -193,7 +193,7 @@ REFUSED = {  # name → what makes it, and a word of the sentence
         lambda: b"RIFF\x20\0\0\0WEBPVP8L\x13\0\0\0\x2f" + struct.pack("<I", 9399 | 9399 << 14) + bytes(15), "9400x9400",
     ),
     "avif-too-large": (lambda: declaring(8192, encoded(Image.new("RGB", (64, 64)), "AVIF")), "8192x8192"),
-    "icon": (lambda: icon(png(13_300, 13_300, 8, 6, bytes(4))), "format ICO"),
+    "icon": (lambda: icon(png(13_300, 13_300, 8, 6, bytes(4), interlace=1)), "format ICO"),
     "bmp-run-length": (lambda: run_length_bmp(S), "run-length"),
     "ppm-comment": (lambda: b"P5\n#" + b"x" * 15_900_000 + b"\n1 1 255\n\0", "header"),
     "ppm-text": (lambda: b"P2 2700 2700 255\n" + b"0 " * 7_290_000, "written as text"),

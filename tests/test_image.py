@@ -53,6 +53,13 @@ def test_plain_png_agrees_with_pillow_to_the_bit(channels, size):
     np.testing.assert_array_equal(decode(data).pixels, array.reshape(*size, -1))
 
 
+def test_a_larger_plain_png_agrees_with_pillow():
+    """Above 4 MB of pixels, it goes through Pillow itself."""
+    for channels in (1, 3):
+        data = encoded(np.zeros((1200, 1200, channels), np.uint8).squeeze())
+        np.testing.assert_array_equal(decode(data).pixels, by_pillow(data))
+
+
 def test_real_photographs_agree_with_pillow():
     for photograph in (photographs.chelsea(), photographs.camera(), photographs.logo()):
         data = encoded(photograph)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests import bombs
-from tests.bombs import chunk, encoded, strip
+from tests.bombs import chunk, encoded, strip, tiff
 from zoo import limits, prepare
 from zoo.card import Input
 from zoo.errors import BadInput, WrongUsage
@@ -188,13 +188,47 @@ def test_hidden_frames_of_an_av1_stream_count():
     frame = bytes([6 << 3 | 2, 1, 0])
     stream = bytes([1 << 3 | 2, len(header)]) + header
     assert avif._coded_pixels(stream + frame) == 400 * 300
-    assert avif._coded_pixels(stream + 1000 * frame) == 1000 * 400 * 300
+    assert avif._coded_pixels(stream + 900 * frame) == 900 * 400 * 300
 
 
 def sequence_header(width, height):
     """The beginning of a reduced AV1 sequence header (AV1 specification, 5.5.1)."""
     bits = f"{0:03b}11{0:05b}{8:04b}{8:04b}{width - 1:09b}{height - 1:09b}"
     return int(bits.ljust(40, "0"), 2).to_bytes(5, "big")
+
+
+def test_padding_units_of_an_av1_stream_are_bounded():
+    from zoo.formats import avif
+
+    padding = bytes([15 << 3 | 2, 0])
+    with pytest.raises(avif.Refused, match="more than 1,000 units"):
+        avif._coded_pixels(padding * 1_000_000)
+    timed = bytes([0b000_0_0_1_00]) + bytes(8) + bytes(10**6)  # an interval's length is coded in zeros that never end
+    with pytest.raises(avif.Refused):
+        avif._coded_pixels(bytes([1 << 3]) + timed)
+
+
+def test_strips_that_share_their_data_are_refused():
+    data = zlib.compress(noise(1000, 1000).tobytes())
+    tags = {256: [1000], 257: [16_000], 258: [8], 259: [8], 262: [1], 277: [1], 278: [1]}
+    tags |= {273: [200_000] * 16_000, 279: [len(data)] * 16_000}
+    started = time.process_time()
+    with pytest.raises(BadInput, match="overlap"):
+        decode(tiff(tags, data))
+    assert time.process_time() - started < 0.5
+
+
+def test_metadata_are_read_in_linear_time():
+    repeated = b"Exif\0\0" * 2_000_000
+    empty = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(65_000)  # many entries, none of them an orientation
+    segments = (b"\xff\xe1" + struct.pack(">H", len(empty) + 2) + empty) * 200
+    jpeg, png = encoded(Image.new("L", (8, 8)), "JPEG"), encoded(Image.new("L", (8, 8)), "PNG")
+    started = time.process_time()
+    packet = b"XML:com.adobe.xmp\0\0\0\0\0" + b"tiff:Orientation" * 10**6
+    files = [png[:33] + chunk(kind, text) + png[33:] for kind, text in ((b"eXIf", repeated), (b"iTXt", packet))]
+    for data in [*files, jpeg[:2] + segments + jpeg[2:]]:
+        assert decode(data).notes == ()
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("name", bombs.REFUSED)

@@ -18,7 +18,9 @@ from zoo.formats.header import Header
 
 _MOST_BOXES = 1_000
 _LARGEST_META = 2**20  # bytes, a colour profile included
-_MOST_ITEMS = 512  # a grid has at most 256 cells, each perhaps with alpha
+_MOST_PIECES = 1_100  # items and pieces of them: a grid has at most 256 cells, each perhaps with alpha
+_MOST_UNITS = 1_000  # of a stream
+_LONGEST_SEQUENCE = 1_024  # bytes of its header that are read; 32 operating points take 400
 _BYTES_A_PIXEL = 28  # 12 bits 4:4:4 as planes, once more for film grain; RGBA from libavif, Pillow's and ours
 _SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # types of AV1's units
 
@@ -111,15 +113,14 @@ def _spans(data: bytes, inside: dict[bytes, tuple[int, int]]) -> dict[int, list[
             raise damaged("its list of items is cut short")
         return int.from_bytes(data[position - count : position], "big")
 
-    items = number(4 if version == 2 else 2)
-    if items > _MOST_ITEMS:
-        raise Refused(f"is an AVIF of more than {_MOST_ITEMS} items: save it again")
+    items, pieces = number(4 if version == 2 else 2), 0
     for _ in range(items):
         item = number(4 if version == 2 else 2)
         method = number(2) & 15 if version in (1, 2) else 0
         number(2)
         base, extents = number(base_bytes), number(2)
-        if method > 1 or extents > _MOST_ITEMS:
+        pieces += 1 + extents
+        if method > 1 or pieces > _MOST_PIECES:
             raise Refused("is an AVIF whose data are kept in a rare way, which is not read: save it as PNG")
         if method == 1:
             base += inside.get(b"idat", (len(data), 0))[0]
@@ -179,8 +180,11 @@ class _Avif(Header):
 
 def _coded_pixels(stream: bytes) -> int:
     """Pixels of all frames that an AV1 stream makes a decoder decode, at most. Raises Refused."""
-    position, largest, frames = 0, 0, 0
+    position, largest, frames, units = 0, 0, 0, 0
     while position < len(stream):
+        units += 1
+        if units > _MOST_UNITS:
+            raise Refused(f"is an AVIF of more than {_MOST_UNITS:,} units: save it again")
         head = stream[position]
         kind, position = head >> 3 & 15, position + 1 + (head >> 2 & 1)
         if head & 0x80:
@@ -191,7 +195,7 @@ def _coded_pixels(stream: bytes) -> int:
         if position + length > len(stream):
             raise damaged("it ends in the middle of its picture")
         if kind == _SEQUENCE:
-            largest = max(largest, _largest_frame(stream[position : position + length]))
+            largest = max(largest, _largest_frame(stream[position : position + min(length, _LONGEST_SEQUENCE)]))
         frames += kind in (_FRAME_HEADER, _FRAME)
         position += length
     if not largest or not frames:

@@ -9,13 +9,13 @@ UPRIGHT = 1
 _TAG = 0x0112
 _SIZES = {1: "B", 3: "H", 4: "I"}  # types that hold a small number: BYTE, SHORT, LONG
 _XMP = re.compile(rb'tiff:Orientation\s*(?:=\s*["\']|>)\s*([1-8])')
-_LONGEST_XMP = 2**20
+_PREFIX = b"Exif\0\0"
+_LONGEST = 2**20  # bytes in which an orientation is looked for
 
 
 def orientation(exif: bytes) -> int | None:
     """From EXIF, with or without its "Exif" prefix; None where it has none, or is no EXIF."""
-    while exif.startswith(b"Exif\0\0"):
-        exif = exif[6:]
+    exif = exif[:_LONGEST].removeprefix(_PREFIX).removeprefix(_PREFIX)  # some programs write it twice
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:
         return None
@@ -34,5 +34,5 @@ def orientation(exif: bytes) -> int | None:
 
 
 def from_xmp(packet: bytes) -> int | None:
-    found = _XMP.search(packet[:_LONGEST_XMP])
+    found = _XMP.search(packet[:_LONGEST])
     return int(found[1]) if found else None

@@ -53,10 +53,10 @@ def size(data: bytes) -> tuple[int, int]:
     raise damaged("it ends before its picture")
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def _segments(data: bytes, most: int = _MOST_MARKERS) -> Iterator[tuple[int, int, int]]:
     """Marker, and where its segment begins (with its length) and ends, up to the first scan. Raises Refused."""
     position = 2
-    for _ in range(_MOST_MARKERS):
+    for _ in range(most):
         found = _MARKER.search(data, position)
         if not found:
             raise damaged("it ends before its picture")
@@ -72,16 +72,16 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == _SOS:
             return
         position = end
-    raise Refused(f"is a JPEG of more than {_MOST_MARKERS:,} segments: save it again")
+    raise Refused(f"is a JPEG of more than {most:,} segments: save it again")
 
 
-def read_frame(data: bytes) -> Frame:
+def read_frame(data: bytes, most_segments: int = _MOST_MARKERS) -> Frame:
     """Raises Refused for what is not decoded, except for its number of pixels."""
     kept: list[bytes] = []
     shape: tuple[int, int, int, int] | None = None
     progressive, start, first_scan = False, 0, 0
     orientation = from_xmp = None
-    for marker, place, end in _segments(data):
+    for marker, place, end in _segments(data, most_segments):
         if marker in _FRAMES:
             if shape:
                 raise damaged("it declares two frames")
@@ -95,10 +95,10 @@ def read_frame(data: bytes) -> Frame:
             start, first_scan = place - 2, data[place + 2]
         elif 0xE0 <= marker <= 0xEF or marker == _COM:
             content = data[place + 2 : end]
-            if marker == 0xE1 and content.startswith(b"Exif\0\0"):
-                orientation = orientation or exif.orientation(content)
-            elif marker == 0xE1 and content.startswith(b"http://ns.adobe.com/xap/"):
-                from_xmp = from_xmp or exif.from_xmp(content)
+            if marker == 0xE1 and content.startswith(b"Exif\0\0") and orientation is None:
+                orientation = exif.orientation(content) or 0
+            elif marker == 0xE1 and content.startswith(b"http://ns.adobe.com/xap/") and from_xmp is None:
+                from_xmp = exif.from_xmp(content) or 0
             if not ((marker == 0xE0 and content.startswith(b"JFIF\0")) or (marker == 0xEE and content[:5] == b"Adobe")):
                 continue  # these two say what the components are; nothing else counts
             kept.append(data[place - 2 : end])

@@ -45,6 +45,7 @@ _DEPTHS = {"u": {1, 2, 4, 8, 12, 16, 32}, "i": {8, 16, 32}, "f": {16, 32, 64}}
 _DIFFERENCES, _FLOAT_DIFFERENCES = 2, 3  # predictors
 _MOST_TAGS = 4_096
 _MOST_CHUNKS = 16_384  # strips or tiles: 20 µs of work each beside their pixels
+_MOST_SEGMENTS, _LONGEST_TABLES = 100, 2**16  # of each JPEG, and bytes of the tables that all share
 _MOST_JPEGS = 2_000  # strips or tiles with a JPEG each: 0.1 ms of work each beside its pixels
 _BATCH = 4 * 2**20  # bytes that are decompressed at a time, unless a single strip has more
 _PIECE = 2**16
@@ -270,7 +271,7 @@ class _Tiff(Header):
         pixels = np.empty((self.height, self.width, self.used), np.uint8)
         for place in self._places():
             content = self._one_jpeg(place)
-            frame = jpeg.read_frame(content)
+            frame = jpeg.read_frame(content, _MOST_SEGMENTS)
             if frame.progressive:
                 raise Refused("is a TIFF with progressive JPEG inside, which is not read: save it as PNG")
             whole = self.chunk[0] <= frame.width <= self.chunk[0] + _MCU and place.rows <= frame.height
@@ -416,6 +417,8 @@ def parse(data: bytes) -> Header:
     tables = b""
     if _JPEG_TABLES in tags:
         start, length = tags[_JPEG_TABLES]
+        if length > _LONGEST_TABLES:
+            raise damaged(f"its JPEG tables have {length:,} bytes")
         tables = data[start : start + length]
     header = _Tiff(
         width,
@@ -468,4 +471,9 @@ def _chunks(header: _Tiff, tags: dict[int, tuple[int, ...]]) -> tuple[tuple[int,
         lengths = (len(header.data),) * count
     if len(offsets) < count or len(lengths) < count:
         raise damaged("it declares fewer strips than its picture has")
-    return tuple(zip(offsets[:count], lengths[:count], strict=True))
+    chunks = tuple(zip(offsets[:count], lengths[:count], strict=True))
+    if header.compression != _NONE and sum(min(length, len(header.data)) for _, length in chunks) > 2 * len(
+        header.data
+    ):
+        raise damaged("its strips overlap")  # a small file could make much work of few bytes
+    return chunks

@@ -99,9 +99,9 @@ def parse(data: bytes) -> Header:
         elif kind in (b"VP8 ", b"VP8L", b"ALPH") and not still:
             still = _still(data, start - 8, stop)
         elif kind == b"EXIF":
-            orientation = orientation or exif.orientation(data[start:end])
+            orientation = exif.orientation(data[start:end]) or 0 if orientation is None else orientation
         elif kind == b"XMP ":
-            packet = packet or exif.from_xmp(data[start:end])
+            packet = exif.from_xmp(data[start:end]) or 0 if packet is None else packet
     if not still:
         raise damaged("it holds no picture")
     file, frame_width, frame_height = still
