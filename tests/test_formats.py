@@ -178,6 +178,18 @@ def test_gif_agrees_with_pillow(mode):
         np.testing.assert_array_equal(decode(data).pixels, by_pillow(data))
 
 
+@pytest.mark.parametrize("options", [{}, {"transparency": 3}], ids=str)
+def test_a_gif_frame_smaller_than_its_screen(options):
+    data = bytearray(encoded(in_mode("P"), "GIF", **options))
+    data[6:10] = struct.pack("<HH", 70, 60)
+    np.testing.assert_array_equal(decode(bytes(data)).pixels, by_pillow(data))
+    place = data.index(b"," + bytes(4))
+    data[place + 1 : place + 5] = struct.pack("<HH", 5, 9)
+    picture = decode(bytes(data))
+    np.testing.assert_array_equal(picture.pixels, by_pillow(data))
+    assert picture.pixels.shape[:2] == (60, 70)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
 def test_bmp_agrees_with_pillow(mode):
     data = encoded(in_mode(mode), "BMP")

@@ -74,6 +74,21 @@ def test_a_strip_is_refused_unless_it_is_taken_whole():
     assert to_square(solid(100, 900), CIFAR, "whole")[0].shape == (32, 32, 3)
 
 
+def test_a_strip_of_less_than_a_pixel_is_refused_whole_too():
+    with pytest.raises(BadInput, match="33x1, too thin a strip"):
+        to_square(solid(1, 33), CIFAR, "whole")
+    assert to_square(solid(1, 32), CIFAR, "whole")[0].shape == (32, 32, 3)
+
+
+def test_every_colour_and_alpha_is_laid_on_white_exactly():
+    colour, alpha = np.mgrid[:256, :256]
+    picture = np.stack([colour, colour, colour, alpha], axis=2).astype(np.uint8)
+    result, notes = to_square(picture, Input(256, 256, 3, "photo"), "crop")
+    expected = np.rint((colour * alpha + 255 * (255 - alpha)) / 255)  # there are no ties
+    np.testing.assert_array_equal(result, np.stack([expected] * 3, axis=2))
+    assert notes == ("laid on white",)
+
+
 def test_a_real_photograph_through_the_whole_way():
     result, notes = prepare(data.chelsea(), CIFAR)
     assert result.shape == (32, 32, 3)
