@@ -18,7 +18,8 @@ def one_interruption() -> Iterator[None]:
     """The first SIGINT raises KeyboardInterrupt and the first SIGTERM leaves with 143, as a shell reports that end.
 
     Later ones change nothing: they would cut short what keeps the rows. After `GRACE_S` seconds they end the process
-    at once. When this is left, a process that was interrupted is about to end, and ignores them.
+    at once. When this is left, a process that was interrupted is about to end, and ignores them. What is ignored from
+    the start, as shells have it for jobs in the background, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,7 +35,8 @@ def one_interruption() -> Iterator[None]:
         if time.monotonic() - interrupted_at[0] > GRACE_S:
             os._exit(128 + number)
 
-    before = {number: signal.signal(number, interrupt) for number in _ENDING}
+    heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:

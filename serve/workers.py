@@ -137,7 +137,7 @@ class Workers(Generic[Answer]):
 
     def __exit__(self, given_up: type[BaseException] | None, *_: object) -> None:
         for worker in self._workers:
-            if given_up:  # nothing is lost: only this process writes
+            if given_up or not worker.ready:  # nothing is lost: only this process writes
                 worker.process.kill()
             else:
                 worker.connection.close()

@@ -240,6 +240,26 @@ def test_ctrl_c_three_times_ends_at_once_and_keeps_whole_parts(digits, tmp_path,
     assert ended >= 3
 
 
+def test_a_job_in_the_background_ignores_ctrl_c():
+    script = (
+        "import os, signal\nfrom serve import signals\nwith signals.one_interruption(), signals.held_back():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\nprint('done')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_workers_that_are_not_needed_any_more_leave_no_complaint(capfd):
+    """They end while they start, and while they are handed what they are to do."""
+    with Workers(partial(work.repeat, Named("large", bytes(2**25))), 2):
+        pass
+    assert not active_children()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_second_signal_after_some_time_ends_at_once(tmp_path):
     script = (
         "import time\nfrom serve import signals\nsignals.GRACE_S = 0.2\n"
