@@ -31,10 +31,11 @@ class Log:
         self._stream: TextIO | None = None
         self._lines: deque[bytes] = deque()
         self._dropped = 0
-        self._writing = False
+        self._writing = self._awake = False
         self._start, self._waiting = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._failures: dict[str, tuple[float, int]] = {}
+        self._second = (0, "")
 
     def take_stderr(self) -> None:
         """Make this the process's stderr, for what libraries print must not block the server either."""
@@ -47,7 +48,8 @@ class Log:
             self._dropped += 1
             return
         self._lines.append(line)
-        if not self._waiting.is_set():
+        if not self._awake:
+            self._awake = True
             self._waiting.set()
             if self._thread is None:
                 self._start_thread()
@@ -62,7 +64,7 @@ class Log:
         client = exchange.scope.get("client")
         ticket = exchange.ticket
         entry: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z",
+            "time": self._time(),
             "id": exchange.id,
             "client": client[0] if client else None,
             "method": exchange.method,
@@ -78,6 +80,13 @@ class Log:
             self.write(orjson.dumps(entry))
         except TypeError:  # a path whose bytes are no UTF-8
             self.write(orjson.dumps(entry | {"path": entry["path"].encode("utf-8", "backslashreplace").decode()}))
+
+    def _time(self) -> str:
+        """The present second, written once."""
+        now = int(time.time())
+        if self._second[0] != now:
+            self._second = now, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        return self._second[1]
 
     def failure(self, request_id: str, error: BaseException) -> None:
         """Queue one line about an error that nobody expected, once a minute per kind: type and place where raised."""
@@ -109,7 +118,8 @@ class Log:
         while True:
             self._waiting.wait()
             self._writing = True
-            self._waiting.clear()  # before the lines are taken: a later one sets it again
+            self._waiting.clear()
+            self._awake = False  # before the lines are taken: a later one wakes this thread again
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             dropped, self._dropped = self._dropped, 0
             if dropped:
