@@ -472,23 +472,23 @@ def test_ten_large_pictures_at_once_delay_small_ones_little(server):
                 began = time.perf_counter()
                 assert client.post(server.url + PREDICT, content=SEVEN, headers=PNG).json()["label"] == "7"
                 times.append(time.perf_counter() - began)
-        return float(np.percentile(times, 99))
+        return times
 
     small(20)
-    usual, large = small(150), png(6000, 4000, 128)
+    usual, large = np.percentile(small(150), 99), png(6000, 4000, 128)
     (pid,) = server.children()
-    before, states, most = resident_mb(pid), [], [0.0]
+    before, states, most, busy = resident_mb(pid), [], [0.0], []
     with ThreadPoolExecutor(10) as threads:
         bombs = [threads.submit(predict, server, large, 60) for _ in range(10)]
-        busy = []
         while not all(bomb.done() for bomb in bombs):
-            busy.append(small(20))
+            busy += small(10)
             states.append(server.state())
             most.append(resident_mb(pid))
         assert {bomb.result().status_code for bomb in bombs} <= {200, 400, 504}
     assert set(states) <= {True}
-    assert max(busy, default=0) <= max(10 * usual, 0.1), (busy, usual)
-    assert max(most) - before < 1000, "one or two of them are decoded at a time"
+    assert len(busy) > 10
+    assert np.percentile(busy, 99) <= max(10 * usual, 0.25), (busy, usual)
+    assert max(most) - before < 600, "one or two of them are decoded at a time"
 
 
 def test_large_json_stops_nobody(server):

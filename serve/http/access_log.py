@@ -7,11 +7,13 @@ small image. A reader that has stopped reading blocks that thread alone. Further
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import time
 import traceback
 from collections import deque
+from contextlib import suppress
 from typing import Any, TextIO
 
 import orjson
@@ -31,15 +33,33 @@ class Log:
         self._stream: TextIO | None = None
         self._lines: deque[bytes] = deque()
         self._dropped = 0
-        self._writing = False
+        self._writing = self._awake = False
         self._start, self._waiting = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._failures: dict[str, tuple[float, int]] = {}
+        self._second = (0, "")
 
     def take_stderr(self) -> None:
-        """Make this the process's stderr, for what libraries print must not block the server either."""
+        """Make this the process's stderr, for what libraries print must not block the server either.
+
+        C libraries write to the descriptor itself: libtiff prints a line for each damaged file. It becomes a pipe that
+        a thread empties into this log.
+        """
         self._stream = sys.stderr
+        with suppress(OSError, ValueError):  # stderr has no descriptor
+            descriptor = sys.stderr.fileno()
+            self._stream = open(os.dup(descriptor), "w", encoding="utf-8", errors="backslashreplace")
+            reading, writing = os.pipe()
+            os.dup2(writing, descriptor)
+            os.close(writing)
+            threading.Thread(target=self._read, args=(reading,), name="zoo-stderr", daemon=True).start()
         sys.stderr = _Lines(self)
+
+    def _read(self, descriptor: int) -> None:
+        """Queue what is written to the process's stderr descriptor."""
+        with open(descriptor, "rb") as lines:
+            for line in lines:
+                self.message(line.decode("utf-8", "backslashreplace").rstrip("\n"))
 
     def write(self, line: bytes) -> None:
         """Queue a line, without its line end. Never blocks."""
@@ -47,7 +67,8 @@ class Log:
             self._dropped += 1
             return
         self._lines.append(line)
-        if not self._waiting.is_set():
+        if not self._awake:
+            self._awake = True
             self._waiting.set()
             if self._thread is None:
                 self._start_thread()
@@ -62,7 +83,7 @@ class Log:
         client = exchange.scope.get("client")
         ticket = exchange.ticket
         entry: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z",
+            "time": self._time(),
             "id": exchange.id,
             "client": client[0] if client else None,
             "method": exchange.method,
@@ -78,6 +99,13 @@ class Log:
             self.write(orjson.dumps(entry))
         except TypeError:  # a path whose bytes are no UTF-8
             self.write(orjson.dumps(entry | {"path": entry["path"].encode("utf-8", "backslashreplace").decode()}))
+
+    def _time(self) -> str:
+        """The present second, written once."""
+        now = int(time.time())
+        if self._second[0] != now:
+            self._second = now, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        return self._second[1]
 
     def failure(self, request_id: str, error: BaseException) -> None:
         """Queue one line about an error that nobody expected, once a minute per kind: type and place where raised."""
@@ -109,7 +137,8 @@ class Log:
         while True:
             self._waiting.wait()
             self._writing = True
-            self._waiting.clear()  # before the lines are taken: a later one sets it again
+            self._waiting.clear()
+            self._awake = False  # before the lines are taken: a later one wakes this thread again
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             dropped, self._dropped = self._dropped, 0
             if dropped:
