@@ -60,10 +60,12 @@ def read_file(path: Path, limit: int, within: Path | None = None) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise BadModel(f"{path} is not a regular file: a model's files are.")
-            content = file.read(limit + 1) if status.st_size <= limit else b""
-        if status.st_size > limit or len(content) > limit:
-            size = max(status.st_size, len(content))
-            raise BadModel(f"{path} has {size:,} bytes, more than the {limit:,} that are read: get the file again.")
+            if status.st_size > limit:
+                size = f"{status.st_size:,} bytes, more than the {limit:,}"
+                raise BadModel(f"{path} has {size} that are read: get the file again.")
+            content = file.read(status.st_size + 1)  # a larger number would be allocated before anything is read
+        if len(content) != status.st_size:
+            raise BadModel(f"{path} changed while it was read: try again.")
         return content
     except FileNotFoundError:
         if path.is_symlink():
