@@ -64,11 +64,11 @@ BAD = {  # path: what the row says
     "escape": r"the server says 500 \x1b\[31mred",
     "large": "it has more than",
     "gzipbomb": "it has more than",
-    "drip_body": "it is not done after 2 s",
-    "drip_head": "it is not done after 2 s",
-    "drip_status": "it is not done after 2 s",
-    "continue": "it is not done after 2 s",
-    "stalled": "nothing came for 1 s",
+    "drip_body": "it is not done after 1.2 s",
+    "drip_head": "it is not done after 1.2 s",
+    "drip_status": "it is not done after 1.2 s",
+    "continue": "it is not done after 1.2 s",
+    "stalled": "nothing came for 0.6 s",
     "endless_line": "no proper HTTP answer|it is not done|it has more than|the answer ends",
     "endless_redirect": "more than 5 redirects",
 }
@@ -163,8 +163,8 @@ def website():
 
 @pytest.fixture
 def short_times(monkeypatch):
-    monkeypatch.setattr(urls, "TOTAL_S", 2.0)
-    monkeypatch.setattr(urls, "READ_S", 1.0)
+    monkeypatch.setattr(urls, "TOTAL_S", 1.2)
+    monkeypatch.setattr(urls, "READ_S", 0.6)
     monkeypatch.setattr(urls, "LARGEST", 20 * 10**6)
 
 
