@@ -28,14 +28,18 @@ PNG = {"Content-Type": "image/png"}
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    settings = Settings(demo=False, max_body_mb=1, folder=str(tmp_path_factory.mktemp("serve")), device="cpu")
+    settings = Settings(
+        demo=False, access_log=False, max_body_mb=1, folder=str(tmp_path_factory.mktemp("serve")), device="cpu"
+    )
     with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory):
-    settings = Settings(demo=False, models="mnist14k*", key="sésame", folder=str(tmp_path_factory.mktemp("serve")))
+    settings = Settings(
+        demo=False, access_log=False, models="mnist14k*", key="sésame", folder=str(tmp_path_factory.mktemp("serve"))
+    )
     with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         yield client
 
@@ -316,7 +320,9 @@ def test_without_the_key_only_health_is_told(locked, headers):
 
 
 def app(folder, **options):
-    return TestClient(build(Settings(demo=False, models="mnist14k*", folder=str(folder), **options)), OWN)
+    return TestClient(
+        build(Settings(demo=False, access_log=False, models="mnist14k*", folder=str(folder), **options)), OWN
+    )
 
 
 OWN = "http://127.0.0.1"
@@ -444,7 +450,7 @@ def test_browsers_are_answered_before_they_send(sites, tmp_path):
 )
 def test_refuses_hosts_and_origins_that_are_none(tmp_path, options):
     with pytest.raises(WrongUsage, match=r"takes an? "):
-        build(Settings(demo=False, models="mnist14k*", folder=str(tmp_path), **options))
+        build(Settings(demo=False, access_log=False, models="mnist14k*", folder=str(tmp_path), **options))
 
 
 @pytest.mark.parametrize("path", ["/models", "/models/mnist14k", "/v2", "/v2/models/mnist14k", "/v2/health/live",
@@ -634,7 +640,7 @@ def test_unexpected_errors_are_logged_on_one_line_once_a_minute(client, monkeypa
 
 def test_a_late_answer_is_no_answer(tmp_path, monkeypatch):
     """And the next request is not harmed by the deadline of the one before."""
-    settings = Settings(demo=False, models="mnist14k*", deadline_ms=300, folder=str(tmp_path))
+    settings = Settings(demo=False, access_log=False, models="mnist14k*", deadline_ms=300, folder=str(tmp_path))
     slow = [True]
 
     async def answer(pool, ticket):
@@ -660,7 +666,7 @@ def test_live_goes_false_when_a_worker_is_dead(tmp_path, monkeypatch):
     def die(self, images):
         raise SystemExit
 
-    front = build(Settings(demo=False, models="mnist14k*", folder=str(tmp_path)))
+    front = build(Settings(demo=False, access_log=False, models="mnist14k*", folder=str(tmp_path)))
     monkeypatch.setattr(Runner, "run", die)
     with TestClient(front, base_url="http://127.0.0.1") as client:
         assert client.get("/v2/health/live").status_code == 200

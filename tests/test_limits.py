@@ -144,6 +144,7 @@ def test_one_client_holds_at_most_a_quarter_of_all_bodies(front):
     assert asyncio.run(several(["192.0.2.1"] * 5)) == (429, 200, 200)
     assert asyncio.run(several(["::ffff:192.0.2.1", "192.0.2.1"] * 3)) == (429, 200, 200)
     assert asyncio.run(several([f"2001:db8::{number}" for number in range(5)])) == (429, 200, 200)
+    assert asyncio.run(several([f"fe80::{number}%eth0" for number in range(5)])) == (429, 200, 200)
     for own in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
         assert asyncio.run(several([own] * 5)) == (200, 200, 200)
 

@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -101,7 +101,7 @@ class Exchange:
             return ""
         if isinstance(address, IPv6Address):
             if address.ipv4_mapped is None:
-                return "" if address.is_loopback else str(IPv6Network((address, 64), strict=False))
+                return "" if address.is_loopback else str(IPv6Address(int(address) >> 64 << 64))
             address = address.ipv4_mapped
         return "" if address.is_loopback else str(address)
 
