@@ -60,7 +60,7 @@ def cli(context: click.Context) -> None:
 @click.option(
     "--max-megapixels",
     envvar="ZOO_MAX_MEGAPIXELS",
-    type=click.FloatRange(min=0, min_open=True, max=1000),
+    type=click.FloatRange(min=0.1, max=1000),
     metavar="N",
     help="Refuse larger pictures.  [ZOO_MAX_MEGAPIXELS; default: 25]",
 )
