@@ -90,7 +90,7 @@ def cli(context: click.Context) -> None:
 @click.option(
     "--max-megapixels",
     envvar="ZOO_MAX_MEGAPIXELS",
-    type=click.FloatRange(min=0, min_open=True, max=1000),
+    type=click.FloatRange(min=0.1, max=1000),
     metavar="N",
     help="Refuse larger pictures.  [ZOO_MAX_MEGAPIXELS; default: 25]",
 )
@@ -346,7 +346,10 @@ def main() -> None:
     except click.exceptions.Exit as left:  # of --help and --version
         code = left.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        for line in shown.getvalue().rstrip("\n").split("\n"):
+            say(line)
         code = error.exit_code
     except ZooError as error:
         say(f"zoo: {printable(str(error))}")

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from serve.say import printable
-from zoo.errors import WrongUsage
+from zoo.errors import WrongUsage, printable
 from zoo.rows import Row
 
 Encoding = Literal["table", "jsonl", "csv", "parquet"]

@@ -16,9 +16,8 @@ from serve.batch import Output
 from serve.blocks import Block
 from serve.encodings import Encoding, check, head
 from serve.parts import Parts
-from serve.say import printable
 from serve.sources import Source
-from zoo.errors import WrongUsage
+from zoo.errors import WrongUsage, printable
 
 SUFFIXES: dict[str, Encoding] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 

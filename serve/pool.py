@@ -47,9 +47,13 @@ FILE_PIXELS = 4096  # what a file counts for at least: the work that does not de
 class Overloaded(ZooError):
     """More waits already than is allowed to."""
 
+    http_status = 503
+
 
 class Stopped(ZooError):
     """The server is ending, or a worker has died."""
+
+    http_status = 503
 
 
 @dataclass(eq=False, slots=True)

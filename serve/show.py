@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from serve.say import printable
 from zoo.card import Card
+from zoo.errors import printable
 
 
 def cards_json(cards: list[Card]) -> str:

@@ -25,7 +25,6 @@ from PIL import Image
 from serve import cli
 from serve.sources import expand
 from tests.made_up import DEFAULT, add_model, heed_ctrl_c
-from zoo.image import LARGEST
 
 
 def zoo_command(*arguments, stdin=b"", cwd=None, **environment):
@@ -296,10 +295,10 @@ def test_larger_pictures_for_all_processes(run, pictures, monkeypatch):
     run("predict", pictures / "7.png", "--max-megapixels", "40")
     assert os.environ["ZOO_MAX_MEGAPIXELS"] == "40"
     assert [options.bounds.member_bytes for options in asked] == [80 * 10**6, 128 * 10**6]
-    monkeypatch.setenv("ZOO_MAX_MEGAPIXELS", "50")
+    monkeypatch.setenv("ZOO_MAX_MEGAPIXELS", "30")
     run("predict", pictures / "7.png")
-    assert asked[-1].bounds.member_bytes == LARGEST  # of 160 MB, the most bytes of a file that are read
-    for value in ("0", "-1", "many", "1001"):
+    assert asked[-1].bounds.member_bytes == 96 * 10**6
+    for value in ("0", "0.05", "-1", "many", "1001"):
         assert run("predict", pictures / "7.png", "--max-megapixels", value)[0] == 2
 
 

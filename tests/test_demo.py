@@ -186,6 +186,7 @@ def test_a_webcam_and_the_clipboard_give_pictures(browser, server):
         tab(page, "Picture")
         button(page, "Capture from camera").click()
         button(page, "Click to Access Webcam").click()
+        page.wait_for_function("[...document.querySelectorAll('video')].some(v => v.readyState > 2 && v.videoWidth)")
         button(page, "capture photo").click()
         page.locator(".prose.zoo-answer:visible h3").wait_for()
         page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()

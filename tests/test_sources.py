@@ -492,7 +492,7 @@ def test_bounds_of_a_smaller_kind(tmp_path):
         found = list(expand(f"{tmp_path}/{name}", Options(bounds=Bounds(member_bytes=999))).images())
         assert len(found) == 10
         assert all("holds 1,000 bytes, more than the 999 that are read of a member." in one.error for one in found)
-    assert Bounds().for_pictures_of(60).member_bytes == 192 * 10**6
+    assert Bounds().for_pictures_of(30).member_bytes == 96 * 10**6
     assert Bounds().for_pictures_of(1).member_bytes == Bounds().member_bytes
 
 

@@ -63,6 +63,8 @@ def printable(text: str) -> str:
 
     Names from foreign files and folders may hold control characters, direction overrides and lone surrogates.
     """
+    if text.isprintable():
+        return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import cv2
 
+from serve.archives import Bounds
 from serve.batch import run
 from serve.blocks import Block, Job
 from serve.demo import words
 from serve.encodings import encode, head
-from serve.sources import Input, Source, expand, total
+from serve.sources import Input, Options, Source, expand, total
 from zoo.errors import ZooError
 from zoo.image import Named, decode
 from zoo.predictor import load
@@ -28,6 +29,7 @@ from zoo.rows import Row
 SHOWN = 100  # rows of the table; the file has all
 MOST = 20_000  # images: the command streams any number, this keeps the rows in memory
 SECONDS = 40.0  # after which no further image is taken, so that there is an answer before the job's deadline
+BOUNDS = Bounds(total_bytes=2 * 10**9, members=MOST + 1)  # of an archive: 20,000 photographs of 100 KB
 THUMBNAIL = 40
 
 
@@ -81,7 +83,7 @@ def classify(
     Raises:
         ZooError: an archive that cannot be read, no images.
     """
-    inputs = [expand(path) for path in paths]
+    inputs = [expand(path, Options(bounds=BOUNDS)) for path in paths]
     count = total(inputs)
     kept, started = Kept([f"{Path(path).parent}/" for path in paths]), time.monotonic()
 

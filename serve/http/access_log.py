@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import orjson
 
 from serve.http.exchange import Exchange
+from zoo.errors import printable
 
 EVERY_S = 0.1
 MAX_LINES = 10_000  # about 3 MB
@@ -75,8 +76,7 @@ class Log:
 
     def message(self, text: str) -> None:
         """Queue a message for a person, on one line; what a terminal would obey (control characters) is escaped."""
-        shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-        self.write("".join(shown).encode("utf-8", "backslashreplace"))
+        self.write(printable(text).encode("utf-8", "backslashreplace"))
 
     def request(self, exchange: Exchange, status: int) -> None:
         """Queue the access log's line of an answered request."""

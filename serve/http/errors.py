@@ -1,7 +1,6 @@
-"""One table from what can go wrong to the status of an HTTP answer; the body is always `{"error": "sentence"}`."""
+"""From what can go wrong to the status of an HTTP response, whose body is always `{"error": "sentence"}`."""
 
-from serve.pool import Overloaded, Stopped
-from zoo.errors import BadInput, ModelNotFound, ZooError
+from zoo.errors import ZooError
 
 
 class Refused(ZooError):
@@ -17,11 +16,8 @@ class ClientLeft(Exception):
     """The client closed the connection before its request was whole: nobody reads an answer."""
 
 
-STATUS: dict[type[Exception], int] = {BadInput: 400, ModelNotFound: 404, Overloaded: 503, Stopped: 503}
-
-
 def status_of(error: Exception) -> int:
-    """The status for an error, or for the nearest of its base classes in the table; 500 for any other."""
+    """The status for an error: its own, its class's, or 500 where nobody expected it."""
     if isinstance(error, Refused):
         return error.status
-    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+    return error.http_status if isinstance(error, ZooError) else 500
