@@ -31,15 +31,16 @@ _GAP = 0.08  # of the longest piece, sideways: digits 0.1 apart are refused, str
 _ROW_GAP = 0.25  # the same downwards, where the pieces of a broken stroke lie, and rows are further apart
 _WIDEST = 2.3  # width / height; the widest of the 60,000 training images has 2.22
 _TEXTURE = 12  # digits: more are noise or squared paper, not a number
-_MOST = 48  # pieces of stroke: more are never put together; a 9 of dots has 30
+_MOST = 48  # pieces of stroke: more are refused before they are put together, which takes their square
 _FULL = 0.6  # of the strokes' pixels have less ink than what counts as solid; 0.5 to 0.9 read the same
 _THIN = 0.11  # stroke width / digit size; of 3,000 MNIST images the median is 0.125, the 5th percentile 0.09
 _NEAR = 0.06  # of the digit's size: how far around its strokes their soft edges reach
 _FAINT = 0.05  # of the strokes' area: how much must be fainter than them and hang on them to be followed
 _CLEAN = 0.5  # of that: how much may be as faint elsewhere, or it is the paper's
-_STROKE = 4.0  # length / width of what is followed
+_STROKE = 4.0  # length / width of what is followed in a picture of two levels
 _VISIBLE = 60  # of 255: from where on a soft edge belongs to the digit's box; 30 to 90 read the same
 _LEFT_OUT = 0.2  # of the ink; 100 photographs and drawings with 4 to 24 specks each have at most 0.19
+_DUST = 2  # pixels: noise, which counts half
 _LENGTH = 5.0  # strokes' length / digit size: of 1,500 MNIST images and 400 printed digits at most 3.5
 _HOLES = 3  # enclosed places; a digit has at most two, and 1 of 1,500 MNIST images more than three
 _HOLE = 0.003  # of the box: smaller ones are gaps within a stroke
@@ -216,7 +217,8 @@ def _strokes(ink: Ink) -> _Strokes:
     amounts = ink.amount[digit > 0]
     full = float(np.partition(amounts, int(_FULL * amounts.size))[int(_FULL * amounts.size)])
     around = (_gaps(stats, main) <= sizes[main]) & ~on_edge
-    left_out = float(areas[~keep & around].sum() / areas[keep | around].sum())
+    weights = np.where(sizes <= _DUST, 0.5, 1.0) * areas
+    left_out = float(weights[~keep & around].sum() / weights[keep | around].sum())
     whole = _with_faint_ends(ink, digit)
     faded = whole is not None
     digit = digit if whole is None else whole
@@ -246,7 +248,7 @@ def _with_faint_ends(ink: Ink, digit: Array) -> Array | None:
     width = 2 * float(_depth(added).max())
     longest = np.count_nonzero(added) / width**2
     if width > 2 * _depth(digit).max() or (ink.margin and longest < _STROKE):
-        return None  # uneven light, which is not flattened where ink touches the frame, is wider than strokes
+        return None  # what two levels leave of uneven light is wider and shorter than strokes
     return whole
 
 

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput
-from zoo.levels import LOG_LIGHT, SMALL, Array, Levels, main_axis, median, reduced, two_levels
+from zoo.levels import LOG_LIGHT, SMALL, WIDEST_STROKE, Array, Levels, main_axis, median, reduced, slow_part, two_levels
 
 LONGEST = 512  # pixels a side: at this size a 7-pixel pen line of a 12-megapixel photo is still one pixel wide
-_WIDEST_STROKE = 0.45  # of the shorter side: what is wider than this is paper, table or shadow
 _BOLDEST = 0.33  # of a drawing's longer side: a stroke that fills a third of it leaves no room for a digit
 _SAME = 12  # grey levels, of 255, within which JPEG and sensor noise leave a flat paper
 _STILL = 24  # grey levels: a border that varies less has one colour
@@ -66,12 +65,12 @@ def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
     drawing = _drawing(channels) if _has_one_colour(channels) else None
     if drawing is None:
         small = reduced(channels, SMALL)
-        axis, dark = main_axis(LOG_LIGHT[small])
+        axis = main_axis(LOG_LIGHT[small])
         levels = two_levels(channels, small, axis)
         if levels is not None and levels.contrast > _FAINTEST:
             return _of_levels(levels, scale, notes)
         drawing = _drawing(channels)
-    amount, dark = drawing or (_photograph(channels, axis, dark), dark)
+    amount, dark = drawing or _photograph(channels, axis)
     if dark and not notes:
         notes.append("inverted: the ink was dark")
     if drawing is None:
@@ -220,19 +219,22 @@ def _at_border(mask: Array) -> float:
     return float(rim.mean() + np.mean(corners))
 
 
-def _photograph(channels: Array, axis: Array, dark: bool) -> npt.NDArray[np.float32]:
-    """Distance of every pixel from the paper around it, float32 `(H, W)`, 0 to about 1.
+def _photograph(channels: Array, axis: Array) -> tuple[npt.NDArray[np.float32], bool]:
+    """Distance of every pixel from the paper around it, float32 `(H, W)`, 0 to about 1, and whether the ink is dark.
 
-    axis, dark: as `main_axis` gives them.
+    axis: the mix of channels, as `main_axis` gives it. Ink is what is rarer within a stroke's width.
     """
     height, width = channels.shape[:2]
     light = cv2.LUT(np.ascontiguousarray(channels), LOG_LIGHT).reshape(height, width, -1)
-    grey = light @ (-axis if dark else axis)
+    grey = light @ axis
+    fast = grey - slow_part(grey)
+    dark = float(np.mean(fast * fast * fast)) < 0
+    grey = -grey if dark else grey
     amount: Array = grey - cv2.resize(_ground(grey), (width, height), interpolation=cv2.INTER_LINEAR)
     amount -= median(amount[::3, ::3].ravel())
     if max(height, width) > SMALL:
         amount = cv2.GaussianBlur(amount, (3, 3), 0)  # noise of single pixels
-    return np.asarray(amount, np.float32)
+    return np.asarray(amount, np.float32), dark
 
 
 def _ground(grey: Array) -> Array:
@@ -241,7 +243,7 @@ def _ground(grey: Array) -> Array:
     The border is continued outwards, so that a strip of table or a dark corner counts as wide.
     """
     small = reduced(grey[:, :, None], SMALL)[:, :, 0]
-    kernel = max(3, round(_WIDEST_STROKE * min(small.shape)) | 1)
+    kernel = max(3, round(WIDEST_STROKE * min(small.shape)) | 1)
     small = cv2.copyMakeBorder(small, kernel, kernel, kernel, kernel, cv2.BORDER_REPLICATE)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel, kernel))
     opened = cv2.dilate(cv2.morphologyEx(small, cv2.MORPH_OPEN, disc), np.ones((3, 3), np.uint8))

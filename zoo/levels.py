@@ -22,25 +22,32 @@ _DARK = 32.0  # grey levels added before the logarithm, in which light is a summ
 _SPAN = float(np.log((255 + _DARK) / _DARK))
 LOG_LIGHT = (np.log((np.arange(256) + _DARK) / _DARK) / _SPAN).astype(np.float32)  # of a grey level, 0 to 1
 
-_WIDEST_STROKE = 0.45  # of the shorter side: what is wider than this is paper, table or shadow
+WIDEST_STROKE = 0.45  # of the shorter side: what is wider than this is paper, table or shadow
 _GREY = 0.5  # sum of the axis: a mix that light changes; in others, as of red against green, light cancels out
 _ROUNDS = 10  # of fitting levels and light in turn; three to five are usual
 _RIDGE = np.array([3e-4, 3e-4, 3e-4, 1e-6, 1e-6], np.float32)  # keeps light from bending within narrow pictures
 _BETTER = 0.6  # of the variance that two plain levels leave: uneven light has to explain the rest
-_EXPLAINED = 0.72  # of the variance; two levels explain 0.64 of normal noise, and 0.75 of 1,994 of 2,000 tight digits
-_ONE_RUN = 0.25  # of the border: a digit that covers more touches it in several places, a shadow in one
-_CLEAR = 1.35  # of `_clearness`: of 4,072 tight digits 14 have less, of 112 shadows and table edges 103
-_SURE = 1.7  # the same: 40 of the digits, 110 of the shadows
+# Whether two levels are all there is. The figures are measured by bench/digit_levels.py, shares are of 0 to 1.
+_EXPLAINED = 0.72  # of the variance that light leaves; two levels explain 0.64 of normal noise
+_MARGIN_EXPLAINED = 0.8  # the same where the ink does not touch the frame
+_MARGIN_THICK = 0.2  # of the shorter side: thinner ink with a margin is found as well without knowing the levels
+_CLEAR = 1.5  # of `_Shape.score`, the lead over the other level's, and minus twice the width
+_SURE = 1.8  # the same: what has less is doubtful
 _NARROW = 0.35  # width / height of a picture of a one and nothing else, in which either level may look like strokes
-_MARGIN_EXPLAINED, _MARGIN_THICK = 0.8, 0.2
+_ONE_RUN = 0.25  # of the border: a digit that covers more touches it in several places, a shadow in one
 _WIDEST = 2.5  # width / height of the ink; a digit has at most 2.3
-_THIRD = 0.22  # of the longer side: a longer piece that is darker or lighter than both levels is a third level
+_CLOUDED = 0.2  # of the contrast: how much half of the paper may differ from its purer half
+# What is further from the ink than paper, or from paper than ink, is a third level: by how much, of the contrast, and
+# how long its pieces are, of the longer side. Ink that few pixels show varies more than paper.
+_BEYOND_PAPER, _BEYOND_INK = (0.3, 0.1), (0.4, 0.22)
+_WITHIN = 0.25  # of the contrast: what differs from a level by more may be a fainter one
 _INNER = 0.15  # of the longer side: a longer piece away from the border, and from the rest of the ink, is a digit
 _INNER_DOT = 0.3  # the same inside the rest of the ink: the dot or bar of a zero
 _HOLES, _HOLE = 4, 0.05  # how many holes of which length, of the longer side: squared paper has more
-_SHEET = 0.25
-_THICK = 0.33  # of the longer side: what is thicker may be a sheet with a digit on it
-_LONG = 6.4  # area / width²: of strokes, not of a digit's holes
+# Ink that is a sheet of paper, and its hole a digit: how wide (of the longer side) and how long (area / width²).
+_SHEETS = ((0.25, 6.4), (0.33, 3.2))
+_RECTANGLE = 0.895  # of the smallest rectangle around the ink and its holes: a sheet; printed zeros fill 0.85
+_RECTANGLE_HOLE = 1.6  # as long as a hole in a rectangle has to be
 
 
 @dataclass(frozen=True)
@@ -111,26 +118,26 @@ def _rim(mask: Mask) -> Mask:
     return np.concatenate([mask[0], mask[1:, -1], mask[-1, -2::-1], mask[-2::-1, 0]])
 
 
-def main_axis(light: Array) -> tuple[npt.NDArray[np.float32], bool]:
-    """The mix of channels in which the ink stands out most, and whether what is rarer in it, as ink is, is dark.
+def main_axis(light: Array) -> npt.NDArray[np.float32]:
+    """The mix of channels in which the ink stands out most: the main axis of the colours (PCA).
 
-    Ink is what changes within a stroke's width, so the slow part is taken away first. Then the mix is the main axis of
-    the colours (PCA), and the sign of the third moment says which side is rarer.
+    Ink is what changes within a stroke's width, so the slow part is taken away first.
 
     Args:
         light: float32 `(H, W, C)`.
     Returns:
         float32 `(C,)`, whose sum is not negative.
     """
-    height, width = light.shape[:2]
-    window = max(3, round(_WIDEST_STROKE * min(height, width)) | 1)
-    slow = cv2.blur(light, (window, window), borderType=cv2.BORDER_REFLECT).reshape(height, width, -1)
-    colours = (light - slow).reshape(height * width, -1)
+    colours = (light - slow_part(light)).reshape(-1, light.shape[2])
     _, axes = np.linalg.eigh(colours.T @ colours)
     axis = axes[:, -1].astype(np.float32)
-    axis = axis if axis.sum() >= 0 else -axis
-    values = colours @ axis
-    return axis, float(np.mean(values * values * values)) < 0
+    return np.asarray(axis if axis.sum() >= 0 else -axis)
+
+
+def slow_part(light: Array) -> Array:
+    """The mean of what surrounds each pixel of `(H, W)` or `(H, W, C)`, over a window wider than a stroke."""
+    window = max(3, round(WIDEST_STROKE * min(light.shape[:2])) | 1)
+    return cv2.blur(light, (window, window), borderType=cv2.BORDER_REFLECT).reshape(light.shape)
 
 
 @dataclass(frozen=True)
@@ -235,29 +242,40 @@ class _Shape:
 
 
 def _is_all(ink: Mask, share: Array, shape: _Shape) -> bool:
-    """Whether nothing else stands in the picture: no third level, no digit away from the border.
+    """Whether nothing but the two levels stands in the picture: no third one, and no digit that is not the ink.
 
     share: float32 `(h, w)`, 0 for paper and 1 for ink, and less or more where there is a third level.
     """
     side = max(ink.shape)
     _, _, width, height = cv2.boundingRect(ink.astype(np.uint8))
-    third = _Pieces.of((share > 1.4) | (share < -0.4))
-    if width > _WIDEST * height or (third.lengths > _THIRD * side).any():
+    if width > _WIDEST * height or float(median(share[~ink])) > _CLOUDED:
         return False
-    holes = _Pieces.of(share < 0.75)
-    lengths = np.where(holes.inside, holes.lengths, 0)
-    if (lengths > _HOLE * side).sum() > _HOLES:
-        return False
-    pieces = _Pieces.of(share > 0.25)
+    for beyond, (least, length) in ((-share, _BEYOND_PAPER), (share - 1, _BEYOND_INK)):
+        if _Pieces.of(beyond > least).lengths.max(initial=0) > length * side:
+            return False
+    pieces = _Pieces.of(share > _WITHIN)
     longest = np.where(pieces.within(pieces.largest_at_border()), _INNER_DOT, _INNER) * side
     if shape.rim and (pieces.inside & (pieces.lengths > longest)).any():
         return False
-    if shape.thick < _SHEET or lengths.max(initial=0) < _INNER * side:
-        return True
-    hole = (holes.labels == lengths.argmax() + 1).astype(np.uint8)
+    holes = _Pieces.of(share < 1 - _WITHIN)
+    lengths = np.where(holes.inside, holes.lengths, 0)
+    if (lengths > _HOLE * side).sum() > _HOLES:
+        return False
+    return lengths.max(initial=0) < _INNER * side or not _is_sheet(ink, holes, int(lengths.argmax()), shape.thick)
+
+
+def _is_sheet(ink: Mask, holes: _Pieces, longest: int, thick: float) -> bool:
+    """Whether what seems to be ink is a sheet of paper on a table, and its longest hole a digit on it."""
+    hole = (holes.labels == longest + 1).astype(np.uint8)
     depth = cv2.distanceTransform(cv2.copyMakeBorder(hole, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 3)
-    most = _LONG if shape.thick < _THICK else _LONG / 2
-    return int(hole.sum()) < most * float(2 * depth.max()) ** 2
+    length = int(hole.sum()) / float(2 * depth.max()) ** 2
+    if any(thick >= least and length >= long for least, long in _SHEETS):
+        return True
+    if thick < _SHEETS[0][0] or length < _RECTANGLE_HOLE:
+        return False
+    whole = (ink | (holes.labels > 0) & holes.inside[holes.labels - 1]).astype(np.uint8)
+    _, (width, height), _ = cv2.minAreaRect(cv2.findNonZero(whole))
+    return cv2.countNonZero(whole) > _RECTANGLE * (width + 1) * (height + 1)
 
 
 @dataclass(frozen=True)
