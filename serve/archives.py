@@ -478,10 +478,10 @@ class Tar(Archive):
             extension = _Extension()
             while any(block := blocks.read(tarfile.BLOCKSIZE)):
                 info = _header(block)
+                budget.member()
                 if info.type in _Extension.TYPES:
                     extension.read(info, blocks)
                     continue
-                budget.member()
                 yield from self._member(info, block, extension, blocks)
                 extension = _Extension()
 

@@ -471,6 +471,34 @@ def test_what_the_page_does_not_need_is_not_there(server, method, path):
     assert list(answer.json()) in (["error"], ["error", "detail"])
 
 
+@pytest.mark.parametrize("path", ["/static/" + "a" * 256, "/static/" + "a/" * 2100 + "b", "/assets/" + "b" * 5000])
+def test_names_longer_than_the_system_allows_are_not_there(server, path):
+    answer = httpx.get(server.url + path)
+    assert answer.status_code == 404
+    assert list(answer.json()) == ["error"]
+
+
+def test_an_upload_that_ends_early_is_refused(server):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhalf'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(server.url + "/gradio_api/upload", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert "last boundary" in answer.json()["error"]
+
+
+def test_whoever_leaves_answers_unfetched_makes_room(page, monkeypatch):
+    from serve.demo import sessions as module
+
+    sessions, now = module.Sessions(page.gradio), time.monotonic()
+    ages = {f"old{number}": 10 + 0.1 * number for number in range(module.MOST)}  # seconds; less than IDLE_S
+    sessions._last_used = {name: now - age for name, age in ages.items()}
+    monkeypatch.setattr(sessions, "_unfetched", lambda session: {"event"} if session in ages else set())
+    sessions.enter("new")
+    assert "new" in sessions._last_used
+    assert max(ages, key=ages.__getitem__) not in sessions._last_used
+    assert len(sessions) == module.MOST
+
+
 def test_a_deep_link_is_not_followed(server):
     """It would be read from a folder of uploads."""
     plain = httpx.get(server.url + "/config").json()

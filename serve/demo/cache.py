@@ -74,7 +74,10 @@ class Assets:
     async def response(self, request: Request, path: str) -> Response | None:
         """A file of the folder, None where there is none. `path`: without `..`."""
         file = self._folder / path
-        if not file.is_file() or not file.resolve().is_relative_to(self._folder):
+        try:
+            if not file.is_file() or not file.resolve().is_relative_to(self._folder):
+                return None
+        except OSError:  # a name that is longer than the system allows
             return None
         headers = ASSET_HEADERS | ({"Cache-Control": ASSET_CACHE} if path.startswith("assets/") else {})
         if file.suffix not in COMPRESSED or not _takes_gzip(request):

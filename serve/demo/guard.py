@@ -29,7 +29,7 @@ import gradio
 import orjson
 from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
@@ -38,6 +38,7 @@ from serve.demo.files import TOKEN, Files
 from serve.demo.sessions import Sessions
 from serve.http.errors import Refused
 from serve.http.exchange import Message, Receive, Send
+from serve.http.forms import FormParser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -317,9 +318,9 @@ class Guard:
             raise Refused(415, "Send files as a form (multipart/form-data), each as a field `files`.")
         owner = request.client.host if request.client else ""
         try:
-            parser = MultiPartParser(request.headers, request.stream(), max_files=EVENT_FILES, max_fields=10)
-            form = await parser.parse()
-        except (MultiPartException, KeyError, UnicodeError) as error:
+            parser = FormParser(request.headers, request.stream(), max_files=EVENT_FILES, max_fields=10)
+            form = await parser.parse_whole()
+        except (MultiPartException, KeyError, ValueError) as error:
             detail = getattr(error, "message", "it has no boundary").rstrip(".")
             raise Refused(400, f"The form cannot be read ({detail}): send files as multipart/form-data.") from None
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MOST = 500  # sessions that are known; those with nothing to fetch make room for others
 STATES = 64  # sessions whose components' values are kept, each up to 1 MB or so; any other starts with none
 IDLE_S = 120.0  # after its last event was answered, a session is forgotten
+UNFETCHED_S = 5.0  # a page fetches its answers at once; who does not may lose them where room is needed
 EVENTS = 16  # of one session, whose answers have not been fetched
 
 
@@ -48,9 +49,17 @@ class Sessions:
                           "load the page again.", retry_after="1")  # fmt: skip
         if session not in self._last_used and len(self._last_used) >= MOST:
             self.sweep(make_room=True)
+            self._drop_oldest()
             if len(self._last_used) >= MOST:
                 raise Refused(503, f"{MOST} visitors use this page already: try again in a minute.", retry_after="60")
         self._last_used[session] = time.monotonic()
+
+    def _drop_oldest(self) -> None:
+        """Where there is no room, forget whoever has left its answers unfetched for the longest time."""
+        now = time.monotonic()
+        left = [one for one, last in self._last_used.items() if now - last > UNFETCHED_S and not self._unanswered(one)]
+        if left and len(self._last_used) >= MOST:
+            self._forget(min(left, key=self._last_used.__getitem__))
 
     def _unanswered(self, session: str) -> int:
         return sum(event in self._queue.event_ids_to_events for event in self._unfetched(session))

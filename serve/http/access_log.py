@@ -22,7 +22,8 @@ from serve.http.exchange import Exchange
 from zoo.errors import printable
 
 EVERY_S = 0.1
-MAX_LINES = 10_000  # about 3 MB
+MAX_LINES = 5_000  # of 300 bytes as a rule, and at most about MAX_TEXT signs
+MAX_TEXT = 1_000  # signs of a path or a message that are written
 FAILURE_EVERY_S = 60.0  # at most one line per kind of failure in this time
 MAX_KINDS = 200
 
@@ -76,7 +77,7 @@ class Log:
 
     def message(self, text: str) -> None:
         """Queue a message for a person, on one line; what a terminal would obey (control characters) is escaped."""
-        self.write(printable(text).encode("utf-8", "backslashreplace"))
+        self.write(printable(text[:MAX_TEXT]).encode("utf-8", "backslashreplace"))
 
     def request(self, exchange: Exchange, status: int) -> None:
         """Queue the access log's line of an answered request."""
@@ -87,7 +88,7 @@ class Log:
             "id": exchange.id,
             "client": client[0] if client else None,
             "method": exchange.method,
-            "path": exchange.scope["path"],
+            "path": exchange.scope["path"][:MAX_TEXT],
             "status": status,
             "ms": round((time.perf_counter() - exchange.started) * 1e3, 3),
             "bytes_in": exchange.body_bytes,

@@ -56,7 +56,8 @@ class Deadline:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.done = True
-        if self._expired and self._task is not None:
-            self._task.uncancel()
+        task, self._task = self._task, None  # its result may hold a request's body, and this waits here for its turn
+        if self._expired and task is not None:
+            task.uncancel()
             if kind is asyncio.CancelledError:
                 raise TimeoutError

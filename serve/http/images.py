@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from reprlib import repr as shown  # what came is shown shortened
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from serve.http.errors import Refused
 from serve.http.exchange import MOST_FILES, NUMBER, Exchange
+from serve.http.forms import FormParser
 from serve.pool import Ticket
 from serve.service import Service
 from serve.settings import Settings
@@ -21,7 +20,6 @@ from zoo.image import Named
 from zoo.photos import FITS, Fit
 
 SHAPES = ("object", "list")
-EXTENDED = re.compile(rb""";\s*filename\*\s*=\s*(?P<charset>[\w-]*)'[\w-]*'(?P<name>[^\s;"]*)""", re.IGNORECASE)
 
 
 async def predict(exchange: Exchange, service: Service, settings: Settings, found: dict[str, str]) -> None:
@@ -73,32 +71,6 @@ def _options(query: dict[str, str]) -> tuple[int, Fit, str | None]:
     return int(top_k), fit, shape
 
 
-class _Parser(MultiPartParser):
-    """Starlette's, which overlooks two things.
-
-    A file whose name comes in the extended form alone, `filename*=UTF-8''a%20b.png` (RFC 8187, section 3.2), and that
-    a form ends before its last boundary, in the middle of a file (RFC 2046, section 5.1.1).
-    """
-
-    ended = False
-
-    def on_end(self) -> None:
-        self.ended = True
-
-    def close_files(self) -> None:
-        for file in self._files_to_close_on_error:
-            file.close()
-
-    def on_headers_finished(self) -> None:
-        disposition = self._current_part.content_disposition or b""
-        found = EXTENDED.search(disposition)
-        if found and b"filename" not in parse_options_header(disposition)[1]:
-            charset = "latin-1" if found["charset"].lower() == b"iso-8859-1" else "utf-8"
-            name = unquote_to_bytes(found["name"]).decode(charset, "replace").encode()
-            self._current_part.content_disposition = disposition + b'; filename="' + name.replace(b'"', b"'") + b'"'
-        super().on_headers_finished()
-
-
 async def _files(exchange: Exchange, body: bytes) -> list[Any]:
     """The files of a form, under their names, in their order."""
 
@@ -106,11 +78,9 @@ async def _files(exchange: Exchange, body: bytes) -> list[Any]:
         return {"type": "http.request", "body": _from_first_boundary(exchange, body), "more_body": False}
 
     request = Request(exchange.scope, replay)
-    parser = _Parser(request.headers, request.stream(), max_files=MOST_FILES)
+    parser = FormParser(request.headers, request.stream(), max_files=MOST_FILES)
     try:
-        form = await parser.parse()
-        if not parser.ended:
-            raise MultiPartException("it ends before its last boundary")
+        form = await parser.parse_whole()
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         sources = [Named(_utf8(file.filename or "-"), await file.read()) for file in files]
     except (MultiPartException, KeyError, ValueError) as error:  # a ValueError: of a character set's name
