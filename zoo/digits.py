@@ -6,6 +6,7 @@ their proportions kept, anti-aliased, and put into 28x28 so that their centre of
 
 from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -212,11 +213,11 @@ def _strokes(ink: Ink) -> _Strokes:
         if not on_edge[main]:  # else the low threshold may have joined the digit to the paper's lines
             break
     keep = (sizes >= _PIECE * sizes[main]) & (~on_edge | on_edge[main])
-    keep &= (sizes >= _WHOLE * sizes[main]) | (_gaps(stats, main) <= _FAR * sizes[main])
+    keep &= (sizes >= _WHOLE * sizes[main]) | (_gaps(stats, stats[main, :4]) <= _FAR * sizes[main])
     digit = mask if keep.all() else np.concatenate([[False], keep]).astype(np.uint8)[labels]
     amounts = ink.amount[digit > 0]
     full = float(np.partition(amounts, int(_FULL * amounts.size))[int(_FULL * amounts.size)])
-    around = (_gaps(stats, main) <= sizes[main]) & ~on_edge
+    around = (_gaps(stats, cv2.boundingRect(digit)) <= sizes[main]) & ~on_edge
     weights = np.where(sizes <= _DUST, 0.5, 1.0) * areas
     left_out = float(weights[~keep & around].sum() / weights[keep | around].sum())
     whole = _with_faint_ends(ink, digit)
@@ -310,11 +311,11 @@ def _check_single(pieces: Array, box: tuple[int, int, int, int]) -> None:
         )
 
 
-def _gaps(stats: Array, main: int) -> Array:
-    """Pixels between the box of one piece and those of all."""
-    x, y, right, bottom = stats[:, 0], stats[:, 1], stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
-    across = np.maximum(x, x[main]) - np.minimum(right, right[main])
-    down = np.maximum(y, y[main]) - np.minimum(bottom, bottom[main])
+def _gaps(stats: Array, box: Sequence[int] | Array) -> Array:
+    """Pixels between a box, x, y, width, height, and those of all pieces."""
+    x, y, width, height = box
+    across = np.maximum(stats[:, 0] - (x + width), x - (stats[:, 0] + stats[:, 2]))
+    down = np.maximum(stats[:, 1] - (y + height), y - (stats[:, 1] + stats[:, 3]))
     return np.asarray(np.maximum(np.maximum(across, down), 0))
 
 
