@@ -1,6 +1,7 @@
 """Fixtures. Tests never touch the user's own folder; what needs the real data sets is skipped where they are absent."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import zoo
 from zoo import datasets
+from zoo.limits import max_pixels
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +19,15 @@ def own_home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def process_state():
+    """Undo what a command leaves in its process: the limit of pixels that it has read, and torch's flushing to zero."""
+    yield
+    max_pixels.cache_clear()
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
