@@ -9,7 +9,7 @@ import pytest
 
 import zoo
 from zoo import datasets
-from zoo.limits import max_pixels
+from zoo.limits import VARIABLE, max_pixels
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,7 +24,11 @@ def own_home(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def process_state():
     """Undo what a command leaves in its process: the limit of pixels that it has read, and torch's flushing to zero."""
+    limit = os.environ.pop(VARIABLE, None)
     yield
+    os.environ.pop(VARIABLE, None)
+    if limit is not None:
+        os.environ[VARIABLE] = limit
     max_pixels.cache_clear()
     if torch := sys.modules.get("torch"):
         torch.set_flush_denormal(False)
