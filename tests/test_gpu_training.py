@@ -26,6 +26,15 @@ SGD = replace(
 ADAM = replace(RECIPE, network_options={}, augment=())
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the CPU runs here have: sums of another number of threads differ in their last bits, and training parts them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def job(chosen=SGD, seed=7, **changes):
     return Job(
         **{"recipe": chosen, "kind": "full", "seed": seed, "epochs": 3, "threads": 1, "device": "cuda"} | changes
@@ -152,7 +161,7 @@ def test_graph_steps_learn_what_cpu_steps_learn(tmp_path, chosen):
     fit(job(chosen, device="cpu"), whole, stripes(330, 1), stripes(200, 2), quiet())
     for line, other in zip(run.metrics(), whole.metrics(), strict=True):
         assert line["train_loss"] == pytest.approx(other["train_loss"], rel=0.2)
-    assert furthest(weights_of(run), weights_of(whole)) < 0.05
+    assert furthest(weights_of(run), weights_of(whole)) < 5e-3
 
 
 @needs_gpu
