@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 import tracemalloc
 from base64 import b64encode, encodebytes
@@ -285,6 +286,23 @@ def test_metrics_count_by_outcome_and_stage(client):
     assert value("zoo_in_flight") == 1  # the scrape itself
     assert value("zoo_queue_length") == 0
     assert value('zoo_batch_rows_bucket{le="+Inf"}') >= 1
+
+
+def test_pictures_that_meet_an_error_of_ours_are_counted(client, monkeypatch):
+    from zoo import prepare
+
+    def broken(*_):
+        raise KeyError("a fault")
+
+    def counted():
+        text = client.get("/metrics").text
+        return float(re.search(r"^zoo_unexpected_errors_total (\S+)$", text, re.M)[1])
+
+    before = counted()
+    monkeypatch.setitem(prepare.CORRECTORS, "digit", broken)
+    status, answer = post(client, "/models/mnist14k/predict", content=SEVEN.read_bytes())
+    assert (status, "unexpected KeyError" in answer["error"]) == (400, True)
+    assert counted() == before + 1
 
 
 @pytest.fixture

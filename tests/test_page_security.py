@@ -1049,6 +1049,9 @@ def test_says_nothing_of_mistakes_that_nobody_measured():
     text = words.answer(row, unmeasured, ticket)
     assert "**Unsure.** The probability is below 50.00 %." in text
     assert "mistakes" not in text
+    doubtful = words.answer(replace(row, probability=0.99), CARD, ticket)  # of ink that was left out, say
+    assert "**Unsure.** The picture leaves doubt" in doubtful
+    assert "probability below" not in doubtful
     assert "no calibration run" in words.card(unmeasured, 1)
     assert "no calibration run" not in words.card(CARD, 1)
 

@@ -27,7 +27,7 @@ from train import augment, networks
 from train.branches import fold, grow
 from train.distill import Teacher, labels_alone
 from train.evaluate import accuracy, logits, loss, network_input
-from train.loop import Average, Job, epoch_seed
+from train.loop import Average, Job, epoch_seed, result_of
 from train.precision import autocast, on_device
 from train.progress import Progress
 from train.runs import Run, RunError
@@ -213,17 +213,7 @@ class Trainee:
         if self.recipe.branches:
             measured = fold(measured)
         scores = logits(copy.deepcopy(measured).to(self.device), held_out.images, self.recipe)
-        result = {
-            "recipe": self.recipe.name,
-            "kind": job.kind,
-            "seed": job.seed,
-            "epochs": job.epochs,
-            "measured_on": held_out.name,
-            "images": len(held_out),
-            "accuracy": accuracy(scores, held_out.labels),
-            "loss": loss(scores, held_out.labels),
-            "training_s": round(sum(line["seconds"] for line in self.run.metrics()), 1),
-        }
+        result = result_of(job, self.run, held_out, scores)
         if self.average:
             result["average_check"] = self._check_average(progress)
         self.run.finish(measured, result)

@@ -104,8 +104,21 @@ def fit(
     if recipe.branches:
         measured = fold(measured)
     scores = logits(measured, held_out.images, recipe)
-    result = {
-        "recipe": recipe.name,
+    result = result_of(job, run, held_out, scores)
+    run.finish(measured, result)
+    return result
+
+
+def result_of(job: Job, run: Run, held_out: Part, scores: torch.Tensor) -> dict[str, Any]:
+    """What a finished run reports.
+
+    Args:
+        scores: logits of the held-out images, `(N, K)`. run: whose epochs' `seconds` are summed.
+    Returns:
+        accuracy from 0 to 1, loss in nats, training_s in seconds, and what they are of.
+    """
+    return {
+        "recipe": job.recipe.name,
         "kind": job.kind,
         "seed": job.seed,
         "epochs": job.epochs,
@@ -115,8 +128,6 @@ def fit(
         "loss": loss(scores, held_out.labels),
         "training_s": round(sum(line["seconds"] for line in run.metrics()), 1),
     }
-    run.finish(measured, result)
-    return result
 
 
 def train_epoch(

@@ -19,14 +19,13 @@ import numpy.typing as npt
 from zoo.errors import BadInput, ZooError, reason
 from zoo.formats.common import Refused, to_8_bits
 from zoo.formats.plain_png import plain_pixels
-from zoo.headers import READ, reader, sniff
+from zoo.headers import READ, START, reader, sniff
 from zoo.limits import check_memory, check_size
 
 Pixels = npt.NDArray[np.uint8]
 
 TURNED = "turned upright as its EXIF orientation says"
 _READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, PGM and PPM"
-_START = 256  # bytes in which a file shows its format
 _TURNS = {  # EXIF orientation → what brings the picture upright
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
@@ -57,7 +56,7 @@ def decode_bytes(data: bytes, name: str) -> Picture:
         return Picture(pixels)
     if not data:
         raise BadInput(f"{name} is empty (0 bytes): nothing to classify.")
-    format = sniff(data[:_START])
+    format = sniff(data[:START])
     if format is None:
         raise BadInput(f"{name} is not an image that can be read: {_READ} are understood.")
     if format not in READ:

@@ -44,6 +44,9 @@ _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm"
 _BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # bytes of the information header, by version
 
 
+START = 256  # bytes in which a file shows its format
+
+
 def sniff(start: bytes) -> str | None:
     """The format of what begins like an image file, read by us or not, such as "PNG" or "HEIC"; None for anything else.
 

@@ -16,11 +16,10 @@ import numpy.typing as npt
 from zoo.decoders import TURNED, Picture, as_sentences, decode_bytes, upright
 from zoo.errors import BadInput, reason
 from zoo.formats.common import pillow_pixels, to_8_bits
-from zoo.headers import READ, sniff
+from zoo.headers import READ, START, sniff
 from zoo.limits import check_size
 
 LARGEST = 128 * 2**20  # bytes of a file: more than what 25 million pixels take as RGBA without compression
-_START = 256  # bytes in which a file shows its format
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _of_pillow(image: Any, name: str) -> Picture:
     with as_sentences(name):
         check_size(image.width, image.height, name)
         content = _unloaded_file(image)
-        if content and sniff(content[:_START]) in READ:
+        if content and sniff(content[:START]) in READ:
             return decode_bytes(content, name)
         frame = image.tell() if hasattr(image, "tell") else 0
         image.load()

@@ -24,7 +24,7 @@ class Guess:
 class Row:
     """The answer for one input, the same in every interface. With an `error`, label and probability are None.
 
-    unsure: the probability is below `card.calibration.unsure_below`.
+    unsure: the probability is below `card.calibration.unsure_below`, or a correction begins with `zoo.digits.DOUBT`.
     corrections: what was done to the picture, in words. error: a sentence, or None.
     """
 

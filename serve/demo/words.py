@@ -49,12 +49,14 @@ def answer(row: Row, card: Card, ticket: Ticket) -> str:
     assert row.probability is not None
     text = f"### {row.label} · {percent(row.probability)}"
     if row.unsure:
-        text += f"\n\n**Unsure.** {_doubt(card.calibration)}"
+        text += f"\n\n**Unsure.** {_doubt(row.probability, card.calibration)}"
     done = "; ".join(row.corrections) or "nothing: the picture already was as the network wants it"
     return f"{text}\n\nDone to the picture: {done}.\n\n{latency(ticket)}"
 
 
-def _doubt(calibration: Calibration) -> str:
+def _doubt(probability: float, calibration: Calibration) -> str:
+    if probability >= calibration.unsure_below:
+        return "The picture leaves doubt about what is ink: see what was done to it."
     bound = percent(calibration.unsure_below)
     if measured(calibration):
         return f"Half of this model's mistakes have a probability below {bound}, and so has this answer."

@@ -27,6 +27,7 @@ from serve.http.sites import READING, Sites
 from serve.service import Service
 from serve.settings import Settings
 from zoo.errors import ZooError
+from zoo.prepare import unexpected_errors
 
 Handler = Callable[[Exchange, Service, Settings, dict[str, str]], Awaitable[None]]
 
@@ -74,6 +75,7 @@ class Front:
             exchange.release()
             self._metrics.add("in_flight", -1)
             self._metrics.set("queue", self._service.pool.waiting)
+            self._metrics.set("unexpected", unexpected_errors())
             status = exchange.status or 499
             self._metrics.request(exchange.route, status, time.perf_counter() - exchange.started)
             if exchange.ticket is not None:

@@ -46,7 +46,7 @@ class Metrics:
         keys: list[Any] = [("requests", route, word) for route in ROUTES for word in OUTCOMES.values()]
         keys += [("images", model, word) for model in models for word in IMAGES]
         keys += [(name, bucket) for name, bounds in HISTOGRAMS.items() for bucket in range(len(bounds) + 1)]
-        keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up"]
+        keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up", "unexpected"]
         self._at: dict[Any, int] = {key: place for place, key in enumerate(keys)}
         self._histograms = {  # bounds, and the places of the first bucket and of the sum
             name: (bounds, self._at[name, 0], self._at[name, "sum"]) for name, bounds in HISTOGRAMS.items()
@@ -61,6 +61,7 @@ class Metrics:
         self._own = self._slots[slot]  # an element of it is changed in a tenth of the time that an array takes
         self.set("in_flight", 0)  # of a process that died and had this row
         self.set("queue", 0)
+        self.set("unexpected", 0)
         self.set("up", 0)
 
     def add(self, key: Any, amount: float = 1) -> None:
@@ -134,6 +135,8 @@ class Metrics:
         batch = HistogramMetricFamily("zoo_batch_rows", "Images in one call of the network.", labels=[])
         batch.add_metric([], *self._histogram(total, "batch"))
         yield batch
+        unexpected = total[self._at["unexpected"]]
+        yield CounterMetricFamily("zoo_unexpected_errors", "Pictures refused for an error of ours.", value=unexpected)
         yield GaugeMetricFamily("zoo_in_flight", "Requests being answered.", value=total[self._at["in_flight"]])
         yield GaugeMetricFamily("zoo_queue_length", "Requests waiting for a worker.", value=total[self._at["queue"]])
         yield GaugeMetricFamily("zoo_processes", "Server processes that have started.", value=total[self._at["up"]])
