@@ -28,7 +28,7 @@ ADAM = replace(RECIPE, network_options={}, augment=())
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As the CPU runs here have: sums of another number of threads differ in their last bits, and training parts them."""
+    """As the CPU runs here: sums on more threads differ in their last bits, and training amplifies that."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -217,7 +217,7 @@ def test_cores_follow_affinity(tmp_path, monkeypatch):
 def test_ctrl_c_three_times_ends_at_once_and_keeps_whole_parts(digits, tmp_path, to_all):
     """Within a few milliseconds, at any moment, to the first process or, as a terminal does, to all."""
     dice, ended = random.Random(7), 0
-    (tmp_path / "list.txt").write_text("\n".join(map(str, sorted(digits.iterdir()))) * 20)
+    (tmp_path / "list.txt").write_text("\n".join(list(map(str, sorted(digits.iterdir()))) * 60))
     for _ in range(8):
         process = subprocess.Popen(
             [sys.executable, "-c", "from serve.cli import main; main()", "predict", f"@{tmp_path}/list.txt",
