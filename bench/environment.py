@@ -10,7 +10,7 @@ PACKAGES = ("onnxruntime", "torch", "openvino", "numpy", "opencv-python-headless
 
 def environment() -> dict[str, Any]:
     """Processor, cores, memory, system and versions; None for a package that is not installed."""
-    from serve.workers import cores
+    from serve.devices import cores
     from train.runs import environment as machine
 
     told = machine()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import gemm
+from bench import measure as gemm
 from bench.networks import Network, Unavailable, by_hand
 from zoo.errors import DeviceUnavailable
 from zoo.registry import Entry

@@ -20,8 +20,8 @@ import zoo
 from bench.choice import MODELS
 from bench.environment import environment
 from bench.scenarios import SAMPLES_A_QUERY, SCENARIOS, SERVER_BOUND_MS, SERVER_LOAD, Answering, Scenario, rate_of
-from serve.workers import cores
-from zoo import datasets
+from serve.devices import cores
+from zoo.datasets import catalog as datasets
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks" / "loadgen"

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.networks import Network
+from zoo.card import Card
+
 P99_NEEDS = 1000  # calls: of fewer, the slowest hundredth is a few events
 EVERY, MOST = 50, 5000  # calls between two of the yardstick; calls at most
 
@@ -157,3 +160,81 @@ def rounds_of(things: dict[str, Callable[[], object]], rounds: int) -> dict[str,
             if number:
                 times[name].append(time.perf_counter() - start)
     return {name: np.array(seconds) for name, seconds in times.items()}
+
+
+# What a row tells beside pytest-benchmark's statistics: everything that a reader needs to believe or repeat it.
+
+
+def facts(card: Card) -> dict[str, Any]:
+    """The model's part of a row."""
+    return {
+        "model": card.name,
+        "dataset": card.dataset.title,
+        "parameters": card.parameters.keras,
+        "macs": card.macs,
+        "accuracy": card.accuracy.value,
+        "interval95": list(card.accuracy.interval95),
+    }
+
+
+def row(
+    card: Card, network: Network, scope: str, runtime: str, batch: int, timing: Timing, gemm: Timing,
+    peak_mb: float | None = None, ours: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """extra_info of one row.
+
+    gflops counts two operations a MAC, at the median; peak_gflops is that of the GEMM timed beside it. peak_mb is that
+    of a fresh process that answers one such batch, where it was measured. ratios are to what is timed beside it: less
+    is better, and `bench/compare.py` compares them across commits; others' runtimes are not ours to keep from growing.
+    """
+    work = 2 * card.macs * batch / 1e9
+    gflops, peak = work / timing.p50, GFLOP / gemm.p50
+    return {
+        "scope": scope,
+        **facts(card),
+        "runtime": runtime,
+        "provider": network.provider,
+        "threads": network.threads,
+        "batch": batch,
+        **timing.info(),
+        "images_per_s": round(batch / timing.p50, 1),
+        "gflops": round(gflops, 2),
+        "peak_gflops": round(peak, 1),
+        "share_of_peak": round(gflops / peak, 4),
+        **({"peak_mb": round(peak_mb, 1)} if peak_mb else {}),
+        **({"ratios": {"time over that of the same work in a GEMM": round(peak / gflops, 3)}} if ours else {}),
+    }
+
+
+# The yardstick of this machine: one product of two float32 matrices of `SIDE`², through the library that is measured.
+#
+# What a GEMM reaches is what the library can get out of the processor at its best; a network's share of it says how far
+# its layers are from that. Timed beside every row, it is also what figures of different days are compared by.
+
+SIDE = 384  # of 128 to 2048, what reaches most here: three matrices fit a core's cache, and calling does not count
+GFLOP = 2 * SIDE**3 / 1e9  # a multiplication and an addition for each term
+
+
+def matrices() -> tuple[np.ndarray, np.ndarray]:
+    """Two float32 `(SIDE, SIDE)`."""
+    random = np.random.default_rng(0)
+    return random.random((SIDE, SIDE), np.float32), random.random((SIDE, SIDE), np.float32)
+
+
+def onnx_model() -> bytes:
+    """An ONNX file that multiplies its input `a` by a constant, as a network does by its weights."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    a, b = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [SIDE, SIDE]) for name in ("a", "product"))
+    node = helper.make_node("MatMul", ["a", "b"], ["product"])
+    graph = helper.make_graph([node], "gemm", [a], [b], [numpy_helper.from_array(matrices()[1], "b")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return model.SerializeToString()
+
+
+def with_torch() -> Callable[[], Any]:
+    """The product in torch, on as many threads as torch is set to."""
+    import torch
+
+    a, b = (torch.from_numpy(matrix) for matrix in matrices())
+    return lambda: torch.mm(a, b)

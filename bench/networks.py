@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from zoo.card import Card
 from zoo.errors import ZooError
-from zoo.prepare import prepare
+from zoo.images.prepare import prepare
 
 Images = npt.NDArray[np.uint8]
 
@@ -29,7 +29,7 @@ class Network:
     provider: what really runs it, as the runtime tells. threads: as the runtime tells.
     native: uint8 `(N, H, W, C)` → what `session` takes. session: that → what the runtime gives, finished when it
     returns. logits: that → float32 `(N, K)`. labels: uint8 `(N, H, W, C)` → indices `(N,)`. read: image files → labels
-    in words. gemm: one product of `bench/gemm.py` through the same library, on as many threads.
+    in words. gemm: one product of `bench/measure.py` through the same library, on as many threads.
     """
 
     provider: str

@@ -139,7 +139,7 @@ def latency(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
 def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every model on its whole test set: accuracy, labels that differ from the CPU's, logits apart, rates."""
     import zoo
-    from zoo import datasets
+    from zoo.datasets import catalog as datasets
     from zoo.errors import ZooError
 
     rows = []
@@ -227,10 +227,10 @@ def training_speed(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from train import recipe
+    from train.data import Part
     from train.device import Steps, Trainee
     from train.loop import Job
     from train.runs import Run
-    from train.splits import Part
 
     chosen, device = recipe.find(RECIPE), torch.device(options.device)
     n = 100 if options.quick else 50_000
@@ -374,7 +374,7 @@ def _session(name: str, batch: int, chosen: dict[str, str]) -> Callable[[], Any]
 
 def _bound(name: str, batch: int, device: str, method: str, pinned: bool) -> Callable[[], Any]:
     import zoo
-    from zoo.binding import Bound
+    from zoo.runtime import Bound
 
     model = zoo.load(name, device)  # type: ignore[arg-type]
     images = _images(name, batch)
@@ -443,7 +443,7 @@ def _parquet(data: str, folder: Path, count: int) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from zoo import datasets
+    from zoo.datasets import catalog as datasets
 
     images = datasets.load(data, "test").images
     with ThreadPoolExecutor() as pool:

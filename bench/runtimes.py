@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import gemm
+from bench import measure as gemm
 from bench.gpu import open_on_gpu
 from bench.networks import Network, Unavailable, by_hand, needs
-from serve.workers import cores
-from zoo.predictor import Model
+from serve.devices import cores
+from zoo.model import Model
 from zoo.registry import Entry
 from zoo.runtime import import_runtime
 
@@ -73,8 +73,8 @@ def open_torch(entry: Entry, batch: int, kind: str) -> Network:
     from safetensors.torch import load_file
 
     from train import networks, recipe
-    from train.deploy import fold_batch_norm
     from train.evaluate import network_input
+    from train.onnx_graph import fold_batch_norm
 
     weights = entry.folder / "model.safetensors"
     if not weights.exists():

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from zoo.predictor import CHUNK, Model
+from zoo.model import CHUNK, Model
 
 
 @dataclass(frozen=True)

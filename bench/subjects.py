@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zoo import datasets, registry
+from zoo import registry
+from zoo.datasets import catalog as datasets
 from zoo.errors import BadModel
-from zoo.predictor import load
+from zoo.model import load
 from zoo.registry import Entry
 
 PICTURES = 256  # the largest batch

@@ -15,11 +15,11 @@ import pytest
 
 import zoo
 from bench.measure import rounds_of
-from serve.blocks import Job, classify, cut
-from serve.sources import Named, expand
-from serve.workers import Workers
-from zoo.decoders import decode_bytes
-from zoo.predictor import CHUNK
+from serve.batch.chunks import Job, classify, cut
+from serve.batch.inputs import Named, expand
+from serve.batch.workers import Workers
+from zoo.images.decode import decode_bytes
+from zoo.model import CHUNK
 
 ROUNDS = 5
 PROCESSES = 2

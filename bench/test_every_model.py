@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
-from bench.measure import P99_NEEDS, beside
-from bench.rows import row
+from bench.measure import P99_NEEDS, beside, row
 from bench.runtimes import RUNTIMES
 from bench.subjects import subject as find
 from zoo import registry

@@ -8,9 +8,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from bench.measure import in_blocks
+from bench.measure import facts, in_blocks
 from bench.networks import Unavailable
-from bench.rows import facts
 from bench.runtimes import RUNTIMES
 
 PEERS = ("onnxruntime", "onnxruntime-all", "openvino", "openvino-bf16")

@@ -9,10 +9,9 @@ are of calls, and a GEMM through the same library is timed every 50 calls.
 import numpy as np
 import pytest
 
-from bench.measure import P99_NEEDS, beside
+from bench.measure import P99_NEEDS, beside, row
 from bench.networks import Unavailable
-from bench.once import peak_mb
-from bench.rows import row
+from bench.peak_memory import peak_mb
 from bench.runtimes import RUNTIMES
 
 

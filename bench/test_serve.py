@@ -108,7 +108,7 @@ def test_uvicorn_beside_granian(benchmark, servers, sevens, tmp_path):
     folder = tmp_path / "serve"
     folder.mkdir()
     code = (
-        "import uvicorn; from serve.http.app import build; from serve.settings import Settings; "
+        "import uvicorn; from serve.server.app import build; from serve.service.settings import Settings; "
         f"uvicorn.run(build(Settings(folder={str(folder)!r}, models='mnist14k*', demo=False)), port=8743, "
         "log_level='error', access_log=False)"
     )
@@ -167,11 +167,11 @@ def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
     """The steps of one request, each alone on one thread, and the whole application without a server before it."""
     import asyncio
 
-    from serve.http.app import build
-    from serve.pool import Ticket, answer
-    from serve.settings import Settings
-    from zoo.image import Named
-    from zoo.rows import prepare_all
+    from serve.server.app import build
+    from serve.service.pool import Ticket, answer
+    from serve.service.settings import Settings
+    from zoo.images.read import Named
+    from zoo.model import prepare_all
 
     front = build(Settings(folder=str(tmp_path), models="mnist14k*", demo=False, access_log=False, device="cpu"))
     service = front._service

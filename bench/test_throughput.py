@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bench.measure import in_blocks, rounds_of
-from bench.rows import facts
+from bench.measure import facts, in_blocks, rounds_of
 from bench.runtimes import open_bare
-from serve.workers import cores
-from zoo.predictor import CHUNK, Model
+from serve.devices import cores
+from zoo.model import CHUNK, Model
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CALLS = 32  # chunks of CHUNK in one timed round

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
-from bench.measure import Timing
-from bench.rows import facts
+from bench.measure import Timing, facts
 from train import recipe
 from train.precision import on_this_processor
 
@@ -18,7 +17,7 @@ EPOCHS = 6  # the first is not counted
 
 def parts_of(card, kind="full"):
     """Training and test images of the model's data set; skips where they are not here."""
-    from train.splits import held_out_part, training_part
+    from train.data import held_out_part, training_part
 
     try:
         return training_part(card.dataset.name, kind), held_out_part(card.dataset.name, kind)
@@ -39,7 +38,7 @@ def train(card, epochs, data, test, folder):
 
 def test_a_step(benchmark, subject, tmp_path):
     """Gather, augment, forward, backward and update, on one thread, with the recipe's batch, on training images."""
-    from train.splits import Part
+    from train.data import Part
 
     card = subject.entry.card
     if card.name not in recipe.names():

@@ -1,4 +1,4 @@
-"""Where a step of the recipes of `train/fast.py` spends its time: `python -m bench.training_profile`.
+"""Where a step of the recipes of `train/fast/run.py` spends its time: `python -m bench.training_profile`.
 
 Every target is profiled in a process of its own, beside an epoch of the training loop itself, which the parts must
 explain. Writes docs/training-speed/profile.json.
@@ -18,15 +18,16 @@ import torch.nn.functional as F
 
 from bench.environment import environment
 from bench.measure import run_process
-from train import augment, fast, networks
+from bench.training_speed import RESULTS
+from train import augment, networks
 from train.__main__ import KEEP_MEMORY
+from train.data import Part, training_part
 from train.evaluate import network_input
-from train.fast_recipes import RECIPES
+from train.fast import run as fast
+from train.fast.recipes import RECIPES
 from train.loop import Average, Job, train_epoch
 from train.precision import on_this_processor
 from train.progress import Progress
-from train.speed import RESULTS
-from train.splits import Part, training_part
 
 STEPS = 200
 

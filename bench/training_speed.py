@@ -1,7 +1,7 @@
 """Seconds of training to an accuracy, ours and the yardstick's in turn: `python -m bench.training_speed`.
 
 Every run is a process of its own. Its result goes to docs/training-speed/, a file a run; those that are there are not
-run again, so the same command goes on after an interruption. `python -m train docs` writes the page.
+run again, so the same command goes on after an interruption. `python -m docs.build` writes the page.
 """
 
 import json
@@ -20,11 +20,12 @@ import click
 import numpy as np
 
 from bench.measure import run_process
-from train.fast_recipes import RECIPES
-from train.speed import RESULTS, YARDSTICK
-from zoo import datasets
+from train.fast.recipes import RECIPES
+from zoo.datasets import catalog as datasets
 from zoo.errors import ZooError
 
+RESULTS = Path(__file__).parents[1] / "docs" / "training-speed"
+YARDSTICK = "pytorch-example"
 EPOCHS = 6  # that the yardstick is given
 SCORE = re.compile(r"(\d+) of (\d+) test images")
 LAP = re.compile(r"(imports|data|training|test) ([\d.]+)")
@@ -134,7 +135,7 @@ def main(seeds: int, only: tuple[str, ...], threads: int, results: Path) -> None
             path.write_text(json.dumps({**facts, **seen, "environment": environment()}, indent=1) + "\n")
             last = seen["scores"][-1]
             click.echo(f"{name} seed {seed}: {last['right']} of {last['images']} after {last['seconds']:.1f} s.")
-    click.echo("Every run is there: python -m train docs writes the page.")
+    click.echo("Every run is there: python -m docs.build writes the page.")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python examples/make_examples.py
 
-The digits are this project's own hand-written skeletons (bench/digit_shapes.py), so the pictures belong to nobody
-else; the seeds are fixed, so the same pictures come out again.
+The digits are this project's own hand-written skeletons (tests/pictures/digit_shapes.py), so no one else holds rights
+to the pictures. The seeds are fixed: the script always writes the same pictures.
 """
 
 import sys
@@ -18,9 +18,9 @@ import numpy.typing as npt
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))  # run as a script, the repository's root is not on the path
 
-from bench import digit_pictures as pictures  # noqa: E402
-from bench import digit_shapes as shapes  # noqa: E402
-from zoo.digits import to_mnist  # noqa: E402
+from tests.pictures import digit_pictures as pictures  # noqa: E402
+from tests.pictures import digit_shapes as shapes  # noqa: E402
+from zoo.images.digits import to_mnist  # noqa: E402
 
 Array = npt.NDArray[Any]
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)

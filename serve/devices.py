@@ -1,16 +1,18 @@
-"""Which device answers sooner: what `--device auto` takes, and the times that `zoo doctor` shows."""
+"""What this machine computes with: the device that `--device auto` takes and why, and how many cores may be used."""
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from serve.workers import cores
 from zoo.errors import DeviceUnavailable
-from zoo.predictor import CHUNK, Model, load
+from zoo.model import CHUNK, Model, load
 from zoo.runtime import Device, has_cuda
 
 CUDA_FROM = 200_000  # images: fewer are answered by the CPU's cores before a GPU has caught up (0014-gpu.md)
@@ -106,3 +108,42 @@ def describe(content: bytes) -> list[tuple[str, str]]:
     number = cuda_is_faster_from(speeds["cpu"], speeds["cuda"])
     here = "never here, for this model" if number is None else f"from {number:,} images on here, for this model"
     return [*rows, ("auto", f"cpu; cuda from {CUDA_FROM:,} images on (its network alone is ahead {here})")]
+
+
+def cores(root: Path = Path("/")) -> int:
+    """How many cores this process may use: its affinity and the quota of its control groups, rounded up."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, math.ceil(min(_quotas(root), default=affinity))))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The cores' worth of time that each control group of this process allows, from its own group up to the first.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and cgroup-v1 (cpu.cfs_quota_us). Where a container
+    hides the path of its group, the group is what is mounted.
+    """
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if number != "0" and "cpu" not in controllers.split(","):
+            continue
+        for name in ("", "unified") if number == "0" else (controllers, "cpu"):
+            mount = root / "sys/fs/cgroup" / name
+            group = mount / path.lstrip("/")
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(mount):
+                    yield from _quota(folder)
+
+
+def _quota(group: Path) -> Iterator[float]:
+    v1 = f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
+    for text in (_text(group / "cpu.max"), v1):
+        quota, _, period = text.partition(" ")
+        if quota.isdecimal() and period.strip().isdecimal():  # not "max", nor -1, which means the same
+            yield int(quota) / max(int(period), 1)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

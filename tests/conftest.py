@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import datasets
-from zoo.limits import VARIABLE, max_pixels
+from zoo.datasets import catalog as datasets
+from zoo.images.limits import VARIABLE, max_pixels
 
 
 @pytest.fixture(scope="session", autouse=True)

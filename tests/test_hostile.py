@@ -25,7 +25,7 @@ MEMORY = 4 * 2**30  # bytes of address space, of which onnxruntime and OpenCV re
 
 def command(*arguments: str) -> tuple[object, str, str, float]:
     """Exit code (or the exception that escaped), stdout, stderr, CPU seconds."""
-    from serve.cli import main
+    from serve.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     sys.argv, started, code = ["zoo", *arguments], time.process_time(), None
@@ -125,7 +125,7 @@ def some(things, count, seed=0):
 
 @pytest.mark.attack
 def test_every_command_ends_with_a_sentence_on_hostile_files(tmp_path):
-    from tests import hostile
+    from tests.support import hostile
 
     files = {f"{number:03}-flipped.onnx": content for number, content in enumerate(hostile.flipped(80))}
     files |= {f"{kind}.onnx": content for kind, content in hostile.contradicting().items()}
@@ -143,10 +143,10 @@ def test_every_command_ends_with_a_sentence_on_hostile_files(tmp_path):
 @pytest.mark.attack
 def test_the_attack_finds_what_is_wrong(tmp_path, monkeypatch):
     """The harness itself: an escaped exception, a traceback and a control character are found."""
-    monkeypatch.setattr("zoo.predictor.card_of", lambda name: 1 / 0)
+    monkeypatch.setattr("zoo.model.card_of", lambda name: 1 / 0)
     assert faults("info", "x")[0] == "zoo info x: left with ZeroDivisionError: division by zero"
-    monkeypatch.setattr("serve.show.card_page", lambda card: print("\x1b[31m"))
-    monkeypatch.setattr("zoo.predictor.card_of", lambda name: None)
+    monkeypatch.setattr("serve.cli.output.card_page", lambda card: print("\x1b[31m"))
+    monkeypatch.setattr("zoo.model.card_of", lambda name: None)
     assert faults("info", "x") == ["zoo info x: printed control characters"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from train.fast_command import mnist_fast
+from train.fast.run import mnist_fast
 from zoo.errors import ZooError
 
 # glibc gives large blocks back to the kernel and fetches them again at every batch, unless it is told to keep them. It
@@ -92,14 +92,13 @@ def _train_command(name: str, title: str) -> click.Command:
         device: str | None, threads: int | None, runs: Path | None, resume: bool, restart: bool,
     ) -> None:  # fmt: skip
         from train import start
-        from train.curves import draw
+        from train.data import held_out_part, torchvision_folder, training_part
         from train.device import available, fit_on_device
-        from train.download import torchvision_folder
         from train.loop import Job, fit
         from train.progress import Progress
         from train.recipe import find
+        from train.report import draw
         from train.runs import Run
-        from train.splits import held_out_part, training_part
 
         if resume and restart:
             raise click.UsageError("--resume continues a run and --restart throws it away: choose one.")
@@ -202,8 +201,7 @@ def export(
     """
     from train import export as exporting
     from train.recipe import find
-    from zoo.home import home
-    from zoo.registry import SHIPPED
+    from zoo.registry import SHIPPED, home
 
     if seed is not None and name is None:
         raise click.UsageError("A recipe's own model is its seed 0: add --as NAME to export another.")
@@ -306,27 +304,7 @@ def experiments(
     except KeyboardInterrupt:
         click.echo("Stopped. The same command goes on from the last whole epoch.", err=True)
         sys.exit(130)
-    click.echo("Every run is there: python -m train docs writes the page.")
-
-
-@main.command()
-def docs() -> None:
-    """Renew the pages that are written from cards and results.
-
-    Pages of models, accuracy, experiments and robustness are written from cards and from the results of experiments.
-    """
-    from train.docs import draw_studies, pages
-
-    try:
-        written = pages()
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-    for path, text in written.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        click.echo(path)
-    for path in draw_studies():
-        click.echo(path)
+    click.echo("Every run is there: python -m docs.build writes the page.")
 
 
 main.add_command(mnist_fast)

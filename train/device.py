@@ -25,13 +25,13 @@ from torch import nn
 
 from train import augment, networks
 from train.branches import fold, grow
+from train.data import Part
 from train.distill import Teacher, labels_alone
 from train.evaluate import accuracy, logits, loss, network_input
 from train.loop import Average, Job, epoch_seed, result_of
 from train.precision import autocast, on_device
 from train.progress import Progress
 from train.runs import Run, RunError
-from train.splits import Part
 
 PIECES = 8  # of an epoch that are augmented together: amounts that fade over a training change as often
 WARM_UP = 3  # steps before a capture: libraries choose their kernels and allocate their workspaces in them

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from train import networks
+from train.data import Kind
 from train.evaluate import network_input
 from train.precision import autocast, on_device, on_this_processor
 from train.recipe import Recipe, find
 from train.runs import Run, RunError
-from train.splits import Kind
 
 # float32 logits (N, K), labels (N,) and the uint8 images (N, H, W, C) they belong to → the loss, in nats
 Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

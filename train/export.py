@@ -17,18 +17,19 @@ import torch
 from torch import nn
 
 from train import evaluate, networks
-from train.deploy import OPSET, to_onnx
+from train.data import Part, held_out_part
 from train.evaluate import logits
+from train.onnx_graph import OPSET, to_onnx
 from train.recipe import Recipe
 from train.runs import Run, RunError
-from train.splits import Part, held_out_part
 from zoo import card as cards
-from zoo import datasets, registry
+from zoo import registry
 from zoo.card import Card
+from zoo.datasets import catalog as datasets
 from zoo.errors import WrongUsage, ZooError
-from zoo.layers import layers as layers_of
+from zoo.inspection.onnx_layers import layers as layers_of
+from zoo.model import Model
 from zoo.model_files import METADATA_KEY
-from zoo.predictor import Model
 
 LOGIT_TOLERANCE = 1e-4  # between PyTorch and ONNX, on all test images
 
@@ -48,7 +49,7 @@ def export(
     Args:
         recipe: whose runs are taken.
         runs: where run folders lie, default `$ZOO_HOME/runs`.
-        folder: where the data lie, as in `zoo.datasets.load`.
+        folder: where the data lie, as in `zoo.datasets.catalog.load`.
         target: the folder of models.
         name: of a model of the user's own. Without one the model has the recipe's name, and its runs must be of exactly
             the recipe's settings; with one they may have another number of epochs.

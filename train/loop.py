@@ -16,13 +16,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train import augment, networks
 from train.branches import fold, grow
+from train.data import Kind, Part
 from train.distill import Objective, Teacher, labels_alone
 from train.evaluate import accuracy, logits, loss, network_input
 from train.precision import on_this_processor
 from train.progress import Progress
 from train.recipe import Recipe
 from train.runs import Run
-from train.splits import Kind, Part
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def fit(
     """Train, checkpointing every epoch; returns and writes the result.
 
     Args:
-        data, held_out: what to learn from and what to measure on, of the job's kind (`train/splits.py`). A full run
+        data, held_out: what to learn from and what to measure on, of the job's kind (`train/data.py`). A full run
             reads `held_out`, the test set, once, at the end; a twin is measured on it after every epoch.
         resume: continue from the run's checkpoint. restart: throw away what the run's folder holds.
     Raises:

@@ -18,12 +18,12 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from train import evaluate
+from train.data import Part, held_out_part, training_part
 from train.export import ExportError, embed, write
 from train.runs import environment
-from train.splits import Part, held_out_part, training_part
 from zoo import registry
 from zoo.card import Accuracy, Card, Quantization, Seeds
-from zoo.predictor import Model
+from zoo.model import Model
 
 CALIBRATION = 1000  # training images whose activations give the ranges
 JUDGED = 10_000  # others, which tell how much accuracy is lost
@@ -54,7 +54,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED) -> 
 
     Args:
         name: of a model, or of an architecture, whose default is taken.
-        folder: where the data lie, as in `zoo.datasets.load`.
+        folder: where the data lie, as in `zoo.datasets.catalog.load`.
         target: the folder of models.
     Raises:
         ExportError: it loses more than 0.3 points of accuracy on 10,000 training images that gave no ranges, or is

@@ -6,8 +6,46 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from train.schedules import Schedule
 from zoo.errors import WrongUsage
+
+# Learning-rate schedules as data: each is called with the progress in epochs (a float) and gives a learning rate.
+
+
+@dataclass(frozen=True)
+class InverseTime:
+    """`initial / (1 + decay · epoch)`, constant within an epoch: the course notes' formula, epochs counted from 0."""
+
+    initial: float
+    decay: float
+
+    def __call__(self, progress: float, epochs: int) -> float:
+        return self.initial / (1 + self.decay * int(progress))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same learning rate throughout."""
+
+    rate: float
+
+    def __call__(self, progress: float, epochs: int) -> float:
+        return self.rate
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Linear from 0 to `peak` over the first `warmup` of the run, then linear to 0 (Smith, arXiv 1708.07120)."""
+
+    peak: float
+    warmup: float = 0.2
+
+    def __call__(self, progress: float, epochs: int) -> float:
+        done = progress / epochs
+        return self.peak * (done / self.warmup if done < self.warmup else (1 - done) / (1 - self.warmup))
+
+
+Schedule = InverseTime | Constant | OneCycle
+
 
 # Fields that recipes did not always have, and what they were then: runs and cards from before say nothing of them.
 ADDED = {"precision": "float32", "ema": 0.0, "branches": 0, "distill": {}}
@@ -28,7 +66,7 @@ class Recipe:
     mean, sd: the input is `(pixel - mean) / sd`, one value a channel, in units of 0 to 255.
     precision: in which a training step computes; "bfloat16" is torch's autocast: convolutions and activations in 16
         bits, weights, optimizer and batch-norm statistics in 32. Where the processor would have to emulate it, the
-        steps are float32 too (`train/precision.py`). Measuring is float32 always.
+        steps are float32 too (`train/loop.py`). Measuring is float32 always.
     augment: names of functions of `train/augment.py` with their arguments, applied in this order to whole batches.
     ema: decay of an exponential moving average of weights and batch-norm statistics, a step; the average is what is
         measured and shipped. 0 for none.

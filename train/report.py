@@ -9,11 +9,11 @@ import torch
 from matplotlib.figure import Figure
 
 from train import evaluate, networks
+from train.data import Part, held_out_part
 from train.export import calibrate
 from train.recipe import Recipe
 from train.runs import Run
-from train.splits import Part, held_out_part
-from zoo import datasets
+from zoo.datasets import catalog as datasets
 
 WORST = 40  # mistakes in the gallery
 BINS = 15  # of the reliability diagram, as for the expected calibration error
@@ -24,7 +24,7 @@ def report(recipe: Recipe, runs: Path | None, folder: str | None) -> list[Path]:
 
     Args:
         runs: where run folders lie, default `$ZOO_HOME/runs`.
-        folder: where the data lie, as in `zoo.datasets.load`.
+        folder: where the data lie, as in `zoo.datasets.catalog.load`.
     Raises:
         RunError: the run is not finished.
     """
@@ -109,3 +109,37 @@ def reliability(scores: torch.Tensor, labels: torch.Tensor, temperature: float, 
         axes.set_title(f"T = {t:g}: expected calibration error {error:.2%}", fontsize=10)
     figure.suptitle(f"{title}: reliability (area: how many images)")
     return figure
+
+
+# The picture of a run: loss, accuracy and learning rate by epoch, as `curves.png` in its folder.
+
+
+def draw(run: Run) -> None:
+    """Draw what metrics.jsonl and, where the run is finished, result.json say."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    lines = run.metrics()
+    epochs = [line["epoch"] for line in lines]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for axes, quantity in ((left, "loss"), (middle, "accuracy")):
+        for part, colour in (("train", "#888888"), ("validation", "#1f6feb")):
+            if lines and f"{part}_{quantity}" in lines[0]:
+                axes.plot(epochs, [line[f"{part}_{quantity}"] for line in lines], color=colour, label=part)
+        axes.set(title=quantity, xlabel="epoch")
+    if lines:  # a run that was stopped in its first epoch has none
+        left.set_yscale("log")
+    if (run.folder / "result.json").exists():
+        result = run.read("result")
+        said = f"{result['measured_on']}: {result['accuracy']:.2%}"
+        middle.plot([result["epochs"]], [result["accuracy"]], "o", color="#d1242f", label=said)
+    if middle.get_legend_handles_labels()[1]:
+        middle.legend(loc="lower right")
+    right.plot(epochs, [line["learning_rate"] for line in lines], color="#888888")
+    right.set(title="learning rate at the epoch's end", xlabel="epoch")
+    config = run.read("config")
+    figure.suptitle(f"{config['name']}, {config['kind']} run, seed {config['seed']}")
+    figure.savefig(run.folder / "curves.png", dpi=110)
+    plt.close(figure)

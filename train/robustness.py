@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from train.corruptions import KINDS, Kind
-from train.splits import Part, held_out_part
+from train.data import Part, held_out_part
 from zoo import registry
 from zoo.card import Card
-from zoo.predictor import load
+from zoo.model import load
 
 RESULTS = Path(__file__).parents[1] / "docs" / "robustness"
 CHUNK = 500
@@ -30,7 +30,7 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     """Corrupt the whole test set in every way at every severity, classify, and write and return the accuracies.
 
     Args:
-        name: of a model of the zoo. folder: where the data lie, as in `zoo.datasets.load`.
+        name: of a model of the zoo. folder: where the data lie, as in `zoo.datasets.catalog.load`.
     """
     card, model = registry.find(name).card, load(name, "cpu")
     test = held_out_part(card.dataset.name, "full", folder)
@@ -108,7 +108,7 @@ def page(cards: list[Card], results: dict[str, Result]) -> str:
         "",
         f"Each figure is of one model, its shipped seed (n = 1), and of {images} images a kind and severity; how far "
         "two seeds of one training differ was not measured. `python -m train robustness MODEL` measures again, into "
-        "[`robustness/`](robustness); this page is written by `python -m train docs`.",
+        "[`robustness/`](robustness); this page is written by `python -m docs.build`.",
         "",
     ]
     for dataset, kinds in KINDS.items():

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from train.splits import Kind
+from train.data import Kind
 from zoo.errors import WrongUsage, ZooError
-from zoo.home import home
+from zoo.registry import home
 
 OF_THE_JOB = (
     "kind",

@@ -11,12 +11,12 @@ import torch
 
 from train import networks
 from train.branches import grow
+from train.data import Part
 from train.loop import Average, Job, train_epoch
 from train.precision import on_this_processor
 from train.progress import Progress
 from train.recipe import Recipe
 from train.runs import Run
-from train.splits import Part
 
 MEASURED_S = 0.3  # seconds of steps a measurement; of three the least counts where numbers of threads are compared
 MOST_STEPS = 10  # of a measurement

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.card import Card
     from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
-    from zoo.predictor import Model, Scores, load
-    from zoo.rows import Guess, Row
+    from zoo.model import Guess, Model, Row, Scores, load
 
 __version__ = "0.1.0"
 
@@ -28,8 +27,7 @@ __all__ = [
 _HOME_OF = {
     "zoo.card": ("Card",),
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
-    "zoo.predictor": ("Model", "Scores", "load"),
-    "zoo.rows": ("Guess", "Row"),
+    "zoo.model": ("Guess", "Model", "Row", "Scores", "load"),
 }
 
 

@@ -45,7 +45,7 @@ Label = Annotated[str, re.compile(".{1,200}"), "a label of 1 to 200 characters"]
 class Input:
     """What the network takes: uint8 `(N, height, width, channels)`; `form` says how a user's picture is brought there.
 
-    "digit": as MNIST, 28x28x1, light on dark, centred (`zoo/digits.py`). "photo": RGB, centre crop, resized.
+    "digit": as MNIST, 28x28x1, light on dark, centred (`zoo/images/digits.py`). "photo": RGB, centre crop, resized.
     """
 
     height: Annotated[int, 1, 1024]
@@ -60,7 +60,7 @@ class Input:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """name: of `zoo.datasets`; the rest for people."""
+    """name: of `zoo.datasets.catalog`; the rest for people."""
 
     name: str
     title: str

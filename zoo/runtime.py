@@ -7,14 +7,23 @@ one of them, and a missing or doubled runtime is one sentence that says what to 
 from __future__ import annotations  # the command starts with this file: they need not be evaluated
 
 import contextlib
+import ctypes
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from zoo import runtime as page_locked
 from zoo.errors import BadModel, DeviceUnavailable, reason
 from zoo.model_files import check_onnx
 
@@ -29,7 +38,7 @@ CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm for every new shape
 }
 CUDA_OPTIONS_TF32 = {"use_tf32": "1", "prefer_nhwc": "1"}  # the layout of tensor cores, which float32 has no use for
-CUDA_GRAPH = {"enable_cuda_graph": "1"}  # for runs with bound memory of one shape: zoo/binding.py
+CUDA_GRAPH = {"enable_cuda_graph": "1"}  # for runs with bound memory of one shape: zoo/runtime.py
 TF32 = "ZOO_CUDA_TF32"  # environment variable: 1 lets CUDA multiply in TF32
 GRAPH_ID = "gpu_graph_id"  # of a run: which captured graph it replays or captures; -1 for none
 NO_GRAPH = "-1"
@@ -177,3 +186,146 @@ def describe_runtime(model: bytes) -> list[tuple[str, str]]:
         except (DeviceUnavailable, BadModel) as error:
             rows.append((provider, str(error)))
     return rows
+
+
+# A session with its input and outputs bound to memory of one size: what a GPU wants.
+#
+# On a GPU input and outputs lie in page-locked memory of the host (zoo/runtime.py), which the kernels read and write
+# themselves: no copy is called for. With one shape at one address the run is a CUDA graph: one launch instead of one a
+# layer. The runtime captures it at the first run, again in every thread that runs it.
+
+_graphs = count(1)  # 0 is what the runtime takes for a run without a number
+
+
+class Bound:
+    """Runs up to `batch` images at a time; input and outputs are allocated once.
+
+    pinned: whether they are page-locked memory of the host, which the device uses without a copy.
+    """
+
+    def __init__(
+        self, session: Any, device: str, shape: tuple[int, ...], classes: int, batch: int, pinned: bool = True
+    ) -> None:
+        """Args: session, device as `zoo.runtime.open_session` gives them; shape `(H, W, C)` of an image.
+
+        pinned: False binds memory of the device, and images and scores are copied.
+        """
+        self.batch, self._device = batch, device
+        self._session, self._binding = session, session.io_binding()
+        self._staging: npt.NDArray[np.uint8]
+        self._scores: list[Any]  # arrays, or the runtime's values
+        self._options = run_options(device, next(_graphs))
+        self._lock: Any = gpu_lock if device == "cuda" else nullcontext()
+        self.pinned = device == "cuda" and pinned and self._bind_pinned((batch, *shape), (batch, classes))
+        if not self.pinned:
+            self._bind_device((batch, *shape), (batch, classes))
+
+    def _bind_pinned(self, images: tuple[int, ...], scores: tuple[int, ...]) -> bool:
+        staging = page_locked.allocate(images, np.uint8)
+        arrays: list[Any] = [page_locked.allocate(scores, np.float32) for _ in range(2)]
+        if staging is None or any(array is None for array in arrays):
+            return False
+        self._staging, self._scores = staging, arrays
+        self._binding.bind_input("image", self._device, 0, np.uint8, list(images), staging.ctypes.data)
+        for name, array in zip(("logits", "probabilities"), self._scores, strict=True):
+            self._binding.bind_output(name, self._device, 0, np.float32, list(scores), array.ctypes.data)
+        return True
+
+    def _bind_device(self, images: tuple[int, ...], scores: tuple[int, ...]) -> None:
+        allocate = import_runtime().OrtValue.ortvalue_from_shape_and_type
+        self._staging = np.zeros(images, np.uint8)
+        self._image = allocate(list(images), np.uint8, self._device, 0)
+        self._scores = [allocate(list(scores), np.float32, self._device, 0) for _ in range(2)]
+        self._binding.bind_ortvalue_input("image", self._image)
+        for name, value in zip(("logits", "probabilities"), self._scores, strict=True):
+            self._binding.bind_ortvalue_output(name, value)
+
+    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """uint8 `(N, H, W, C)`, N at most `batch` → logits and probabilities, float32 `(N, K)`.
+
+        A smaller N runs a whole batch too, so that the device sees one shape. May be called from several threads, of
+        which one runs at a time.
+        """
+        return self.run_parts([images])
+
+    def run_parts(
+        self, parts: Sequence[npt.NDArray[np.uint8]]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """As `run` for the parts one after the other, together at most `batch` images."""
+        n = sum(map(len, parts))
+        with self._lock:
+            np.concatenate(parts, out=self._staging[:n])
+            self.replay()
+            logits, probabilities = ((s if self.pinned else s.numpy())[:n].copy() for s in self._scores)
+        return logits, probabilities
+
+    def replay(self) -> None:
+        """Run what is in `staging` and wait for the scores."""
+        if not self.pinned:
+            self._image.update_inplace(self._staging)
+        self._session.run_with_iobinding(self._binding, self._options)
+        self._binding.synchronize_outputs()
+
+
+# Page-locked memory of the host: what a GPU reads and writes itself, at the address that the host uses.
+#
+# onnxruntime gives Python no such memory (1.31: no device of `get_ep_devices()` has a HOST_ACCESSIBLE one), so it comes
+# from the CUDA runtime library that onnxruntime has loaded. With unified addressing, which every 64-bit CUDA system
+# has, the GPU uses it through the same pointer ("CUDA C++ Programming Guide", mapped memory).
+
+LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "cudart64_13.dll", "cudart64_12.dll")
+PORTABLE_AND_MAPPED = 1 | 2  # cudaHostAllocPortable, cudaHostAllocMapped
+HOST = 1  # cudaMemoryTypeHost
+
+
+def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, library: Any = None) -> npt.NDArray[Any] | None:
+    """An array of zeros in page-locked memory, freed with the last reference to it; None where there is no CUDA.
+
+    Args:
+        library: the CUDA runtime library; by default the one that is loaded, or can be.
+    """
+    library = library or _library()
+    if library is None:
+        return None
+    kind = np.dtype(dtype)
+    size = max(1, prod(shape) * kind.itemsize)
+    pointer = ctypes.c_void_p()
+    if library.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(size), PORTABLE_AND_MAPPED) or not pointer.value:
+        return None
+    memory = (ctypes.c_ubyte * size).from_address(pointer.value)
+    free = weakref.finalize(memory, library.cudaFreeHost, ctypes.c_void_p(pointer.value))
+    free.atexit = False  # the driver may be gone by then, and it frees what is left
+    array: npt.NDArray[Any] = np.frombuffer(memoryview(memory), kind, prod(shape)).reshape(shape)
+    array[...] = 0
+    return array
+
+
+def is_page_locked(array: npt.NDArray[Any], library: Any = None) -> bool:
+    """Whether the CUDA runtime knows the array's memory as page-locked."""
+    library = library or _library()
+    if library is None:
+        return False
+    attributes = _Attributes()
+    failed = library.cudaPointerGetAttributes(ctypes.byref(attributes), ctypes.c_void_p(array.ctypes.data))
+    return not failed and bool(attributes.type == HOST)
+
+
+class _Attributes(ctypes.Structure):
+    """cudaPointerAttributes; the reserved end is generous."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("device", ctypes.c_int),
+        ("device_pointer", ctypes.c_void_p),
+        ("host_pointer", ctypes.c_void_p),
+        ("reserved", ctypes.c_long * 16),
+    )
+
+
+def _library() -> Any | None:
+    for name in LIBRARIES:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import datasets
 from zoo.card import Card
+from zoo.datasets import catalog as datasets
 from zoo.errors import BadData, BadModel, DataNotFound, ModelNotFound
+from zoo.model import Model
 from zoo.model_files import LARGEST_MODEL, read_file
-from zoo.predictor import Model
 from zoo.registry import Entry
 from zoo.runtime import Device
 
@@ -32,9 +32,9 @@ def verify(model: Entry | Path, folder: str | None = None, device: Device = "aut
     """Yield the checks of one model, stopping where a file is not the one that the card describes.
 
     Args:
-        model: a model with its card beside it, or the path of an ONNX file on its own, as `zoo.predictor.locate` gives
+        model: a model with its card beside it, or the path of an ONNX file on its own, as `zoo.model.locate` gives
             them. A file on its own can only be compared with the card that it carries.
-        folder: where test data lie, as in `zoo.datasets.load`; nothing is downloaded.
+        folder: where test data lie, as in `zoo.datasets.catalog.load`; nothing is downloaded.
     Raises:
         ModelNotFound: there is no file at the path. DeviceUnavailable: no runtime, or not on that device.
     """

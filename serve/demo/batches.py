@@ -15,16 +15,15 @@ from typing import Any
 
 import cv2
 
-from serve.archives import Bounds
-from serve.batch import run
-from serve.blocks import Block, Job
-from serve.demo import words
-from serve.encodings import encode, head
-from serve.sources import Input, Options, Source, expand, total
+from serve.batch.archives import Bounds
+from serve.batch.chunks import Block, Job
+from serve.batch.formats import encode, head
+from serve.batch.inputs import Input, Options, Source, expand, total
+from serve.batch.pipeline import run
+from serve.demo import text as words
 from zoo.errors import ZooError
-from zoo.image import Named, decode
-from zoo.predictor import load
-from zoo.rows import Row
+from zoo.images.read import Named, decode
+from zoo.model import Row, load
 
 SHOWN = 100  # rows of the table; the file has all
 MOST = 20_000  # images: the command streams any number, this keeps the rows in memory
@@ -39,7 +38,7 @@ class TimeIsUp(Exception):
 
 @dataclass
 class Kept:
-    """An output of `serve/batch.py` that keeps the rows, under the names that the files had where they came from.
+    """An output of `serve/batch/pipeline.py` that keeps the rows, under the original names of the files.
 
     folders: what the names begin with. cut: whether images were left out.
     """

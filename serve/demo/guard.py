@@ -36,9 +36,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from serve.demo.cache import Assets, Page, Pages
 from serve.demo.files import TOKEN, Files
 from serve.demo.sessions import Sessions
-from serve.http.errors import Refused
-from serve.http.exchange import Message, Receive, Send
-from serve.http.forms import FormParser
+from serve.service.asgi import FormParser, Message, Receive, Refused, Send
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

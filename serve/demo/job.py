@@ -71,9 +71,9 @@ def _classify(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 def _look_inside(request: dict[str, Any], progress: Progress) -> list[str]:
     """Pictures of every layer at work, by their names in the folder, in reading order."""
-    from zoo.image import Named
-    from zoo.inspect import look_inside
-    from zoo.pictures import write_pictures
+    from zoo.images.read import Named
+    from zoo.inspection.activations import look_inside
+    from zoo.inspection.plots import write_pictures
 
     path = Path(request["path"])
     inside = look_inside(request["model"], Named(path.name, path.read_bytes()))

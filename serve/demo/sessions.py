@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from serve.http.errors import Refused
+from serve.service.asgi import Refused
 
 if TYPE_CHECKING:
     from gradio.routes import App

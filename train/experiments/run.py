@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train import evaluate, networks, start
+from train.data import Part, held_out_part, training_part
 from train.experiments.quantities import Result
 from train.experiments.study import Study
 from train.experiments.verdicts import Results
@@ -15,7 +16,6 @@ from train.progress import Progress
 from train.recipe import Recipe
 from train.robustness import accuracies
 from train.runs import Run
-from train.splits import Part, held_out_part, training_part
 
 RESULTS = Path(__file__).parents[2] / "docs" / "experiments"
 MIDDLE = 3  # of the five severities

@@ -75,7 +75,7 @@ class Study:
     reads_test: bool = True
 
 
-NAMES = ("week2", "ladder-mnist", "ladder-cifar", "ladder-cifar90k", "ladder-mnist4k", "ladder-mnist10k")
+NAMES = ("week2", "ablation-mnist", "ablation-cifar", "ablation-cifar90k", "ablation-mnist4k", "ablation-mnist10k")
 
 
 def find(name: str) -> Study:

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from train.experiments.study import Check, Claim, Study
-from train.recipe import Recipe, find
-from train.schedules import Constant
+from train.recipe import Constant, Recipe, find
 
 BASE = replace(find("mnist14k.notes"), precision="bfloat16")
 SMALL = (10, 10, 8, 8)  # 9,824 parameters

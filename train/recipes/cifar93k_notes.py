@@ -11,8 +11,7 @@ first epochs are met (50.5, 63.5, 68.4 %; theirs 50.1, 64.6, 69.9 %), but it end
 other work.
 """
 
-from train.recipe import Recipe
-from train.schedules import Constant
+from train.recipe import Constant, Recipe
 
 RECIPE = Recipe(
     name="cifar93k.notes",

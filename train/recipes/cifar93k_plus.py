@@ -9,8 +9,7 @@ where cifar93k.notes reads 50.5 %; two points fewer than it with Gaussian or sho
 takes 75 to 85 minutes on one thread.
 """
 
-from train.recipe import Recipe
-from train.schedules import OneCycle
+from train.recipe import OneCycle, Recipe
 
 RECIPE = Recipe(
     name="cifar93k.plus",

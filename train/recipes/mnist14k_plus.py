@@ -10,8 +10,7 @@ pixels harmed it more than mnist14k.notes. Now it reads 92.6 % of all corrupted 
 docs/robustness.md). A run takes six to seven minutes on one thread.
 """
 
-from train.recipe import Recipe
-from train.schedules import OneCycle
+from train.recipe import OneCycle, Recipe
 
 RECIPE = Recipe(
     name="mnist14k.plus",

@@ -5,8 +5,7 @@ python -m train resnet8.mlperf --seed 0
 85.25 % at epoch 24 of 24 (n = 1); 57 minutes on one core beside other work.
 """
 
-from train.recipe import Recipe
-from train.schedules import OneCycle
+from train.recipe import OneCycle, Recipe
 
 RECIPE = Recipe(
     name="resnet8.mlperf",

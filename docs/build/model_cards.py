@@ -1,0 +1,103 @@
+"""card.json → docs/models/NAME.md in the Hugging Face hub's model card format (YAML front matter with model-index)."""
+
+import json
+
+from zoo.card import Card
+
+
+def text(card: Card) -> str:
+    """The whole page of one model."""
+    return f"---\n{_front_matter(card)}---\n\n{_body(card)}"
+
+
+def _front_matter(card: Card) -> str:
+    """YAML; values are written as JSON, which YAML contains, so nothing needs quoting rules of its own."""
+    metric = {"type": "accuracy", "name": "accuracy, last epoch", "value": round(card.accuracy.value, 4)}
+    dataset = {"type": card.dataset.source.removeprefix("huggingface.co/datasets/"), "name": card.dataset.title}
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": dataset | {"split": "test"},
+        "metrics": [metric],
+    }
+    fields = {
+        "license": card.licence.lower(),
+        "library_name": "onnx",
+        "pipeline_tag": "image-classification",
+        "tags": ["onnx", "image-classification", "tiny", card.dataset.name],
+        "datasets": [dataset["type"]],
+        "metrics": ["accuracy"],
+        "model-index": [{"name": card.name, "results": [result]}],
+    }
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items())
+
+
+def _body(card: Card) -> str:
+    accuracy, seeds, calibration, training = card.accuracy, card.accuracy.seeds, card.calibration, card.training
+    low, high = accuracy.interval95
+    steps = f", steps in {computed}" if (computed := training.environment.get("precision")) else ""
+    spread = f" ± {seeds.sd:.3%} (sd)" if seeds.sd is not None else ""
+    facts = [
+        ("Version", card.version),
+        ("Input", f"`image`, uint8 `(N, {', '.join(map(str, card.input.shape))})`"),
+        ("Output", f"`logits` and `probabilities`, float32 `(N, {len(card.labels)})`: {', '.join(card.labels)}"),
+        ("Test accuracy", f"{accuracy.value:.2%} of {accuracy.images:,} images, 95 % interval {low:.2%} to {high:.2%}"),
+        ("Over seeds", f"{seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
+        (
+            "Parameters",
+            f"{card.parameters.keras:,} as Keras counts, {card.parameters.trainable:,} trainable, "
+            f"{card.parameters.deployed:,} in the file",
+        ),
+        ("MACs", f"{card.macs:,} an image"),
+        (
+            "Calibration",
+            f"temperature {calibration.temperature:g}; expected calibration error on the test set "
+            f"{calibration.ece_before:.2%} before, {calibration.ece_after:.2%} after; "
+            f"unsure below {calibration.unsure_below:.1%}",
+        ),
+        ("File", f"`model.onnx`, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}"),
+        (
+            "Trained",
+            f"{training.epochs} epochs, seed {training.seed}, {training.seconds:,.0f} s on "
+            f"{training.environment['threads']} thread(s), {training.environment['date']}{steps}",
+        ),
+    ]
+    made_by = f"python -m train {card.name} --seed 0"
+    if made := card.quantization:
+        facts.append(("int8", f"{made}; {made.scheme}"))
+        made_by = f"python -m train quantize {made.of}"
+    layers = [
+        f"| {layer.name} | {layer.kind} | {'x'.join(map(str, layer.output))} | {layer.receptive_field} "
+        f"| {layer.parameters:,} | {layer.macs:,} |"
+        for layer in card.layers
+    ]
+    return "\n".join([
+        f"# {card.name}",
+        "",
+        f"{card.title[0].upper()}{card.title[1:]}.",
+        "",
+        "```sh",
+        f"zoo predict picture.png --model {card.name}",
+        made_by,
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {said} |" for name, said in facts),
+        "",
+        f"Source: {training.source}",
+        "",
+        f"Temperature and bound come from {calibration.source}.",
+        "",
+        f"Data set: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}.",
+        "",
+        "## Layers",
+        "",
+        "Batch norm is folded into the convolutions.",
+        "",
+        "| layer | kind | output | receptive field | parameters | MACs |",
+        "|---|---|---|---|---|---|",
+        *layers,
+        "",
+        "Written from the model's card by `python -m docs.build`.",
+        "",
+    ])  # fmt: skip

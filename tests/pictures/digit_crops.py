@@ -1,0 +1,112 @@
+"""Seeded pictures of digits that touch the frame: as a detector cuts them out, or a person with scissors or a mouse.
+
+A picture is a shape (`digit_shapes.py`, or printed) with narrow margins or none, in two colours, drawn or photographed.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tests.pictures.digit_pictures import painted
+from tests.pictures.digit_shapes import Array, Random
+
+HEIGHTS = (16, 28, 40, 64, 100, 180, 300, 450)
+PAIRS = (  # paper and ink: pen on white, chalk on black, a paint program's two ways
+    ((235, 232, 225), (35, 35, 45)),
+    ((30, 32, 34), (225, 225, 215)),
+    ((255, 255, 255), (0, 0, 0)),
+    ((0, 0, 0), (255, 255, 255)),
+)
+
+
+@cache
+def fonts() -> tuple[str, ...]:
+    """Font files that matplotlib brings: DejaVu Sans, Serif and Mono, from extra light to bold, upright and slanted."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return tuple(sorted(str(path) for path in folder.glob("DejaVuS*.ttf") if "Display" not in path.name))
+
+
+@cache
+def printed(digit: int, font: str, size: int = 300) -> Array:
+    """float32 coverage of a printed digit."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    page = Image.new("L", (3 * size, 3 * size), 0)
+    ImageDraw.Draw(page).text((size, size // 2), str(digit), font=ImageFont.truetype(font, size), fill=255)
+    return np.asarray(page, np.float32) / 255
+
+
+def cut(shape: Array, margins: tuple[float, float, float, float]) -> Array:
+    """The shape with margins above, below, left and right, of its longer side; a negative one cuts into the ink."""
+    x, y, width, height = cv2.boundingRect((shape > 0.5).astype(np.uint8))
+    side = max(width, height)
+    above, below, left, right = (round(margin * side) for margin in margins)
+    return np.pad(shape, side)[side + y - above : side + y + height + below, side + x - left : side + x + width + right]
+
+
+def margins(random: Random) -> tuple[float, float, float, float]:
+    """None, a few percent all around, or on some sides only."""
+    kind = random.random()
+    if kind < 0.35:
+        sides = np.zeros(4)
+    elif kind < 0.5:
+        sides = np.full(4, random.uniform(0, 0.03))
+    elif kind < 0.75:
+        sides = random.uniform(0, 0.12, 4) * (random.random(4) < 0.5)
+    elif kind < 0.9:
+        sides = random.uniform(0, 0.3, 4) * (random.random(4) < 0.6)
+    else:
+        sides = random.uniform(-0.02, 0.02, 4)
+    above, below, left, right = sides.tolist()
+    return above, below, left, right
+
+
+def colours(random: Random) -> tuple[Array, Array]:
+    """Paper and ink: a usual pair, or any two that differ by 90 grey levels in a channel and by 25 on average."""
+    if random.random() < 0.6:
+        paper, ink = (np.array(colour, float) for colour in PAIRS[int(random.integers(len(PAIRS)))])
+        return paper, ink
+    while True:
+        paper, ink = random.uniform(0, 255, 3), random.uniform(0, 255, 3)
+        if abs(paper - ink).max() > 90 and abs((paper - ink).mean()) > 25:
+            return paper, ink
+
+
+def tight(random: Random, shape: Array) -> Array:
+    """uint8 `(H, W, 3)`: the shape with narrow margins, 16 to 450 pixels high, a quarter of them widened.
+
+    Four of ten are drawn; the others have light that changes by up to half, blur, noise and JPEG.
+    """
+    coverage = cut(shape, margins(random))
+    height = int(random.choice(HEIGHTS))
+    width = height * coverage.shape[1] / coverage.shape[0]
+    if random.random() < 0.25:
+        width = min(float(height), 1.5 * width)  # more would make a seven of a one
+    width = max(2, round(width))
+    shrinks = max(coverage.shape) > max(height, width)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    coverage = np.clip(cv2.resize(coverage, (width, height), interpolation=method), 0, 1)
+    flat = painted(coverage, *colours(random))
+    return flat if random.random() < 0.4 else photographed(random, flat)
+
+
+def photographed(random: Random, flat: Array) -> Array:
+    height, width = flat.shape[:2]
+    angle = random.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[0:height, 0:width]
+    along = (x / width - 0.5) * np.cos(angle) + (y / height - 0.5) * np.sin(angle)
+    scene = flat * (1 + random.uniform(0, 0.5) * along)[:, :, None]
+    blur = random.choice([0, 0.5, 1.0]) * min(1, height / 60)
+    scene = cv2.GaussianBlur(scene, (0, 0), blur) if blur else scene
+    scene = scene + random.normal(0, random.choice([0, 2, 5, 9]), scene.shape)
+    scene = scene + random.normal(0, random.choice([0, 2, 4]), scene.shape[:2])[:, :, None]
+    seen = np.clip(scene, 0, 255).astype(np.uint8)
+    quality = int(random.choice([0, 45, 70, 90]))  # 0: PNG
+    if not quality:
+        return seen
+    data = cv2.imencode(".jpg", seen, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)

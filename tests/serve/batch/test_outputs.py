@@ -1,0 +1,172 @@
+"""Which outputs a command line may ask for, and what stdout gets."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import click
+import orjson
+import pyarrow as pa
+import pyarrow.json
+import pytest
+
+from serve.batch.chunks import Block
+from serve.batch.formats import encode, head
+from serve.batch.outputs import Stdout, check_out, encoding_of
+from zoo.errors import WrongUsage
+from zoo.model import Row
+
+
+def zoo_predict(*arguments, **options):
+    command = [sys.executable, "-m", "serve.cli", "predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "rows.txt"], "does not say its form"),
+        (["-o", "nowhere/rows.csv"], "there is no folder nowhere"),
+        (["-o", "."], "does not say its form"),
+        (["-o", ".", "--format", "csv"], "is a folder: name a file"),
+        (["--resume"], "--resume goes on with a file"),
+    ],
+)
+def test_outputs_that_cannot_be(tmp_path, arguments, words):
+    done = zoo_predict("x.png", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forms():
+    assert encoding_of(None, None) == "table"
+    assert encoding_of("x.NDJSON", None) == "jsonl"
+    assert encoding_of("x.csv", "parquet") == "parquet"
+
+
+def test_what_no_rows_may_replace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.csv")
+    for path, content in {"l.csv": b"a.png", "scan": b"\x89PNG\r\n\x1a\n", "old.csv": b"input,model"}.items():
+        (tmp_path / path).write_bytes(content)
+    os.symlink("l.csv", "same.csv")
+    for out, words in {
+        "pipe.csv": "is a pipe or a device",
+        "/dev/null": "is a pipe or a device",
+        "new.png": "is an image or named like one",
+        "scan": "is an image or named like one",
+        "l.csv": "is what the images are read from",
+        "same.csv": "is what the images are read from",
+    }.items():
+        with pytest.raises(WrongUsage, match=words):
+            check_out(out, ["no.png", "l.csv"])
+    check_out("old.csv", ["no.png", "l.csv"])
+    check_out("new.csv", ["new.csv"])
+
+
+@pytest.mark.parametrize("argument", ["@rows.csv", "rows.csv", "row*.csv"])
+def test_rows_do_not_replace_what_they_are_made_from(tmp_path, argument):
+    (tmp_path / "rows.csv").write_bytes(b"no.png")
+    (tmp_path / "row2.csv").write_bytes(b"no.png")
+    done = zoo_predict(argument, "-o", "rows.csv", cwd=tmp_path)
+    assert (done.returncode, (tmp_path / "rows.csv").read_bytes()) == (2, b"no.png")
+    assert "is what the images are read from" in done.stderr
+
+
+def write_inputs(folder):
+    """An image that no reader knows by its content, in every place from which images can be read."""
+    damaged = b"\0\0\2 no targa"
+    (folder / "in").mkdir()
+    for path in ("in/a.tga", "b.dat", "in/c.tga"):
+        (folder / path).write_bytes(damaged)
+    (folder / "l.txt").write_text("b.dat\nmissing.png\n")
+    (folder / "u.txt").write_bytes("b.dat\n".encode("utf-16"))
+    os.link(folder / "in/a.tga", folder / "hard.csv")
+    os.symlink("in/c.tga", folder / "soft.csv")
+    os.symlink("b.dat", folder / "listed.csv")
+    with zipfile.ZipFile(folder / "z.csv", "w") as archive:
+        archive.writestr("a.png", b"x")
+    return damaged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out"),
+    [
+        (["@l.txt"], "b.dat"), (["@l.txt"], "listed.csv"), (["@u.txt"], "b.dat"), (["@l.txt"], "l.txt"),
+        (["in"], "hard.csv"), (["in"], "soft.csv"), (["in/*.tga"], "hard.csv"), (["in/**"], "soft.csv"),
+        (["in/c.tga"], "soft.csv"), (["z.csv"], "z.csv"), (["z.*"], "z.csv"), (["missing.png", "in"], "soft.csv"),
+    ],
+)  # fmt: skip
+def test_rows_never_replace_an_input(tmp_path, arguments, out):
+    damaged = write_inputs(tmp_path)
+    before = (tmp_path / out).read_bytes()
+    done = zoo_predict(*arguments, "-o", out, "--format", "csv", cwd=tmp_path)
+    assert (done.returncode, (tmp_path / out).read_bytes()) == (2, before)
+    assert f"{out} is what the images are read from" in done.stderr
+    assert (tmp_path / "in/a.tga").read_bytes() == (tmp_path / "in/c.tga").read_bytes() == damaged
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize("name", ["a.ppm", "rows.csv", "a.avif", "new.heic"])
+def test_rows_never_replace_an_image(tmp_path, name):
+    """By its content, whatever its suffix; and none is made that is named like one."""
+    if name != "new.heic":
+        (tmp_path / name).write_bytes(b"P6\n1 1\n255\nabc")
+    (tmp_path / "l.txt").write_text(f"{name}\n")
+    for arguments in (["@l.txt"], ["other.png"]):
+        done = zoo_predict(*arguments, "-o", name, "--format", "csv", cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"{name} is an image or named like one" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "l.txt"} - {"new.heic"})
+
+
+def test_parquet_without_pyarrow_is_a_sentence_before_anything_is_begun(tmp_path):
+    (tmp_path / "pyarrow.py").write_text("raise ImportError")
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    done = zoo_predict("x.png", "-o", tmp_path / "x.parquet", env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 2
+    assert done.stderr == "zoo: Writing parquet needs pyarrow: pip install 'pocketzoo[data]'.\n"
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".py" and path.is_file()] == []
+
+
+def test_csv_on_stdout_is_csv_in_a_file(capsys):
+    rows = [Row("a\033[31m\rb.png", "m", error="no")]
+    Stdout("csv", 9).write(Block(encode(rows, "csv"), 1))
+    assert capsys.readouterr().out.splitlines(keepends=True)[1:] == ['"a\033[31m\r', 'b.png",m,,,,[],,no\n']
+
+
+EVIL = "a\033[31m\x9b31m\u202e\udce9é\r\nb.png"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
+def test_no_form_lets_text_steer_a_terminal(form, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    rows = [Row(EVIL, "m", error=f"{EVIL} is a link to {EVIL}."), Row("b", EVIL, EVIL, 0.5, False, (), (EVIL,))]
+    Stdout(form, 20).write(Block(encode(rows, form), 1))
+    shown = capsys.readouterr().out
+    plain = click.unstyle(shown) if form == "table" else shown
+    assert all(sign.isprintable() or sign == "\n" for sign in plain)
+    assert "é" in plain
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_names_that_are_not_utf8_are_text_for_every_reader(form):
+    rows = [Row("caf\udce9→.png", "m", error="caf\udce9→.png is a link to x\udcff.")]
+    told = ("caf\\udce9→.png", "caf\\udce9→.png is a link to x\\udcff.")
+    data = encode(rows, form)
+    if form == "jsonl":
+        for read in (json.loads, orjson.loads):
+            row = read(data)
+            assert (row["input"], row["error"]) == told
+        (row,) = pa.json.read_json(pa.BufferReader(data)).to_pylist()
+    elif form == "csv":
+        (row,) = csv.DictReader(io.StringIO((head("csv") + data).decode()))
+    else:
+        (row,) = pa.ipc.open_stream(data).read_all().to_pylist()
+    assert (row["input"], row["error"]) == told

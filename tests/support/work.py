@@ -1,0 +1,30 @@
+"""What worker processes do in tests; it imports little, since each of them loads it."""
+
+import os
+import signal
+import time
+
+from serve.batch.inputs import name_of
+
+
+def die(*_):
+    os._exit(1)
+
+
+def die_of_poison(sources):
+    """As a decoder that crashes."""
+    if any("poison" in name for name in sources if isinstance(name, str)):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return [(name_of(source), getattr(source, "error", None)) for source in sources]
+
+
+def sleep(_):
+    time.sleep(60)
+
+
+def repeat(sources):
+    return b"x" * len(sources[0].data)
+
+
+def fail(_):
+    iter(7)

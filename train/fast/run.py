@@ -1,0 +1,135 @@
+"""Training against the clock: seconds from the start of the process to an accuracy on MNIST's test set.
+
+`python -m train mnist-fast --target 99.4`. A run trains for the epochs of the target's recipe, reads the test set once
+and stops, whatever it finds there.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+
+from train import networks
+from train.data import Kind, Part, held_out_part, training_part
+from train.evaluate import accuracy, logits
+from train.fast.recipes import RECIPES
+from train.loop import Average, Job, train_epoch
+from train.precision import on_this_processor
+from train.progress import Progress
+from train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Result:
+    """part: what was measured on, "test" or "validation"; right of images; seconds: of each stretch, in order."""
+
+    part: str
+    right: int
+    images: int
+    seconds: dict[str, float]
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.seconds.items())
+        return (
+            f"{self.right} of {self.images} {self.part} images ({self.right / self.images:.2%}), "
+            f"{sum(self.seconds.values()):.2f} s after the start of the process ({parts})."
+        )
+
+
+class AdamW:
+    """torch.optim.AdamW's step (Loshchilov and Hutter, arXiv 1711.05101) without its class.
+
+    Making an optimizer of torch.optim imports torch's compiler, which costs time at the start.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], betas: tuple[float, float], weight_decay: float, eps: float = 1e-8
+    ) -> None:
+        self.param_groups = [{"params": list(parameters), "lr": 0.0}]
+        self.state = [(torch.zeros_like(each), torch.zeros_like(each)) for each in self.param_groups[0]["params"]]
+        self.betas, self.weight_decay, self.eps, self.steps = betas, weight_decay, eps, 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        (group,), (first, second) = self.param_groups, self.betas
+        self.steps += 1
+        rate, root = group["lr"] / (1 - first**self.steps), (1 - second**self.steps) ** 0.5
+        for parameter, (mean, square) in zip(group["params"], self.state, strict=True):
+            mean.lerp_(parameter.grad, 1 - first)
+            square.mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
+            parameter.mul_(1 - group["lr"] * self.weight_decay)
+            parameter.addcdiv_(mean, square.sqrt().div_(root).add_(self.eps), value=-rate)
+
+
+def trained(recipe: Recipe, seed: int, threads: int, data: Part) -> nn.Module:
+    """The average of the network's weights after the recipe's epochs on `data`, as `train.loop.fit` would have it."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(seed)
+    network = networks.build(recipe)
+    optimizer, average = AdamW(network.parameters(), **recipe.optimizer_options), Average(network, recipe.ema)
+    job, progress = Job(recipe, "full", seed, recipe.epochs, threads), Progress(recipe.name, live=False)
+    for epoch in range(recipe.epochs):
+        progress.epoch_done(train_epoch(network, optimizer, average, data, job, epoch, progress))
+    return average.module
+
+
+def run(target: str, kind: Kind, seed: int, threads: int, folder: str | None) -> Result:
+    """Train the target's recipe and measure it once, on what its kind is measured on (`train/data.py`).
+
+    Args:
+        target: a key of RECIPES. folder: where the data lie, as in `zoo.datasets.catalog.load`.
+    """
+    recipe, clock, seconds = on_this_processor(RECIPES[target]), 0.0, {}
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        now = since_start()
+        seconds[name], clock = now - clock, now
+
+    lap("imports")
+    data, held_out = training_part("mnist", kind, folder), held_out_part("mnist", kind, folder)
+    lap("data")
+    network = trained(recipe, seed, threads, data)
+    lap("training")
+    share = accuracy(logits(network, held_out.images, recipe), held_out.labels)
+    lap("test")
+    return Result(held_out.name, round(share * len(held_out)), len(held_out), seconds)
+
+
+def since_start() -> float:
+    """Seconds since this process began, imports included; where there is no /proc, since this file was imported."""
+    try:
+        after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic() - _IMPORTED
+    ticks = int(after_name[19])  # starttime, the 22nd field of proc_pid_stat(5)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+_IMPORTED = time.monotonic()
+
+
+# `python -m train mnist-fast`: the command, apart from `train/fast/run.py`, which imports torch.
+
+
+@click.command("mnist-fast")
+@click.option("--target", type=click.Choice(list(RECIPES)), default="99.0", show_default=True, help="In percent.")
+@click.option("--seed", default=0, show_default=True, help="Decides initial weights, order, augmentation.")
+@click.option("--twin", is_flag=True, help="Learn from the training split only and measure on the validation split.")
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+@click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
+def mnist_fast(target: str, seed: int, twin: bool, data: str | None, threads: int) -> None:
+    """Train on MNIST against the clock: docs/training-speed.md."""
+
+    result = run(target, "twin" if twin else "full", seed, threads, data)
+    click.echo(f"{target} seed {seed}: {result}")

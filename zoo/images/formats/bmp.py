@@ -1,0 +1,50 @@
+"""BMP without compression, decoded by Pillow. Run-length coding is refused: Pillow decodes it in Python, and slowly."""
+
+from __future__ import annotations  # the command starts with this file: they need not be evaluated
+
+import io
+import struct
+from dataclasses import dataclass
+
+from zoo.images.formats.common import Array, Header, Refused, damaged, pillow_pixels
+
+_COMPRESSED = {1: "run-length coding", 2: "run-length coding", 4: "a JPEG inside", 5: "a PNG inside"}
+
+
+def size(data: bytes) -> tuple[int, int]:
+    if len(data) < 34:
+        raise damaged("it ends before its picture")
+    if data[14] == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)
+    if width < 1 or not height:
+        raise damaged(f"it declares {width}x{height} pixels")
+    return width, abs(height)
+
+
+@dataclass(frozen=True)
+class _Bmp(Header):
+    data: bytes = b""
+
+    def pixels(self) -> tuple[Array, tuple[str, ...]]:
+        from PIL import BmpImagePlugin
+
+        with BmpImagePlugin.BmpImageFile(io.BytesIO(self.data)) as image:
+            if image.size != (self.width, self.height):
+                raise damaged("its header holds values that BMP does not know")
+            image.load()
+            return pillow_pixels(image)
+
+
+def parse(data: bytes) -> Header:
+    width, height = size(data)
+    bits, compression = struct.unpack_from("<HI", data, 28) if data[14] != 12 else (data[24], 0)
+    if compression in _COMPRESSED:
+        raise Refused(f"is a BMP with {_COMPRESSED[compression]}, which is not read: save it as PNG")
+    if bits not in (1, 4, 8, 16, 24, 32):
+        raise damaged(f"it declares {bits} bits a pixel")
+    if 14 + data[14] + (width * bits + 31) // 32 * 4 * height > len(data):
+        raise damaged("it ends in the middle of its pixels")
+    held, given = (1, 3) if bits <= 8 else (4, 4 if bits == 32 else 3)
+    return _Bmp(width, height, (held + given) * width * height, data=data)
