@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from train.data import Kind
+from zoo.atomic import replacing
 from zoo.errors import WrongUsage, ZooError
 from zoo.registry import home
 
@@ -234,9 +235,8 @@ def _named(start: str, module: nn.Module) -> dict[str, torch.Tensor]:
 
 def _save_whole(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file that appears whole or not at all."""
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from serve.batch.chunks import Block, identities
 from serve.batch.formats import Encoding, arrow_schema, head
 from serve.batch.inputs import Source
 from serve.messages import say
+from zoo.atomic import replacing
 from zoo.errors import WrongUsage, ZooError, reason
 
 PART_ROWS = 10_000
@@ -217,9 +218,8 @@ class Parts:
         os.close(self._lock)
 
     def _put_together(self) -> None:
-        partial = self.folder / "whole.partial"
         parts = [self._path(number, "rows") for number in range(len(self.done))]
-        with self._as_sentence():
+        with self._as_sentence(), replacing(self.out, self.folder / "whole.partial", sync=True) as partial:
             for path, part in zip(parts, self.done, strict=True):
                 if path.stat().st_size != part.size:
                     raise OutputError(f"{path} was changed since it was written: --resume does it again.")
@@ -227,7 +227,6 @@ class Parts:
                 _join_arrow(parts, partial)
             else:
                 _join(self._plain(head(self.encoding, self.width)), parts, partial)
-            os.replace(partial, self.out)
 
     @property
     def kept(self) -> int:
@@ -246,12 +245,8 @@ class Parts:
         return self.folder / f"{number:06}.{kind}"
 
     def _write_whole(self, path: Path, content: bytes) -> None:
-        partial = path.with_suffix(".new")
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replacing(path, path.with_suffix(".new"), sync=True) as partial:
+            partial.write_bytes(content)
 
     @contextmanager
     def _as_sentence(self) -> Iterator[None]:
@@ -286,8 +281,6 @@ def _join(start: bytes, parts: Iterable[Path], out: Path) -> None:
         for path in parts:
             with open(path, "rb") as part:
                 shutil.copyfileobj(part, whole, 2**20)
-        whole.flush()
-        os.fsync(whole.fileno())
 
 
 def _join_arrow(parts: Iterable[Path], out: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from zoo.atomic import replacing
 from zoo.datasets.readers import Arrays, read_cifar_batches, read_idx, read_parquet
 from zoo.errors import BadData, DataNotFound, reason
 from zoo.registry import home
@@ -208,8 +209,7 @@ def _keep(cache: Path, arrays: Arrays) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         for part, array in zip(("images", "labels"), arrays, strict=True):
-            partial = cache.parent / f".{cache.name}-{part}-{os.getpid()}.npy"
-            np.save(partial, array)
-            partial.replace(f"{cache}-{part}.npy")
+            with replacing(Path(f"{cache}-{part}.npy")) as partial:
+                np.save(partial, array)
     except OSError:
         return
