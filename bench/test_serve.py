@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from bench.load import FORM, as_form, closed_loop, open_loop, wrk_is_here
-from bench.measure import rounds_of
+from bench.measure import time_rounds
 from zoo import registry
 
 SECONDS = 4
@@ -68,7 +68,7 @@ def running(command, url, path="/v2/health/ready"):
 def servers():
     """Ours as it is by default but for the page, which takes seconds to start; and the plain app under uvicorn."""
     ours = [sys.executable, "-m", "serve.cli", "serve", "--port", "8741", "--no-demo", "--models", "mnist14k*"]
-    plain = [sys.executable, "-m", "uvicorn", "bench.plain_app:app", "--port", "8742", "--no-access-log"]
+    plain = [sys.executable, "-m", "uvicorn", "bench.peer_servers:app", "--port", "8742", "--no-access-log"]
     with ExitStack() as stack:
         first = stack.enter_context(running(ours, "http://127.0.0.1:8741"))
         second = stack.enter_context(running([*plain, "--log-level", "error"], "http://127.0.0.1:8742"))
@@ -137,7 +137,7 @@ def test_litserve_with_one_worker(benchmark, servers, sevens, tmp_path):
     pytest.importorskip("litserve", reason="litserve is not installed: pip install litserve")
     forms = [as_form(file) for file in sevens]
     rates = {"ours": [], "ours_forms": [], "litserve": []}
-    with running([sys.executable, "-m", "bench.lit_app", "8744"], "http://127.0.0.1:8744", "/health") as lit:
+    with running([sys.executable, "-m", "bench.peer_servers", "8744"], "http://127.0.0.1:8744", "/health") as lit:
         loads = {
             "ours": (servers["ours"], sevens, "image/png"),
             "ours_forms": (servers["ours"], forms, FORM),
@@ -202,7 +202,7 @@ def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
         return lambda: [thing() for _ in range(n)]
 
     service.pool.start()
-    seconds = rounds_of(
+    seconds = time_rounds(
         {
             "decode_and_correct": times(500, lambda: prepare_all([Named("-", sevens[0])], model.card.input)),
             "network": times(500, lambda: model.run(array)),

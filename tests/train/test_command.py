@@ -225,7 +225,7 @@ def test_errors_of_a_class_that_nobody_knows_keep_their_exit_code(run, monkeypat
 
 
 def test_what_can_be_expected_is_a_zoo_error():
-    from bench.networks import Unavailable
+    from bench.runtimes import Unavailable
     from train.export import ExportError
     from train.runs import RunError
 
