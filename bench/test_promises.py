@@ -16,7 +16,9 @@ from bench.subjects import MODELS, QUANTIZED, Subject
 CPU_RUNTIMES = ("onnxruntime", "onnxruntime-all", "openvino", "openvino-bf16")
 CALLS = {1: 50, 64: 3}  # in a block, by batch size
 PYTORCH = ("torch", "torch-channels-last", "torch-folded", "torch-compile")
-PROMISED = {"mnist14k", "cifar93k"}  # architectures; the ratios of other models are saved without a limit
+BARE_LIMIT = 1.10  # times a bare session.run
+BARE_LIMITS = {"mnist4k": 1.15}  # its network takes 0.04 ms, so a call's 3 µs weigh more: measured 1.08 to 1.09
+PYTORCH_PROMISED = {"mnist14k", "cifar93k"}  # architectures; for others the ratios to PyTorch have no limit
 
 
 @pytest.mark.parametrize("subject", [*MODELS, *QUANTIZED], indirect=True)
@@ -43,11 +45,10 @@ def test_model_run_beside_bare_session_and_pytorch(benchmark: Any, subject: Subj
     np.testing.assert_array_equal(benchmark(zoo.labels, image), subject.labels[:1])
     for network in peers.values():
         np.testing.assert_array_equal(network.labels(image), subject.labels[:1])
-    if entry.card.architecture in PROMISED and not entry.card.quantization:
-        assert ratios["session.run"] <= 1.10
-        if peers:
-            assert max(ratios["torch"], ratios["torch-channels-last"]) <= 1 / 4
-            assert ratios["torch-compile"] <= 1 / 2
+    assert ratios["session.run"] <= BARE_LIMITS.get(entry.card.architecture, BARE_LIMIT)
+    if entry.card.architecture in PYTORCH_PROMISED and peers:
+        assert max(ratios["torch"], ratios["torch-channels-last"]) <= 1 / 4
+        assert ratios["torch-compile"] <= 1 / 2
 
 
 @pytest.mark.parametrize("batch", CALLS)
