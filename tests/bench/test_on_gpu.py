@@ -46,6 +46,7 @@ def test_failed_step_does_not_stop_the_others(options, steps):
     assert ran[4:] == ["bad", "two"]
 
 
+@pytest.mark.slow
 def test_step_failure_and_timeout_are_saved(options, monkeypatch):
     step = on_gpu.run_step("machine", options)
     assert step["result"]["commit"] == "abc"
