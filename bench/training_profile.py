@@ -79,7 +79,7 @@ def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[s
         lap("average")
     subset = Part(data.name, *(part[: steps * recipe.batch_size] for part in (data.images, data.labels)))
     job = Job(recipe, "full", 0, recipe.epochs, threads)
-    metrics = train_epoch(network, optimizer, average, subset, job, 0, Progress("profile", live=False))  # type: ignore[arg-type]
+    metrics = train_epoch(network, optimizer, average, subset, job, 0, Progress("profile", live=False))
     return {
         "batch": recipe.batch_size,
         "threads": threads,
