@@ -12,7 +12,7 @@ from PIL import Image
 
 import zoo
 from tests.support import hostile
-from tests.support.examples import DEFAULT, add_model
+from tests.support.paths import DEFAULT, add_model
 from zoo import model as predictor
 from zoo import registry
 from zoo.errors import BadInput, BadModel, ModelNotFound
