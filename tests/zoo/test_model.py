@@ -264,7 +264,7 @@ def test_a_picture_that_takes_too_much_memory_fails_alone(model, monkeypatch):
 
     monkeypatch.setattr(prepare, "decode", decode)
     (row,) = model.predict(["x.png"])
-    assert row.error == "x.png takes more memory than there is: make it smaller."
+    assert row.error == "x.png needs more memory than is available: make it smaller."
 
 
 @pytest.mark.parametrize("kind", sorted(hostile.contradicting()))
