@@ -141,6 +141,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
     import zoo
     from zoo.datasets import catalog as datasets
     from zoo.errors import ZooError
+    from zoo.model import bind
 
     rows = []
     for card in zoo.list_models(options.models):
@@ -153,7 +154,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
         except ZooError as error:
             rows.append(row | {"refused": str(error)})
             continue
-        bound = gpu.bind(500)
+        bound = bind(gpu, 500)
         logits = [bound.run(images[start : start + 500])[0] for start in range(0, len(images), 500)]
         cpu = zoo.load(card.name, "cpu")
         expected = [cpu.run(images[start : start + 16]).logits for start in range(0, len(images), 16)]
@@ -167,7 +168,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
             "plain_run_off": float(np.abs(gpu.run(images[:100]).logits - wanted[:100]).max()),
         }
         for size in () if options.quick else LARGE:
-            many, repeated = gpu.bind(size), np.resize(images, (size, *images.shape[1:]))
+            many, repeated = bind(gpu, size), np.resize(images, (size, *images.shape[1:]))
             row[f"per_second_{size}"] = round(size / _timed(partial(many.run, repeated), 0.1)["p50_ms"] * 1e3)
         rows.append(row)
     return rows
@@ -374,11 +375,11 @@ def _session(name: str, batch: int, chosen: dict[str, str]) -> Callable[[], Any]
 
 def _bound(name: str, batch: int, device: str, method: str, pinned: bool) -> Callable[[], Any]:
     import zoo
-    from zoo.runtime import Bound
+    from zoo.model import bind
 
     model = zoo.load(name, device)  # type: ignore[arg-type]
     images = _images(name, batch)
-    bound = Bound(model._session, device, model.card.input.shape, len(model.card.labels), batch, pinned)
+    bound = bind(model, batch, pinned)
     if pinned and device == "cuda" and not bound.pinned:
         raise RuntimeError("no page-locked memory")
     bound.run(images)

@@ -171,7 +171,7 @@ def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
     from serve.service.pool import Ticket, answer
     from serve.service.settings import Settings
     from zoo.images.read import Named
-    from zoo.model import prepare_all
+    from zoo.model import make_rows, prepare_all
 
     front = build(Settings(folder=str(tmp_path), models="mnist14k*", demo=False, access_log=False, device="cpu"))
     service = front._service
@@ -206,7 +206,7 @@ def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
         {
             "decode_and_correct": times(500, lambda: prepare_all([Named("-", sevens[0])], model.card.input)),
             "network": times(500, lambda: model.run(array)),
-            "row": times(500, lambda: list(model.rows_of(prepared, probabilities))),
+            "row": times(500, lambda: make_rows(model.card, prepared, probabilities)),
             "all_three": times(500, lambda: answer([Ticket(runner, [Named("-", sevens[0])])])),
             "application": lambda: asyncio.run(requests()),
         },

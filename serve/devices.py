@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.errors import DeviceUnavailable
-from zoo.model import CHUNK, Model, load
+from zoo.model import CHUNK, Model, bind, load
 from zoo.runtime import Device, has_cuda
 
 CUDA_FROM = 200_000  # images: fewer are answered by the CPU's cores before a GPU has caught up (0014-gpu.md)
@@ -61,8 +61,8 @@ def measure(content: bytes, device: Device) -> Speed:
     open_s = time.perf_counter() - started
     size = GPU_BATCH if device == "cuda" else CHUNK
     images = np.zeros((size, *model.card.input.shape), np.uint8)
-    one = model.bind(1) if device == "cuda" else model
-    many = model.bind(size) if device == "cuda" else model
+    one = bind(model, 1) if device == "cuda" else model
+    many = bind(model, size) if device == "cuda" else model
     first = _best(lambda: one.run(images[:1]), 1)
     return Speed(
         device,

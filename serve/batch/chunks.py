@@ -15,7 +15,7 @@ from serve.batch.inputs import Source, Url, held_bytes, name_of
 from zoo.card import Input
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, Prepared, Row, prepare_all
+from zoo.model import CHUNK, Model, Prepared, Row, classify_prepared, prepare_all
 
 BLOCK = 128  # images that a worker gets at a time: enough that handing them over costs nothing
 BLOCK_BYTES = 8 * 2**20  # of images that are handed over as bytes
@@ -98,7 +98,7 @@ def classify(job: Job, sources: list[Source]) -> Block:
     """One block, here and now."""
     rows: list[Row] = []
     for chunk in smaller([sources]):
-        rows += job.model.answer(ready(chunk, job.model.card.input, job.fit), job.top_k)
+        rows += classify_prepared(job.model, ready(chunk, job.model.card.input, job.fit), job.top_k)
     return encoded(job, rows, identities(sources) if job.identify else b"")
 
 

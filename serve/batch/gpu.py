@@ -26,7 +26,7 @@ from serve.batch.chunks import BLOCK, Block, Job, encoded, identities, ready
 from serve.batch.inputs import Source
 from serve.batch.workers import Workers
 from zoo.errors import ZooError
-from zoo.model import Row
+from zoo.model import Row, bind, classify_prepared, on_cpu
 from zoo.runtime import Bound
 
 SIZES = (512,)  # of batches, smallest first: preparing for one more shape takes a GPU longer than it saves
@@ -40,8 +40,8 @@ class GpuFailed(ZooError):
 def gpu_blocks(cuts: Iterable[list[Source]], job: Job, processes: int) -> Iterator[Block]:
     """As `serve.batch.pipeline.blocks`, with the network on `job.model`'s device. Raises GpuFailed, WorkerDied."""
     model = job.model
-    with Batches(model.bind, model.card.input.shape, len(model.card.labels), processes) as batches:
-        work = partial(answer, replace(job, model=model.on_cpu()), batches.remote)
+    with Batches(partial(bind, model), model.card.input.shape, len(model.card.labels), processes) as batches:
+        work = partial(answer, replace(job, model=on_cpu(model)), batches.remote)
         try:
             with Workers(work, processes) as workers:
                 yield from workers.answers(cuts)
@@ -54,7 +54,7 @@ def answer(job: Job, remote: Remote, sources: list[Source]) -> Block:
     rows: list[Row] = []
     for start in range(0, len(sources), BLOCK):
         prepared = ready(sources[start : start + BLOCK], job.model.card.input, job.fit)
-        rows += job.model.answer(prepared, job.top_k, remote)
+        rows += classify_prepared(job.model, prepared, job.top_k, remote.run)
     return encoded(job, rows, identities(sources) if job.identify else b"")
 
 
@@ -77,7 +77,7 @@ class Slot:
 
 
 class Remote:
-    """In a worker: what `Model.answer` takes for a `Bound`; the network runs in the process that made it."""
+    """In a worker: stands for a `Bound`; the network runs in the process that made it."""
 
     def __init__(self, address: Any, key: bytes, memory: str, shape: tuple[int, ...], classes: int) -> None:
         self._where = address, key, memory, shape, classes

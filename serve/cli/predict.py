@@ -1,5 +1,6 @@
 """`zoo predict`: from what was typed to rows, a summary on stderr, and an exit code."""
 
+import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from serve.batch.signals import one_interruption
 from serve.devices import CUDA_FROM, load_for
 from serve.messages import say
 from zoo.errors import BadInput
-from zoo.model import Model, load
+from zoo.model import Model, load, onnx_bytes
 from zoo.runtime import Device
 
 MAX_MEGAPIXELS = "ZOO_MAX_MEGAPIXELS"  # read by the decoders
@@ -91,7 +92,7 @@ def _asked(request: Request, model: Model, encoding: Encoding) -> dict[str, Any]
     """What decides the rows beside the images."""
     return {
         "model": model.card.name,
-        "model_sha256": model.sha256,
+        "model_sha256": hashlib.sha256(onnx_bytes(model)).hexdigest(),
         "top_k": request.top_k,
         "fit": request.fit,
         "form": encoding,

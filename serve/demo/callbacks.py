@@ -24,6 +24,7 @@ from zoo.card import Card, Form
 from zoo.errors import ModelNotFound, ZooError
 from zoo.images.photos import Fit
 from zoo.images.read import Named
+from zoo.model import onnx_bytes
 from zoo.registry import find
 
 SHOWN = 5  # guesses
@@ -49,7 +50,7 @@ class Answers:
         return [card.name for card in sorted(cards, key=lambda card: card.name != default)]
 
     def card(self, name: str) -> str:
-        return words.card(self._card(name), self._service.runner(name).model.size_bytes)
+        return words.card(self._card(name), len(onnx_bytes(self._service.runner(name).model)))
 
     def _card(self, name: str) -> Card:
         return self._service.runner(name).model.card
@@ -111,7 +112,7 @@ class Answers:
                 raise _shown(row.error)
             assert row.probability is not None
             doubt = " (unsure)" if row.unsure else ""
-            size = self._service.runner(name).model.size_bytes
+            size = len(onnx_bytes(self._service.runner(name).model))
             answer = [f"{row.label}{doubt}", words.percent(row.probability), f"{ticket.infer_s * 1e3:.2f} ms"]
             rows.append([name, *answer, f"{size / 1000:,.0f} KB", f"{card.accuracy.value:.2%}"])
         head = ["model", "answer", "probability", "latency", "size", "test accuracy"]

@@ -32,7 +32,7 @@ from zoo.errors import BadInput, ZooError
 from zoo.images.headers import declared_pixels
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, Prepared, Row, Scores, prepare_all
+from zoo.model import CHUNK, Model, Prepared, Row, Scores, bind, check_images, make_rows, prepare_all, stack_pixels
 from zoo.runtime import Bound
 
 # Any number of images through one model, in session calls of the sizes that suit the device.
@@ -61,7 +61,7 @@ class Runner:
         sizes = GPU_SIZES if self._on_gpu else (CHUNK,)
         self.most = sizes[-1]
         if self._on_gpu:
-            self._bound = gpu_thread().submit(lambda: {size: model.bind(size) for size in sizes}).result()
+            self._bound = gpu_thread().submit(lambda: {size: bind(model, size) for size in sizes}).result()
         for size in sizes:
             self._few(np.zeros((size, *model.card.input.shape), np.uint8))
 
@@ -341,7 +341,7 @@ def _decoded(ticket: Ticket, begin: Callable[[], None]) -> bool:
             if ticket.wants == "scores":
                 ticket.images = _all_or_error(ticket.prepared)
         else:
-            ticket.runner.model.check(ticket.images)
+            check_images(ticket.images, ticket.runner.model.card)
     except Exception as error:
         ticket.error = error
     ticket.decoded = True
@@ -385,14 +385,15 @@ def _classify(runner: Runner, group: list[Ticket]) -> None:
         if ticket.wants == "scores":
             ticket.scores = own
         else:
-            ticket.rows = list(runner.model.rows_of(ticket.prepared, None if own is None else own[1], ticket.top_k))
+            probabilities = None if own is None else own.probabilities
+            ticket.rows = make_rows(runner.model.card, ticket.prepared, probabilities, ticket.top_k)
 
 
 def _pixels(ticket: Ticket) -> Any:
     if ticket.images is not None:
         return ticket.images
-    good = [one.pixels for one in ticket.prepared if one.pixels is not None]
-    return np.stack(good) if good else ()
+    pixels = stack_pixels(ticket.prepared)
+    return () if pixels is None else pixels
 
 
 # Ends futures of an event loop from other threads, many with one call: waking a loop costs as much as a network.

