@@ -1,7 +1,8 @@
-"""How far a model's accuracy falls on pictures that have gone wrong: `docs/robustness/NAME.json`, and the page of all.
+"""Accuracy on corrupted test sets: writes `docs/robustness/NAME.json` per model, and the page of all models.
 
-The corrupted test sets are made here, from a seed, and kept nowhere. No setting is chosen on them: that fog harmed
-mnist14k.plus 1.0.0 and impulse noise 1.1.0 was seen here, and the remedies were chosen on the validation split.
+The corrupted test sets are generated from a seed and not stored. No setting is chosen on them. They did show that
+mnist14k.plus 1.0.0 was not robust to fog and 1.1.0 not to impulse noise; the remedies were chosen on the validation
+split.
 """
 
 import json
@@ -27,10 +28,12 @@ Result = dict[str, Any]
 
 
 def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
-    """Corrupt the whole test set in every way at every severity, classify, and write and return the accuracies.
+    """Classify the test set with every corruption at every severity; write and return the accuracies.
 
     Args:
-        name: of a model of the zoo. folder: where the data lie, as in `zoo.datasets.catalog.load`.
+        name: name of a model of the zoo.
+        folder: folder with the data, as in `zoo.datasets.catalog.load`.
+        results: folder to write `NAME.json` to.
     """
     card, model = registry.find(name).card, load(name, "cpu")
     test = held_out_part(card.dataset.name, "full", folder)
@@ -41,7 +44,7 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     kinds = accuracies(classify, test, card.dataset.name)
     result = {
         "model": card.name,
-        "sha256": of_weights(card),
+        "sha256": weights_sha256(card),
         "images": len(test),
         "clean": card.accuracy.value,
         "mean": round(statistics.fmean(accuracy for row in kinds.values() for accuracy in row), 6),
@@ -52,18 +55,18 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     return result
 
 
-def of_weights(card: Card) -> str:
-    """Their SHA-256; that of the ONNX file, which changes with its card too, only where there is no other."""
+def weights_sha256(card: Card) -> str:
+    """Return the digest of the weights, or of the ONNX file (which also changes with its card) for int8 models."""
     return card.file("model.onnx" if card.quantization else "model.safetensors").sha256
 
 
 def accuracies(
     classify: Callable[[torch.Tensor], torch.Tensor], part: Part, dataset: str, severities: Sequence[int] = SEVERITIES
 ) -> dict[str, list[float]]:
-    """Accuracy on a part that was corrupted in every way of its data set, a list over the severities a kind.
+    """Return the accuracy on a corrupted part: for every corruption of the data set a list over the severities.
 
     Args:
-        classify: uint8 `(N, H, W, C)` → int64 `(N,)`, the numbers of the classes.
+        classify: uint8 `(N, H, W, C)` → int64 `(N,)`, the predicted classes.
     """
     return {
         name: [_accuracy(classify, part, kind, severity, name) for severity in severities]
@@ -72,25 +75,25 @@ def accuracies(
 
 
 def corrupted(images: torch.Tensor, kind: Kind, severity: int, seed: int) -> torch.Tensor:
-    """uint8 `(N, H, W, C)` → the same, gone wrong; severity 1 to 5."""
+    """Corrupt uint8 images `(N, H, W, C)` with a severity from 1 to 5."""
     return kind.change(images, kind.strengths[severity - 1], torch.Generator().manual_seed(seed))
 
 
 def _accuracy(
     classify: Callable[[torch.Tensor], torch.Tensor], part: Part, kind: Kind, severity: int, name: str
 ) -> float:
-    right = 0
+    correct = 0
     for start in range(0, len(part), CHUNK):
         rows = slice(start, start + CHUNK)
         images = corrupted(part.images[rows], kind, severity, zlib.crc32(f"{name}/{severity}/{start}".encode()))
-        right += int((classify(images) == part.labels[rows]).sum())
-    return right / len(part)
+        correct += int((classify(images) == part.labels[rows]).sum())
+    return correct / len(part)
 
 
 def read(results: Path = RESULTS) -> dict[str, Result]:
-    """The results that are there, by model."""
-    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json")))
-    return {result["model"]: result for result in found}
+    """Return the stored results by model."""
+    stored = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json")))
+    return {result["model"]: result for result in stored}
 
 
 def page(cards: list[Card], results: dict[str, Result]) -> str:

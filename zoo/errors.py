@@ -49,6 +49,14 @@ class BadModel(ZooError):
     exit_code = 3
 
 
+class RunError(ZooError):
+    """A training run cannot be started or resumed, or has not finished."""
+
+
+class ExportError(ZooError):
+    """A trained model failed a check of the export and was not written."""
+
+
 class DeviceUnavailable(ZooError):
     """The ONNX runtime is missing or installed twice, or it cannot run on the chosen device."""
 

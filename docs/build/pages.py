@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
+from docs.build import accuracy, experiments, model_cards, training_speed
 from train import robustness
-from docs.build import model_cards
-from docs.build import training_speed as speed
 from train.experiments import run, study
-from docs.build import accuracy as ladders
-from docs.build import experiments as experiment_pages
 from zoo import registry
 from zoo.card import Card
 
@@ -27,12 +24,12 @@ def model_table(cards: list[Card]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for card in cards:
-        accuracy, seeds = card.accuracy, card.accuracy.seeds
+        seeds = card.accuracy.seeds
         spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%}" if seeds.sd is not None else f"{seeds.mean:.2%}"
         lines.append(
             f"| [`{card.name}`](docs/models/{card.name}.md) | {card.dataset.title} "
             f"| {card.parameters.keras:,} | {card.macs:,} "
-            f"| {accuracy} | {spread} (n = {seeds.n}) "
+            f"| {card.accuracy} | {spread} (n = {seeds.n}) "
             f"| {card.file('model.onnx').size_bytes / 1000:.0f} KB |"
         )
     return "\n".join(lines)
@@ -51,21 +48,21 @@ def experiments_page() -> str:
     """Every study, one after the other."""
     head = "# Experiments\n\nWritten by `python -m docs.build` from the results in [`experiments/`](experiments).\n"
     studies = [found for found in map(study.find, study.NAMES) if found.claims]
-    return "\n".join([head, *(experiment_pages.text(found, run.read(found)) for found in studies)])
+    return "\n".join([head, *(experiments.text(found, run.read(found)) for found in studies)])
 
 
 def accuracy_page(cards: list[Card]) -> str:
-    """What our trainings reach, and every ladder that led there."""
-    found = [found for found in map(study.find, study.NAMES) if found.rungs]
+    """The models' accuracies, and every ablation."""
+    ablations = [found for found in map(study.find, study.NAMES) if found.steps]
     corrupted = {name: result["mean"] for name, result in robustness.read().items()}
-    return ladders.page(cards, [(ladder, run.read(ladder)) for ladder in found], corrupted)
+    return accuracy.page(cards, [(ablation, run.read(ablation)) for ablation in ablations], corrupted)
 
 
 def draw_studies() -> list[Path]:
     """Draw the pictures of the experiments' page; returns their paths."""
     run.RESULTS.mkdir(exist_ok=True)
     studies = [found for found in map(study.find, study.NAMES) if found.claims]
-    return [path for found in studies for path in experiment_pages.draw(found, run.read(found), run.RESULTS)]
+    return [path for found in studies for path in experiments.draw(found, run.read(found), run.RESULTS)]
 
 
 def pages() -> dict[Path, str]:
@@ -76,7 +73,7 @@ def pages() -> dict[Path, str]:
         EXPERIMENTS: experiments_page(),
         ACCURACY: accuracy_page(shipped),
         ROBUSTNESS: robustness.page(shipped, robustness.read()),
-        TRAINING_SPEED: speed.page(*speed.read()),
+        TRAINING_SPEED: training_speed.page(*training_speed.read()),
         readme: renewed(readme.read_text(encoding="utf-8"), model_table(shipped)),
         **{MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped},
     }

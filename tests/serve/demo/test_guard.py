@@ -1058,7 +1058,8 @@ def test_says_nothing_of_mistakes_that_nobody_measured():
 
 def test_every_model_without_a_calibration_run_is_recognised():
     for card in zoo.list_models():
-        assert words.measured(card.calibration) == (not card.calibration.source.startswith("nothing")), card.name
+        calibrated = not card.calibration.source.startswith("no calibration run")
+        assert words.measured(card.calibration) == calibrated, card.name
 
 
 @pytest.mark.parametrize("name", ["batch", "compare", "inside"])
