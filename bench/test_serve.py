@@ -168,7 +168,7 @@ def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
     import asyncio
 
     from serve.server.app import build
-    from serve.service.pool import Ticket, answer
+    from serve.service.pool import WorkItem, process_batch
     from serve.service.settings import Settings
     from zoo.images.read import Named
     from zoo.model import prepare_all
@@ -207,13 +207,13 @@ def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
             "decode_and_correct": times(500, lambda: prepare_all([Named("-", sevens[0])], model.card.input)),
             "network": times(500, lambda: model.run(array)),
             "row": times(500, lambda: list(model.rows_of(prepared, probabilities))),
-            "all_three": times(500, lambda: answer([Ticket(runner, [Named("-", sevens[0])])])),
+            "all_three": times(500, lambda: process_batch([WorkItem(runner, [Named("-", sevens[0])])])),
             "application": lambda: asyncio.run(requests()),
         },
         5,
     )
     service.pool.close()
-    benchmark.pedantic(times(500, lambda: answer([Ticket(runner, [Named("-", sevens[0])])])), rounds=1)
+    benchmark.pedantic(times(500, lambda: process_batch([WorkItem(runner, [Named("-", sevens[0])])])), rounds=1)
     calls = {"application": 32 * 50}
     benchmark.extra_info |= {
         "scope": "microseconds a request",

@@ -29,9 +29,9 @@ from hypothesis import strategies as st
 
 import serve.cli.main
 import zoo
-from serve.demo import text as words
-from serve.demo.files import FILE_BYTES, FOLDER_BYTES, Files, keep_in, safe_name
-from serve.demo.jobs import JobFailed, Jobs, Places
+from serve.demo import text
+from serve.demo.files import FILE_BYTES, FOLDER_BYTES, FileStore, set_folder, safe_name
+from serve.demo.jobs import JobFailed, JobQueue, JobRunner
 from serve.service.settings import DEFAULT_MODEL, Settings
 from tests.support.examples import CARD, DEFAULT, REPOSITORY
 from tests.support.server import serving
@@ -58,7 +58,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")
-        place = keep_in(folder / "files")
+        place = set_folder(folder / "files")
         options = Settings(models="mnist14k*", folder=str(folder), device="cpu")
         service = Service(options)
         app = FastAPI()
@@ -259,7 +259,7 @@ def test_nothing_of_one_visitor_is_open_to_another(server):
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]{22}/[^/]*", fullmatch=True))
 @FAST
 def test_no_text_but_an_id_is_a_file(tmp_path_factory, text):
-    files = Files(tmp_path_factory.mktemp("files"), 10**6)
+    files = FileStore(tmp_path_factory.mktemp("files"), 10**6)
     own = files.id(files.save("a.png", b"x", ""))
     assert files.path(own).read_bytes() == b"x"
     assert text == own or files.path(text) is None
@@ -490,13 +490,13 @@ def test_whoever_leaves_answers_unfetched_makes_room(page, monkeypatch):
     from serve.demo import sessions as module
 
     sessions, now = module.Sessions(page.gradio), time.monotonic()
-    ages = {f"old{number}": 10 + 0.1 * number for number in range(module.MOST)}  # seconds; less than IDLE_S
+    ages = {f"old{number}": 10 + 0.1 * number for number in range(module.MAX_SESSIONS)}  # seconds; less than IDLE_S
     sessions._last_used = {name: now - age for name, age in ages.items()}
     monkeypatch.setattr(sessions, "_unfetched", lambda session: {"event"} if session in ages else set())
-    sessions.enter("new")
+    sessions.admit("new")
     assert "new" in sessions._last_used
     assert max(ages, key=ages.__getitem__) not in sessions._last_used
-    assert len(sessions) == module.MOST
+    assert len(sessions) == module.MAX_SESSIONS
 
 
 def test_a_deep_link_is_not_followed(server):
@@ -619,7 +619,7 @@ def test_files_belong_to_the_address_that_sent_them(page):
 def test_an_event_names_no_more_files_than_it_may(page, monkeypatch):
     own = upload(page.client, SEVEN.read_bytes())[0]
     assert start(page.client, "batch", [[file(own)] * 201, DEFAULT, "csv"]).status_code == 413
-    monkeypatch.setattr(page.guard, "_event_bytes", 5 * len(SEVEN.read_bytes()))
+    monkeypatch.setattr(page.guard, "_max_event_file_bytes", 5 * len(SEVEN.read_bytes()))
     assert start(page.client, "batch", [[file(own)] * 6, DEFAULT, "csv"]).status_code == 413
 
 
@@ -656,7 +656,7 @@ def test_old_files_are_removed_and_what_nobody_knows(tmp_path):
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "behind").write_text("by a process that died")
     (tmp_path / "vibe_edit_history").mkdir()
-    files = Files(tmp_path, 10**6, age_s=0.2)
+    files = FileStore(tmp_path, 10**6, max_age_s=0.2)
     assert [path.name for path in tmp_path.iterdir()] == ["vibe_edit_history"]
     path = files.save("a.png", b"x", "me")
     (tmp_path / "stray").write_text("of Gradio")
@@ -672,7 +672,7 @@ def test_old_files_are_removed_and_what_nobody_knows(tmp_path):
 
 def test_a_flood_of_files_removes_its_own(tmp_path):
     one = 1000 + FOLDER_BYTES + FILE_BYTES
-    files = Files(tmp_path, 10 * one)
+    files = FileStore(tmp_path, 10 * one)
     mine = [files.save("a.png", b"x" * 1000, "me") for _ in range(3)]
     flood = [files.save("a.png", b"x" * 1000, "other") for _ in range(30)]
     assert all(path.exists() for path in mine)
@@ -742,7 +742,7 @@ def test_sessions_are_forgotten(page):
 def test_sessions_are_no_more_than_there_is_room_for(page, monkeypatch):
     from serve.demo import sessions
 
-    monkeypatch.setattr(sessions, "MOST", len(page.guard._sessions) + 2)
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", len(page.guard._sessions) + 2)
     assert start(page.client, "draw", ["", DEFAULT], session_hash="first").status_code == 200
     assert start(page.client, "draw", ["", DEFAULT], session_hash="second").status_code == 200
     refused = start(page.client, "draw", ["", DEFAULT], session_hash="third")
@@ -784,7 +784,7 @@ def batch_of(*paths, folder, **more):
 
 
 def test_a_job_gives_what_the_command_gives(tmp_path):
-    jobs = Jobs()
+    jobs = JobRunner()
     result = run_job(jobs, "batch", **batch_of(SEVEN, folder=tmp_path))
     command = CliRunner().invoke(serve.cli.main.cli, ["predict", str(SEVEN), "--format", "csv", "--device", "cpu"])
     assert (tmp_path / result["file"]).read_text() == command.stdout.replace(str(SEVEN), SEVEN.name)
@@ -799,9 +799,9 @@ def test_a_job_that_does_not_end_is_stopped(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     begun = time.monotonic()
     with pytest.raises(JobFailed, match="stopped after 2 s"):
-        run_job(Jobs(deadline_s=2.0), "batch", **batch_of(tmp_path / "pipe", folder=tmp_path))
+        run_job(JobRunner(deadline_s=2.0), "batch", **batch_of(tmp_path / "pipe", folder=tmp_path))
     assert time.monotonic() - begun < 20
-    jobs = Jobs()
+    jobs = JobRunner()
     jobs.close()
     with pytest.raises(JobFailed):
         run_job(jobs, "batch", **batch_of(tmp_path / "pipe", folder=tmp_path))
@@ -810,7 +810,7 @@ def test_a_job_that_does_not_end_is_stopped(tmp_path):
 
 def test_a_job_has_only_so_much_memory(tmp_path):
     """In a process of its own, as a job is one: 4 GB of zeros, which are asked for and touched."""
-    code = "import sys; from serve.demo.job import _limit, MEMORY_BYTES; _limit(); b = bytearray(2 * MEMORY_BYTES)"
+    code = "import sys; from serve.demo.job import _set_limits, MAX_MEMORY_BYTES; _set_limits(); b = bytearray(2 * MAX_MEMORY_BYTES)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "MemoryError" in done.stderr
     assert done.returncode == 1
@@ -819,8 +819,8 @@ def test_a_job_has_only_so_much_memory(tmp_path):
 def test_a_job_ends_with_its_server(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     code = (
-        "import asyncio, sys; from serve.demo.jobs import Jobs; "
-        "asyncio.run(Jobs().run('batch', eval(sys.argv[1]), print))"
+        "import asyncio, sys; from serve.demo.jobs import JobRunner; "
+        "asyncio.run(JobRunner().run('batch', eval(sys.argv[1]), print))"
     )
     request = batch_of(tmp_path / "pipe", folder=tmp_path)
     parent = subprocess.Popen([sys.executable, "-c", code, repr(request)])
@@ -850,24 +850,24 @@ def test_a_job_ends_with_its_server(tmp_path):
 def test_rows_that_came_in_time_are_given(tmp_path, monkeypatch):
     from serve.demo import batches
 
-    monkeypatch.setattr(batches, "MOST", 3)
+    monkeypatch.setattr(batches, "MAX_IMAGES", 3)
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for number in range(5):
             archive.write(SEVEN, f"{number}.png")
     result = batches.classify([str(tmp_path / "x.zip")], DEFAULT, "csv", str(tmp_path), lambda done, total: None)
     assert "The page takes up to 3 images and 40 s; the command" in result["table"]
     assert len((tmp_path / result["file"]).read_text().splitlines()) == 4
-    monkeypatch.setattr(batches, "SECONDS", -1.0)
+    monkeypatch.setattr(batches, "TIME_LIMIT_S", -1.0)
     result = batches.classify([str(tmp_path / "x.zip")], DEFAULT, "csv", str(tmp_path), lambda done, total: None)
     assert "3 images in -1 s. The page takes up to 3 images and -1 s" in result["table"]
 
 
-async def in_turn(places, *visitors):
+async def in_turn(queue, *visitors):
     """Who had a place, in order: each visitor has it until `done` is set for him."""
     order, done = [], {session: asyncio.Event() for session, _ in visitors}
 
     async def visit(session, address):
-        async with places.place(session, address):
+        async with queue.slot(session, address):
             order.append(session)
             await done[session].wait()
 
@@ -880,9 +880,9 @@ async def in_turn(places, *visitors):
 
 def test_who_has_fewest_jobs_is_next():
     async def run():
-        places = Places(running=2, waiting=8)
+        queue = JobQueue(max_running=2, max_waiting=8)
         visitors = [("a1", "a"), ("a2", "a"), ("a3", "a"), ("a4", "a"), ("b1", "b")]
-        order, done, tasks = await in_turn(places, *visitors)
+        order, done, tasks = await in_turn(queue, *visitors)
         assert order == ["a1", "a2"]
         done["a1"].set()
         await tasks["a1"]
@@ -896,7 +896,7 @@ def test_who_has_fewest_jobs_is_next():
         for session in ("a4", "b1"):
             done[session].set()
             await tasks[session]
-        async with places.place("a1", "a"), places.place("a2", "a"):
+        async with queue.slot("a1", "a"), queue.slot("a2", "a"):
             pass  # all places are free again
 
     asyncio.run(run())
@@ -904,15 +904,15 @@ def test_who_has_fewest_jobs_is_next():
 
 def test_one_visitor_has_one_job_and_one_address_half_of_the_places():
     async def run():
-        places = Places(running=1, waiting=4)
-        _, _, tasks = await in_turn(places, ("a1", "a"), ("a2", "a"), ("a3", "a"), ("a4", "a"), ("a5", "a"))
+        queue = JobQueue(max_running=1, max_waiting=4)
+        _, _, tasks = await in_turn(queue, ("a1", "a"), ("a2", "a"), ("a3", "a"), ("a4", "a"), ("a5", "a"))
         with pytest.raises(JobFailed, match="A job of yours is running"):
-            async with places.place("a1", "c"):
+            async with queue.slot("a1", "c"):
                 pass
-        more = asyncio.create_task(in_turn(places, ("b1", "b")))
+        more = asyncio.create_task(in_turn(queue, ("b1", "b")))
         await asyncio.sleep(0)
         with pytest.raises(JobFailed, match="jobs are waiting already"):
-            async with places.place("c1", "c"):
+            async with queue.slot("c1", "c"):
                 pass
         for task in [*tasks.values(), more]:
             task.cancel()
@@ -1045,20 +1045,20 @@ def test_says_nothing_of_mistakes_that_nobody_measured():
     row = Row("x", "m", "7", 0.4, True)
     ticket = SimpleNamespace(decode_s=0.0, queue_s=0.0, infer_s=0.0)
     unmeasured = replace(CARD, calibration=replace(CARD.calibration, temperature=1.0, unsure_below=0.5))
-    assert "Half of this model's mistakes have a probability below" in words.answer(row, CARD, ticket)
-    text = words.answer(row, unmeasured, ticket)
+    assert "Half of this model's mistakes have a probability below" in text.result(row, CARD, ticket)
+    text = text.result(row, unmeasured, ticket)
     assert "**Unsure.** The probability is below 50.00 %." in text
     assert "mistakes" not in text
-    doubtful = words.answer(replace(row, probability=0.99), CARD, ticket)  # of ink that was left out, say
+    doubtful = text.result(replace(row, probability=0.99), CARD, ticket)  # of ink that was left out, say
     assert "**Unsure.** The picture leaves doubt" in doubtful
     assert "probability below" not in doubtful
-    assert "no calibration run" in words.card(unmeasured, 1)
-    assert "no calibration run" not in words.card(CARD, 1)
+    assert "no calibration run" in text.card(unmeasured, 1)
+    assert "no calibration run" not in text.card(CARD, 1)
 
 
 def test_every_model_without_a_calibration_run_is_recognised():
     for card in zoo.list_models():
-        assert words.measured(card.calibration) == (not card.calibration.source.startswith("nothing")), card.name
+        assert text.is_calibrated(card.calibration) == (not card.calibration.source.startswith("nothing")), card.name
 
 
 @pytest.mark.parametrize("name", ["batch", "compare", "inside"])

@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 import serve.cli.main
 from serve.server.app import build
 from serve.server.log import LOG
-from serve.service.asgi import Refused, status_of
-from serve.service.pool import Overloaded, Pool, Runner
+from serve.service.asgi import HTTPError, status_of
+from serve.service.pool import QueueFull, Pool, Runner
 from serve.service.settings import Settings
 from tests.support.examples import DEFAULT, REPOSITORY, VERSION
 from zoo.errors import BadInput, ModelNotFound, WrongUsage, ZooError
@@ -85,7 +85,7 @@ def test_codecs_that_are_slow_or_no_character_sets_are_not_used(charset):
 
     headers = Headers({"content-type": f"multipart/form-data; boundary=BB; charset={charset}"})
     started = time.process_time()
-    form = asyncio.run(FormParser(headers, parts()).parse_whole())
+    form = asyncio.run(FormParser(headers, parts()).parse_complete())
     assert time.process_time() - started < 1
     assert len(form["q-"]) == 500_001
 
@@ -323,9 +323,9 @@ def test_an_inference_that_fails_is_counted(client, images_counted):
 
 def test_what_was_not_answered_is_not_counted_as_answered(client, images_counted, monkeypatch):
     async def refuse(pool, ticket):
-        raise Overloaded("Full.")
+        raise QueueFull("Full.")
 
-    monkeypatch.setattr(Pool, "answer", refuse)
+    monkeypatch.setattr(Pool, "process", refuse)
     post(client, "/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG)
     assert images_counted() == {"unanswered": 1}
 
@@ -683,8 +683,8 @@ def test_a_late_answer_is_no_answer(tmp_path, monkeypatch):
             await asyncio.sleep(60)
         return await quick(pool, ticket)
 
-    quick = Pool.answer
-    monkeypatch.setattr(Pool, "answer", answer)
+    quick = Pool.process
+    monkeypatch.setattr(Pool, "process", answer)
     with TestClient(build(settings), base_url="http://127.0.0.1") as client:
         late = client.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG)
         assert late.status_code == 504
@@ -717,8 +717,8 @@ class TooDark(BadInput):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(TooDark("x"), 400), (BadInput("x"), 400), (ModelNotFound("x"), 404), (Overloaded("x"), 503), (ZooError("x"), 500),
-     (Refused(418, "x"), 418), (ValueError("x"), 500)],
+    [(TooDark("x"), 400), (BadInput("x"), 400), (ModelNotFound("x"), 404), (QueueFull("x"), 503), (ZooError("x"), 500),
+     (HTTPError(418, "x"), 418), (ValueError("x"), 500)],
 )  # fmt: skip
 def test_the_status_of_an_error_is_that_of_its_nearest_base(error, status):
     assert status_of(error) == status

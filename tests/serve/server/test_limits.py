@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from serve.server.gateway import LARGE_REQUESTS, Front
+from serve.server.gateway import MAX_LARGE_BODIES, Gateway
 from serve.server.log import LOG
 from serve.service.metrics import Metrics
 from serve.service.models import Service
@@ -32,7 +32,7 @@ async def framework(scope, receive, send):
 def built(folder, **options):
     settings = Settings(models="mnist14k*", max_body_mb=1, access_log=False, **options)
     service = Service(settings)
-    return Front(framework, service, settings, Metrics(folder / "metrics", 0, 1, list(service.runners)))
+    return Gateway(framework, service, settings, Metrics(folder / "metrics", 0, 1, list(service.runners)))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ RAW = (b"content-type", b"application/octet-stream")
 
 def test_all_bodies_together_are_bounded_and_given_back(front):
     async def several():
-        clients = [Client(UPLOAD, [bytes(MEGABYTE - 1000)], RAW, more=True) for _ in range(LARGE_REQUESTS)]
+        clients = [Client(UPLOAD, [bytes(MEGABYTE - 1000)], RAW, more=True) for _ in range(MAX_LARGE_BODIES)]
         asking = [asyncio.create_task(client.ask(front)) for client in clients]
         await asyncio.gather(*(asyncio.wait_for(client.silent.wait(), 60) for client in clients))
         refused = await Client(UPLOAD, [bytes(500_000)], RAW).ask(front)
@@ -130,7 +130,7 @@ def test_one_client_holds_at_most_a_quarter_of_all_bodies(front):
     async def several(addresses):
         clients = [
             Client(UPLOAD, [bytes(MEGABYTE - 1000)], RAW, more=True, address=address)
-            for _, address in zip(range(LARGE_REQUESTS // 4), addresses, strict=False)
+            for _, address in zip(range(MAX_LARGE_BODIES // 4), addresses, strict=False)
         ]
         asking = [asyncio.create_task(client.ask(front)) for client in clients]
         await asyncio.gather(*(asyncio.wait_for(client.silent.wait(), 60) for client in clients))
@@ -151,7 +151,7 @@ def test_one_client_holds_at_most_a_quarter_of_all_bodies(front):
 
 def test_forms_that_are_written_to_files_do_not_count_as_held(front):
     async def several():
-        clients = [Client(UPLOAD, [bytes(500_000)] * 2, FORM, more=True) for _ in range(2 * LARGE_REQUESTS)]
+        clients = [Client(UPLOAD, [bytes(500_000)] * 2, FORM, more=True) for _ in range(2 * MAX_LARGE_BODIES)]
         asking = [asyncio.create_task(client.ask(front)) for client in clients]
         await asyncio.gather(*(asyncio.wait_for(client.silent.wait(), 60) for client in clients))
         passed = await Client(UPLOAD, [bytes(500_000)], FORM).ask(front)

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.server.page_proxy import Relay
-from serve.service.asgi import Refused, Room
+from serve.server.page_proxy import PageProxy
+from serve.service.asgi import HTTPError, ConcurrencyLimit
 from tests.support.server import serving
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na\n\n\r\n"
@@ -42,7 +42,7 @@ async def relayed():
     with tempfile.TemporaryDirectory() as folder:  # a socket's path is short
         page = Page()
         async with await asyncio.start_unix_server(page.answer, Path(folder, "page")):
-            yield page, Relay(Path(folder, "page"))
+            yield page, PageProxy(Path(folder, "page"))
 
 
 class Client:
@@ -107,8 +107,8 @@ def test_hundreds_of_streams_wait_for_nobody():
 
 def test_where_nobody_listens_it_is_a_sentence(tmp_path):
     client = Client({"type": "http.request"})
-    with pytest.raises(Refused, match="The page is starting again") as refused:
-        asyncio.run(Relay(tmp_path / "none")(SCOPE | {"method": "GET"}, client.receive, client.send))
+    with pytest.raises(HTTPError, match="The page is starting again") as refused:
+        asyncio.run(PageProxy(tmp_path / "none")(SCOPE | {"method": "GET"}, client.receive, client.send))
     assert (refused.value.status, refused.value.headers) == (503, [(b"retry-after", b"2")])
 
 
@@ -119,10 +119,10 @@ def test_a_full_room_is_a_sentence():
         async def app(scope, receive, send):
             await leaves.wait()
 
-        room = Room(app, places=2)
+        room = ConcurrencyLimit(app, limit=2)
         inside = [asyncio.create_task(room({}, None, None)) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="The page answers 2 requests already") as refused:
+        with pytest.raises(HTTPError, match="The page answers 2 requests already") as refused:
             await room({}, None, None)
         leaves.set()
         await asyncio.gather(*inside)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from serve.service.pool import LARGE_PIXELS, LARGE_WAITING, Overloaded, Pool, Runner, Stopped, Ticket
+from serve.service.pool import LARGE_PIXELS, MAX_LARGE_QUEUE, QueueFull, Pool, Runner, PoolUnavailable, WorkItem
 from zoo.errors import BadInput
 from zoo.images.read import Named
 
@@ -18,11 +18,11 @@ def runner():
     return Runner(zoo.load("mnist14k", "cpu"))
 
 
-def answered(pool, tickets):
-    """All tickets at once; what each got, or the error."""
+def answered(pool, items):
+    """All items at once; what each got, or the error."""
 
     async def all_at_once():
-        return await asyncio.gather(*(pool.answer(ticket) for ticket in tickets), return_exceptions=True)
+        return await asyncio.gather(*(pool.process(item) for item in items), return_exceptions=True)
 
     pool.start()
     try:
@@ -39,19 +39,19 @@ def test_thousands_of_distinct_inputs_each_get_their_own_answer(runner):
     """Digits as files, arrays of several sizes, and broken files among them, all waiting at the same time."""
     count = 3000
     arrays = {number: noise(number, 1 + number % 5) for number in range(0, count, 2)}
-    tickets = [
-        Ticket(runner, images=arrays[number], wants="scores")
+    items = [
+        WorkItem(runner, images=arrays[number], output="scores")
         if number % 2 == 0
-        else Ticket(runner, [Named(f"{number}", b"broken" if number % 7 == 0 else picture(number))])
+        else WorkItem(runner, [Named(f"{number}", b"broken" if number % 7 == 0 else picture(number))])
         for number in range(count)
     ]
-    answered(pool := Pool(max_queue=count), tickets)
+    answered(pool := Pool(max_queue=count), items)
     assert pool.alive
-    for number, ticket in enumerate(tickets):
+    for number, item in enumerate(items):
         if number % 2 == 0:
-            assert np.array_equal(ticket.scores.logits, runner.model.run(arrays[number]).logits), number
+            assert np.array_equal(item.scores.logits, runner.model.run(arrays[number]).logits), number
             continue
-        (row,) = ticket.rows
+        (row,) = item.rows
         assert row.input == str(number)
         if number % 7 == 0:
             assert row.error
@@ -70,8 +70,8 @@ def picture(number):
 
 
 def test_a_bad_array_fails_alone(runner):
-    good, bad = Ticket(runner, images=noise(1), wants="scores"), Ticket(runner, images=np.zeros((1, 9, 9, 1), np.uint8))
-    bad.wants = "scores"
+    good, bad = WorkItem(runner, images=noise(1), output="scores"), WorkItem(runner, images=np.zeros((1, 9, 9, 1), np.uint8))
+    bad\.output = "scores"
     first, second = answered(Pool(threads=1), [good, bad])
     assert first is good
     assert isinstance(second, BadInput)
@@ -85,12 +85,12 @@ def test_a_run_that_fails_together_is_tried_one_by_one(runner, monkeypatch):
 
     fussy = Runner(runner.model)
     monkeypatch.setattr(fussy, "run", run)
-    tickets = [Ticket(fussy, images=np.full((1, 28, 28, 1), value, np.uint8), wants="scores") for value in (9, 255, 8)]
+    items = [WorkItem(fussy, images=np.full((1, 28, 28, 1), value, np.uint8), output="scores") for value in (9, 255, 8)]
     held = threading.Event()
     pool = Pool(threads=1)
-    monkeypatch.setattr(pool, "_with_others", lambda first: [first, *others(pool, held)])
-    results = answered(pool, tickets)
-    assert [type(result) for result in results] == [Ticket, MemoryError, Ticket]
+    monkeypatch.setattr(pool, "_collect_batch", lambda first: [first, *others(pool, held)])
+    results = answered(pool, items)
+    assert [type(result) for result in results] == [WorkItem, MemoryError, WorkItem]
     assert held.is_set()
 
 
@@ -98,24 +98,24 @@ def others(pool, held):
     """All that waits, once everything does."""
     taken = []
     while pool.waiting:
-        taken.append(pool._tickets.get())
+        taken.append(pool._queue.get())
     if len(taken) == 2:
         held.set()
-    return [ticket for ticket in taken if ticket is not None]
+    return [item for item in taken if item is not None]
 
 
 def test_a_full_queue_refuses(runner):
     pool = Pool(max_queue=2, threads=1)
 
     async def five():
-        asks = [asyncio.ensure_future(pool.answer(Ticket(runner, images=noise(n), wants="scores"))) for n in range(5)]
+        asks = [asyncio.ensure_future(pool.process(WorkItem(runner, images=noise(n), output="scores"))) for n in range(5)]
         await asyncio.sleep(0)
         pool.start()
         return await asyncio.gather(*asks, return_exceptions=True)
 
     results = asyncio.run(five())
     pool.close()
-    assert [type(result) for result in results] == [Ticket, Ticket, Overloaded, Overloaded, Overloaded]
+    assert [type(result) for result in results] == [WorkItem, WorkItem, QueueFull, QueueFull, QueueFull]
     assert str(results[2]) == "2 requests are waiting already: ask again in a moment."
 
 
@@ -124,16 +124,16 @@ def test_close_answers_what_waits_and_takes_no_more(runner):
 
     async def close_behind():
         asks = [
-            asyncio.ensure_future(pool.answer(Ticket(runner, images=noise(n, 40), wants="scores"))) for n in range(9)
+            asyncio.ensure_future(pool.process(WorkItem(runner, images=noise(n, 40), output="scores"))) for n in range(9)
         ]
         await asyncio.sleep(0)
         pool.start()
         await asyncio.to_thread(pool.close)
-        return await asyncio.gather(*asks), await asyncio.gather(pool.answer(asks[0]), return_exceptions=True)
+        return await asyncio.gather(*asks), await asyncio.gather(pool.process(asks[0]), return_exceptions=True)
 
     answers, late = asyncio.run(close_behind())
-    assert all(len(ticket.scores.logits) == 40 for ticket in answers)
-    assert isinstance(late[0], Stopped)
+    assert all(len(item.scores.logits) == 40 for item in answers)
+    assert isinstance(late[0], PoolUnavailable)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -144,8 +144,8 @@ def test_a_dead_worker_is_told_and_its_requests_end(runner, monkeypatch):
     doomed = Runner(runner.model)
     monkeypatch.setattr(doomed, "run", die)
     pool = Pool(threads=1)
-    (result,) = answered(pool, [Ticket(doomed, images=noise(1), wants="scores")])
-    assert isinstance(result, Stopped)
+    (result,) = answered(pool, [WorkItem(doomed, images=noise(1), output="scores")])
+    assert isinstance(result, PoolUnavailable)
     assert not pool.alive
 
 
@@ -156,12 +156,12 @@ def test_a_ticket_that_was_given_up_is_not_classified(runner, monkeypatch):
     pool = Pool(threads=1)
 
     async def leave():
-        ticket = Ticket(watched, images=noise(1), wants="scores")
-        ask = asyncio.ensure_future(pool.answer(ticket))
+        item = WorkItem(watched, images=noise(1), output="scores")
+        ask = asyncio.ensure_future(pool.process(item))
         await asyncio.sleep(0)
         ask.cancel()
         await asyncio.gather(ask, return_exceptions=True)
-        assert ticket.images is None  # nor kept in memory while it waits
+        assert item.images is None  # nor kept in memory while it waits
         pool.start()
         await asyncio.to_thread(pool.close)
 
@@ -184,7 +184,7 @@ def test_many_pictures_are_not_decoded_to_the_end_when_they_are_given_up(runner,
     pool = Pool(threads=1)
 
     async def leave():
-        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [Named("x", picture(1))] * 1000)))
+        ask = asyncio.ensure_future(pool.process(WorkItem(runner, [Named("x", picture(1))] * 1000)))
         pool.start()
         await asyncio.to_thread(begun.wait, 60)
         ask.cancel()
@@ -226,20 +226,20 @@ def test_on_a_gpu_batches_of_warmed_sizes_are_run(runner, monkeypatch):
 
 def test_a_gpus_worker_waits_for_others(runner):
     pool = Pool("cuda", threads=1)
-    pool.wait_s = 0.5
-    tickets = [Ticket(runner, images=noise(n), wants="scores") for n in range(20)]
+    pool.batch_wait_s = 0.5
+    items = [WorkItem(runner, images=noise(n), output="scores") for n in range(20)]
 
     async def one_after_the_other():
         asks = []
-        for ticket in tickets:
-            asks.append(asyncio.ensure_future(pool.answer(ticket)))
+        for item in items:
+            asks.append(asyncio.ensure_future(pool.process(item)))
             await asyncio.sleep(0.001)
         await asyncio.gather(*asks)
 
     pool.start()
     asyncio.run(one_after_the_other())
     pool.close()
-    assert max(ticket.batch for ticket in tickets) >= 18
+    assert max(item\.batch_size for item in items) >= 18
 
 
 def large_picture(number):
@@ -252,18 +252,18 @@ def large_picture(number):
 
 
 def test_large_pictures_get_their_own_answers_beside_small_ones(runner):
-    tickets = [Ticket(runner, [large_picture(n)]) if n % 5 == 0 else Ticket(runner, [Named("", picture(n))])
+    items = [WorkItem(runner, [large_picture(n)]) if n % 5 == 0 else WorkItem(runner, [Named("", picture(n))])
                for n in range(60)]  # fmt: skip
-    tickets.append(Ticket(runner, [large_picture(1), Named("bad", b"x"), large_picture(2)]))
-    scores = [Ticket(runner, [large_picture(n)], wants="scores") for n in (3, 4)]
-    answered(Pool(), [*tickets, *scores])
-    for number, ticket in enumerate(tickets[:-1]):
+    items.append(WorkItem(runner, [large_picture(1), Named("bad", b"x"), large_picture(2)]))
+    scores = [WorkItem(runner, [large_picture(n)], output="scores") for n in (3, 4)]
+    answered(Pool(), [*items, *scores])
+    for number, item in enumerate(items[:-1]):
         source = large_picture(number) if number % 5 == 0 else Named("", picture(number))
-        assert ticket.rows == runner.model.predict([source]), number
-    assert [row.error is None for row in tickets[-1].rows] == [True, False, True]
-    for number, ticket in zip((3, 4), scores, strict=True):
+        assert item.rows == runner.model.predict([source]), number
+    assert [row.error is None for row in items[-1].rows] == [True, False, True]
+    for number, item in zip((3, 4), scores, strict=True):
         (row,) = runner.model.predict([large_picture(number)])
-        assert ticket.scores.probabilities.max() == pytest.approx(row.probability)
+        assert item.scores.probabilities.max() == pytest.approx(row.probability)
 
 
 def blocking(runner, monkeypatch, wide=1200):
@@ -285,14 +285,14 @@ def blocking(runner, monkeypatch, wide=1200):
 def test_small_pictures_do_not_wait_behind_large_ones_whose_queue_is_bounded(runner, monkeypatch):
     release, begun = blocking(runner, monkeypatch)
     pool = Pool()
-    most = len(pool.large_threads) + LARGE_WAITING
+    most = len(pool.large_threads) + MAX_LARGE_QUEUE
 
     async def attack():
-        large = [asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)]))) for _ in range(most + 10)]
+        large = [asyncio.ensure_future(pool.process(WorkItem(runner, [large_picture(0)]))) for _ in range(most + 10)]
         while len(begun) < len(pool.large_threads):
             await asyncio.sleep(0.01)
         for number in range(50):
-            await asyncio.wait_for(pool.answer(Ticket(runner, [Named("", picture(number))])), 20)
+            await asyncio.wait_for(pool.process(WorkItem(runner, [Named("", picture(number))])), 20)
         waiting = pool.waiting
         release.set()
         return waiting, await asyncio.gather(*large, return_exceptions=True)
@@ -303,18 +303,18 @@ def test_small_pictures_do_not_wait_behind_large_ones_whose_queue_is_bounded(run
     finally:
         release.set()
         pool.close()
-    refused = [result for result in results if isinstance(result, Overloaded)]
-    assert waiting <= LARGE_WAITING
+    refused = [result for result in results if isinstance(result, QueueFull)]
+    assert waiting <= MAX_LARGE_QUEUE
     assert 0 < len(refused) <= 10 + len(pool.large_threads)
     assert str(refused[0]) == "32 requests with large images are waiting already: ask again in a moment."
-    assert all(isinstance(result, Ticket | Overloaded) for result in results)
+    assert all(isinstance(result, WorkItem | QueueFull) for result in results)
     assert begun.count(1200) == len(results) - len(refused)
 
 
 def test_many_small_pictures_of_one_request_are_a_large_one(runner):
-    assert Ticket(runner, [Named("", picture(1))]).pixels() == 1600
-    assert Ticket(runner, [Named("", b"broken")] * 1000).pixels() > LARGE_PIXELS
-    assert Ticket(runner, [large_picture(1)]).pixels() > LARGE_PIXELS
+    assert WorkItem(runner, [Named("", picture(1))]).pixels() == 1600
+    assert WorkItem(runner, [Named("", b"broken")] * 1000).pixels() > LARGE_PIXELS
+    assert WorkItem(runner, [large_picture(1)]).pixels() > LARGE_PIXELS
 
 
 def test_large_pictures_that_were_given_up_are_not_decoded(runner, monkeypatch):
@@ -322,7 +322,7 @@ def test_large_pictures_that_were_given_up_are_not_decoded(runner, monkeypatch):
     pool = Pool()
 
     async def leave():
-        asks = [asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)] * 3))) for _ in range(9)]
+        asks = [asyncio.ensure_future(pool.process(WorkItem(runner, [large_picture(0)] * 3))) for _ in range(9)]
         while not begun:
             await asyncio.sleep(0.01)
         for ask in asks:
@@ -341,15 +341,15 @@ def test_tells_how_long_a_thread_is_at_its_present_picture(runner, monkeypatch):
     pool = Pool(threads=1)
 
     async def measure():
-        assert pool.longest_s() == 0
-        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [Named("", picture(1))] * 2)))
+        assert pool.longest_step_s() == 0
+        ask = asyncio.ensure_future(pool.process(WorkItem(runner, [Named("", picture(1))] * 2)))
         while not begun:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
-        stuck = pool.longest_s()
+        stuck = pool.longest_step_s()
         release.set()
         await ask
-        while pool.longest_s():
+        while pool.longest_step_s():
             await asyncio.sleep(0.01)
         return stuck
 
@@ -361,7 +361,7 @@ def test_tells_how_long_a_thread_is_at_its_present_picture(runner, monkeypatch):
 def test_a_pool_that_is_stuck_takes_nothing(runner):
     pool = Pool()
     pool.stuck = True
-    with pytest.raises(Stopped, match="starting again"):
+    with pytest.raises(PoolUnavailable, match="starting again"):
         pool.admit()
 
 
@@ -372,11 +372,11 @@ def test_threads_survive_whatever_work_raises(runner, monkeypatch, error):
 
     pool = Pool(threads=1)
     monkeypatch.setattr("serve.service.pool.prepare_all", fail)
-    assert answered(pool, [Ticket(runner, [Named("", picture(1))]), Ticket(runner, [large_picture(1)])]) == [error] * 2
+    assert answered(pool, [WorkItem(runner, [Named("", picture(1))]), WorkItem(runner, [large_picture(1)])]) == [error] * 2
     monkeypatch.undo()
-    monkeypatch.setattr("serve.service.pool._queued", fail)
+    monkeypatch.setattr("serve.service.pool._add_queue_time", fail)
     pool = Pool(threads=1)
-    assert answered(pool, [Ticket(runner, [Named("", picture(1))]), Ticket(runner, [large_picture(1)])]) == [error] * 2
+    assert answered(pool, [WorkItem(runner, [Named("", picture(1))]), WorkItem(runner, [large_picture(1)])]) == [error] * 2
     assert pool.alive
 
 
@@ -385,7 +385,7 @@ def test_closing_does_not_wait_for_a_stuck_thread_for_ever(runner, monkeypatch):
     pool = Pool()
 
     async def stick():
-        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)])))
+        ask = asyncio.ensure_future(pool.process(WorkItem(runner, [large_picture(0)])))
         while not begun:
             await asyncio.sleep(0.01)
         began = time.monotonic()
