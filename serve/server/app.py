@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response  # FastAPI resolves annotations in this module
 
 from serve.server import inference_protocol
 from serve.server.gateway import Gateway
@@ -63,10 +66,7 @@ def build_api(settings: Settings, service: Service, health: Health, metrics: Met
     Args:
         socket: where other processes forward requests for the page to; None if this process does not run it.
     """
-    from fastapi import Request
-    from fastapi.responses import JSONResponse, RedirectResponse, Response
     from fastapi_offline import FastAPIOffline
-    from starlette.exceptions import HTTPException
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 import serve.cli.main
 import zoo
 from serve.demo import text
-from serve.demo.files import FILE_BYTES, FOLDER_BYTES, FileStore, set_folder, safe_name
+from serve.demo.files import FILE_BYTES, FOLDER_BYTES, FileStore, safe_name, set_folder
 from serve.demo.jobs import JobFailed, JobQueue, JobRunner
 from serve.service.settings import DEFAULT_MODEL, Settings
 from tests.support.examples import CARD, DEFAULT, REPOSITORY

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from serve.server.page_proxy import PageProxy
-from serve.service.asgi import HTTPError, ConcurrencyLimit
+from serve.service.asgi import ConcurrencyLimit, HTTPError
 from tests.support.server import serving
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na\n\n\r\n"
