@@ -117,7 +117,7 @@ class Callbacks:
             doubt = " (unsure)" if row.unsure else ""
             size = self._service.runner(name).model.size_bytes
             result = [f"{row.label}{doubt}", text.percent(row.probability), f"{item.infer_s * 1e3:.2f} ms"]
-            rows.append([name, *result, f"{size / 1000:,.0f} KB", f"{card.accuracy.value:.2%}"])
+            rows.append([name, *result, f"{size / 1000:,.0f} KB", text.percent(card.accuracy.value)])
         header = ["model", "label", "probability", "latency", "file size", "test accuracy"]
         return text.table(header, rows, f"{len(rows)} models, run one after the other.")
 

@@ -70,9 +70,9 @@ def is_calibrated(calibration: Calibration) -> bool:
 
 
 def latency(item: WorkItem) -> str:
-    return (
-        f"Time: decode and correct {item.decode_s * 1e3:.2f} ms · queue {item.queue_s * 1e3:.2f} ms · "
-        f"network {item.infer_s * 1e3:.2f} ms"
+    stages = {"decode and correct": item.decode_s, "queue": item.queue_s, "network": item.infer_s}
+    return "Time: " + " · ".join(
+        f"{stage} {seconds * 1e3:.2f}\N{NO-BREAK SPACE}ms" for stage, seconds in stages.items()
     )
 
 
