@@ -194,8 +194,9 @@ def _result() -> list[Any]:
     """The components of a result: probabilities, the network's input, and text."""
     message = gr.Markdown(text.HINT, elem_classes="zoo-answer", container=False)
     bars = gr.Label(label="Most probable labels", num_top_classes=TOP_K)
-    network_input = gr.Image(label="Input of the network", interactive=False, format="png", buttons=[], height=264,
-                    elem_classes="zoo-seen")  # fmt: skip
+    network_input = gr.Image(
+        label="Input of the network", interactive=False, format="png", buttons=[], height=264, elem_classes="zoo-seen"
+    )
     return [bars, network_input, message]
 
 

@@ -175,6 +175,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_events_read_only_uploaded_files(server, name, shape):
@@ -194,6 +195,7 @@ def test_events_read_only_uploaded_files(server, name, shape):
         assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_events_fetch_no_urls(server, local_web, name):
     with client_of(server) as client:
@@ -223,6 +225,7 @@ def raw_get(server, target):
             return answer.read()
 
 
+@pytest.mark.slow
 def test_files_are_served_by_id_only(server):
     with client_of(server) as client:
         own = upload(client, SEVEN.read_bytes())[0]
@@ -238,6 +241,7 @@ def test_files_are_served_by_id_only(server):
                 assert b"root:" not in answer
 
 
+@pytest.mark.slow
 def test_visitors_cannot_access_files_of_others(server):
     with client_of(server) as mine, client_of(server) as other:
         own = upload(mine, SEVEN.read_bytes(), names=["secret.png"])[0]
@@ -274,12 +278,14 @@ def test_safe_name_is_a_plain_file_name(name):
     assert not safe.startswith(".")
 
 
+@pytest.mark.slow
 def test_upload_keeps_file_name(server):
     with client_of(server) as client:
         for name, expected in {"sieben Ü (1).png": "sieben Ü (1).png", "a/b/c.png": "c.png", "..": "file"}.items():
             assert upload(client, b"x", names=[name])[0].split("/")[1] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.html", "x.svg", "x.xml", "x.js", "x.pdf", "x.png.htm", "x"])
 def test_uploads_are_never_served_as_pages(server, name):
     content = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/><script>alert(1)</script>"
@@ -294,6 +300,7 @@ def test_uploads_are_never_served_as_pages(server, name):
             assert "sandbox" in one.headers["content-security-policy"]
 
 
+@pytest.mark.slow
 def test_svg_in_event_is_served_as_attachment(server):
     """Gradio would serve an SVG inline, and to everybody, as a file of the application."""
     with client_of(server) as client:
@@ -313,6 +320,7 @@ PATH_PATTERNS = [
 ]
 
 
+@pytest.mark.slow
 def test_responses_contain_no_server_paths(server, tmp_path):
     with client_of(server) as client:
         paths = ["/", "/config", "/theme.css", "/manifest.json", "/gradio_api/info"]
@@ -453,6 +461,7 @@ def test_all_frontend_files_are_reachable_and_nothing_else():
         assert not any(one.fullmatch(path) for one in patterns), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -471,6 +480,7 @@ def test_other_gradio_routes_return_404_or_405(server, method, path):
     assert list(answer.json()) in (["error"], ["error", "detail"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/static/" + "a" * 256, "/static/" + "a/" * 2100 + "b", "/assets/" + "b" * 5000])
 def test_too_long_file_names_return_404(server, path):
     answer = httpx.get(server.url + path)
@@ -478,6 +488,7 @@ def test_too_long_file_names_return_404(server, path):
     assert list(answer.json()) == ["error"]
 
 
+@pytest.mark.slow
 def test_truncated_upload_returns_400(server):
     body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhalf'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -499,12 +510,14 @@ def test_stale_session_with_unfetched_results_is_dropped(page, monkeypatch):
     assert len(sessions) == module.MAX_SESSIONS
 
 
+@pytest.mark.slow
 def test_deep_links_are_ignored(server):
     """Gradio would read it from a folder of uploads."""
     plain = httpx.get(server.url + "/config").json()
     assert httpx.get(server.url + "/config?deep_link=abc").json() == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", ["X-Forwarded-Host", "X-Gradio-Server"])
 def test_forwarded_host_headers_are_ignored(server, header):
     for path in ("/", "/config", "/gradio_api/info", "/config"):
@@ -513,12 +526,14 @@ def test_forwarded_host_headers_are_ignored(server, header):
         assert "evil.example" not in httpx.get(server.url + path).text
 
 
+@pytest.mark.slow
 def test_no_cors_headers_for_other_origins(server):
     for path in ("/config", "/gradio_api/info", "/"):
         answer = httpx.get(server.url + path, headers={"Origin": "http://evil.example"})
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+@pytest.mark.slow
 def test_event_without_json_content_type_returns_415(server):
     """Browsers send these three content types to any host without a preflight request."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
@@ -527,6 +542,7 @@ def test_event_without_json_content_type_returns_415(server):
         assert answer.status_code == 415
 
 
+@pytest.mark.slow
 def test_page_policy_forbids_other_hosts(server):
     policy = httpx.get(server.url + "/").headers["content-security-policy"]
     assert "default-src 'self'" in policy
@@ -640,7 +656,8 @@ def test_upload_of_too_many_files_returns_400(page):
     assert page.client.post("/gradio_api/upload", files=files).status_code == 400
 
 
-def test_upload_progress_ends(page):
+def test_upload_progress_ends(page, monkeypatch):
+    monkeypatch.setattr("serve.demo.guard.UPLOAD_BEGINS_S", 0.1)
     form = {"files": ("x.png", b"x")}
     assert page.client.post("/gradio_api/upload?upload_id=u1", files=form).status_code == 200
     began = time.monotonic()
@@ -681,6 +698,7 @@ def test_flooding_owner_loses_own_files_only(tmp_path):
     assert len(list(tmp_path.iterdir())) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_uploads_are_bounded_on_disk(tmp_path):
     """With --max-body-mb 0.05, all files together may take 32 times as much."""
@@ -694,6 +712,7 @@ def test_uploads_are_bounded_on_disk(tmp_path):
         assert client.get(f"/gradio_api/file={ids[-1]}").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_sessions_use_bounded_memory(tmp_path):
     """200 sessions send events of almost 1 MB, the largest size, and fetch no result."""
@@ -775,6 +794,7 @@ def batch_request(*paths, folder, **more):
     return {"paths": [str(path) for path in paths], "model": DEFAULT, "form": "csv", "folder": str(folder)} | more
 
 
+@pytest.mark.slow
 def test_job_result_equals_command_output(tmp_path):
     jobs = JobRunner()
     result = run_job(jobs, "batch", **batch_request(SEVEN, folder=tmp_path))
@@ -786,6 +806,7 @@ def test_job_result_equals_command_output(tmp_path):
         run_job(jobs, "batch", **batch_request(tmp_path / "x.zip", folder=tmp_path))
 
 
+@pytest.mark.slow
 def test_job_is_stopped_at_deadline(tmp_path):
     """A pipe without a writer stands in for a file that blocks its reader for ever. (The guard accepts no pipes.)"""
     os.mkfifo(tmp_path / "pipe")
@@ -808,6 +829,7 @@ def test_job_memory_is_limited(tmp_path):
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_job_exits_when_server_is_killed(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     code = (
@@ -908,6 +930,7 @@ def giant_tar():
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024 - 19)
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_archive_bomb_does_not_block_other_visitors(server):
     with client_of(server) as attacker, client_of(server) as visitor:
@@ -921,6 +944,7 @@ def test_archive_bomb_does_not_block_other_visitors(server):
         assert time.monotonic() - began < 30, "half of the deadline of a job"
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_flood_of_jobs_does_not_delay_drawing(server):
     """Of 60 inspections at once, of seconds each, two run, a few wait, and the others are rejected at once."""
@@ -958,6 +982,7 @@ def jobs_of(server):
     return jobs
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_flood_of_events_uses_bounded_memory(server):
     """8 clients for 5 seconds; each event is in a session of its own, and no result is fetched."""
@@ -1005,6 +1030,7 @@ def test_server_with_running_events_stops_at_once(tmp_path):
 # Text
 
 
+@pytest.mark.slow
 def test_all_interfaces_have_the_same_default_model(server, page):
     library = zoo.load(DEFAULT_MODEL, device="cpu").card.name
     command = json.loads(
@@ -1078,6 +1104,7 @@ def join_queue(client, config, css_class, data, session):
     return next(one["output"] for one in messages if one["msg"] == "process_completed")
 
 
+@pytest.mark.slow
 def test_examples_work_after_temporary_files_are_cleaned(tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -18,6 +18,8 @@ import pytest
 from tests.support.examples import DEFAULT, REPOSITORY
 from tests.support.server import find_browser, serving
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = find_browser()
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -30,7 +32,7 @@ TIMEOUT_MS = 60_000  # the machine may be busy
 def needs_browser(test):
     """Mark a test that drives a browser."""
     skip = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH; set ZOO_CHROMIUM to a browser")
-    return pytest.mark.browser(pytest.mark.slow(skip(test)))
+    return pytest.mark.browser(skip(test))
 
 
 @pytest.fixture(scope="module")

