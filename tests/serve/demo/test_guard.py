@@ -34,7 +34,7 @@ from serve.demo import text
 from serve.demo.files import FILE_BYTES, FOLDER_BYTES, FileStore, safe_name, set_folder
 from serve.demo.jobs import JobFailed, JobQueue, JobRunner
 from serve.service.settings import DEFAULT_MODEL, Settings
-from tests.support.examples import CARD, DEFAULT, REPOSITORY
+from tests.support.paths import CARD, DEFAULT, REPOSITORY
 from tests.support.server import children_of, resident_mb, serving, wait_for
 from zoo.errors import ZooError
 

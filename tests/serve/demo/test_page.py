@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.examples import DEFAULT, REPOSITORY
+from tests.support.paths import DEFAULT, REPOSITORY
 from tests.support.server import find_browser, serving
 
 pytestmark = pytest.mark.slow

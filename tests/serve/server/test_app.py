@@ -19,7 +19,7 @@ from serve.server.log import LOG
 from serve.service.asgi import HTTPError, status_of
 from serve.service.pool import Pool, QueueFull, Runner
 from serve.service.settings import Settings
-from tests.support.examples import DEFAULT, REPOSITORY, VERSION
+from tests.support.paths import DEFAULT, REPOSITORY, VERSION
 from zoo.errors import BadInput, ModelNotFound, WrongUsage, ZooError
 
 SEVEN = REPOSITORY / "examples" / "seven.png"

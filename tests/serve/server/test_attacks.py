@@ -29,7 +29,7 @@ from serve.cli.serve import HEAD_MS
 from serve.server.app import build
 from serve.server.request import STALL_S
 from serve.service.settings import Settings
-from tests.support.examples import REPOSITORY
+from tests.support.paths import REPOSITORY
 from tests.support.server import free_port, resident_mb, serving, wait_for
 from tests.support.slow_server import ENDS, FAILS, HOLDS, SLEEPS
 

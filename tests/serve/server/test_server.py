@@ -22,7 +22,7 @@ import zoo
 from serve.cli.main import cli
 from serve.server.app import build
 from serve.service.settings import Settings
-from tests.support.examples import DEFAULT, REPOSITORY, VERSION
+from tests.support.paths import DEFAULT, REPOSITORY, VERSION
 from tests.support.server import RunningServer, cpu_seconds, free_port, resident_mb, serving, wait_for
 
 SEVEN = (REPOSITORY / "examples" / "seven.png").read_bytes()

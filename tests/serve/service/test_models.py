@@ -4,7 +4,7 @@ import pytest
 
 from serve.service.models import Service
 from serve.service.settings import Settings
-from tests.support.examples import CARD, add_model
+from tests.support.paths import CARD, add_model
 from zoo import registry
 from zoo.errors import BadModel
 
