@@ -55,8 +55,12 @@ def _set_limits() -> None:
     import resource
 
     os.nice(NICE)
-    for resource_kind, limit in ((resource.RLIMIT_DATA, MAX_MEMORY_BYTES), (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
-                       (resource.RLIMIT_CPU, MAX_CPU_S), (resource.RLIMIT_CORE, 0)):  # fmt: skip
+    for resource_kind, limit in (
+        (resource.RLIMIT_DATA, MAX_MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+        (resource.RLIMIT_CPU, MAX_CPU_S),
+        (resource.RLIMIT_CORE, 0),
+    ):
         with suppress(ValueError, OSError):  # the limit is already lower
             resource.setrlimit(resource_kind, (limit, limit))
     with suppress(OSError):  # Linux only: if memory runs out, the kernel ends the job, not the server

@@ -253,8 +253,9 @@ def _example_picker(callbacks: Callbacks, picture: gr.Image) -> None:
         return
     buttons = "".join(
         f'<button type="button" data-example="{name}" aria-label="Example {name}"><img src="{_thumbnail(path)}" '
-        'alt=""></button>' for name, path in _examples().items()
-    )  # fmt: skip
+        'alt=""></button>'
+        for name, path in _examples().items()
+    )
     picker = gr.HTML(
         "",
         html_template=f"<span>Or click an example:</span>{buttons}",

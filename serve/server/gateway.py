@@ -40,9 +40,12 @@ Handler = Callable[[Request, Service, Settings, dict[str, str]], Awaitable[None]
 
 CLASSIFY_ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
     ("predict", re.compile(r"/models/(?P<name>[^/]+)/predict/?"), predict_route.predict),
-    ("infer", re.compile(r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?/infer/?"),
-     inference_protocol.infer),
-]  # fmt: skip
+    (
+        "infer",
+        re.compile(r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?/infer/?"),
+        inference_protocol.infer,
+    ),
+]
 API_PATHS = re.compile(r"/|/(models|v2|metrics|docs|redoc|openapi\.json)(/.*)?")  # all others are the page's
 PUBLIC_PATHS = ("/v2/health/live", "/v2/health/ready")  # for probes: without a key, under any host name
 MAX_LARGE_BODIES = 16  # of the largest size, held at a time

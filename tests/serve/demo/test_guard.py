@@ -395,9 +395,11 @@ PASSED_TO_GRADIO = {
     ("GET", "/gradio_api/call/v2/{api_name}/{event_id}"),
 }  # fmt: skip
 SERVED_BY_GUARD = {
-    ("GET", "/assets/{path:path}"), ("GET", "/static/{path:path}"), ("POST", "/gradio_api/upload"),
+    ("GET", "/assets/{path:path}"),
+    ("GET", "/static/{path:path}"),
+    ("POST", "/gradio_api/upload"),
     ("GET", "/gradio_api/upload_progress"),
-}  # fmt: skip
+}
 
 
 def test_only_listed_gradio_routes_are_reachable(page, monkeypatch):
@@ -591,8 +593,9 @@ def test_any_event_data_gets_valid_status(page, name, data, by_name):
 @FAST
 def test_any_queue_event_gets_valid_status(page, session, function, data):
     event = {"session_hash": session, "fn_index": function, "data": data, "batched": True, "trigger_id": data}
-    answer = page.client.post("/gradio_api/queue/join", content=orjson.dumps(event),
-                              headers={"content-type": "application/json"})  # fmt: skip
+    answer = page.client.post(
+        "/gradio_api/queue/join", content=orjson.dumps(event), headers={"content-type": "application/json"}
+    )
     assert answer.status_code in (200, 400, 429), answer.text
 
 

@@ -139,12 +139,14 @@ def test_touch_drawing_on_dark_phone(browser, server):
 @needs_browser
 def test_keyboard_reaches_all_controls(browser, server):
     with opened(browser, server, "keyboard") as page:
+        name_of_focus = """() => {
+            const focused = document.activeElement;
+            return (focused.innerText || focused.getAttribute("aria-label") || "").trim();
+        }"""
         reached = set()
         for _ in range(60):
             page.keyboard.press("Tab")
-            reached.add(page.evaluate(
-                "(document.activeElement.innerText || document.activeElement.getAttribute('aria-label') || '').trim()"
-            ))  # fmt: skip
+            reached.add(page.evaluate(name_of_focus))
         assert {"Draw a digit", "Undo", "Clear"} <= reached
         page.get_by_role("tab", name="Draw a digit").focus()
         page.get_by_role("tab", name="Image", exact=True).focus()

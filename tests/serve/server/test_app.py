@@ -126,8 +126,9 @@ PREAMBLES = [b"", b"\r\n", b"This is a form.\r\n", b"--bb\r\n--\n", b"x" * 100_0
 
 @pytest.mark.parametrize("preamble", PREAMBLES)
 def test_form_accepts_preamble(client, preamble):
-    status, rows = post(client, "/models/mnist14k/predict", content=form(b"; name=a; filename=a", before=preamble),
-                        headers=FORM)  # fmt: skip
+    status, rows = post(
+        client, "/models/mnist14k/predict", content=form(b"; name=a; filename=a", before=preamble), headers=FORM
+    )
     assert (status, [row["label"] for row in rows]) == (200, ["7"]), rows
 
 
@@ -441,8 +442,9 @@ def test_cross_origin_post_returns_403(sites, client):
 
 def test_no_cors_headers_by_default(client):
     for method, path in [("GET", "/models"), ("OPTIONS", "/models/mnist14k/predict"), ("GET", "/nowhere")]:
-        answer = client.request(method, path, headers={"Origin": "https://app.example",
-                                                       "Access-Control-Request-Method": "POST"})  # fmt: skip
+        answer = client.request(
+            method, path, headers={"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+        )
         assert not [name for name in answer.headers if name.startswith("access-control-")]
         assert answer.status_code != 204
 
@@ -450,10 +452,14 @@ def test_no_cors_headers_by_default(client):
 def test_cors_origins_may_read_every_response(sites):
     page = {"Origin": "https://app.example"}
     for method, path, headers, status in [
-        ("GET", "/models", {}, 200), ("GET", "/nowhere", {}, 404), ("POST", "/models/mnist14k/predict", PNG, 400),
-        ("GET", "/models", {"X-API-Key": "wrong"}, 401), ("GET", "/models", {"Host": "evil.example"}, 421),
-        ("GET", "/v2/health/ready", {}, 200), ("GET", "/models/mnist14k/predict", {}, 405),
-    ]:  # fmt: skip
+        ("GET", "/models", {}, 200),
+        ("GET", "/nowhere", {}, 404),
+        ("POST", "/models/mnist14k/predict", PNG, 400),
+        ("GET", "/models", {"X-API-Key": "wrong"}, 401),
+        ("GET", "/models", {"Host": "evil.example"}, 421),
+        ("GET", "/v2/health/ready", {}, 200),
+        ("GET", "/models/mnist14k/predict", {}, 405),
+    ]:
         answer = sites.request(method, path, headers=page | headers, content=b"x")
         assert answer.status_code == status
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
@@ -482,9 +488,11 @@ def test_preflight_requests_are_answered(sites, tmp_path):
         assert "Origin" in answer.headers["vary"]
         assert sites.options(path, headers=preflight | {"Origin": "https://other.example"}).status_code == 403
     with app(tmp_path, cors_origins=("*",)) as anybody:
-        for answer in (anybody.options("/models", headers=preflight | {"Origin": "https://other.example"}),
-                       anybody.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG),
-                       anybody.get("/nowhere", headers={"Origin": "null"})):  # fmt: skip
+        for answer in (
+            anybody.options("/models", headers=preflight | {"Origin": "https://other.example"}),
+            anybody.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG),
+            anybody.get("/nowhere", headers={"Origin": "null"}),
+        ):
             assert answer.headers["access-control-allow-origin"] == "*"
 
 
@@ -616,18 +624,22 @@ WRONG_REQUESTS = {
     "output": ({"inputs": [GOOD], "outputs": [{"name": "boxes"}]}, "no output 'boxes'"),
     "output that is a list": ({"inputs": [GOOD], "outputs": [{"name": []}]}, "no output []"),
     "output twice": ({"inputs": [GOOD], "outputs": [{"name": "logits"}] * 2}, "listed twice"),
-    "files": ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1001], "data": [""] * 1001}]},
-        "1000 image files per request, not 1001"),
+    "files": (
+        {"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1001], "data": [""] * 1001}]},
+        "1000 image files per request, not 1001",
+    ),
     "outputs": ({"inputs": [GOOD], "outputs": "label"}, "'outputs' must be a list"),
     "parameters": ({"inputs": [GOOD | {"parameters": 3}]}, "'parameters' must be an object"),
-    "classification": ({"inputs": [GOOD], "outputs": [{"name": "label", "parameters": {"classification": 3}}]},
-        "not supported"),
+    "classification": (
+        {"inputs": [GOOD], "outputs": [{"name": "label", "parameters": {"classification": 3}}]},
+        "not supported",
+    ),
     "binary that is not there": ({"inputs": [GOOD | {"parameters": {"binary_data_size": 784}}]}, "0 bytes follow"),
     "base64": ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": ["%"]}]}, "base64"),
     "count": ({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [2], "data": ["aa=="]}]}, "but 1 items"),
     "id": ({"id": 3, "inputs": [GOOD]}, "'id' must be a string"),
     "a list": ([1], "not a JSON object"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG_REQUESTS)

@@ -87,8 +87,11 @@ def receive_all(connection, seconds=10):
 
 
 def head(length, path=PREDICT, more=b""):
-    return (b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: %d\r\n%b\r\n"
-            % (path.encode(), length, more))  # fmt: skip
+    return b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: %d\r\n%b\r\n" % (
+        path.encode(),
+        length,
+        more,
+    )
 
 
 def predict(server, content=SEVEN, timeout=20.0, path=PREDICT, headers=PNG):
@@ -296,8 +299,9 @@ TRAVERSALS = [
 def test_path_traversal_reads_no_file(server):
     for path in TRAVERSALS:
         for method in (b"GET", b"POST"):
-            with connect(server, b"%b %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-                         % (method, path.encode())) as connection:  # fmt: skip
+            with connect(
+                server, b"%b %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % (method, path.encode())
+            ) as connection:
                 received, closed = receive_all(connection)
             assert closed
             assert re.match(rb"HTTP/1\.1 (4\d\d|307) ", received), (path, received[:200])

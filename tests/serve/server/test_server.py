@@ -69,8 +69,10 @@ def test_tritonclient_works(server, model):
     assert client.is_model_ready("mnist14k", VERSION)
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
     assert client.get_model_metadata("mnist14k")["inputs"][0] == {
-        "name": "image", "datatype": "UINT8", "shape": [-1, 28, 28, 1]
-    }  # fmt: skip
+        "name": "image",
+        "datatype": "UINT8",
+        "shape": [-1, 28, 28, 1],
+    }
     images = np.random.default_rng(2).integers(0, 256, (40, 28, 28, 1), np.uint8)
     scores = model.run(images)
     for binary in (True, False):
@@ -89,8 +91,10 @@ def test_tritonclient_works(server, model):
     encoded.set_data_from_numpy(np.array([SEVEN, SEVEN], object))
     result = client.infer("mnist14k", [encoded], model_version=VERSION)
     assert [label.decode() for label in result.as_numpy("label")] == ["7", "7"]
-    with pytest.raises(triton.InferenceServerException if hasattr(triton, "InferenceServerException") else Exception,
-                       match="did you mean"):  # fmt: skip
+    with pytest.raises(
+        triton.InferenceServerException if hasattr(triton, "InferenceServerException") else Exception,
+        match="did you mean",
+    ):
         client.infer("mnst14k", [encoded])
     client.close()
 
@@ -101,8 +105,12 @@ def test_infer_thousands_of_images(server, model):
     request = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [3000, 28, 28, 1],
                            "parameters": {"binary_data_size": images.size}}]}  # fmt: skip
     head = json.dumps(request).encode()
-    answer = httpx.post(server.url + "/v2/models/mnist14k/infer", content=head + images.tobytes(), timeout=60,
-                        headers={"Inference-Header-Content-Length": str(len(head))})  # fmt: skip
+    answer = httpx.post(
+        server.url + "/v2/models/mnist14k/infer",
+        content=head + images.tobytes(),
+        timeout=60,
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
     labels = next(output for output in answer.json()["outputs"] if output["name"] == "label")["data"]
     assert labels == [
         str(label) for label in np.concatenate([model.run(part)[0] for part in np.split(images, 30)]).argmax(1)
@@ -208,8 +216,12 @@ def test_access_log_is_json(server):
     wait_for(lambda: "look-for-me" in server.log, 10)
     line = next(json.loads(line) for line in server.log.splitlines() if "look-for-me" in line)
     assert (line["method"], line["path"], line["status"], line["model"], line["images"]) == (
-        "POST", PREDICT, 200, DEFAULT, 1
-    )  # fmt: skip
+        "POST",
+        PREDICT,
+        200,
+        DEFAULT,
+        1,
+    )
     assert line["bytes_in"] == len(SEVEN)
     assert line["ms"] > 0
 
@@ -267,9 +279,12 @@ def test_killed_process_is_noticed_and_replaced(tmp_path):
 
 def run_serve(*options, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "serve.cli", "serve", *options], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "serve.cli", "serve", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow

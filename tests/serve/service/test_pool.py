@@ -257,8 +257,10 @@ def large_image(number):
 
 @pytest.mark.slow
 def test_large_images_get_their_own_results(runner):
-    items = [WorkItem(runner, [large_image(n)]) if n % 5 == 0 else WorkItem(runner, [Named("", image_file(n))])
-               for n in range(60)]  # fmt: skip
+    items = [
+        WorkItem(runner, [large_image(n)]) if n % 5 == 0 else WorkItem(runner, [Named("", image_file(n))])
+        for n in range(60)
+    ]
     items.append(WorkItem(runner, [large_image(1), Named("bad", b"x"), large_image(2)]))
     scores = [WorkItem(runner, [large_image(n)], output="scores") for n in (3, 4)]
     process_all(Pool(), [*items, *scores])
