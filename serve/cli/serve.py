@@ -189,9 +189,9 @@ def _app(settings: Settings) -> Any:
 
 def _mount_page(app: FastAPI, service: Service, metrics: Metrics, settings: Settings) -> None:
     """Add the web page to the API's application: the only place that knows both."""
-    from serve.demo.files import keep_in
+    from serve.demo.files import set_folder
 
-    files = keep_in(Path(settings.folder, "files"))  # which Gradio looks at when it is imported
+    files = set_folder(Path(settings.folder, "files"))  # which Gradio looks at when it is imported
     from serve.demo.page import mount
 
     mount(app, service, metrics, settings, files)

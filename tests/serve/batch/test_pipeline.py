@@ -26,7 +26,7 @@ from serve.batch.inputs import Input, Url
 from serve.batch.pipeline import Summary, TooManyErrors, run
 from serve.batch.resume import Parts
 from serve.batch.workers import Workers
-from tests.support.examples import heed_ctrl_c
+from tests.support.paths import heed_ctrl_c
 from zoo.errors import WrongUsage
 from zoo.images.read import Named
 from zoo.model import bind

@@ -24,7 +24,7 @@ from serve.batch.workers import WorkerDied, Workers
 from serve.devices import cores
 from tests.serve.batch.test_pipeline import Kept
 from tests.support import work
-from tests.support.examples import heed_ctrl_c
+from tests.support.paths import heed_ctrl_c
 from zoo.images.read import Named
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from serve.cli import main as cli
 from serve.cli.main import main
-from tests.support.examples import REPOSITORY, add_model
+from tests.support.paths import REPOSITORY, add_model
 from zoo import errors, registry
 from zoo.card import Card
 from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, printable

@@ -24,7 +24,7 @@ from PIL import Image
 
 from serve.batch.inputs import expand
 from serve.cli import main as cli
-from tests.support.examples import DEFAULT, add_model, heed_ctrl_c
+from tests.support.paths import DEFAULT, add_model, heed_ctrl_c
 
 
 def zoo_command(*arguments, stdin=b"", cwd=None, **environment):

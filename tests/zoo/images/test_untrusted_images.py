@@ -147,7 +147,7 @@ def test_pixels_are_bounded_in_every_format(form, limit):
 @pytest.mark.parametrize("value", ["many", "0", "-3", "nan", "inf", "0.01"])
 def test_a_limit_that_is_no_number_is_refused(value, limit):
     limit(value)
-    with pytest.raises(WrongUsage, match="ZOO_MAX_MEGAPIXELS is .*number of megapixels"):
+    with pytest.raises(WrongUsage, match=r"ZOO_MAX_MEGAPIXELS is .*number of megapixels"):
         limits.max_pixels()
     assert declared_pixels(small("PNG")) == 0
 
