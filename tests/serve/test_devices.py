@@ -6,7 +6,7 @@ import pytest
 
 from serve import devices
 from serve.cli import predict as predicting
-from serve.devices import CUDA_FROM, Speed, cuda_is_faster_from, load_for
+from serve.devices import CUDA_MIN_IMAGES, Speed, cuda_is_faster_from, load_for
 from zoo import runtime
 from zoo.errors import DeviceUnavailable
 
@@ -20,17 +20,17 @@ def opened(monkeypatch):
     return log
 
 
-@pytest.mark.parametrize("count", [0, 1, CUDA_FROM - 1, None])
+@pytest.mark.parametrize("count", [0, 1, CUDA_MIN_IMAGES - 1, None])
 def test_auto_never_opens_cuda_for_few(opened, count):
     load_for("mnist14k", "auto", count)
     assert opened == ["auto"]  # which zoo.load answers with the CPU
 
 
 def test_auto_opens_cuda_for_many(opened, monkeypatch):
-    assert load_for("mnist14k", "auto", CUDA_FROM).device == "cuda"
-    assert load_for("mnist14k", "cpu", CUDA_FROM).device == "cpu"
+    assert load_for("mnist14k", "auto", CUDA_MIN_IMAGES).device == "cuda"
+    assert load_for("mnist14k", "cpu", CUDA_MIN_IMAGES).device == "cpu"
     monkeypatch.setattr(devices, "has_cuda", lambda: False)
-    assert load_for("mnist14k", "auto", CUDA_FROM).device == "auto"
+    assert load_for("mnist14k", "auto", CUDA_MIN_IMAGES).device == "auto"
 
 
 def test_auto_stays_on_the_cpu_where_cuda_does_not_open(monkeypatch):
@@ -41,7 +41,7 @@ def test_auto_stays_on_the_cpu_where_cuda_does_not_open(monkeypatch):
 
     monkeypatch.setattr(devices, "has_cuda", lambda: True)
     monkeypatch.setattr(devices, "load", load)
-    assert load_for("mnist14k", "auto", CUDA_FROM) == "auto"
+    assert load_for("mnist14k", "auto", CUDA_MIN_IMAGES) == "auto"
     with pytest.raises(DeviceUnavailable):
         load_for("mnist14k", "cuda", 1)
 
@@ -51,7 +51,7 @@ def test_predict_of_one_image_opens_no_cuda_session(monkeypatch, capsys):
     devices_of_sessions = []
     monkeypatch.setattr(runtime, "_session", lambda *given: devices_of_sessions.append(given[2]) or real(*given))
     monkeypatch.setattr(devices, "has_cuda", lambda: True)
-    request = predicting.Request(("examples/seven.png",), "mnist14k", 3, None, "crop", "auto")
+    request = predicting.PredictOptions(("examples/seven.png",), "mnist14k", 3, None, "crop", "auto")
     assert predicting.predict(request) == 0
     assert devices_of_sessions == ["cpu"]
     assert "on cpu" in capsys.readouterr().err
@@ -65,9 +65,11 @@ def test_predict_of_many_images_takes_cuda_and_says_so(monkeypatch, capsys, mode
         def __getattr__(self, name):
             return getattr(model, name)
 
-    monkeypatch.setattr(predicting, "CUDA_FROM", 2)
+    monkeypatch.setattr(predicting, "CUDA_MIN_IMAGES", 2)
     monkeypatch.setattr(predicting, "load_for", lambda name, device, count: OnCuda() if count == 2 else None)
-    request = predicting.Request(("examples/seven.png", "examples/nine.png"), "mnist14k", 3, None, "crop", "auto")
+    request = predicting.PredictOptions(
+        ("examples/seven.png", "examples/nine.png"), "mnist14k", 3, None, "crop", "auto"
+    )
     assert predicting.predict(request) == 0
     said = capsys.readouterr().err
     assert said.index("on cpu") < said.index("on cuda, for 2 images")
@@ -87,13 +89,13 @@ def test_doctor_shows_both_devices_and_what_auto_takes(monkeypatch):
     monkeypatch.setattr(devices, "measure", lambda content, device: speeds[device])
     monkeypatch.setattr(devices, "cores", lambda: 16)
     rows = dict(devices.describe(b""))
-    assert "opens in 1.01 s" in rows["cuda"]
-    assert "10,000 images/s a core" in rows["cpu"]
-    assert f"cpu; cuda from {CUDA_FROM:,} images on" in rows["auto"]
-    assert "ahead from 400,000 images on here" in rows["auto"]
+    assert "session opens in 1.01 s" in rows["cuda"]
+    assert "10,000 images/s per core" in rows["cpu"]
+    assert f"cpu; cuda from {CUDA_MIN_IMAGES:,} images" in rows["auto"]
+    assert "faster from 400,000 images" in rows["auto"]
 
 
 def test_doctor_without_cuda_measures_the_cpu(model):
     rows = dict(devices.describe(model._made_of[0]))
     assert rows["auto"] == "cpu, always"
-    assert "images/s a core" in rows["cpu"]
+    assert "images/s per core" in rows["cpu"]

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.json
 import pytest
 
-from serve.batch.chunks import Block
-from serve.batch.formats import encode, head
+from serve.batch.formats import encode, header
 from serve.batch.outputs import Stdout, check_out, encoding_of
+from serve.batch.pipeline import Block
 from zoo.errors import WrongUsage
 from zoo.model import Row
 
@@ -29,11 +29,11 @@ def zoo_predict(*arguments, **options):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "rows.txt"], "does not say its form"),
-        (["-o", "nowhere/rows.csv"], "there is no folder nowhere"),
-        (["-o", "."], "does not say its form"),
-        (["-o", ".", "--format", "csv"], "is a folder: name a file"),
-        (["--resume"], "--resume goes on with a file"),
+        (["-o", "rows.txt"], "Unknown output format"),
+        (["-o", "nowhere/rows.csv"], "folder nowhere does not exist"),
+        (["-o", "."], "Unknown output format"),
+        (["-o", ".", "--format", "csv"], "is a folder"),
+        (["--resume"], "add -o FILE"),
     ],
 )
 def test_outputs_that_cannot_be(tmp_path, arguments, words):
@@ -59,10 +59,10 @@ def test_what_no_rows_may_replace(tmp_path, monkeypatch):
     for out, words in {
         "pipe.csv": "is a pipe or a device",
         "/dev/null": "is a pipe or a device",
-        "new.png": "is an image or named like one",
-        "scan": "is an image or named like one",
-        "l.csv": "is what the images are read from",
-        "same.csv": "is what the images are read from",
+        "new.png": "is an image or has the suffix of one",
+        "scan": "is an image or has the suffix of one",
+        "l.csv": "is one of the input files",
+        "same.csv": "is one of the input files",
     }.items():
         with pytest.raises(WrongUsage, match=words):
             check_out(out, ["no.png", "l.csv"])
@@ -76,7 +76,7 @@ def test_rows_do_not_replace_what_they_are_made_from(tmp_path, argument):
     (tmp_path / "row2.csv").write_bytes(b"no.png")
     done = zoo_predict(argument, "-o", "rows.csv", cwd=tmp_path)
     assert (done.returncode, (tmp_path / "rows.csv").read_bytes()) == (2, b"no.png")
-    assert "is what the images are read from" in done.stderr
+    assert "is one of the input files" in done.stderr
 
 
 def write_inputs(folder):
@@ -108,7 +108,7 @@ def test_rows_never_replace_an_input(tmp_path, arguments, out):
     before = (tmp_path / out).read_bytes()
     done = zoo_predict(*arguments, "-o", out, "--format", "csv", cwd=tmp_path)
     assert (done.returncode, (tmp_path / out).read_bytes()) == (2, before)
-    assert f"{out} is what the images are read from" in done.stderr
+    assert f"{out} is one of the input files" in done.stderr
     assert (tmp_path / "in/a.tga").read_bytes() == (tmp_path / "in/c.tga").read_bytes() == damaged
     assert not list(tmp_path.glob("*.parts"))
 
@@ -122,7 +122,7 @@ def test_rows_never_replace_an_image(tmp_path, name):
     for arguments in (["@l.txt"], ["other.png"]):
         done = zoo_predict(*arguments, "-o", name, "--format", "csv", cwd=tmp_path)
         assert done.returncode == 2
-        assert f"{name} is an image or named like one" in done.stderr
+        assert f"{name} is an image or has the suffix of one" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "l.txt"} - {"new.heic"})
 
 
@@ -166,7 +166,7 @@ def test_names_that_are_not_utf8_are_text_for_every_reader(form):
             assert (row["input"], row["error"]) == told
         (row,) = pa.json.read_json(pa.BufferReader(data)).to_pylist()
     elif form == "csv":
-        (row,) = csv.DictReader(io.StringIO((head("csv") + data).decode()))
+        (row,) = csv.DictReader(io.StringIO((header("csv") + data).decode()))
     else:
         (row,) = pa.ipc.open_stream(data).read_all().to_pylist()
     assert (row["input"], row["error"]) == told

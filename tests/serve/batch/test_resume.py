@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import pytest
 
-from serve.batch import resume as parts
-from serve.batch.chunks import Block, identities
+from serve.batch import resume
+from serve.batch.pipeline import Block, identities
 from serve.batch.resume import OutputError, Parts
 from zoo.errors import WrongUsage
 
-ASKED = {"model": "m", "top_k": 3}
+OPTIONS = {"model": "m", "top_k": 3}
 
 
 def block(name):
@@ -22,7 +22,7 @@ def block(name):
 
 
 def begin(out, resume=False):
-    return Parts(out, "jsonl", ASKED, resume)
+    return Parts(out, "jsonl", OPTIONS, resume)
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def test_ctrl_c_within_a_write_adds_nothing(out, monkeypatch):
     first = begin(out)
     first.write(block("a"))
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-        patch.setattr(parts, "replace", interrupt)
+        patch.setattr(resume, "replace", interrupt)
         first.write(block("b"))
     first.close_part()
-    assert first.kept == 1
+    assert first.saved_rows == 1
     first.finish()
     assert out.read_bytes() == b"a\n"
 
@@ -67,7 +67,7 @@ def test_ctrl_c_while_a_part_is_closed_costs_that_part_only(out, monkeypatch, st
         first.close_part()
     first.close_part()  # as who is interrupted does
     second = begin(out, resume=True)
-    assert second.kept == 1
+    assert second.saved_rows == 1
     second.write(block("b"))
     second.finish()
     assert out.read_bytes() == b"a\nb\n"
@@ -77,7 +77,7 @@ def test_a_finished_file_is_not_resumed(out):
     first = begin(out)
     first.write(block("a"))
     first.finish()
-    with pytest.raises(WrongUsage, match="is finished, so nothing is left to resume"):
+    with pytest.raises(WrongUsage, match="Nothing to resume"):
         begin(out, resume=True)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
@@ -97,7 +97,7 @@ def test_a_folder_without_a_job_is_none(out, left):
     second = begin(out, resume=True)
     second.write(block("a"))
     second.close_part()
-    assert begin(out, resume=True).kept == 1
+    assert begin(out, resume=True).saved_rows == 1
     second.finish()
     assert out.read_bytes() == b"a\n"
 
@@ -108,7 +108,7 @@ def test_the_job_is_the_first_to_go(out, monkeypatch):
     monkeypatch.setattr(Parts, "_remove_parts", interrupt)
     with pytest.raises(KeyboardInterrupt):
         first.finish()
-    with pytest.raises(WrongUsage, match="is finished"):
+    with pytest.raises(WrongUsage, match="Nothing to resume"):
         begin(out, resume=True)
 
 
@@ -116,7 +116,7 @@ def test_the_job_is_the_first_to_go(out, monkeypatch):
 def test_a_damaged_job_is_a_sentence(out, content):
     begin(out)
     (out.with_name("rows.jsonl.parts") / "job.json").write_text(content)
-    with pytest.raises(WrongUsage, match=r"is damaged .*remove it to begin again"):
+    with pytest.raises(WrongUsage, match=r"job.json is damaged .*delete"):
         begin(out, resume=True)
 
 
@@ -125,10 +125,10 @@ def test_a_second_run_leaves_the_first_alone(out):
     first.write(block("a"))
     script = (
         "from pathlib import Path\nfrom serve.batch.resume import Parts\n"
-        f"Parts(Path({str(out)!r}), 'jsonl', {ASKED}, True)"
+        f"Parts(Path({str(out)!r}), 'jsonl', {OPTIONS}, True)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert "Another run writes in" in done.stderr
+    assert "Another run is writing" in done.stderr
     first.finish()
     assert out.read_bytes() == b"a\n"
 
@@ -190,7 +190,7 @@ def test_a_damaged_part_is_done_again_with_all_behind_it(out, damage, capsys):
     DAMAGE[damage](folder)
     second = begin(out, resume=True)
     assert capsys.readouterr().err.startswith(f"zoo: Part 2 in {folder} is damaged (")
-    assert (second.kept, second.failed_before().total()) == (6, 6)
+    assert (second.saved_rows, second.failed().total()) == (6, 6)
     assert sorted(path.name for path in folder.glob("0*")) == [
         f"00000{n}.{kind}" for n in (0, 1) for kind in ("json", "rows")
     ]
@@ -208,14 +208,14 @@ def test_whole_parts_that_changed_places_are_noticed(out):
         os.rename(folder / f"000002.{kind}", folder / "x")
         os.rename(folder / f"000003.{kind}", folder / f"000002.{kind}")
         os.rename(folder / "x", folder / f"000003.{kind}")
-    with pytest.raises(WrongUsage, match=r"The images have changed .* number 7 to 9"):
+    with pytest.raises(WrongUsage, match=r"images have changed .* images 7 to 9"):
         list(begin(out, resume=True).remaining(iter(names)))
 
 
 def test_parts_without_damage_are_kept(out, capsys):
     names, _ = many_parts(out)
     second = begin(out, resume=True)
-    assert (second.kept, list(second.remaining(iter(names)))) == (15, [])
+    assert (second.saved_rows, list(second.remaining(iter(names)))) == (15, [])
     assert capsys.readouterr().err == ""
     second.finish()
     assert out.read_text().split() == names
@@ -225,15 +225,15 @@ def test_a_part_that_is_cut_during_the_run_is_a_sentence(out):
     _, folder = many_parts(out)
     second = begin(out, resume=True)
     truncate(folder)
-    with pytest.raises(OutputError, match=r"000002.rows was changed since it was written: --resume does it again"):
+    with pytest.raises(OutputError, match=r"000002.rows has changed.*--resume"):
         second.finish()
     assert not out.exists()
 
 
 def test_a_damaged_arrow_part_is_a_sentence(tmp_path):
-    first = Parts(tmp_path / "rows.parquet", "parquet", ASKED, resume=False)
+    first = Parts(tmp_path / "rows.parquet", "parquet", OPTIONS, resume=False)
     first.write(Block(b"no arrow", 1, Counter(), None, b""))
-    with pytest.raises(OutputError, match=r"000000.rows was changed since it was written"):
+    with pytest.raises(OutputError, match=r"000000.rows has changed"):
         first.finish()
 
 
@@ -243,9 +243,9 @@ def test_a_folder_of_other_files_is_left_alone(out, name):
     folder = out.with_name("rows.jsonl.parts")
     folder.mkdir()
     (folder / name).write_bytes(b"a user's")
-    for resume in (False, True):
-        with pytest.raises(WrongUsage, match=f"holds {name}, which no run wrote there: name another file"):
-            begin(out, resume)
+    for is_resumed in (False, True):
+        with pytest.raises(WrongUsage, match=f"contains {name}.*choose another FILE"):
+            begin(out, is_resumed)
     assert (folder / name).read_bytes() == b"a user's"
 
 

@@ -14,24 +14,22 @@ from pathlib import Path
 import cv2
 import pytest
 
-from serve.batch import pipeline as batch
-from serve.batch import workers
+from serve.batch import pipeline, workers
 from serve.batch.archives import Unreadable
-from serve.batch.chunks import Job, classify, identities
 from serve.batch.inputs import Input
-from serve.batch.pipeline import run
+from serve.batch.pipeline import Job, classify, identities, run
 from serve.batch.workers import WorkerDied, Workers
 from serve.devices import cores
-from tests.serve.batch.test_pipeline import Kept
+from tests.serve.batch.test_pipeline import CollectedRows
 from tests.support import work
-from tests.support.examples import heed_ctrl_c
+from tests.support.paths import heed_ctrl_c
 from zoo.images.read import Named
 
 
 def test_workers_that_always_die_are_a_sentence(monkeypatch):
-    monkeypatch.setattr(workers, "MOST_DEATHS", 1)
-    with pytest.raises(WorkerDied, match="Worker processes die"), Workers(work.die, 2) as dying:
-        list(dying.answers([["a.png"]] * 5))
+    monkeypatch.setattr(workers, "MAX_DEATHS", 1)
+    with pytest.raises(WorkerDied, match=r"keep dying.*--workers"), Workers(work.die, 2) as dying:
+        list(dying.results([["a.png"]] * 5))
     assert not active_children()
 
 
@@ -39,11 +37,11 @@ def test_an_image_that_kills_its_process_is_a_row_and_no_other_is_lost():
     names = [f"{n}.png" for n in range(200)]
     names[5] = names[131] = "poison.png"
     with Workers(work.die_of_poison, 2) as dying:
-        found = [one for some in dying.answers([names[:128], names[128:]]) for one in some]
+        found = [one for some in dying.results([names[:128], names[128:]]) for one in some]
     assert [name for name, _ in found] == names
     errors = {name: error for name, error in found if error}
     assert list(errors) == ["poison.png"]
-    assert errors["poison.png"].startswith("poison.png ended the process that read it (exit code -11): ")
+    assert errors["poison.png"].startswith("poison.png crashed the worker process (exit code -11): ")
 
 
 def test_a_row_for_an_image_that_killed_its_process_is_that_image_to_resume(tmp_path):
@@ -57,7 +55,7 @@ def test_large_images_are_handed_over_without_a_deadlock():
     """More than a pipe holds, in both directions."""
     cuts = [[Named(str(n), bytes(3 * 2**20 + n))] * 2 for n in range(12)]
     with Workers(work.repeat, 2) as some:
-        answers = list(some.answers(cuts))
+        answers = list(some.results(cuts))
     assert answers == [b"x" * (3 * 2**20 + n) for n in range(12)]
 
 
@@ -66,7 +64,7 @@ def test_a_worker_that_hangs_does_not_outlive_an_interruption():
 
     with pytest.raises(KeyboardInterrupt), Workers(work.sleep, 1) as hanging:  # noqa: PT012
         hanging.wait_until_ready()
-        list(hanging.answers(_then_interrupt()))
+        list(hanging.results(_then_interrupt()))
     assert time.monotonic() - begun < 30
     assert not active_children()
 
@@ -79,7 +77,7 @@ def _then_interrupt():
 
 def test_what_work_raises_is_raised():
     with pytest.raises(TypeError, match="not iterable"), Workers(work.fail, 1) as failing:
-        list(failing.answers([["a.png"]]))
+        list(failing.results([["a.png"]]))
 
 
 def test_workers_do_not_outlive_a_killed_parent():
@@ -122,9 +120,9 @@ def test_without_semaphores_workers_start(model, digits, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(_multiprocessing, "SemLock", refused)
-    monkeypatch.setattr(batch, "FEW", 0)
+    monkeypatch.setattr(pipeline, "MAX_IMAGES_IN_PROCESS", 0)
     with Workers(partial(classify, Job(model)), 1) as started:
-        (answer,) = started.answers([sorted(map(str, digits.iterdir()))[:20]])
+        (answer,) = started.results([sorted(map(str, digits.iterdir()))[:20]])
     assert answer.count == 20
 
 
@@ -132,19 +130,19 @@ def test_where_no_process_can_be_started_one_does_the_work(model, digits, monkey
     def refused(*_):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("serve.batch.signals.start", refused)
+    monkeypatch.setattr("serve.batch.signals.start_process", refused)
     names = sorted(map(str, digits.iterdir()))
-    output = Kept()
-    summary = run([Input.of("some", names)], Job(model), output, processes=2)
+    output = CollectedRows()
+    summary = run([Input.from_sources("some", names)], Job(model), output, processes=2)
     assert (summary.count, [row.input for row in output.rows]) == (300, names)
-    assert capsys.readouterr().err.count("No worker process can be started (") == 1
+    assert capsys.readouterr().err.count("Cannot start worker processes (") == 1
 
 
 def test_a_script_without_a_guard_is_not_run_again(tmp_path):
     """Python's own way would run it in each process, where it would start processes again."""
     (tmp_path / "script.py").write_text(
         "from serve.batch.workers import Workers\n"
-        "with Workers(len, 2) as workers:\n    print(*workers.answers([['a']] * 3))"
+        "with Workers(len, 2) as workers:\n    print(*workers.results([['a']] * 3))"
     )
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("1 1 1\n", "")
@@ -152,16 +150,16 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path):
 
 def test_a_daemonic_process_starts_none(monkeypatch):
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
-    with pytest.raises(OSError, match="daemonic processes start none"):
+    with pytest.raises(OSError, match="daemonic"):
         Workers(work.die, 1)
 
 
 def test_where_workers_end_while_they_start_one_process_does_the_work(model, digits, monkeypatch, capsys):
     monkeypatch.setattr("serve.batch.workers._serve", work.die)
     names = sorted(map(str, digits.iterdir())) * 20
-    output = Kept()
-    assert run([Input.of("some", names)], Job(model), output, processes=2).count == 300 * 20
-    assert capsys.readouterr().err.count("Worker processes end while they start") == 1
+    output = CollectedRows()
+    assert run([Input.from_sources("some", names)], Job(model), output, processes=2).count == 300 * 20
+    assert capsys.readouterr().err.count("Worker processes end during their start") == 1
 
 
 def test_in_a_working_folder_that_was_removed(digits, tmp_path):
@@ -171,7 +169,7 @@ def test_in_a_working_folder_that_was_removed(digits, tmp_path):
     )
     command = [sys.executable, "-c", script, "predict", digits, "-o", tmp_path / "rows.csv", tmp_path / "gone"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr.count("one process does all the work")) == (0, 1), done.stderr
+    assert (done.returncode, done.stderr.count("single process")) == (0, 1), done.stderr
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 301
 
 
@@ -245,7 +243,8 @@ def test_ctrl_c_three_times_ends_at_once_and_keeps_whole_parts(digits, tmp_path,
 
 def test_a_job_in_the_background_ignores_ctrl_c():
     script = (
-        "import os, signal\nfrom serve.batch import signals\nwith signals.one_interruption(), signals.held_back():\n"
+        "import os, signal\nfrom serve.batch.signals import *\n"
+        "with interrupt_once(), signals_deferred():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\nprint('done')"
     )
     done = subprocess.run(
@@ -266,7 +265,7 @@ def test_workers_that_are_not_needed_any_more_leave_no_complaint(capfd):
 def test_a_second_signal_after_some_time_ends_at_once(tmp_path):
     script = (
         "import time\nfrom serve.batch import signals\nsignals.GRACE_S = 0.2\n"
-        "with signals.one_interruption():\n    try:\n        print('begun', flush=True)\n        time.sleep(60)\n"
+        "with signals.interrupt_once():\n    try:\n        print('begun', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('interrupted', flush=True)\n        end = time.monotonic() + 60\n"
         "        while time.monotonic() < end:\n            time.sleep(0.01)"
     )

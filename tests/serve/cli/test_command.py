@@ -12,7 +12,7 @@ import pytest
 
 from serve.cli import main as cli
 from serve.cli.main import main
-from tests.support.examples import REPOSITORY, add_model
+from tests.support.paths import REPOSITORY, add_model
 from zoo import errors, registry
 from zoo.card import Card
 from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, printable
@@ -74,7 +74,7 @@ def test_too_little_memory_is_a_sentence(run, monkeypatch):
     monkeypatch.setattr("zoo.model.card_of", find)
     code, out, err = run("info", "x")
     assert (code, out) == (1, "")
-    assert err.startswith("zoo: There is not enough memory")
+    assert err.startswith("zoo: Out of memory")
 
 
 def test_list_json_is_the_cards(run):

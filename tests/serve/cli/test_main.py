@@ -24,7 +24,7 @@ from PIL import Image
 
 from serve.batch.inputs import expand
 from serve.cli import main as cli
-from tests.support.examples import DEFAULT, add_model, heed_ctrl_c
+from tests.support.paths import DEFAULT, add_model, heed_ctrl_c
 
 
 def zoo_command(*arguments, stdin=b"", cwd=None, **environment):
@@ -109,7 +109,7 @@ def test_csv(run, pictures):
 def test_table(run, pictures):
     code, out, _ = run("predict", pictures / "7.png", pictures / "no.png")
     header, seven, missing = out.splitlines()
-    assert re.split("  +", header) == ["image", "label", "probability", "next best", "what was corrected"]
+    assert re.split("  +", header) == ["image", "label", "probability", "next best", "corrections"]
     assert "7.png" in seven
     assert " 7 " in seven
     assert "%" in seven
@@ -155,7 +155,7 @@ def test_bad_inputs_get_their_sentences_and_the_others_their_answers(run, pictur
         (["predict", "x.png", "--format", "xml"], 2, "xml"),
         (["predict", "x.png", "--top-k", "0"], 2, "top-k"),
         (["predict", "x.png", "--model", "mnist14"], 3, "did you mean mnist14k"),
-        (["predict", "x.png", "--model", "no.onnx"], 3, "There is no model file no.onnx"),
+        (["predict", "x.png", "--model", "no.onnx"], 3, "no.onnx"),
         (["predict", "x.png", "--device", "cuda"], 3, "CUDA"),
         (["info", "nothing"], 3, "There is no model 'nothing'"),
         (["list", "q*"], 3, "No model matches 'q*'"),
@@ -175,7 +175,7 @@ def test_a_folder_without_images_is_wrong_usage_but_loses_nothing(run, pictures,
     code, out, err = run("predict", tmp_path / "bare", pictures / "7.png", f"{tmp_path}/*.bmp", "--format", "jsonl")
     assert code == 2
     assert json.loads(out)["label"] == "7"
-    assert "bare holds no images." in err
+    assert "bare contains no images." in err
     assert "No file matches" in err
 
 
@@ -232,7 +232,7 @@ def test_a_full_disk_is_a_sentence(pictures):
     command = f"{sys.executable} -m serve.cli predict {pictures} > /dev/full"
     done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
     assert done.returncode == 1
-    assert b"cannot be written" in done.stderr
+    assert b"Cannot write the output" in done.stderr
     assert b"Traceback" not in done.stderr
 
 
@@ -311,7 +311,7 @@ def test_the_column_of_a_parquet_file(run, pictures, tmp_path):
     chosen = run("predict", tmp_path / "x.parquet", "--format", "jsonl", "--column", "b")
     assert json.loads(chosen[1])["label"] == "3"
     code, _, err = run("predict", tmp_path / "x.parquet", "--column", "c")
-    assert (code, "has no column 'c' of bytes; columns of bytes: a, b." in err) == (2, True)
+    assert (code, "has no bytes column 'c'. Bytes columns: a, b." in err) == (2, True)
 
 
 def test_version_and_help(run):
@@ -357,7 +357,7 @@ def test_list_and_info(run):
     code, out, _ = run("info", "mnist14k.notes")
     assert code == 0
     for words in (
-        "14,624 as Keras counts",
+        "14,624 as counted by Keras",
         "99.43% (99.26% to 99.56%)",
         "receptive field",
         "convolution 4x4",
@@ -401,7 +401,7 @@ def test_without_stdout(pictures):
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr.splitlines()[1:]) == (
         1,
-        [b"zoo: The answer cannot be written (not writable)."],
+        [b"zoo: Cannot write the output (not writable)."],
     )
 
 
@@ -419,14 +419,14 @@ def test_only_the_answer_is_said_not_to_be_written(run, pictures, monkeypatch):
 
     monkeypatch.setattr("serve.cli.predict.predict", predict)
     code, _, err = run("predict", pictures)
-    assert (code, err) == (1, "zoo: A file cannot be used ([Errno 13] Permission denied: 'x.png').\n")
+    assert (code, err) == (1, "zoo: Cannot open or write a file ([Errno 13] Permission denied: 'x.png').\n")
 
 
 def test_an_archive_without_images_leaves_no_file(run, tmp_path):
     zipfile.ZipFile(tmp_path / "e.zip", "w").close()
     code, _, err = run("predict", tmp_path / "e.zip", "-o", tmp_path / "e.csv")
     assert (code, os.listdir(tmp_path)) == (2, ["e.zip"])
-    assert "e.zip holds no images." in err
+    assert "e.zip contains no images." in err
 
 
 def test_verify(run, data_folder):
@@ -446,7 +446,7 @@ def test_verify_fails_with_1(run, empty_home):
 def test_doctor(run):
     code, out, _ = run("doctor")
     assert code == 0
-    for words in ("opens a session", "as in the card", "opencv-python-headless", "pocketzoo"):
+    for words in ("opens a session", "matches the card", "opencv-python-headless", "pocketzoo"):
         assert words in out
 
 
