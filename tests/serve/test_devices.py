@@ -21,19 +21,19 @@ def opened(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [0, 1, CUDA_MIN_IMAGES - 1, None])
-def test_auto_never_opens_cuda_for_few(opened, count):
+def test_auto_uses_cpu_for_few_images(opened, count):
     load_for("mnist14k", "auto", count)
     assert opened == ["auto"]  # which zoo.load answers with the CPU
 
 
-def test_auto_opens_cuda_for_many(opened, monkeypatch):
+def test_auto_uses_cuda_for_many_images(opened, monkeypatch):
     assert load_for("mnist14k", "auto", CUDA_MIN_IMAGES).device == "cuda"
     assert load_for("mnist14k", "cpu", CUDA_MIN_IMAGES).device == "cpu"
     monkeypatch.setattr(devices, "has_cuda", lambda: False)
     assert load_for("mnist14k", "auto", CUDA_MIN_IMAGES).device == "auto"
 
 
-def test_auto_stays_on_the_cpu_where_cuda_does_not_open(monkeypatch):
+def test_auto_uses_cpu_if_cuda_cannot_be_opened(monkeypatch):
     def load(name, device):
         if device == "cuda":
             raise DeviceUnavailable("driver too old")
@@ -46,7 +46,7 @@ def test_auto_stays_on_the_cpu_where_cuda_does_not_open(monkeypatch):
         load_for("mnist14k", "cuda", 1)
 
 
-def test_predict_of_one_image_opens_no_cuda_session(monkeypatch, capsys):
+def test_predict_opens_no_cuda_session_for_one_image(monkeypatch, capsys):
     real = runtime._session
     devices_of_sessions = []
     monkeypatch.setattr(runtime, "_session", lambda *given: devices_of_sessions.append(given[2]) or real(*given))
@@ -57,7 +57,7 @@ def test_predict_of_one_image_opens_no_cuda_session(monkeypatch, capsys):
     assert "on cpu" in capsys.readouterr().err
 
 
-def test_predict_of_many_images_takes_cuda_and_says_so(monkeypatch, capsys, model):
+def test_predict_reports_cuda_for_many_images(monkeypatch, capsys, model):
     class OnCuda:
         device, card = "cuda", model.card
         sha256 = model.sha256
@@ -75,7 +75,7 @@ def test_predict_of_many_images_takes_cuda_and_says_so(monkeypatch, capsys, mode
     assert said.index("on cpu") < said.index("on cuda, for 2 images")
 
 
-def test_break_even_pays_for_the_start_of_cuda():
+def test_break_even_includes_the_start_of_cuda():
     cpu, cuda = Speed("cpu", 0.0, 0, 1, 1000.0), Speed("cuda", 1.5, 500, 1, 100_000.0)
     number = cuda_is_faster_from(cpu, cuda, processes=10)
     assert number == pytest.approx(2.0 / (1 / 10_000 - 1 / 100_000), abs=1)
@@ -83,7 +83,7 @@ def test_break_even_pays_for_the_start_of_cuda():
     assert cuda_is_faster_from(cpu, cuda, processes=200) is None
 
 
-def test_doctor_shows_both_devices_and_what_auto_takes(monkeypatch):
+def test_doctor_shows_both_devices_and_auto(monkeypatch):
     speeds = {"cpu": Speed("cpu", 0.01, 1, 0.1, 10_000.0), "cuda": Speed("cuda", 1.01, 1001, 0.1, 800_000.0)}
     monkeypatch.setattr(devices, "has_cuda", lambda: True)
     monkeypatch.setattr(devices, "measure", lambda content, device: speeds[device])

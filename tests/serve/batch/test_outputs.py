@@ -36,7 +36,7 @@ def zoo_predict(*arguments, **options):
         (["--resume"], "add -o FILE"),
     ],
 )
-def test_outputs_that_cannot_be(tmp_path, arguments, words):
+def test_invalid_output_options_exit_with_2(tmp_path, arguments, words):
     done = zoo_predict("x.png", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
@@ -44,13 +44,13 @@ def test_outputs_that_cannot_be(tmp_path, arguments, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_forms():
+def test_encoding_from_option_or_suffix():
     assert encoding_of(None, None) == "table"
     assert encoding_of("x.NDJSON", None) == "jsonl"
     assert encoding_of("x.csv", "parquet") == "parquet"
 
 
-def test_what_no_rows_may_replace(tmp_path, monkeypatch):
+def test_check_out_refuses_images_pipes_and_inputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe.csv")
     for path, content in {"l.csv": b"a.png", "scan": b"\x89PNG\r\n\x1a\n", "old.csv": b"input,model"}.items():
@@ -71,7 +71,7 @@ def test_what_no_rows_may_replace(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("argument", ["@rows.csv", "rows.csv", "row*.csv"])
-def test_rows_do_not_replace_what_they_are_made_from(tmp_path, argument):
+def test_rows_never_replace_their_list(tmp_path, argument):
     (tmp_path / "rows.csv").write_bytes(b"no.png")
     (tmp_path / "row2.csv").write_bytes(b"no.png")
     done = zoo_predict(argument, "-o", "rows.csv", cwd=tmp_path)
@@ -126,7 +126,7 @@ def test_rows_never_replace_an_image(tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "l.txt"} - {"new.heic"})
 
 
-def test_parquet_without_pyarrow_is_a_sentence_before_anything_is_begun(tmp_path):
+def test_parquet_without_pyarrow_exits_with_2(tmp_path):
     (tmp_path / "pyarrow.py").write_text("raise ImportError")
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     done = zoo_predict("x.png", "-o", tmp_path / "x.parquet", env=os.environ | {"PYTHONPATH": path})
@@ -135,7 +135,7 @@ def test_parquet_without_pyarrow_is_a_sentence_before_anything_is_begun(tmp_path
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".py" and path.is_file()] == []
 
 
-def test_csv_on_stdout_is_csv_in_a_file(capsys):
+def test_csv_on_stdout_keeps_control_characters(capsys):
     rows = [Row("a\033[31m\rb.png", "m", error="no")]
     Stdout("csv", 9).write(Block(encode(rows, "csv"), 1))
     assert capsys.readouterr().out.splitlines(keepends=True)[1:] == ['"a\033[31m\r', 'b.png",m,,,,[],,no\n']
@@ -145,7 +145,7 @@ EVIL = "a\033[31m\x9b31m\u202e\udce9é\r\nb.png"
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
-def test_no_form_lets_text_steer_a_terminal(form, capsys, monkeypatch):
+def test_rows_cannot_control_the_terminal(form, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     rows = [Row(EVIL, "m", error=f"{EVIL} is a link to {EVIL}."), Row("b", EVIL, EVIL, 0.5, False, (), (EVIL,))]
     Stdout(form, 20).write(Block(encode(rows, form), 1))
@@ -156,7 +156,7 @@ def test_no_form_lets_text_steer_a_terminal(form, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
-def test_names_that_are_not_utf8_are_text_for_every_reader(form):
+def test_names_that_are_not_utf8_are_escaped(form):
     rows = [Row("caf\udce9→.png", "m", error="caf\udce9→.png is a link to x\udcff.")]
     told = ("caf\\udce9→.png", "caf\\udce9→.png is a link to x\\udcff.")
     data = encode(rows, form)

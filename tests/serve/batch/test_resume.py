@@ -34,7 +34,7 @@ def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_a_block_that_ctrl_c_cuts_short_is_not_in_the_part(out):
+def test_incomplete_block_is_not_saved(out):
     first = begin(out)
     first.write(block("a"))
     first._open.file.write(b"half of it")  # what Ctrl-C leaves that comes behind the write
@@ -44,7 +44,7 @@ def test_a_block_that_ctrl_c_cuts_short_is_not_in_the_part(out):
     assert out.read_bytes() == b"a\nb\n"
 
 
-def test_ctrl_c_within_a_write_adds_nothing(out, monkeypatch):
+def test_ctrl_c_during_write_adds_nothing(out, monkeypatch):
     first = begin(out)
     first.write(block("a"))
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
@@ -57,7 +57,7 @@ def test_ctrl_c_within_a_write_adds_nothing(out, monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_ctrl_c_while_a_part_is_closed_costs_that_part_only(out, monkeypatch, step):
+def test_ctrl_c_during_close_loses_only_that_part(out, monkeypatch, step):
     first = begin(out)
     first.write(block("a"))
     first.close_part()
@@ -73,7 +73,7 @@ def test_ctrl_c_while_a_part_is_closed_costs_that_part_only(out, monkeypatch, st
     assert out.read_bytes() == b"a\nb\n"
 
 
-def test_a_finished_file_is_not_resumed(out):
+def test_complete_file_cannot_be_resumed(out):
     first = begin(out)
     first.write(block("a"))
     first.finish()
@@ -82,13 +82,13 @@ def test_a_finished_file_is_not_resumed(out):
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_without_rows_there_is_no_file(out):
+def test_without_rows_no_file_is_written(out):
     begin(out).finish()
     assert list(out.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("left", [[], ["000001.json", "000001.rows", "part.partial"]])
-def test_a_folder_without_a_job_is_none(out, left):
+def test_parts_without_job_file_are_ignored(out, left):
     """Of a run that was killed when it had made the folder, or while it removed it."""
     folder = out.with_name("rows.jsonl.parts")
     folder.mkdir()
@@ -102,7 +102,7 @@ def test_a_folder_without_a_job_is_none(out, left):
     assert out.read_bytes() == b"a\n"
 
 
-def test_the_job_is_the_first_to_go(out, monkeypatch):
+def test_job_file_is_deleted_first(out, monkeypatch):
     first = begin(out)
     first.write(block("a"))
     monkeypatch.setattr(Parts, "_remove_parts", interrupt)
@@ -113,14 +113,14 @@ def test_the_job_is_the_first_to_go(out, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["null", "7", "{"])
-def test_a_damaged_job_is_a_sentence(out, content):
+def test_damaged_job_file_raises(out, content):
     begin(out)
     (out.with_name("rows.jsonl.parts") / "job.json").write_text(content)
     with pytest.raises(WrongUsage, match=r"job.json is damaged .*delete"):
         begin(out, resume=True)
 
 
-def test_a_second_run_leaves_the_first_alone(out):
+def test_second_run_is_locked_out(out):
     first = begin(out)
     first.write(block("a"))
     script = (
@@ -185,7 +185,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_part_is_done_again_with_all_behind_it(out, damage, capsys):
+def test_damaged_part_and_later_parts_are_computed_again(out, damage, capsys):
     names, folder = many_parts(out)
     DAMAGE[damage](folder)
     second = begin(out, resume=True)
@@ -202,7 +202,7 @@ def test_a_damaged_part_is_done_again_with_all_behind_it(out, damage, capsys):
     assert out.read_text().split() == names
 
 
-def test_whole_parts_that_changed_places_are_noticed(out):
+def test_swapped_parts_are_detected(out):
     names, folder = many_parts(out)
     for kind in ("json", "rows"):
         os.rename(folder / f"000002.{kind}", folder / "x")
@@ -212,7 +212,7 @@ def test_whole_parts_that_changed_places_are_noticed(out):
         list(begin(out, resume=True).remaining(iter(names)))
 
 
-def test_parts_without_damage_are_kept(out, capsys):
+def test_intact_parts_are_kept(out, capsys):
     names, _ = many_parts(out)
     second = begin(out, resume=True)
     assert (second.saved_rows, list(second.remaining(iter(names)))) == (15, [])
@@ -221,7 +221,7 @@ def test_parts_without_damage_are_kept(out, capsys):
     assert out.read_text().split() == names
 
 
-def test_a_part_that_is_cut_during_the_run_is_a_sentence(out):
+def test_part_truncated_during_the_run_raises(out):
     _, folder = many_parts(out)
     second = begin(out, resume=True)
     truncate(folder)
@@ -230,7 +230,7 @@ def test_a_part_that_is_cut_during_the_run_is_a_sentence(out):
     assert not out.exists()
 
 
-def test_a_damaged_arrow_part_is_a_sentence(tmp_path):
+def test_damaged_arrow_part_raises(tmp_path):
     first = Parts(tmp_path / "rows.parquet", "parquet", OPTIONS, resume=False)
     first.write(Block(b"no arrow", 1, Counter(), None, b""))
     with pytest.raises(OutputError, match=r"000000.rows has changed"):
@@ -238,7 +238,7 @@ def test_a_damaged_arrow_part_is_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["0001.png", "notes.txt", "000000.png", "000000.rows.bak"])
-def test_a_folder_of_other_files_is_left_alone(out, name):
+def test_folder_with_other_files_is_not_touched(out, name):
     """Parts may not take the place of what no run wrote there."""
     folder = out.with_name("rows.jsonl.parts")
     folder.mkdir()
@@ -249,7 +249,7 @@ def test_a_folder_of_other_files_is_left_alone(out, name):
     assert (folder / name).read_bytes() == b"a user's"
 
 
-def test_a_file_beside_the_output_is_left_alone(out):
+def test_similar_file_names_are_not_touched(out):
     beside = out.with_name("rows.jsonl.partial")
     beside.write_bytes(b"a user's")
     first = begin(out)
@@ -258,7 +258,7 @@ def test_a_file_beside_the_output_is_left_alone(out):
     assert beside.read_bytes() == b"a user's"
 
 
-def test_what_comes_into_the_folder_meanwhile_stays_there(out):
+def test_files_added_during_the_run_are_kept(out):
     first = begin(out)
     first.write(block("a"))
     other = out.with_name("rows.jsonl.parts") / "mine.png"

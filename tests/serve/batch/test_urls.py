@@ -169,13 +169,13 @@ def short_times(monkeypatch):
 
 
 @pytest.mark.parametrize("path", GOOD)
-def test_good_answers(website, path):
+def test_successful_downloads(website, path):
     address = f"{website}/{path}"
     assert fetch_all([address]) == [Named(address, PNG)]
 
 
 @pytest.mark.parametrize("path", BAD)
-def test_bad_answers(website, short_times, path):
+def test_failed_downloads_are_bounded_errors(website, short_times, path):
     address = f"{website}/{path}"
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
     (found,) = fetch_all([address])
@@ -194,19 +194,19 @@ def test_bad_answers(website, short_times, path):
     ["http://", "http:///x.png", "http://[::1/x", "http://a b/x.png", "http://127.0.0.1:99999/x",
      "https://x\r\nHost: y/", "http://\udce9/", "http://127.0.0.1:9/\udce9.png", "http://" + "a" * 300 + "/", "http://user:word@127.0.0.1:9/"],
 )  # fmt: skip
-def test_addresses_that_are_none(address):
+def test_invalid_urls(address):
     (found,) = fetch_all([address])
     assert "cannot be downloaded (" in found.error
     assert "object at 0x" not in found.error
 
 
-def test_no_secure_connection(website, short_times):
+def test_failed_tls_connection(website, short_times):
     address = website.replace("http:", "https:") + "/good.png"
     (found,) = fetch_all([address])
     assert "cannot be downloaded (" in found.error
 
 
-def test_a_host_that_is_unknown(monkeypatch):
+def test_unknown_host(monkeypatch):
     def unknown(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -215,7 +215,7 @@ def test_a_host_that_is_unknown(monkeypatch):
     assert found.error == "http://nowhere.example/x.png cannot be downloaded (unknown host)."
 
 
-def test_what_stalls_does_not_add_up(website, short_times):
+def test_stalled_downloads_run_in_parallel(website, short_times):
     """Several are fetched at a time, in order."""
     addresses = [f"{website}/{path}" for path in ["drip_body", "good.png", "stalled", "drip_head"] * 2]
     begun = time.monotonic()
@@ -225,7 +225,7 @@ def test_what_stalls_does_not_add_up(website, short_times):
     assert [isinstance(one, Named) for one in found] == [False, True, False, False] * 2
 
 
-def test_fetching_ends_its_threads(website, short_times):
+def test_download_threads_end(website, short_times):
     fetch_all([f"{website}/{path}" for path in ("drip_head", "drip_body", "continue")])
     deadline = time.monotonic() + 10
     while any(thread.name.startswith("download ") for thread in threading.enumerate()):
@@ -233,7 +233,7 @@ def test_fetching_ends_its_threads(website, short_times):
         time.sleep(0.05)
 
 
-def test_a_proxy_of_the_environment_is_used(website, monkeypatch):
+def test_proxy_from_environment_is_used(website, monkeypatch):
     monkeypatch.setenv("http_proxy", website)
     monkeypatch.setenv("no_proxy", "")
     (found,) = fetch_all(["http://nowhere.example/good.png"])
@@ -243,7 +243,7 @@ def test_a_proxy_of_the_environment_is_used(website, monkeypatch):
     assert isinstance(fetch_all([f"{website}/good.png"])[0], Named)
 
 
-def test_the_command_keeps_every_row_and_resumes(website, tmp_path):
+def test_predict_urls_keeps_all_rows_and_resumes(website, tmp_path):
     paths = [*GOOD, *(path for path in BAD if "drip" not in path and path not in ("continue", "stalled", "gzipbomb"))]
     lines = [f"{website}/{path}" for path in paths]
     lines[3:3] = ["x.png", f"{website}/good.png"]
@@ -261,7 +261,7 @@ def test_the_command_keeps_every_row_and_resumes(website, tmp_path):
     ]
 
 
-def test_urls_are_not_fetched_unless_allowed(website, tmp_path):
+def test_urls_in_list_need_allow_url(website, tmp_path):
     (tmp_path / "list.txt").write_text(f"{website}/good.png\n")
     (found,) = expand(f"@{tmp_path}/list.txt").images()
     assert "add --allow-url" in found.error
