@@ -15,8 +15,8 @@ import pytest
 
 import zoo
 from bench.measure import rounds_of
-from serve.batch.chunks import Job, classify, cut
 from serve.batch.inputs import Named, expand
+from serve.batch.pipeline import Job, classify, split
 from serve.batch.workers import Workers
 from zoo.images.decode import decode_bytes
 from zoo.model import CHUNK
@@ -53,14 +53,14 @@ def test_files_beside_a_simple_loop_one_process_and_a_dataloader(benchmark, mode
         workers.wait_until_ready()
         times = rounds_of(
             {
-                "ours": lambda: count(workers.answers(cut(mnist_files))),
-                "one_process": lambda: count(classify(job, some) for some in cut(mnist_files)),
+                "ours": lambda: count(workers.results(split(mnist_files))),
+                "one_process": lambda: count(classify(job, some) for some in split(mnist_files)),
                 "simple_loop": lambda: simple_loop(model, mnist_files),
                 "dataloader": lambda: dataloader(mnist_files),
             },
             ROUNDS,
         )
-        answered = benchmark.pedantic(lambda: list(workers.answers(cut(mnist_files))), rounds=3)
+        answered = benchmark.pedantic(lambda: list(workers.results(split(mnist_files))), rounds=3)
     ratios = {name: float(np.median(seconds / times["ours"])) for name, seconds in times.items()}
     benchmark.extra_info |= {
         "scope": "files to rows, workers ready", "model": model.card.name, "images": len(mnist_files),
@@ -151,7 +151,7 @@ def test_parquet_beside_one_core(benchmark, data_folder):
 
     with Workers(partial(classify, job), PROCESSES) as workers:
         workers.wait_until_ready()
-        ours = lambda: count(workers.answers(cut(expand(str(path)).images())))  # noqa: E731
+        ours = lambda: count(workers.results(split(expand(str(path)).images())))  # noqa: E731
         times = rounds_of({"ours": ours, "one_core": floor}, ROUNDS)
         assert benchmark.pedantic(ours, rounds=1) == len(images)
     share = float(np.median(times["one_core"] / times["ours"])) / 2
@@ -174,7 +174,7 @@ def test_the_rate_does_not_depend_on_the_number(benchmark, model, mnist_files):
         thousand, ten, hundred = mnist_files[:1000], mnist_files, mnist_files * 10
 
         def repeated(names, times):
-            return lambda: [count(workers.answers(cut(names))) for _ in range(times)]
+            return lambda: [count(workers.results(split(names))) for _ in range(times)]
 
         times = rounds_of(
             {"1000": repeated(thousand, 10), "10000": repeated(ten, 1), "100000": repeated(hundred, 1)}, rounds=2

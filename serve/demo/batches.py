@@ -16,10 +16,9 @@ from typing import Any
 import cv2
 
 from serve.batch.archives import Bounds
-from serve.batch.chunks import Block, Job
-from serve.batch.formats import encode, head
+from serve.batch.formats import encode, header
 from serve.batch.inputs import Input, Options, Source, expand, total
-from serve.batch.pipeline import run
+from serve.batch.pipeline import Block, Job, run
 from serve.demo import text
 from zoo.errors import ZooError
 from zoo.images.read import Named, decode
@@ -92,7 +91,7 @@ def classify(
             raise TimeLimitReached
 
     try:
-        caption = run(inputs, Job(load(model, "cpu")), collector, processes=1, watch=watch).told()
+        caption = run(inputs, Job(load(model, "cpu")), collector, processes=1, on_block=watch).summary_line()
     except TimeLimitReached:
         caption, collector.truncated = f"{len(collector.rows):,} images in {TIME_LIMIT_S:g} s.", True
     images = thumbnails(inputs, min(TABLE_ROWS, len(collector.rows)))
@@ -142,5 +141,5 @@ def _write(rows: list[Row], form: str, folder: Path) -> Path:
 
         pq.write_table(pa.ipc.open_stream(encode(rows, "parquet")).read_all(), path)
     else:
-        path.write_bytes(head("csv") + encode(rows, "csv"))
+        path.write_bytes(header("csv") + encode(rows, "csv"))
     return path

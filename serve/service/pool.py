@@ -32,7 +32,7 @@ from zoo.errors import BadInput, ZooError
 from zoo.images.headers import declared_pixels
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, Prepared, Row, Scores, bind, check_images, make_rows, prepare_all
+from zoo.model import CHUNK, Model, Prepared, Row, Scores, bind, check_images, make_rows, prepare_all, stack_pixels
 from zoo.runtime import Bound
 
 BATCH_IMAGES = 8  # that a thread takes at a time on a CPU; with more, requests would wait for each other
