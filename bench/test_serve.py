@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from bench.load import FORM, as_form, closed_loop, open_loop, wrk_is_here
-from bench.measure import rounds_of
+from bench.measure import time_rounds
 from zoo import registry
 
 SECONDS = 4
@@ -77,7 +77,7 @@ def servers():
     """`zoo serve` with its defaults, but without the page, which starts slowly; and the plain app on uvicorn."""
     ports = free_ports(2)
     ours = [sys.executable, "-m", "serve.cli", "serve", "--port", str(ports[0]), "--no-demo", "--models", "mnist14k*"]
-    plain = [sys.executable, "-m", "uvicorn", "bench.plain_app:app", "--port", str(ports[1]), "--no-access-log"]
+    plain = [sys.executable, "-m", "uvicorn", "bench.peer_servers:app", "--port", str(ports[1]), "--no-access-log"]
     with ExitStack() as stack:
         our_url = stack.enter_context(running(ours, f"http://127.0.0.1:{ports[0]}"))
         plain_url = stack.enter_context(running([*plain, "--log-level", "error"], f"http://127.0.0.1:{ports[1]}"))
@@ -148,7 +148,7 @@ def test_litserve_with_one_worker(benchmark, servers, sevens, tmp_path):
     forms = [as_form(file) for file in sevens]
     rates = {"ours": [], "ours_forms": [], "litserve": []}
     (port,) = free_ports(1)
-    with running([sys.executable, "-m", "bench.lit_app", str(port)], f"http://127.0.0.1:{port}", "/health") as lit:
+    with running([sys.executable, "-m", "bench.peer_servers", str(port)], f"http://127.0.0.1:{port}", "/health") as lit:
         loads = {
             "ours": (servers["ours"], sevens, "image/png"),
             "ours_forms": (servers["ours"], forms, FORM),
@@ -213,7 +213,7 @@ def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
         return lambda: [function() for _ in range(n)]
 
     service.pool.start()
-    seconds = rounds_of(
+    seconds = time_rounds(
         {
             "decode_and_correct": repeat(500, lambda: prepare_all([Named("-", sevens[0])], model.card.input)),
             "network": repeat(500, lambda: model.run(array)),

@@ -1,4 +1,4 @@
-"""Accuracy on corrupted test sets: writes `docs/robustness/NAME.json` per model, and the page of all models.
+"""Accuracy on corrupted test sets: writes `docs/robustness/NAME.json` per model.
 
 The corrupted test sets are generated from a seed and not stored. No setting is chosen on them. They did show that
 mnist14k.plus 1.0.0 was not robust to fog and 1.1.0 not to impulse noise; the remedies were chosen on the validation
@@ -94,47 +94,3 @@ def read(results: Path = RESULTS) -> dict[str, Result]:
     """Return the stored results by model."""
     stored = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json")))
     return {result["model"]: result for result in stored}
-
-
-def page(cards: list[Card], results: dict[str, Result]) -> str:
-    """docs/robustness.md: a table a data set, a column a model, the mean over the five severities a row."""
-    images = " or ".join(f"{count:,}" for count in sorted({result["images"] for result in results.values()}))
-    lines = [
-        "# Robustness",
-        "",
-        "Accuracy on test sets that were corrupted by a seeded program (`train/corruptions.py`), the mean over five "
-        "severities; in brackets at the highest. Kinds after CIFAR-10-C and MNIST-C; the strengths for digits are "
-        "ours, so the figures compare models of this zoo with each other. What a training did to its own images, as "
-        "its recipe says (turns, shifts, bends, light, noise), resembles some of these kinds: there a model is "
-        "prepared, and its figures say less of what it never saw. That fog, then impulse noise, harmed earlier "
-        "versions of mnist14k.plus was seen here; the remedies were chosen on the validation split.",
-        "",
-        f"Each figure is of one model, its shipped seed (n = 1), and of {images} images a kind and severity; how far "
-        "two seeds of one training differ was not measured. `python -m train robustness MODEL` measures again, into "
-        "[`robustness/`](robustness); this page is written by `python -m docs.build`.",
-        "",
-    ]
-    for dataset, kinds in KINDS.items():
-        shown = [card.name for card in cards if card.dataset.name == dataset and card.name in results]
-        if not shown:
-            continue
-        title = next(card.dataset.title for card in cards if card.dataset.name == dataset)
-        lines += [
-            f"## {title}",
-            "",
-            f"| | {' | '.join(f'`{name}`' for name in shown)} |",
-            "|---|" + "---|" * len(shown),
-        ]
-        lines += [_row("as they are", [f"{results[name]['clean']:.2%}" for name in shown])]
-        lines += [_row("**mean over all kinds**", [f"**{results[name]['mean']:.2%}**" for name in shown])]
-        lines += [_row(kind, [_cell(results[name]["kinds"][kind]) for name in shown]) for kind in kinds]
-        lines += [""]
-    return "\n".join(lines)
-
-
-def _row(head: str, cells: list[str]) -> str:
-    return f"| {head} | {' | '.join(cells)} |"
-
-
-def _cell(accuracies: list[float]) -> str:
-    return f"{statistics.fmean(accuracies):.1%} ({accuracies[-1]:.1%})"

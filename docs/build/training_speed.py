@@ -184,7 +184,7 @@ def _every_run(by_contestant: dict[str, list[Run]]) -> list[str]:
 
 
 def _share(run: Run) -> float:
-    return run["scores"][-1]["right"] / run["scores"][-1]["images"]
+    return float(run["scores"][-1]["right"] / run["scores"][-1]["images"])
 
 
 def _spread(values: list[float], form: str) -> str:

@@ -229,7 +229,7 @@ def test_subclass_of_zoo_error_keeps_its_exit_code(run, monkeypatch):
 
 
 def test_expected_errors_are_zoo_errors():
-    from bench.networks import Unavailable
+    from bench.runtimes import Unavailable
     from zoo.errors import ExportError, RunError
 
     assert all(issubclass(kind, ZooError) for kind in (Unavailable, ExportError, RunError))
