@@ -140,6 +140,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
     import zoo
     from zoo.datasets import catalog as datasets
     from zoo.errors import ZooError
+from zoo.model import bind
 
     rows = []
     for card in zoo.list_models(options.models):
@@ -152,7 +153,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
         except ZooError as error:
             rows.append(row | {"refused": str(error)})
             continue
-        binding = gpu.bind(500)
+        binding = bind(gpu, 500)
         logits = [binding.run(images[start : start + 500])[0] for start in range(0, len(images), 500)]
         cpu = zoo.load(card.name, "cpu")
         expected = [cpu.run(images[start : start + 16]).logits for start in range(0, len(images), 16)]
@@ -166,7 +167,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
             "plain_run_off": float(np.abs(gpu.run(images[:100]).logits - reference[:100]).max()),
         }
         for size in () if options.quick else LARGE_BATCHES:
-            large, repeated = gpu.bind(size), np.resize(images, (size, *images.shape[1:]))
+            large, repeated = bind(gpu, size), np.resize(images, (size, *images.shape[1:]))
             row[f"per_second_{size}"] = round(size / _timed(partial(large.run, repeated), 0.1)["p50_ms"] * 1e3)
         rows.append(row)
     return rows
@@ -368,11 +369,10 @@ def _session(name: str, batch: int, cuda_options: dict[str, str]) -> Callable[[]
 
 def _bound(name: str, batch: int, device: str, method: str, pinned: bool) -> Callable[[], Any]:
     import zoo
-    from zoo.runtime import Bound
 
     model = zoo.load(name, device)  # type: ignore[arg-type]
     images = _images(name, batch)
-    binding = Bound(model._session, device, model.card.input.shape, len(model.card.labels), batch, pinned)
+    binding = bind(model, batch, pinned)
     if pinned and device == "cuda" and not binding.pinned:
         raise RuntimeError("page-locked memory is not available")
     binding.run(images)

@@ -18,8 +18,8 @@ import pytest
 import zoo
 from bench.measure import time_rounds
 from bench.runtimes import bare_session
-from serve.batch.chunks import Job, classify, cut
 from serve.batch.inputs import expand
+from serve.batch.pipeline import Job, classify, split
 from serve.batch.workers import Workers
 from zoo import registry
 from zoo.images.decode import decode_bytes
@@ -59,14 +59,14 @@ def test_files_beside_loop_one_process_and_dataloader(benchmark: Any, model: zoo
         workers.wait_until_ready()
         times = time_rounds(
             {
-                "ours": lambda: count(workers.answers(cut(mnist_files))),
-                "one_process": lambda: count(classify(job, chunk) for chunk in cut(mnist_files)),
+                "ours": lambda: count(workers.results(split(mnist_files))),
+                "one_process": lambda: count(classify(job, chunk) for chunk in split(mnist_files)),
                 "simple_loop": lambda: simple_loop(model, mnist_files),
                 "dataloader": lambda: dataloader(mnist_files),
             },
             ROUNDS,
         )
-        results = benchmark.pedantic(lambda: list(workers.answers(cut(mnist_files))), rounds=3)
+        results = benchmark.pedantic(lambda: list(workers.results(split(mnist_files))), rounds=3)
     ratios = {name: float(np.median(seconds / times["ours"])) for name, seconds in times.items()}
     benchmark.extra_info |= {
         "scope": "files to rows, workers ready", "model": model.card.name, "images": len(mnist_files),
@@ -146,7 +146,7 @@ def test_parquet_beside_one_core(benchmark: Any, data_folder: Path) -> None:
 
     with Workers(partial(classify, job), PROCESSES) as workers:
         workers.wait_until_ready()
-        ours = lambda: count(workers.answers(cut(expand(str(path)).images())))  # noqa: E731
+        ours = lambda: count(workers.results(split(expand(str(path)).images())))  # noqa: E731
         times = time_rounds({"ours": ours, "one_core": one_core}, ROUNDS)
         assert benchmark.pedantic(ours, rounds=1) == len(images)
     share = float(np.median(times["one_core"] / times["ours"])) / 2
@@ -169,7 +169,7 @@ def test_rate_is_independent_of_the_number_of_images(benchmark: Any, model: zoo.
         thousand, ten, hundred = mnist_files[:1000], mnist_files, mnist_files * 10
 
         def repeated(names: list[str], times: int) -> Callable[[], list[int]]:
-            return lambda: [count(workers.answers(cut(names))) for _ in range(times)]
+            return lambda: [count(workers.results(split(names))) for _ in range(times)]
 
         times = time_rounds(
             {"1000": repeated(thousand, 10), "10000": repeated(ten, 1), "100000": repeated(hundred, 1)}, rounds=2

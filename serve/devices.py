@@ -1,4 +1,4 @@
-"""What this machine computes with: the device that `--device auto` takes and why, and how many cores may be used."""
+"""Devices and cores: which device `--device auto` selects, how fast each device is, how many cores may be used."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from pathlib import Path
 import numpy as np
 
 from zoo.errors import DeviceUnavailable
-from zoo.model import CHUNK, Model, load
+from zoo.model import CHUNK, Model, bind, load
 from zoo.runtime import Device, has_cuda
 
-CUDA_FROM = 200_000  # images: fewer are answered by the CPU's cores before a GPU has caught up (0014-gpu.md)
-GPU_BATCH = 1024
+CUDA_MIN_IMAGES = 200_000  # for fewer images the CPU finishes first (docs/decisions/0014-gpu.md)
+GPU_BATCH_SIZE = 1024
 TRIALS = 20
 
 
 def load_for(name: str, device: Device, count: int | None) -> Model:
-    """Open a model where `count` images are answered sooner; None for an unknown number, which may be small.
+    """Open a model on the device that classifies `count` images sooner.
 
-    Raises what `zoo.load` does; "auto" never fails for want of a GPU.
+    Args:
+        name: As for `zoo.load`.
+        device: "auto" selects CUDA for `CUDA_MIN_IMAGES` images or more, and the CPU if CUDA cannot be used.
+        count: Number of images; None if unknown, which selects the CPU.
+    Raises:
+        As `zoo.load` does.
     """
-    if device == "auto" and count is not None and count >= CUDA_FROM and has_cuda():
+    if device == "auto" and count is not None and count >= CUDA_MIN_IMAGES and has_cuda():
         try:
             return load(name, "cuda")
         except DeviceUnavailable:
@@ -35,55 +40,57 @@ def load_for(name: str, device: Device, count: int | None) -> Model:
 
 @dataclass(frozen=True)
 class Speed:
-    """open_s: until a session is there. first_ms, one_ms: the first answer and a later one, of one image.
-
-    per_second: images through the network alone; on a CPU on one core, in the chunks that batches use.
-    """
+    """How fast a model runs on a device."""
 
     device: Device
-    open_s: float
-    first_ms: float
-    one_ms: float
-    per_second: float
+    open_s: float  # time to open a session
+    first_ms: float  # first run, one image
+    one_ms: float  # later runs, one image
+    per_second: float  # images per second, network only; on a CPU with one core and the chunks that batches use
 
     def __str__(self) -> str:
-        rate = f"{self.per_second:,.0f} images/s{' a core' if self.device == 'cpu' else ''}"
+        rate = f"{self.per_second:,.0f} images/s{' per core' if self.device == 'cpu' else ''}"
         return (
-            f"opens in {self.open_s:.2f} s, first answer {self.first_ms:.1f} ms, then {self.one_ms:.2f} ms; "
-            f"network alone {rate}"
+            f"session opens in {self.open_s:.2f} s, first run {self.first_ms:.1f} ms, then {self.one_ms:.2f} ms; "
+            f"network only {rate}"
         )
 
 
 def measure(content: bytes, device: Device) -> Speed:
-    """Time a model of the zoo on a device, best of some. Raises DeviceUnavailable, BadModel."""
+    """Time a model, given as the content of its ONNX file, on a device: the best of `TRIALS` runs.
+
+    Raises:
+        DeviceUnavailable, BadModel.
+    """
     started = time.perf_counter()
     model = Model(content, device, "the model")
     open_s = time.perf_counter() - started
-    size = GPU_BATCH if device == "cuda" else CHUNK
+    size = GPU_BATCH_SIZE if device == "cuda" else CHUNK
     images = np.zeros((size, *model.card.input.shape), np.uint8)
-    one = model.bind(1) if device == "cuda" else model
-    many = model.bind(size) if device == "cuda" else model
-    first = _best(lambda: one.run(images[:1]), 1)
+    single = bind(model, 1) if device == "cuda" else model
+    batched = bind(model, size) if device == "cuda" else model
+    first = _best_seconds(lambda: single.run(images[:1]), 1)
     return Speed(
         device,
         open_s,
         first * 1e3,
-        _best(lambda: one.run(images[:1])) * 1e3,
-        size / _best(lambda: many.run(images)),
+        _best_seconds(lambda: single.run(images[:1])) * 1e3,
+        size / _best_seconds(lambda: batched.run(images)),
     )
 
 
 def cuda_is_faster_from(cpu: Speed, cuda: Speed, processes: int | None = None) -> int | None:
-    """How many images the network alone must answer until the GPU has made up for its start; None: never.
+    """Number of images from which the GPU is faster in spite of its slower start, network only; None: never.
 
-    processes: of the CPU path, by default one a core.
+    Args:
+        processes: Of the CPU path; one per core by default.
     """
-    saved = 1 / (cpu.per_second * (processes or cores())) - 1 / cuda.per_second
-    later = (cuda.open_s + cuda.first_ms / 1e3) - (cpu.open_s + cpu.first_ms / 1e3)
-    return None if saved <= 0 else max(0, round(later / saved))
+    saved_per_image = 1 / (cpu.per_second * (processes or cores())) - 1 / cuda.per_second
+    start_delay = (cuda.open_s + cuda.first_ms / 1e3) - (cpu.open_s + cpu.first_ms / 1e3)
+    return None if saved_per_image <= 0 else max(0, round(start_delay / saved_per_image))
 
 
-def _best(call: Callable[[], object], trials: int = TRIALS) -> float:
+def _best_seconds(call: Callable[[], object], trials: int = TRIALS) -> float:
     times = []
     for _ in range(trials):
         started = time.perf_counter()
@@ -93,7 +100,7 @@ def _best(call: Callable[[], object], trials: int = TRIALS) -> float:
 
 
 def describe(content: bytes) -> list[tuple[str, str]]:
-    """Rows for `zoo doctor`: how fast each device is, and from which count on `auto` takes which."""
+    """Rows for `zoo doctor`: the speed of each device, and which one `auto` selects."""
     speeds: dict[Device, Speed] = {}
     rows = []
     devices: tuple[Device, ...] = ("cpu", "cuda") if has_cuda() else ("cpu",)
@@ -101,28 +108,34 @@ def describe(content: bytes) -> list[tuple[str, str]]:
         try:
             speeds[device] = measure(content, device)
         except DeviceUnavailable:
-            continue  # describe_runtime has said why
+            continue  # describe_runtime reports the reason
         rows.append((device, str(speeds[device])))
     if "cuda" not in speeds:
         return [*rows, ("auto", "cpu, always")]
-    number = cuda_is_faster_from(speeds["cpu"], speeds["cuda"])
-    here = "never here, for this model" if number is None else f"from {number:,} images on here, for this model"
-    return [*rows, ("auto", f"cpu; cuda from {CUDA_FROM:,} images on (its network alone is ahead {here})")]
+    count = cuda_is_faster_from(speeds["cpu"], speeds["cuda"])
+    break_even = "never faster" if count is None else f"faster from {count:,} images"
+    return [
+        *rows,
+        (
+            "auto",
+            f"cpu; cuda from {CUDA_MIN_IMAGES:,} images (measured here, smallest model, network only: {break_even})",
+        ),
+    ]
 
 
 def cores(root: Path = Path("/")) -> int:
-    """How many cores this process may use: its affinity and the quota of its control groups, rounded up."""
+    """Number of cores that this process may use: its CPU affinity and cgroup quotas, rounded up."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, math.ceil(min(_quotas(root), default=affinity))))
+    return max(1, min(affinity, math.ceil(min(_cgroup_quotas(root), default=affinity))))
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """The cores' worth of time that each control group of this process allows, from its own group up to the first.
+def _cgroup_quotas(root: Path) -> Iterator[float]:
+    """CPU quotas, in cores, of this process's cgroup and all its parents.
 
     https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and cgroup-v1 (cpu.cfs_quota_us). Where a container
-    hides the path of its group, the group is what is mounted.
+    hides the path of its cgroup, the mounted root is that cgroup.
     """
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in _read_text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number != "0" and "cpu" not in controllers.split(","):
             continue
@@ -131,18 +144,18 @@ def _quotas(root: Path) -> Iterator[float]:
             group = mount / path.lstrip("/")
             for folder in (group, *group.parents):
                 if folder.is_relative_to(mount):
-                    yield from _quota(folder)
+                    yield from _read_quota(folder)
 
 
-def _quota(group: Path) -> Iterator[float]:
-    v1 = f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
-    for text in (_text(group / "cpu.max"), v1):
+def _read_quota(group: Path) -> Iterator[float]:
+    v1 = f"{_read_text(group / 'cpu.cfs_quota_us')} {_read_text(group / 'cpu.cfs_period_us')}"
+    for text in (_read_text(group / "cpu.max"), v1):
         quota, _, period = text.partition(" ")
-        if quota.isdecimal() and period.strip().isdecimal():  # not "max", nor -1, which means the same
+        if quota.isdecimal() and period.strip().isdecimal():  # "max" and -1 mean no limit
             yield int(quota) / max(int(period), 1)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Messages for the person at the command, on stderr."""
+"""Messages of the `zoo` command, on stderr."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ import click
 from zoo.errors import printable
 
 
-def say(sentence: str) -> None:
-    """Print it as one line. Whoever read stderr may have left, `head` for one, and that ends nothing."""
+def say(message: str) -> None:
+    """Print a message as one line. If the reader of stderr has closed it, further messages go to /dev/null."""
     try:
-        click.echo(printable(sentence), err=True)
+        click.echo(printable(message), err=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -124,7 +124,7 @@ def some(things, count, seed=0):
 
 
 @pytest.mark.attack
-def test_every_command_ends_with_a_sentence_on_hostile_files(tmp_path):
+def test_commands_survive_hostile_files(tmp_path):
     from tests.support import hostile
 
     files = {f"{number:03}-flipped.onnx": content for number, content in enumerate(hostile.flipped(80))}
@@ -141,7 +141,7 @@ def test_every_command_ends_with_a_sentence_on_hostile_files(tmp_path):
 
 
 @pytest.mark.attack
-def test_the_attack_finds_what_is_wrong(tmp_path, monkeypatch):
+def test_harness_detects_faults(tmp_path, monkeypatch):
     """The harness itself: an escaped exception, a traceback and a control character are found."""
     monkeypatch.setattr("zoo.model.card_of", lambda name: 1 / 0)
     assert faults("info", "x")[0] == "zoo info x: left with ZeroDivisionError: division by zero"

@@ -42,9 +42,13 @@ FORMS: dict[str, Literal["digit", "photo"]] = {
 
 
 def export(
-    recipe: Recipe, runs: Path | None, folder: str | None, target: Path = registry.SHIPPED, name: str | None = None,
+    recipe: Recipe,
+    runs: Path | None,
+    folder: str | None,
+    target: Path = registry.SHIPPED,
+    name: str | None = None,
     seed: int = 0,
-) -> Card:  # fmt: skip
+) -> Card:
     """Write `target/NAME/` from the recipe's finished runs.
 
     The model has the weights of one seed, the accuracies of all seeds and the temperature of the calibration run.
@@ -128,9 +132,14 @@ def finished_runs(recipe: Recipe, root: Path | None, seed: int = 0, strict: bool
 
 
 def calibrate(
-    recipe: Recipe, runs: Path | None, folder: str | None, test_scores: torch.Tensor, test: Part, seed: int = 0,
+    recipe: Recipe,
+    runs: Path | None,
+    folder: str | None,
+    test_scores: torch.Tensor,
+    test: Part,
+    seed: int = 0,
     strict: bool = True,
-) -> cards.Calibration:  # fmt: skip
+) -> cards.Calibration:
     """Fit the temperature T and the threshold of `unsure` on the validation split, with the calibration run.
 
     Without a calibration run T is 1 and the threshold 0.5.
@@ -163,7 +172,7 @@ def calibrate(
 def calibration_source(validation_images: int) -> str:
     """Describe a calibration run for the card's `calibration.source`."""
     return (
-        f"a calibration run: the same recipe and seed, trained without {validation_images:,} of the training images. "
+        f"calibration run: the same recipe and seed, trained without {validation_images:,} of the training images. "
         "On these, T minimises the cross-entropy, and half of the wrong answers have a probability below the threshold"
     )
 

@@ -86,7 +86,7 @@ def _body(card: Card) -> str:
         "",
         f"Source: {training.source}",
         "",
-        f"Calibration: {calibration.source}.",
+        f"{calibration.source[0].upper()}{calibration.source[1:]}.",
         "",
         f"Data set: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}.",
         "",

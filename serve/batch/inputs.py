@@ -1,7 +1,7 @@
-"""What a person names on the command line → images, in order: files, folders, globs, lists, archives, URLs, stdin.
+"""Command-line arguments → images, in order: files, folders, globs, lists, archives, URLs, stdin.
 
-Which kind a file is, its content decides and never its suffix. Names are gathered first; what archives hold is read as
-it is asked for, so that the memory of a batch is that of its names.
+The kind of a file is detected from its content, never from its suffix. File names are collected first; archive members
+are read lazily, so that a batch needs no more memory than its file names.
 """
 
 import codecs
@@ -15,202 +15,219 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from serve.batch.archives import (
+    HEADER_BYTES,
     Archive,
     Bounds,
     Unreadable,
     archive_at,
+    archive_from,
+    has_image_suffix,
     is_hidden,
     is_image,
-    is_named_like_an_image,
     start_of,
 )
 from zoo.errors import BadInput, reason
 from zoo.images.read import LARGEST, Named
 
-LONGEST_LIST = 2**30  # bytes: ten million paths and more, and an end to @/dev/zero
+MAX_LIST_BYTES = 2**30  # enough for more than ten million paths; bounds @/dev/zero
+SMALL_FILE_BYTES = 64 * 2**10  # see Options.load_small_files
 
 
 @dataclass(frozen=True)
 class Url:
-    """An image to be fetched by whoever classifies it; its name is the address."""
+    """An image that is downloaded when it is classified."""
 
-    name: str
+    name: str  # the address
 
 
-Source = str | Named | Url | Unreadable  # a path, or what stands for an image that no path leads to
+Source = str | Named | Url | Unreadable  # a path, or an image that is not a file of its own
 
 
 @dataclass(frozen=True)
 class Options:
-    """How arguments are read.
+    """How arguments are read."""
 
-    allow_url: whether URLs may be fetched. column: of parquet files, None for the first that holds images.
-    bounds: of archives.
-    """
-
-    allow_url: bool = False
-    column: str | None = None
-    bounds: Bounds = field(default_factory=Bounds)
+    allow_url: bool = False  # whether URLs may be downloaded
+    column: str | None = None  # of parquet files; None selects the first column with images
+    bounds: Bounds = field(default_factory=Bounds)  # of archives
+    load_small_files: bool = False  # read a file that is an argument when its kind is detected, instead of again later
 
 
 @dataclass(frozen=True)
 class Input:
-    """The images of one argument.
+    """The images of one argument."""
 
-    argument: as it was given. count: how many images, None where that shows only in reading. images: gives them in
-    order. names: of some of them, as they are or as long. skipped: how many files or members were passed over, since
-    they are no images; of an archive, in the last iteration. files: all paths that it reads from.
-    """
-
-    argument: str
-    count: int | None
-    images: Callable[[], Iterator[Source]]
-    names: tuple[str, ...] = ()
-    skipped: Callable[[], int] = lambda: 0
-    files: Callable[[], Iterator[str]] = lambda: iter(())
+    argument: str  # as on the command line
+    count: int | None  # number of images; None if it is only known after reading
+    images: Callable[[], Iterator[Source]]  # in order
+    names: tuple[str, ...] = ()  # a sample of the names, or names of about their length
+    skipped: Callable[[], int] = lambda: 0  # files or members that are not images; of an archive, in the last iteration
+    files: Callable[[], Iterator[str]] = lambda: iter(())  # paths of all files that are read
+    sources: Sequence[Source] | None = None  # all images, unless they are read lazily
 
     @classmethod
-    def of(cls, argument: str, sources: Sequence[Source], *read: str, skipped: int = 0) -> "Input":
-        """Of known sources; read: files that they come from beside themselves."""
+    def from_sources(cls, argument: str, sources: Sequence[Source], *files_read: str, skipped: int = 0) -> "Input":
+        """Images that are all known; `files_read` are further files that they come from, such as a list."""
 
         def files() -> Iterator[str]:
-            yield from read
+            yield from files_read
             yield from (source for source in sources if isinstance(source, str))
 
         names = tuple(map(name_of, sources[:1000]))
-        return cls(argument, len(sources), lambda: iter(sources), names, lambda: skipped, files)
+        return cls(argument, len(sources), lambda: iter(sources), names, lambda: skipped, files, sources)
 
     @classmethod
-    def of_archive(cls, archive: Archive) -> "Input":
-        names = (f"{archive.path}/{'0' * 12}",)
-        return cls(archive.path, archive.count, lambda: iter(archive), names, lambda: archive.skipped,
-                   lambda: iter((archive.path,)))  # fmt: skip
+    def from_archive(cls, archive: Archive) -> "Input":
+        """Images that are read lazily from an archive."""
+        return cls(
+            archive.path,
+            archive.count,
+            images=lambda: iter(archive),
+            names=(f"{archive.path}/{'0' * 12}",),
+            skipped=lambda: archive.skipped,
+            files=lambda: iter((archive.path,)),
+        )
 
 
 def name_of(source: Source) -> str:
     return source if isinstance(source, str) else source.name
 
 
-def held_bytes(source: Source) -> int:
-    """Of the image, by the source itself."""
+def size_in_memory(source: Source) -> int:
+    """Bytes of the image that the source holds in memory."""
     return len(source.data) if isinstance(source, Named) else 0
 
 
 def expand(argument: str, options: Options | None = None) -> Input:
-    """The images that one argument stands for.
+    """The images that an argument stands for.
 
     Args:
-        argument: a file; a folder, which gives the images in it and in its folders, sorted: files that begin like an
-            image or are named like one, so that a damaged image is reported and not passed over; a glob of files; a zip
-            or tar archive or a parquet file; `@FILE`, a list of image files and URLs, and `@-`, the list on stdin; `-`,
-            one image's bytes on stdin, or any other pipe; a URL. Any other name stands for itself, existing or not.
+        argument: One of
+            a file, existing or not;
+            a folder: its images and those of its subfolders, sorted. A file is an image if its content or its suffix
+            says so, because a damaged image should be reported and not skipped;
+            a glob pattern of files;
+            a zip or tar archive or a parquet file;
+            `@FILE`, a list of image files and URLs; `@-` reads it from stdin;
+            `-`, the bytes of one image on stdin; or the path of another pipe;
+            a URL.
+        options: How to read it.
     Raises:
-        BadInput: a folder, glob, list or archive without images, nothing on stdin, a URL that is not allowed.
+        BadInput: A folder, glob, list or archive without images; nothing on stdin; a URL without --allow-url.
     """
     try:
-        return _expanded(argument, options or Options())
+        return _expand(argument, options or Options())
     except OSError as error:
         raise BadInput(f"{argument} cannot be read ({error.strerror or reason(error)}): check the path.") from None
-    except ValueError as error:  # a NUL in it
+    except ValueError as error:  # the name contains NUL
         raise BadInput(f"{argument!r} cannot be read ({reason(error)}): check the path.") from None
 
 
-def _expanded(argument: str, options: Options) -> Input:
+def _expand(argument: str, options: Options) -> Input:
     if argument == "-":
-        return Input.of(argument, [_piped("-", _stdin("-", "an image's bytes", "zoo predict - < picture.png"))])
+        stdin = _open_stdin("-", "the bytes of an image", "zoo predict - < image.png")
+        return Input.from_sources(argument, [_read_pipe("-", stdin)])
     if argument.startswith("@"):
-        return Input.of(argument, _listed(argument, options), argument[1:])
+        return Input.from_sources(argument, _read_list(argument, options), argument[1:])
     if _is_url(argument):
-        if isinstance(source := _url(argument, options), Unreadable):
+        if isinstance(source := _url_source(argument, options), Unreadable):
             raise BadInput(source.error)
-        return Input.of(argument, [source])
+        return Input.from_sources(argument, [source])
     if os.path.isdir(argument):
-        return _folder(argument)
-    if not os.path.exists(argument) and glob.has_magic(argument):
-        return _glob(argument, options)
-    if os.path.exists(argument) and not os.path.isfile(argument):
+        return _expand_folder(argument)
+    if not os.path.exists(argument):
+        return _expand_glob(argument, options) if glob.has_magic(argument) else Input.from_sources(argument, [argument])
+    if not os.path.isfile(argument):
         with open(argument, "rb") as pipe:
-            return Input.of(argument, [_piped(argument, pipe)])
-    if archive := archive_at(argument, options.bounds, options.column):
+            return Input.from_sources(argument, [_read_pipe(argument, pipe)])
+    start = start_of(argument, SMALL_FILE_BYTES if options.load_small_files else HEADER_BYTES)
+    if archive := archive_from(argument, start, options.bounds, options.column):
         archive.check()
-        return Input.of_archive(archive)
-    return Input.of(argument, [argument])
+        return Input.from_archive(archive)
+    is_complete = options.load_small_files and 0 < len(start) < SMALL_FILE_BYTES
+    return Input.from_sources(argument, [Named(argument, start) if is_complete else argument])
 
 
-def _folder(folder: str) -> Input:
+def _expand_folder(folder: str) -> Input:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise BadInput(f"The folder {folder} cannot be read: check its permissions.")
-    found = list(files_in(folder))
-    images: list[Source] = [one for one in found if one is not None]
+    files = list(files_in(folder))
+    images: list[Source] = [file for file in files if file is not None]
     if not images:
-        raise BadInput(f"The folder {folder} holds no images{f': {not_images(len(found))}' if found else ''}.")
-    return Input.of(folder, images, skipped=len(found) - len(images))
+        raise BadInput(f"The folder {folder} contains no images{f': {not_images(len(files))}' if files else ''}.")
+    return Input.from_sources(folder, images, skipped=len(files) - len(images))
 
 
 def not_images(count: int) -> str:
-    """In words."""
+    """The number of skipped files in words."""
     return f"{count:,} file{'s are not images' if count != 1 else ' is not an image'}"
 
 
 def files_in(folder: str) -> Iterator[str | Unreadable | None]:
     """Images sorted by name, folder by folder, and None for each other file.
 
-    What begins with a dot is left alone, and so are links to folders.
+    Names that begin with a dot and links to folders are ignored.
     """
     folders = [folder]
     while folders:
         folder = folders.pop()
         try:
-            with os.scandir(folder) as found:
+            with os.scandir(folder) as scan:
                 entries = sorted(
                     (entry.name, entry.path, entry.is_dir(follow_symlinks=False), entry.is_symlink())
-                    for entry in found
+                    for entry in scan
                     if not is_hidden(entry.name)
                 )
         except OSError as error:
-            sentence = f"{folder} is a folder that cannot be read ({error.strerror}): check its permissions."
-            yield Unreadable(folder, sentence)
+            message = f"{folder} is a folder that cannot be read ({error.strerror}): check its permissions."
+            yield Unreadable(folder, message)
             continue
         folders += [path for _, path, is_folder, _ in reversed(entries) if is_folder]
         for name, path, is_folder, is_link in entries:
             if not is_folder and not (is_link and os.path.isdir(path)):
-                yield path if is_named_like_an_image(name) or is_image(name, start_of(path)) else None
+                yield path if has_image_suffix(name) or is_image(name, start_of(path)) else None
 
 
-def _glob(pattern: str, options: Options) -> Input:
-    """What the shell would have made of it: files, and archives, which are opened unless they are named like images."""
-    names = sorted({name for name in _matching(pattern) if not os.path.isdir(name)})
+def _expand_glob(pattern: str, options: Options) -> Input:
+    """The files that match, as in a shell; archives among them are opened unless their suffix is that of an image."""
+    names = sorted({name for name in _matching_files(pattern) if not os.path.isdir(name)})
     if not names:
-        raise BadInput(f"No file matches {pattern}: check the name, and that its folder may be read.")
-    unlike = (name for name in names if not is_named_like_an_image(name))
-    archives = {name: found for name in unlike if (found := archive_at(name, options.bounds, options.column))}
+        raise BadInput(f"No file matches {pattern}: check the pattern, and the permissions of its folder.")
+    candidates = (name for name in names if not has_image_suffix(name))
+    archives = {name: archive for name in candidates if (archive := archive_at(name, options.bounds, options.column))}
+    if not archives:
+        return Input.from_sources(pattern, names)
 
     def images() -> Iterator[Source]:
         for name in names:
             yield from archives.get(name, (name,))
 
     return Input(
-        pattern, None if archives else len(names), images, tuple(names[:1000]),
-        lambda: sum(archive.skipped for archive in archives.values()), lambda: iter(names),
-    )  # fmt: skip
+        pattern,
+        None,
+        images,
+        tuple(names[:1000]),
+        skipped=lambda: sum(archive.skipped for archive in archives.values()),
+        files=lambda: iter(names),
+    )
 
 
-_STARS = re.compile(r"(?:^|(?<=/))(?:\*\*/)*\*\*(?:/|$)")  # two as the whole name of a folder, once or repeated
+_DOUBLE_STAR = re.compile(r"(?:^|(?<=/))(?:\*\*/)*\*\*(?:/|$)")  # `**` as a complete path component, also repeated
 
 
-def _matching(pattern: str, root: str = "") -> Iterator[str]:
-    """As `glob.iglob` in a folder, but `**` leads into no links to folders: one that leads back up would never end."""
-    if not (stars := _STARS.search(pattern)):
+def _matching_files(pattern: str, root: str = "") -> Iterator[str]:
+    """Like `glob.iglob`, but `**` does not follow links to folders: a link to a parent folder would never end."""
+    if not (stars := _DOUBLE_STAR.search(pattern)):
         yield from (root + name for name in glob.iglob(pattern, root_dir=root or None))
         return
     above, below = pattern[: stars.start()], pattern[stars.end() :] or "*"
     for top in glob.iglob(above, root_dir=root or None) if above else [""]:
-        for folder in _folders(root + top):
-            yield from _matching(below, folder)
+        for folder in _subfolders(root + top):
+            yield from _matching_files(below, folder)
 
 
-def _folders(top: str) -> Iterator[str]:
-    """This folder, "" or with a slash at its end, and those below."""
+def _subfolders(top: str) -> Iterator[str]:
+    """A folder, given as "" or with a trailing slash, and all folders below it."""
     folders = [top]
     while folders:
         yield (folder := folders.pop())
@@ -222,44 +239,52 @@ def _folders(top: str) -> Iterator[str]:
             ]
 
 
-def _piped(name: str, file: IO[bytes]) -> Named | Unreadable:
-    """Read here and at once: no worker has this process's pipes."""
+def _read_pipe(name: str, file: IO[bytes]) -> Named | Unreadable:
+    """Read a pipe completely, in this process: workers do not have its pipes."""
     data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
-        return Unreadable(name, f"{name} gives more than the {LARGEST:,} bytes that are read.")
+        return Unreadable(name, f"{name} has more than {LARGEST:,} bytes, the limit for an image.")
     return Named(name, data)
 
 
-def _listed(argument: str, options: Options) -> list[Source]:
-    """One path or URL a line; where there are NUL bytes, as `find -print0` writes them, they end the names instead."""
+def _read_list(argument: str, options: Options) -> list[Source]:
+    """The paths and URLs of a list, one per line; separated by NUL if there are any, as `find -print0` writes them."""
     name = argument[1:]
     if name == "-":
-        content = _stdin("@-", "a list of paths", "find . -name '*.png' | zoo predict @-").read(LONGEST_LIST + 1)
+        stdin = _open_stdin("@-", "a list of paths", "find . -name '*.png' | zoo predict @-")
+        content = stdin.read(MAX_LIST_BYTES + 1)
     else:
         with open(name, "rb") as file:
-            content = file.read(LONGEST_LIST + 1)
-    if len(content) > LONGEST_LIST:
-        raise BadInput(f"The list {name} has more than {LONGEST_LIST:,} bytes: split it, or name a folder.")
-    paths: list[Source] = [_url(line, options) if _is_url(line) else line for line in _lines(content, name) if line]
+            content = file.read(MAX_LIST_BYTES + 1)
+    if len(content) > MAX_LIST_BYTES:
+        raise BadInput(f"The list {name} has more than {MAX_LIST_BYTES:,} bytes: split it, or pass a folder.")
+    paths: list[Source] = [
+        _url_source(line, options) if _is_url(line) else line for line in _read_lines(content, name) if line
+    ]
     if not paths:
-        raise BadInput(f"The list {name} is empty: it holds one path a line.")
+        raise BadInput(f"The list {name} is empty: write one path per line.")
     return paths
 
 
-_BOMS = (  # of UTF-32 before UTF-16, which begins alike
-    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+_BYTE_ORDER_MARKS = (  # UTF-32 before UTF-16, which begins with the same bytes
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
-def _lines(content: bytes, name: str) -> Iterator[str]:
-    """PowerShell's `>` writes UTF-16 with a byte order mark; all else is names as the system has them."""
-    coding = next((coding for mark, coding in _BOMS if content.startswith(mark)), None)
+def _read_lines(content: bytes, name: str) -> Iterator[str]:
+    """Lines without their ends and quotes.
+
+    PowerShell's `>` writes UTF-16 with a byte order mark; anything else is in the encoding of file names.
+    """
+    encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
     try:
-        lines: Iterable[str] = (content.decode(coding) if coding else "").split("\n")
+        lines: Iterable[str] = (content.decode(encoding) if encoding else "").split("\n")
     except UnicodeDecodeError as error:
         raise BadInput(f"The list {name} is damaged ({reason(error)}): write it as UTF-8.") from None
-    if not coding:
+    if not encoding:
         content = content.removeprefix(codecs.BOM_UTF8)
         lines = map(os.fsdecode, content.split(b"\0" if b"\0" in content else b"\n"))
     for line in lines:
@@ -272,19 +297,19 @@ def _is_url(name: str) -> bool:
     return name[:8].lower().startswith(("http://", "https://"))
 
 
-def _url(name: str, options: Options) -> Url | Unreadable:
+def _url_source(name: str, options: Options) -> Url | Unreadable:
     if options.allow_url:
         return Url(name)
-    return Unreadable(name, f"{name} is a URL: add --allow-url if it shall be fetched.")
+    return Unreadable(name, f"{name} is a URL: add --allow-url to download it.")
 
 
-def _stdin(sign: str, what: str, example: str) -> IO[bytes]:
+def _open_stdin(argument: str, content: str, example: str) -> IO[bytes]:
     if sys.stdin is None or sys.stdin.isatty():
-        raise BadInput(f"{sign} reads {what} from stdin, but nothing is piped there: {example}")
+        raise BadInput(f"{argument} reads {content} from stdin, but stdin is a terminal. Example: {example}")
     return sys.stdin.buffer
 
 
 def total(inputs: Iterable[Input]) -> int | None:
-    """How many images there are, or None where that shows only in reading."""
+    """The number of images, or None if it is only known after reading."""
     counts = [one.count for one in inputs]
     return None if None in counts else sum(count or 0 for count in counts)

@@ -1,4 +1,4 @@
-"""stdout as an output of `serve/batch/pipeline.py`, and which output a command line asks for."""
+"""Select and check the output of `zoo predict`; write rows to stdout."""
 
 import os
 import shutil
@@ -12,10 +12,9 @@ from typing import Any
 import click
 
 from serve.batch.archives import is_image, start_of
-from serve.batch.chunks import Block
-from serve.batch.formats import Encoding, check, head
+from serve.batch.formats import Encoding, check_available, header
 from serve.batch.inputs import Source
-from serve.batch.pipeline import Output
+from serve.batch.pipeline import Block, Output
 from serve.batch.resume import Parts
 from zoo.errors import WrongUsage, printable
 
@@ -23,62 +22,74 @@ SUFFIXES: dict[str, Encoding] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": 
 
 
 def encoding_of(out: str | None, form: str | None) -> Encoding:
-    """The form that was asked for, or the one that the file's name says, or a table. Raises WrongUsage."""
-    by_name = "table" if out is None else SUFFIXES.get(Path(out).suffix.lower())
-    encoding: Encoding | None = form or by_name  # type: ignore[assignment]  # the command has checked it
+    """The format of --format, else that of the file's suffix, else a table. Raises WrongUsage."""
+    by_suffix = "table" if out is None else SUFFIXES.get(Path(out).suffix.lower())
+    encoding: Encoding | None = form or by_suffix  # type: ignore[assignment]  # checked by click
     if encoding is None:
-        raise WrongUsage(f"{out} does not say its form: name it .jsonl, .csv or .parquet, or add --format.")
-    check(encoding)
+        raise WrongUsage(f"Unknown output format of {out}: use .jsonl, .csv or .parquet, or add --format.")
+    check_available(encoding)
     return encoding
 
 
-def check_out(out: str, read: Iterable[str]) -> None:
-    """Raise WrongUsage where rows cannot be written there, or would take the place of what is no file of rows.
+def check_out(out: str, inputs: Iterable[str]) -> None:
+    """Raise WrongUsage if the file cannot be written, is an image, or is one of the files that are read.
 
-    read: all files that the images come from, which rows shall not replace.
+    Args:
+        out: Path of the output file.
+        inputs: Paths of all files that are read.
     """
     path = Path(out)
     if path.is_dir():
-        raise WrongUsage(f"{out} is a folder: name a file.")
+        raise WrongUsage(f"{out} is a folder: -o needs a file name.")
     if not path.parent.is_dir():
-        raise WrongUsage(f"{out} cannot be written: there is no folder {path.parent}.")
+        raise WrongUsage(f"Cannot write {out}: the folder {path.parent} does not exist.")
     if path.exists() and not path.is_file():
-        raise WrongUsage(f"{out} is a pipe or a device: name a file, or leave -o out and redirect stdout there.")
+        raise WrongUsage(f"{out} is a pipe or a device: use a file, or leave out -o and redirect stdout.")
     if is_image(out, start_of(out)):
-        raise WrongUsage(f"{out} is an image or named like one: name another file for the rows.")
+        raise WrongUsage(f"{out} is an image or has the suffix of one: choose another output file.")
     if path.exists():
-        there = path.stat()
-        for name in read:
+        out_status = path.stat()
+        for name in inputs:
             with suppress(OSError, ValueError):
-                if os.path.samestat(os.stat(name), there):
-                    raise WrongUsage(f"{out} is what the images are read from: name another file for the rows.")
+                if os.path.samestat(os.stat(name), out_status):
+                    raise WrongUsage(f"{out} is one of the input files: choose another output file.")
 
 
-def open_output(out: str | None, encoding: Encoding, asked: dict[str, Any], resume: bool, width: int) -> Output:
-    """A file in parts, or stdout. Raises WrongUsage, OutputError."""
+def open_output(out: str | None, encoding: Encoding, options: dict[str, Any], resume: bool, width: int) -> Output:
+    """A file, or stdout.
+
+    Args:
+        out: Path of the file; None for stdout.
+        encoding: Format of the rows.
+        options: Everything that decides the rows besides the images, as for `Parts`.
+        resume: Continue an interrupted run.
+        width: Of a table's name column.
+    Raises:
+        WrongUsage, OutputError.
+    """
     if out is not None:
-        return Parts(Path(out), encoding, asked, resume, width)
+        return Parts(Path(out), encoding, options, resume, width)
     if resume:
-        raise WrongUsage("--resume goes on with a file: name it with -o.")
+        raise WrongUsage("--resume needs the output file of the interrupted run: add -o FILE.")
     return ParquetOnStdout() if encoding == "parquet" else Stdout(encoding, width)
 
 
 class Stdout:
-    """Text, printed block by block."""
+    """Prints text, block by block."""
 
     def __init__(self, encoding: Encoding, width: int) -> None:
-        self._head: bytes | None = head(encoding, width)
+        self._header: bytes | None = header(encoding, width)
         self._is_table = encoding == "table"
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
         return sources
 
     def write(self, block: Block) -> None:
-        start, self._head = self._head or b"", None
+        start, self._header = self._header or b"", None
         text = (start + block.payload).decode()
         if not self._is_table and sys.stdout.isatty():
             text = "\n".join(map(printable, text.split("\n")))
-        # The colours of a table are for terminals only; of other forms, click shall leave the bytes of names alone.
+        # click removes the colours of a table unless stdout is a terminal; it must not change other formats.
         click.echo(text, nl=False, color=None if self._is_table else True)
         sys.stdout.flush()
 
@@ -87,11 +98,11 @@ class Stdout:
 
 
 class ParquetOnStdout:
-    """A parquet file is written as a whole, so it is made in a temporary folder first."""
+    """Writes a parquet file to a temporary folder first, because its index is written last."""
 
     def __init__(self) -> None:
         if sys.stdout.isatty():
-            raise WrongUsage("parquet is not text for a terminal: name a file with -o, or pipe it.")
+            raise WrongUsage("Parquet is a binary format: use -o FILE, or pipe stdout to a file.")
         self._folder = tempfile.TemporaryDirectory(prefix="zoo-")
         self._file = Path(self._folder.name) / "rows.parquet"
         self._parts = Parts(self._file, "parquet", {}, resume=False)
@@ -104,7 +115,7 @@ class ParquetOnStdout:
 
     def finish(self) -> None:
         self._parts.finish()
-        if self._file.exists():  # not without rows
+        if self._file.exists():  # it does not if there are no rows
             with open(self._file, "rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer, 2**20)
             sys.stdout.buffer.flush()

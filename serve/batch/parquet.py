@@ -1,8 +1,8 @@
-"""Images in parquet files, read in a process of their own, whose memory and time are bounded.
+"""Images in parquet files, read by a child process with limited memory and time.
 
-A file of 3 KB can state pages of gigabytes, dictionaries and prefixes multiply what they hold, and a damaged file can
-end the process that reads it. None of that shows before it is read. So a child process reads, with a limit on its
-memory, and hands the images over; where it ends, the file is refused from that row on.
+A file of 3 KB can declare pages of gigabytes, dictionaries and prefixes multiply their content, and a damaged file can
+crash the process that reads it; none of that is visible before reading. So a child process with a memory limit reads
+the file and sends the images here. If it ends early, the remaining rows become one error.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from serve.batch import parquet_reader
-from serve.batch import signals as processes
+from serve.batch import parquet_reader, signals
 from serve.batch.archives import Archive, Bounds, Budget, Unreadable
 from zoo.errors import BadInput, reason
 from zoo.images.read import Named
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-BYTES_A_ROW = 1 / 8  # of the file: fewer, in a large file, are not images but a number that somebody wrote down
-FEW_ROWS = 100_000
+MIN_BYTES_PER_ROW = 1 / 8  # of the file; with fewer, its number of rows is forged
+MAX_UNCHECKED_ROWS = 100_000
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """A process that reads, and how many rows it says there are."""
+    """A child process that reads a file."""
 
     process: SpawnProcess
     connection: Connection[Any, Any]
-    rows: int
+    rows: int  # in the file
 
     def close(self) -> None:
         self.process.kill()
@@ -43,41 +42,41 @@ class _Reader:
 
 
 class Parquet(Archive):
-    """A column of images: a struct with `bytes`, as Hugging Face writes it, or bytes. Rows are named PATH/NUMBER."""
+    """A column of images, named PATH/NUMBER: a struct with `bytes`, as Hugging Face writes it, or bytes."""
 
     _lock: ClassVar = threading.Lock()
-    _waiting: ClassVar[tuple[Parquet, _Reader] | None] = None  # the last one that was checked: it takes 0.2 s to start
+    # The reader of the file that was checked last is kept, because starting one takes 0.2 s.
+    _idle: ClassVar[tuple[Parquet, _Reader] | None] = None
 
     def __init__(self, path: str, bounds: Bounds, column: str | None = None) -> None:
-        """column: its name; by default the one of which most of the first rows begin like images."""
+        """`column` is a name; by default it is the column with most images in its first rows."""
         super().__init__(path, bounds)
         self.column = column
 
     def check(self) -> None:
-        """Set the count. Raises BadInput for a damaged file, one without a column of images, or without pyarrow."""
-        reader = self._start()
+        """Set the count. Raises BadInput for a damaged file, one without an image column, or without pyarrow."""
+        reader = self._start_reader()
         self.count = reader.rows
         with Parquet._lock:
-            before, Parquet._waiting = Parquet._waiting, (self, reader)
-        if before:
-            before[1].close()
+            previous, Parquet._idle = Parquet._idle, (self, reader)
+        if previous:
+            previous[1].close()
 
-    def _start(self) -> _Reader:
+    def _start_reader(self) -> _Reader:
         """Raises BadInput."""
         try:
-            process, connection = processes.start(
+            process, connection = signals.start_process(
                 parquet_reader.serve, self.path, self.column, self.bounds.member_bytes
             )
         except OSError as error:
-            sentence = f"{self.path} cannot be read, since no process can be started ({reason(error)})."
-            raise BadInput(sentence) from None
+            raise BadInput(f"{self.path} cannot be read: starting a process failed ({reason(error)}).") from None
         reader = _Reader(process, connection, 0)
         try:
-            rows = _received(connection.recv)
+            rows = _receive(connection.recv)
             if isinstance(rows, str):
                 raise BadInput(f"{self.path} {rows}")
-            if rows > FEW_ROWS and rows * BYTES_A_ROW > os.path.getsize(self.path):
-                raise BadInput(f"{self.path} states {rows:,} rows, more than it can hold: get the file again.")
+            if rows > MAX_UNCHECKED_ROWS and rows * MIN_BYTES_PER_ROW > os.path.getsize(self.path):
+                raise BadInput(f"{self.path} declares {rows:,} rows, more than it can contain: get the file again.")
         except BaseException:
             reader.close()
             raise
@@ -85,12 +84,12 @@ class Parquet(Archive):
 
     @contextmanager
     def _reader(self) -> Iterator[Connection[Any, Any]]:
-        """What sends the rows, from the first one on. Raises BadInput."""
+        """The connection of a reader at its first row. Raises BadInput."""
         with Parquet._lock:
-            mine = Parquet._waiting if Parquet._waiting and Parquet._waiting[0] is self else None
-            if mine:
-                Parquet._waiting = None
-        reader = mine[1] if mine else self._start()
+            own = Parquet._idle if Parquet._idle and Parquet._idle[0] is self else None
+            if own:
+                Parquet._idle = None
+        reader = own[1] if own else self._start_reader()
         try:
             yield reader.connection
         finally:
@@ -99,31 +98,31 @@ class Parquet(Archive):
     def _members(self, budget: Budget) -> Iterator[Named | Unreadable | None]:
         row = 0
         with self._reader() as connection:
-            while isinstance(sizes := _received(connection.recv), list):
-                data = _received(connection.recv_bytes) if any(size > 0 for size in sizes) else b""
+            while isinstance(sizes := _receive(connection.recv), list):
+                data = _receive(connection.recv_bytes) if any(size > 0 for size in sizes) else b""
                 if isinstance(data, str):
                     sizes = data
                     break
                 start = 0
                 for size in sizes:
-                    budget.member()
+                    budget.count_member()
                     name = f"{self.path}/{row}"
                     if size == parquet_reader.NULL:
-                        yield Unreadable(name, f"{name} holds no image bytes.")
+                        yield Unreadable(name, f"{name} has no image bytes.")
                     elif size < 0:
                         yield self._too_large(name, -size)
                     else:
-                        budget.spend(size)
+                        budget.count_bytes(size)
                         yield Named(name, data if size == len(data) else data[start : start + size])
                         start += size
                     row += 1
             if sizes is not None:
-                yield Unreadable(self.path, f"{self.path} {sizes}, from row {row} on: get the file again.")
+                yield Unreadable(self.path, f"{self.path} {sizes}, from row {row}: get the file again.")
 
 
-def _received(receive: Callable[[], Any]) -> Any:
-    """What comes, or why nothing does."""
+def _receive(receive: Callable[[], Any]) -> Any:
+    """A message of the reader, or an error message if it has ended."""
     try:
         return receive()
     except (EOFError, OSError):
-        return "ended the process that read it: it is damaged, or takes too much memory"
+        return "crashed the process that read it: it is damaged or needs too much memory"

@@ -1,6 +1,9 @@
-"""What reads a parquet file in a process of its own; the other end of the pipe is in `serve/batch/parquet.py`."""
+"""The child process that reads a parquet file; the parent's end of the pipe is `serve/batch/parquet.py`.
 
-from __future__ import annotations  # it imports little: it is all that the process loads beside pyarrow
+It imports little besides pyarrow, so that it starts quickly.
+"""
+
+from __future__ import annotations
 
 import os
 import signal
@@ -10,65 +13,69 @@ from typing import Any, NamedTuple
 
 from zoo.images.headers import sniff
 
-MEMORY = 256 * 2**20  # bytes, beyond what Python and pyarrow take; of a large file, whose pages may be large, three
-MOST_MEMORY = 2**30  # times its size: a page, packed and unpacked, and rows of it; and never more than this
-SECONDS = 60  # of a processor, and one more for each megabyte of the file
+# The memory limit is three times the file's size (a page compressed and decompressed, and its rows), within these
+# bounds, in bytes beyond what Python and pyarrow need.
+MIN_MEMORY = 256 * 2**20
+MAX_MEMORY = 2**30
+CPU_SECONDS = 60  # plus one per megabyte of the file
 NULL = -(2**62)  # the size of a row without a value
 BATCH_BYTES = 4 * 2**20
-BATCH_ROWS = 64  # of a dictionary of large values, they take much more than the file says
-SAMPLES = 16  # batches of as many rows in which a column's first value is looked for
+BATCH_ROWS = (
+    64  # few, because rows of a dictionary with large values need far more memory than the file's size suggests
+)
+SAMPLE_SIZE = 16  # batches, and rows per batch, in which a column's first values are searched
 
 
 class Column(NamedTuple):
-    """name: in the schema. number: among the columns of that name. part: "bytes" of a struct."""
+    """A column that may hold images."""
 
     name: str
-    number: int
-    part: str | None
+    number: int  # among the columns of that name
+    part: str | None  # "bytes" for a struct
 
 
 def serve(connection: Any, path: str, column: str | None, member_bytes: int) -> None:
-    """Send how many rows there are; then lists of sizes, each followed by the bytes; None at the end.
+    """Send the number of rows, then lists of sizes, each followed by the bytes, and None at the end.
 
-    A size of `NULL` is a row without a value, and -n one of n bytes, which are too many. A text instead of anything is
-    what is wrong, to be read behind the name of the file.
+    A size of `NULL` is a row without a value; -n is a row of n bytes, which are more than `member_bytes`. A string in
+    place of any message is an error, phrased to follow the file's name.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     try:
-        os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve memory ahead
+        os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # other pools reserve memory in advance
         try:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
-            connection.send("is a parquet file; reading it needs pyarrow: pip install 'pocketzoo[data]'.")
+            connection.send("is a parquet file. Reading it needs pyarrow: pip install 'pocketzoo[data]'.")
             return
         size = os.path.getsize(path)
-        memory = min(max(MEMORY, 3 * size), MOST_MEMORY)
-        _limit(memory, SECONDS + size // 10**6)
+        memory = min(max(MIN_MEMORY, 3 * size), MAX_MEMORY)
+        _limit_resources(memory, CPU_SECONDS + size // 10**6)
         pyarrow.set_cpu_count(1)
         try:
             with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
-                chosen = _chosen(file, column)
-                if isinstance(chosen, str):
-                    connection.send(chosen)
+                selected = _select_column(file, column)
+                if isinstance(selected, str):
+                    connection.send(selected)
                     return
                 connection.send(file.metadata.num_rows)
-                for sizes, pieces in _values(file, chosen, member_bytes):
+                for sizes, pieces in _read_values(file, selected, member_bytes):
                     connection.send(sizes)
                     if pieces:
                         connection.send_bytes(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             connection.send(None)
         except MemoryError:
-            connection.send(f"takes more than the {memory // 2**20} MiB of memory that it may take")
+            connection.send(f"needs more than {memory // 2**20} MiB of memory")
         except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             connection.send(f"is a damaged parquet file ({lines[0][:200]})")
-    except (BrokenPipeError, ConnectionResetError):  # enough was read
+    except (BrokenPipeError, ConnectionResetError):  # the parent has stopped reading
         pass
 
 
-def _limit(memory: int, seconds: int) -> None:
-    """Bound this process's further memory, and its time, where the system can do it."""
+def _limit_resources(memory: int, seconds: int) -> None:
+    """Limit the additional memory and the CPU time of this process, if the system can."""
     try:
         import resource
 
@@ -87,49 +94,50 @@ def _limit(memory: int, seconds: int) -> None:
 
 
 def _columns(schema: Any) -> Iterator[Column]:
-    """Those that may hold images: structs with `bytes` first, then bytes."""
+    """Columns that may hold images: first structs with `bytes`, then bytes."""
     from pyarrow import types
 
     def is_bytes(kind: Any) -> bool:
-        if types.is_dictionary(kind):  # each image once, and numbers that say which
+        if types.is_dictionary(kind):  # distinct images, and indices into them
             kind = kind.value_type
         tests = ("is_binary", "is_large_binary", "is_binary_view", "is_fixed_size_binary")
         return any(getattr(types, test)(kind) for test in tests if hasattr(types, test))
 
     seen: dict[str, int] = {}
-    plain = []
+    bytes_columns = []
     for field in schema:
         number = seen[field.name] = seen.get(field.name, -1) + 1
         if types.is_struct(field.type) and any(part.name == "bytes" and is_bytes(part.type) for part in field.type):
             yield Column(field.name, number, "bytes")
         elif is_bytes(field.type):
-            plain.append(Column(field.name, number, None))
-    yield from plain
+            bytes_columns.append(Column(field.name, number, None))
+    yield from bytes_columns
 
 
-def _chosen(file: Any, name: str | None) -> Column | str:
-    """The column of images, or why there is none."""
+def _select_column(file: Any, name: str | None) -> Column | str:
+    """The column with the images, or an error message."""
     columns = list(_columns(file.schema_arrow))
     if name is not None:
-        named = [column for column in columns if column.name == name]
-        others = ", ".join(sorted({column.name for column in columns})) or "none"
-        return named[0] if named else f"has no column {name!r} of bytes; columns of bytes: {others}."
+        matching = [column for column in columns if column.name == name]
+        names = ", ".join(sorted({column.name for column in columns})) or "none"
+        return matching[0] if matching else f"has no bytes column {name!r}. Bytes columns: {names}."
     if not columns:
-        return "has no column of images: neither a struct with `bytes` nor a column of bytes."
+        return "has no image column: neither a struct with `bytes` nor a column of bytes."
     if len(columns) == 1:
         return columns[0]
-    return max(columns, key=lambda column: _share_of_images(file, column))  # of equals the first
+    return max(columns, key=lambda column: _share_of_images(file, column))  # the first one if shares are equal
 
 
 def _share_of_images(file: Any, column: Column) -> float:
-    """How many of the values begin like images, in the first few rows that have values."""
-    for batch in islice(file.iter_batches(batch_size=SAMPLES, columns=[column.name], use_threads=False), SAMPLES):
-        if found := [value for value in _rows(_array(batch, column)) if value]:
-            return sum(sniff(bytes(value[:32])) is not None for value in found) / len(found)
+    """The share of values that begin like an image, in the first rows with values."""
+    batches = file.iter_batches(batch_size=SAMPLE_SIZE, columns=[column.name], use_threads=False)
+    for batch in islice(batches, SAMPLE_SIZE):
+        if values := [value for value in _iterate(_column_array(batch, column)) if value]:
+            return sum(sniff(bytes(value[:32])) is not None for value in values) / len(values)
     return 0.0
 
 
-def _array(batch: Any, column: Column) -> Any:
+def _column_array(batch: Any, column: Column) -> Any:
     import pyarrow
 
     values = [batch.column(n) for n, name in enumerate(batch.schema.names) if name == column.name][column.number]
@@ -138,7 +146,8 @@ def _array(batch: Any, column: Column) -> Any:
     return values.cast(pyarrow.large_binary())
 
 
-def _values(file: Any, column: Column, member_bytes: int) -> Iterator[tuple[list[int], list[memoryview]]]:
+def _read_values(file: Any, column: Column, member_bytes: int) -> Iterator[tuple[list[int], list[memoryview]]]:
+    """Sizes and bytes of all rows, a few megabytes at a time."""
     for number in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(number)
         size = sum(
@@ -149,29 +158,29 @@ def _values(file: Any, column: Column, member_bytes: int) -> Iterator[tuple[list
         rows = max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(size, 1)))
         batches = file.iter_batches(batch_size=rows, row_groups=[number], columns=[column.name], use_threads=False)
         for batch in batches:
-            yield from _portions(_array(batch, column), member_bytes)
+            yield from _split_by_size(_column_array(batch, column), member_bytes)
 
 
-def _portions(values: Any, member_bytes: int) -> Iterator[tuple[list[int], list[memoryview]]]:
-    """The rows of an array of bytes, in parts of a few megabytes; what is larger comes alone."""
+def _split_by_size(values: Any, member_bytes: int) -> Iterator[tuple[list[int], list[memoryview]]]:
+    """Sizes and bytes of an array's rows, in groups of up to `BATCH_BYTES`; a larger row is a group of its own."""
     sizes: list[int] = []
     pieces: list[memoryview] = []
-    held = 0
-    for value in _rows(values):
+    group_bytes = 0
+    for value in _iterate(values):
         size = NULL if value is None else -len(value) if len(value) > member_bytes else len(value)
-        if pieces and held + size > BATCH_BYTES:
+        if pieces and group_bytes + size > BATCH_BYTES:
             yield sizes, pieces
-            sizes, pieces, held = [], [], 0
+            sizes, pieces, group_bytes = [], [], 0
         sizes.append(size)
         if value and size > 0:
             pieces.append(value)
-            held += size
+            group_bytes += size
     if sizes:
         yield sizes, pieces
 
 
-def _rows(values: Any) -> Iterator[memoryview | None]:
-    """Each value of an array of bytes, without a copy."""
+def _iterate(values: Any) -> Iterator[memoryview | None]:
+    """The values of an array of bytes, without copying them."""
     _, offsets, data = values.buffers()
     ends = memoryview(offsets or b"").cast("q")[values.offset :]
     content = memoryview(data or b"")

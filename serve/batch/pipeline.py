@@ -1,10 +1,13 @@
-"""Many images → an ordered stream of blocks of rows → an output; what the command does, as library functions.
+"""Classify many images: sources are split into blocks, classified in worker processes and written in input order.
 
-sources → cut into blocks → classified in worker processes → written in the order of the images
+    inputs → blocks of up to 128 images → rows, formatted in a worker → an output: stdout or a file
+
+`run` is the whole of it. For few images no process is started, and each session call's rows are written at once.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -12,26 +15,177 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
 from itertools import chain, islice
 from typing import Any, Protocol
 
-from serve.batch.chunks import BLOCK, Block, Job, classify, cut, smaller
-from serve.batch.inputs import Input, Source, not_images
+from serve.batch.archives import Unreadable
+from serve.batch.formats import NAME_WIDTH, Encoding, encode
+from serve.batch.inputs import Input, Source, Url, name_of, not_images, size_in_memory
 from serve.batch.workers import Workers
 from serve.devices import cores
 from serve.messages import say
 from zoo.errors import ZooError, reason
+from zoo.images.photos import Fit
+from zoo.images.read import Named
+from zoo.model import CHUNK, Model, Row
 
-FEW = 256  # images for which no process is started
-MOST_KINDS = 1000  # of failures that are counted apart; sentences can hold names and numbers
+BLOCK_IMAGES = 128  # that a worker gets at a time: enough to make the cost of sending them negligible
+BLOCK_BYTES = 8 * 2**20  # of images that are sent as bytes
+MAX_IMAGES_IN_PROCESS = 256  # more images start worker processes
+MAX_FAILURE_KINDS = 1000  # error messages that are counted separately: they can contain names and numbers
 
 
 class TooManyErrors(ZooError):
-    """More images failed than were to be borne."""
+    """More images failed than --max-errors allows."""
+
+
+# One block
+
+
+@dataclass(frozen=True)
+class Job:
+    """How images are classified and formatted; every worker gets a copy."""
+
+    model: Model
+    top_k: int = 3
+    fit: Fit = "crop"
+    encoding: Encoding | None = None  # of the rows; None keeps them as `Row` objects
+    width: int = NAME_WIDTH  # of the name column, for tables
+    identify: bool = False  # whether blocks carry `identities`, with which --resume detects changed inputs
+
+
+@dataclass(frozen=True)
+class Block:
+    """The result for consecutive images."""
+
+    payload: Any  # the rows: formatted bytes, or a list of `Row` if the job has no encoding
+    count: int
+    failed: Counter[str] = field(default_factory=Counter)  # error message without the image's name → number of rows
+    first_error: str | None = None  # the complete message
+    identities: bytes = b""  # see `identities`
+
+    @classmethod
+    def from_rows(cls, rows: list[Row], encoding: Encoding | None, width: int, identities: bytes = b"") -> Block:
+        """Format and count rows."""
+        errors = [row for row in rows if row.error is not None]
+        failed = Counter((row.error or "").removeprefix(f"{row.input} ") for row in errors)
+        payload = rows if encoding is None else encode(rows, encoding, width)
+        return cls(payload, len(rows), failed, errors[0].error if errors else None, identities)
+
+
+def split(sources: Iterable[Source]) -> Iterator[list[Source]]:
+    """Lists of up to `BLOCK_IMAGES` images and about `BLOCK_BYTES` bytes; the same sources give the same lists."""
+    block: list[Source] = []
+    size = 0
+    for source in sources:
+        block.append(source)
+        size += size_in_memory(source)
+        if len(block) == BLOCK_IMAGES or size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def classify(job: Job, sources: list[Source]) -> Block:
+    """Classify one list of images in this process."""
+    return classify_with(job, sources, lambda images: job.model.rows(images, job.top_k, job.fit))
+
+
+def classify_with(job: Job, sources: list[Source], classifier: Callable[[list[Any]], Iterable[Row]]) -> Block:
+    """Classify one list of images with a function that gives a row for each path or `Named`.
+
+    URLs are downloaded first. A source that cannot be read becomes a row with its error.
+    """
+    downloads: Iterator[Source] = iter(())
+    if urls := [source.name for source in sources if isinstance(source, Url)]:
+        from serve.batch.urls import fetch_all
+
+        downloads = iter(fetch_all(urls))
+    images = [next(downloads) if isinstance(source, Url) else source for source in sources]
+    classified = iter(classifier([image for image in images if not isinstance(image, Unreadable)]))
+    rows = [
+        Row(image.name, job.model.card.name, error=image.error) if isinstance(image, Unreadable) else next(classified)
+        for image in images
+    ]
+    return Block.from_rows(rows, job.encoding, job.width, identities(sources) if job.identify else b"")
+
+
+def identities(sources: list[Source]) -> bytes:
+    """8 bytes per image: a hash of a file's name, size and modification time, otherwise of the name and the content."""
+    return b"".join(map(_identity, sources))
+
+
+def _identity(source: Source) -> bytes:
+    if isinstance(source, Unreadable) and source.original is not None:
+        return _identity(source.original)
+    digest = blake2b(name_of(source).encode(errors="surrogatepass") + b"\0", digest_size=8)
+    if isinstance(source, Named):
+        digest.update(source.data)
+    elif isinstance(source, str):
+        try:
+            status = os.stat(source)
+            digest.update(b"%d %d" % (status.st_size, status.st_mtime_ns))
+        except (OSError, ValueError):
+            digest.update(b"none")
+    return digest.digest()
+
+
+# All blocks
+
+
+def classify_blocks(sources: Iterable[Source], job: Job, processes: int | None = None) -> Generator[Block, None, None]:
+    """Classify; yields blocks in input order and keeps only a few blocks in memory at any time.
+
+    Args:
+        sources: Images, read lazily.
+        job: How to classify and format them.
+        processes: Number of worker processes; one per available core by default. For few images none is started.
+    Raises:
+        WorkerDied: Worker processes keep ending without a result.
+    """
+    processes = processes or cores()
+    is_small, blocks = _peek_size(split(sources))
+    if is_small or (processes == 1 and job.model.device == "cpu"):
+        yield from _classify_in_process(blocks, job)
+    elif job.model.device == "cuda":
+        from serve.batch.gpu import gpu_blocks
+
+        yield from gpu_blocks(blocks, job, processes)
+    else:
+        try:
+            starting = Workers(partial(classify, job), processes)
+        except OSError as error:
+            say(f"zoo: Cannot start worker processes ({reason(error)}). Continuing with a single process.")
+            yield from _classify_in_process(blocks, job)
+            return
+        with starting as workers:
+            yield from _classify_in_process(blocks, job, until=workers.ready)
+            yield from workers.results(blocks)
+
+
+def _peek_size(blocks: Iterator[list[Source]]) -> tuple[bool, Iterator[list[Source]]]:
+    """Whether there are at most `MAX_IMAGES_IN_PROCESS` images, and all blocks; archives have no count to look up."""
+    limit = MAX_IMAGES_IN_PROCESS // BLOCK_IMAGES
+    first = list(islice(blocks, limit + 1))
+    return len(first) <= limit, chain(first, blocks)
+
+
+def _classify_in_process(
+    blocks: Iterator[list[Source]], job: Job, until: Callable[[], bool] = lambda: False
+) -> Iterator[Block]:
+    """Classify in this process, one block per session call, so that rows are written as soon as they exist."""
+    while not until() and (sources := next(blocks, None)):
+        for start in range(0, len(sources), CHUNK):
+            yield classify(job, sources[start : start + CHUNK])
+
+
+# A run
 
 
 class Output(Protocol):
-    """Where blocks go: `serve/batch/resume.py` for files, `serve/batch/outputs.py` for stdout."""
+    """Where blocks are written: `resume.Parts` for files, `outputs.Stdout` and `outputs.ParquetOnStdout` for stdout."""
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]: ...
 
@@ -42,78 +196,41 @@ class Output(Protocol):
 
 @dataclass
 class Summary:
-    """count: images answered in this run. failed: sentence without the name → images. empty: arguments without any.
+    """Counts of a run."""
 
-    skipped: files and members of archives that are no images.
-    """
-
-    count: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    empty: list[str] = field(default_factory=list)
+    count: int = 0  # images classified, failed ones included; rows of an earlier, resumed run are not counted
+    failed: Counter[str] = field(default_factory=Counter)  # error message without the image's name → number of images
+    empty: list[str] = field(default_factory=list)  # arguments without any image
     seconds: float = 0.0
-    skipped: int = 0
+    skipped: int = 0  # files and archive members that are not images
 
     def add(self, block: Block) -> None:
-        """Count a block's rows; of failures beyond `MOST_KINDS`, the rarest are counted as one."""
+        """Count a block's rows; beyond `MAX_FAILURE_KINDS` messages, the rarest are counted together."""
         self.count += block.count
         self.failed += block.failed
-        if len(self.failed) > 2 * MOST_KINDS:
-            kept = Counter(dict(self.failed.most_common(MOST_KINDS)))
-            kept["failed otherwise."] += self.failed.total() - kept.total()
-            self.failed = kept
+        if len(self.failed) > 2 * MAX_FAILURE_KINDS:
+            frequent = Counter(dict(self.failed.most_common(MAX_FAILURE_KINDS)))
+            frequent["other errors."] += self.failed.total() - frequent.total()
+            self.failed = frequent
 
-    def told(self) -> str:
-        """One line: how many, how fast, what failed most."""
+    def check_errors(self, block: Block, max_errors: int | None) -> None:
+        """Raise TooManyErrors if this block brings the failures above the limit."""
+        if max_errors is not None and self.failed.total() + block.failed.total() > max_errors:
+            limit = "at the first failed image" if max_errors == 0 else f"after more than {max_errors} failed images"
+            raise TooManyErrors(f"Stopped {limit}: {block.first_error}")
+
+    def summary_line(self) -> str:
+        """One line: number of images, images per second, the most frequent errors."""
         rate = f"{self.count / self.seconds:,.0f} images/s" if self.seconds else "no time"
-        said = f"{self.count:,} image{'s' * (self.count != 1)} in {self.seconds:.2f} s ({rate})"
+        line = f"{self.count:,} image{'s' * (self.count != 1)} in {self.seconds:.2f} s ({rate})"
         if failed := self.failed.total():
-            reasons = Counter[str]()
-            for sentence, times in self.failed.items():
-                reasons[re.sub(r" \([^)]*\)", "", sentence).partition(": ")[0].rstrip(".")[:100]] += times
-            most = [f"{times:,} {sentence}" for sentence, times in reasons.most_common(4)]
-            more = [f"and {len(reasons) - 4} other reasons"] if len(reasons) > 4 else []
-            said += f"; {failed:,} failed: {'; '.join([*most, *more])}"
-        return f"{said}; {not_images(self.skipped)}." if self.skipped else f"{said}."
-
-
-def blocks(sources: Iterable[Source], job: Job, processes: int | None = None) -> Generator[Block, None, None]:
-    """Classify; blocks come in the order of the images, and no more than a few are on their way at any time.
-
-    Args:
-        processes: how many, by default one for each core that this process may use; for few images none is started.
-    Raises:
-        WorkerDied: a worker process ended without an answer.
-    """
-    processes = processes or cores()
-    few, cuts = _looked_at(cut(sources))
-    if few or (processes == 1 and job.model.device == "cpu"):
-        yield from _here(cuts, job)
-    elif job.model.device == "cuda":
-        from serve.batch.gpu import gpu_blocks
-
-        yield from gpu_blocks(cuts, job, processes)
-    else:
-        try:
-            started = Workers(partial(classify, job), processes)
-        except OSError as error:
-            say(f"zoo: No worker process can be started ({reason(error)}): one process does all the work.")
-            yield from _here(cuts, job)
-            return
-        with started as workers:
-            yield from _here(cuts, job, until=workers.ready)
-            yield from workers.answers(cuts)
-
-
-def _looked_at(cuts: Iterator[list[Source]]) -> tuple[bool, Iterator[list[Source]]]:
-    """Whether they are few, which an archive tells only in reading; and all of them."""
-    first = list(islice(cuts, FEW // BLOCK + 1))
-    return len(first) <= FEW // BLOCK, chain(first, cuts)
-
-
-def _here(cuts: Iterator[list[Source]], job: Job, until: Callable[[], bool] = lambda: False) -> Iterator[Block]:
-    """Classify in this process, in small blocks whose rows are there at once."""
-    while not until() and (sources := next(cuts, None)):
-        yield from (classify(job, some) for some in smaller([sources]))
+            kinds = Counter[str]()
+            for message, times in self.failed.items():
+                kinds[re.sub(r" \([^)]*\)", "", message).partition(": ")[0].rstrip(".")[:100]] += times
+            frequent = [f"{times:,} {kind}" for kind, times in kinds.most_common(4)]
+            more = [f"and {len(kinds) - 4} other reasons"] if len(kinds) > 4 else []
+            line += f"; {failed:,} failed: {'; '.join([*frequent, *more])}"
+        return f"{line}; {not_images(self.skipped)}." if self.skipped else f"{line}."
 
 
 def run(
@@ -122,42 +239,39 @@ def run(
     output: Output,
     max_errors: int | None = None,
     processes: int | None = None,
-    watch: Callable[[Block], Any] = lambda block: None,
+    on_block: Callable[[Block], Any] = lambda block: None,
 ) -> Summary:
-    """Classify all images of `inputs` into `output`.
+    """Classify all images of `inputs` and write the rows to `output`.
 
     Args:
-        max_errors: how many images may fail; None for any number.
-        watch: told of every block that was written, for a progress bar.
+        inputs: As `serve.batch.inputs.expand` returns them.
+        job: How to classify and format the images.
+        output: Receives the blocks in input order.
+        max_errors: How many images may fail; None for any number.
+        processes: As for `classify_blocks`.
+        on_block: Called with every block that was written, for example to move a progress bar.
     Raises:
-        TooManyErrors, WorkerDied, OutputError. What was written before is kept, if the output keeps it.
+        TooManyErrors, WorkerDied, OutputError. Rows written before the error stay in the output.
     """
     summary, started = Summary(), time.perf_counter()
-    sources = output.remaining(_all_of(inputs, summary))
-    with closing(blocks(sources, job, processes)) as answered:
-        for block in answered:
-            failed = summary.failed.total() + block.failed.total()
-            if max_errors is not None and failed > max_errors:
-                raise TooManyErrors(_too_many(block, max_errors))
+    sources = output.remaining(_iterate_sources(inputs, summary))
+    with closing(classify_blocks(sources, job, processes)) as blocks:
+        for block in blocks:
+            summary.check_errors(block, max_errors)
             output.write(block)
             summary.add(block)
-            watch(block)
+            on_block(block)
     summary.skipped = sum(one.skipped() for one in inputs)
     summary.seconds = time.perf_counter() - started
     output.finish()
     return summary
 
 
-def _all_of(inputs: list[Input], summary: Summary) -> Iterator[Source]:
-    for given in inputs:
-        held = False
-        for source in given.images():
-            held = True
+def _iterate_sources(inputs: list[Input], summary: Summary) -> Iterator[Source]:
+    for one in inputs:
+        is_empty = True
+        for source in one.images():
+            is_empty = False
             yield source
-        if not held:
-            summary.empty.append(given.argument)
-
-
-def _too_many(block: Block, max_errors: int) -> str:
-    borne = "no image may fail" if max_errors == 0 else f"no more than {max_errors} may fail"
-    return f"Stopped, since {borne}: {block.first_error}"
+        if is_empty:
+            summary.empty.append(one.argument)

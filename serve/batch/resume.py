@@ -1,14 +1,14 @@
-"""A file of rows that appears whole or not at all, written in parts that outlive whatever interrupts it.
+"""Write the output file OUT atomically, and in parts, so that an interrupted run can be resumed.
 
-    OUT.parts/job.json          what was asked for: a run that is resumed must ask for the same
-    OUT.parts/lock              held by the run that writes here
-    OUT.parts/000000.rows       the first part, and
-    OUT.parts/000000.json       how many rows it has, of which images, what failed, and a digest; written after it
+    OUT.parts/job.json          the options of the run; a resumed run must use the same
+    OUT.parts/lock              locked by the process that writes here
+    OUT.parts/000000.rows       rows of the first part
+    OUT.parts/000000.json       its metadata, written after the rows: number of rows, digests of images and rows, errors
 
-Each file is written under another name and renamed, so that what is there is whole. A part without its second file does
-not count, nor does a folder without job.json: that is the first to come and the first to go. At the end all parts
-become OUT, again under another name first. A part whose size or digest is another than its second file says is computed
-again, and all behind it. Nothing is removed that no run wrote.
+Every file is written under a temporary name and renamed, so that files with their final names are complete. Parts
+without metadata and folders without job.json are ignored; job.json is created first and deleted first. At the end all
+parts are joined, under a temporary name, and renamed to OUT. If the size or digest of a part does not match its
+metadata, that part and all later ones are computed again. Files that no run has written are never deleted.
 """
 
 import json
@@ -27,17 +27,17 @@ from typing import IO, Any
 
 import click
 
-from serve.batch.chunks import Block, identities
-from serve.batch.formats import Encoding, arrow_schema, head
+from serve.batch.formats import Encoding, arrow_schema, header
 from serve.batch.inputs import Source
+from serve.batch.pipeline import Block, identities
 from serve.messages import say
 from zoo.atomic import replacing
 from zoo.errors import WrongUsage, ZooError, reason
 
 PART_ROWS = 10_000
-PART_SECONDS = 30.0  # a slow run keeps what it has this often
+PART_SECONDS = 30.0  # slow runs save a part this often
 
-_OURS = re.compile(r"([0-9]{6})\.(rows|json|new)|job\.(json|new)|(part|whole)\.partial|lock")
+_PART_FILE = re.compile(r"([0-9]{6})\.(rows|json|new)|job\.(json|new)|(part|whole)\.partial|lock")
 
 
 class OutputError(ZooError):
@@ -46,169 +46,177 @@ class OutputError(ZooError):
 
 @dataclass(frozen=True)
 class Part:
-    """count: rows. size: their bytes. images: digest of which images they answer. failed: sentence → rows."""
+    """Metadata of a finished part."""
 
-    count: int
-    size: int
-    images: str
-    failed: dict[str, int]
+    count: int  # rows
+    size: int  # bytes
+    images: str  # digest of the images' identities
+    failed: dict[str, int]  # error message without the image's name → number of rows
 
-    def to_json(self, rows: Any) -> bytes:
-        """With a digest of the rows, which `rows` is, and of all that is said about them."""
-        return json.dumps(asdict(self) | {"digest": self._digest(rows)}).encode()
+    def to_json(self, rows_hash: Any) -> bytes:
+        """The fields and a digest of them and the rows; `rows_hash` is the hash object of the rows."""
+        return json.dumps(asdict(self) | {"digest": self._digest(rows_hash)}).encode()
 
-    def _digest(self, rows: Any) -> str:
-        whole = rows.copy()
-        whole.update(json.dumps(asdict(self), sort_keys=True).encode())
-        return str(whole.hexdigest())
+    def _digest(self, rows_hash: Any) -> str:
+        total_hash = rows_hash.copy()
+        total_hash.update(json.dumps(asdict(self), sort_keys=True).encode())
+        return str(total_hash.hexdigest())
 
     @classmethod
-    def read(cls, about: Path, rows: Path) -> "Part":
-        """A part that is as it was written. Raises ValueError, TypeError or OSError for any other."""
-        fields = dict(json.loads(about.read_text(encoding="utf-8")))
+    def read(cls, metadata: Path, rows: Path) -> "Part":
+        """Read and check a part. Raises ValueError, TypeError or OSError if it is not as it was written."""
+        fields = dict(json.loads(metadata.read_text(encoding="utf-8")))
         digest, part = fields.pop("digest", None), cls(**fields)
         if (size := rows.stat().st_size) != part.size:
             raise ValueError(f"{size:,} bytes instead of {part.size:,}")
-        found = _new_digest()
+        rows_hash = _new_hash()
         with open(rows, "rb") as file:
             while piece := file.read(2**20):
-                found.update(piece)
-        if part._digest(found) != digest:
-            raise ValueError("its digest is another")
+                rows_hash.update(piece)
+        if part._digest(rows_hash) != digest:
+            raise ValueError("wrong digest")
         return part
 
 
-def _new_digest() -> Any:
+def _new_hash() -> Any:
     return blake2b(digest_size=16)
 
 
 @dataclass(frozen=True)
-class _Open:
-    """The part that is being written, size and all that follows as of its last whole block.
-
-    It is replaced and not changed, since Ctrl-C can come between any two steps.
-    """
+class _OpenPart:
+    """The part that is being written. Replaced, never changed, because Ctrl-C can come between any two statements."""
 
     file: IO[bytes]
-    begun: float
+    started: float
+    # As of the last complete block:
     size: int = 0
     count: int = 0
-    rows: Any = field(default_factory=_new_digest)
-    images: Any = field(default_factory=_new_digest)
+    rows_hash: Any = field(default_factory=_new_hash)
+    images_hash: Any = field(default_factory=_new_hash)
     failed: Counter[str] = field(default_factory=Counter)
 
 
 class Parts:
-    """Collects blocks into parts of a file; `finish` puts them together."""
+    """Writes blocks into parts; `finish` joins them into the output file."""
 
-    def __init__(self, out: Path, encoding: Encoding, asked: dict[str, Any], resume: bool, width: int = 0) -> None:
-        """Begin, or go on with what is there.
+    def __init__(self, out: Path, encoding: Encoding, options: dict[str, Any], resume: bool, width: int = 0) -> None:
+        """Start a run, or resume one.
 
         Args:
-            out: the file. asked: all that decides its rows beside the images, as plain JSON types.
-            resume: go on with the parts that are there, if any; without it, parts must not be there.
+            out: The output file.
+            encoding: Format of the rows.
+            options: Everything that decides the rows besides the images, as plain JSON types.
+            resume: Continue with existing parts, if any; without it, existing parts are an error.
+            width: Of a table's name column.
         Raises:
-            WrongUsage: parts are there and shall not be resumed, or were asked for otherwise, or another run writes
-                them; there is nothing to resume; the folder holds other files. OutputError: it cannot be written.
+            WrongUsage: There are parts and `resume` is not set; they were written with other options; another run is
+                writing them; the output file is complete; the folder contains other files.
+            OutputError: The output cannot be written.
         """
         self.out, self.encoding, self.width = out, encoding, width
         self.folder = out.with_name(f"{out.name}.parts")
         self.done: list[Part] = []
-        self._open: _Open | None = None
+        self._open: _OpenPart | None = None
         self._job = self.folder / "job.json"
         if resume and out.exists() and not self._job.exists():
-            raise WrongUsage(f"{out} is finished, so nothing is left to resume: without --resume it is written anew.")
-        with self._as_sentence():
+            raise WrongUsage(f"Nothing to resume: {out} is complete. To write it again, leave out --resume.")
+        with self._raise_output_errors():
             self.folder.mkdir(exist_ok=True)
             for name in os.listdir(self.folder):
-                if not name.startswith(".") and not _OURS.fullmatch(name):
-                    raise WrongUsage(f"{self.folder} holds {name}, which no run wrote there: name another file.")
-            self._lock = _locked(self.folder / "lock")
+                if not name.startswith(".") and not _PART_FILE.fullmatch(name):
+                    raise WrongUsage(f"{self.folder} contains {name}, which is not part of a run: choose another FILE.")
+            self._lock = _lock_file(self.folder / "lock")
             if not self._job.exists():
-                self._remove_parts()  # of a run that was killed while it removed them
-                self._write_whole(self._job, json.dumps(asked, indent=1).encode())
+                self._remove_parts()  # left by a run that was killed while it deleted them
+                self._write_atomically(self._job, json.dumps(options, indent=1).encode())
             elif resume:
-                self._go_on(asked)
+                self._resume(options)
             else:
-                raise WrongUsage(
-                    f"{self.folder} holds an unfinished run: --resume goes on with it, or remove the folder."
-                )
+                raise WrongUsage(f"{self.folder} contains an unfinished run: add --resume, or delete the folder.")
 
-    def _go_on(self, asked: dict[str, Any]) -> None:
+    def _resume(self, options: dict[str, Any]) -> None:
         try:
-            begun = dict(json.loads(self._job.read_text(encoding="utf-8")))
+            old = dict(json.loads(self._job.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise WrongUsage(f"{self.folder} is damaged ({reason(error)}): remove it to begin again.") from None
-        if other := sorted(key for key in begun.keys() | asked.keys() if begun.get(key) != asked.get(key)):
-            said = "; ".join(f"{key} was {begun.get(key)} and is {asked.get(key)}" for key in other)
-            raise WrongUsage(f"{self.folder} was begun otherwise ({said}): ask for the same, or remove it.")
-        there = len(list(self.folder.glob("[0-9]*.json")))
-        while len(self.done) < there:
+            raise WrongUsage(f"{self._job} is damaged ({reason(error)}): delete {self.folder}.") from None
+        if changed := sorted(key for key in old.keys() | options.keys() if old.get(key) != options.get(key)):
+            changes = ", ".join(f"{key} {old.get(key)}, now {options.get(key)}" for key in changed)
+            raise WrongUsage(
+                f"{self.folder} was started with other options ({changes}). Use the same options or delete it."
+            )
+        count = len(list(self.folder.glob("[0-9]*.json")))
+        while len(self.done) < count:
             number = len(self.done)
             try:
                 self.done.append(Part.read(self._path(number, "json"), self._path(number, "rows")))
             except (ValueError, TypeError, OSError) as error:
-                what = error.strerror if isinstance(error, OSError) else reason(error)
-                say(f"zoo: Part {number} in {self.folder} is damaged ({what}): it is done again, with all behind it.")
+                cause = error.strerror if isinstance(error, OSError) else reason(error)
+                say(f"zoo: Part {number} in {self.folder} is damaged ({cause}). Computing it and later parts again.")
                 break
         self._remove_parts(len(self.done))
 
     def _remove_parts(self, first: int = 0) -> None:
         for path in list(self.folder.iterdir()):
-            if (ours := _OURS.fullmatch(path.name)) and ours[1] and int(ours[1]) >= first:
+            if (match := _PART_FILE.fullmatch(path.name)) and match[1] and int(match[1]) >= first:
                 path.unlink()
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
-        """The images that no part answers yet. Raises WrongUsage where others were answered than are there now."""
+        """The images that no part contains yet. Raises WrongUsage if images of a part have changed."""
         for number, part in enumerate(self.done):
-            digest, count = _new_digest(), 0
+            images_hash, count = _new_hash(), 0
             for source in islice(sources, part.count):
-                digest.update(identities([source]))
+                images_hash.update(identities([source]))
                 count += 1
-            if (count, digest.hexdigest()) != (part.count, part.images):
+            if (count, images_hash.hexdigest()) != (part.count, part.images):
                 first = sum(before.count for before in self.done[:number])
                 raise WrongUsage(
-                    f"The images have changed since {self.folder} was begun (among number {first + 1} to "
-                    f"{first + part.count}): remove it to begin again."
+                    f"The input images have changed since {self.folder} was started (among images {first + 1} to "
+                    f"{first + part.count}). Delete the folder to start again."
                 )
         yield from sources
 
     def write(self, block: Block) -> None:
-        """Add a block to the part that is being written; raises OutputError, for a full disk for one."""
-        with self._as_sentence():
+        """Append a block to the open part. Raises OutputError, for example for a full disk."""
+        with self._raise_output_errors():
             if self._open is None:
-                self._open = _Open(open(self.folder / "part.partial", "wb"), time.monotonic())
-            part, rows = self._open, self._plain(block.payload)
+                self._open = _OpenPart(open(self.folder / "part.partial", "wb"), time.monotonic())
+            part, rows = self._open, self._without_colours(block.payload)
             part.file.write(rows)
-        digest, images = part.rows.copy(), part.images.copy()
-        digest.update(rows)
-        images.update(block.identities)
-        size, count, failed = part.size + len(rows), part.count + block.count, part.failed + block.failed
-        self._open = replace(part, size=size, count=count, rows=digest, images=images, failed=failed)
-        if count >= PART_ROWS or time.monotonic() - part.begun >= PART_SECONDS:
+        rows_hash, images_hash = part.rows_hash.copy(), part.images_hash.copy()
+        rows_hash.update(rows)
+        images_hash.update(block.identities)
+        self._open = replace(
+            part,
+            size=part.size + len(rows),
+            count=part.count + block.count,
+            rows_hash=rows_hash,
+            images_hash=images_hash,
+            failed=part.failed + block.failed,
+        )
+        if self._open.count >= PART_ROWS or time.monotonic() - part.started >= PART_SECONDS:
             self.close_part()
 
     def close_part(self) -> None:
-        """Keep the whole blocks that were written so far."""
-        part, self._open = self._open, None  # at once: whoever interrupts this does not begin it again
+        """Save the complete blocks of the open part."""
+        part, self._open = self._open, None  # first, so that an interruption cannot close it twice
         if part is None:
             return
-        closed = Part(part.count, part.size, part.images.hexdigest(), dict(part.failed))
-        with self._as_sentence():
+        closed = Part(part.count, part.size, part.images_hash.hexdigest(), dict(part.failed))
+        with self._raise_output_errors():
             with part.file:
                 part.file.truncate(part.size)
                 os.fsync(part.file.fileno())
             if not part.count:
                 return
             os.replace(self.folder / "part.partial", self._path(len(self.done), "rows"))
-            self._write_whole(self._path(len(self.done), "json"), closed.to_json(part.rows))
+            self._write_atomically(self._path(len(self.done), "json"), closed.to_json(part.rows_hash))
         self.done.append(closed)
 
     def finish(self) -> None:
-        """Put the parts together, rename the result to OUT, and remove the parts; without rows there is no OUT."""
+        """Join the parts into the output file and delete them; without rows no file is written."""
         self.close_part()
         if self.done:
-            self._put_together()
+            self._join_parts()
         with suppress(OSError):
             self._job.unlink()
             self._remove_parts()
@@ -217,74 +225,73 @@ class Parts:
             self.folder.rmdir()
         os.close(self._lock)
 
-    def _put_together(self) -> None:
+    def _join_parts(self) -> None:
         parts = [self._path(number, "rows") for number in range(len(self.done))]
-        with self._as_sentence(), replacing(self.out, self.folder / "whole.partial", sync=True) as partial:
+        with self._raise_output_errors(), replacing(self.out, self.folder / "whole.partial", sync=True) as partial:
             for path, part in zip(parts, self.done, strict=True):
                 if path.stat().st_size != part.size:
-                    raise OutputError(f"{path} was changed since it was written: --resume does it again.")
+                    raise OutputError(f"{path} has changed since it was written. Run again with --resume.")
             if self.encoding == "parquet":
                 _join_arrow(parts, partial)
             else:
-                _join(self._plain(head(self.encoding, self.width)), parts, partial)
+                _join_bytes(self._without_colours(header(self.encoding, self.width)), parts, partial)
 
     @property
-    def kept(self) -> int:
-        """Rows in whole parts."""
+    def saved_rows(self) -> int:
+        """Number of rows in finished parts."""
         return sum(part.count for part in self.done)
 
-    def failed_before(self) -> Counter[str]:
-        """What failed in the parts that are there."""
+    def failed(self) -> Counter[str]:
+        """Errors in finished parts: message without the image's name → number of rows."""
         return sum((Counter(part.failed) for part in self.done), Counter())
 
-    def _plain(self, text: bytes) -> bytes:
-        """A table without the colours of a terminal."""
+    def _without_colours(self, text: bytes) -> bytes:
         return click.unstyle(text.decode()).encode() if self.encoding == "table" else text
 
     def _path(self, number: int, kind: str) -> Path:
         return self.folder / f"{number:06}.{kind}"
 
-    def _write_whole(self, path: Path, content: bytes) -> None:
+    def _write_atomically(self, path: Path, content: bytes) -> None:
         with replacing(path, path.with_suffix(".new"), sync=True) as partial:
             partial.write_bytes(content)
 
     @contextmanager
-    def _as_sentence(self) -> Iterator[None]:
-        """The system's errors in writing as OutputError."""
+    def _raise_output_errors(self) -> Iterator[None]:
+        """Turn OSError into OutputError."""
         try:
             yield
         except OSError as error:
             if self._open:
-                with suppress(OSError):  # the same full disk again
+                with suppress(OSError):  # fails again if the disk is full
                     self._open.file.close()
                 self._open = None
-            kept = f" {self.kept:,} rows are kept: --resume goes on with them." if self.done else ""
-            raise OutputError(f"{self.out} cannot be written ({error.strerror or reason(error)}).{kept}") from None
+            saved = f" {self.saved_rows:,} rows are saved: continue with --resume." if self.done else ""
+            raise OutputError(f"Cannot write {self.out} ({error.strerror or reason(error)}).{saved}") from None
 
 
-def _locked(path: Path) -> int:
-    """A descriptor whose file no other process can lock while this one lives. Raises WrongUsage where one has."""
+def _lock_file(path: Path) -> int:
+    """Lock a file for the lifetime of this process; returns its descriptor. Raises WrongUsage if it is locked."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    with suppress(ImportError, OSError):  # not every system has locks, nor every file system
+    with suppress(ImportError, OSError):  # some systems and file systems have no locks
         import fcntl
 
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise WrongUsage(f"Another run writes in {path.parent}: wait for its end, or name another file.") from None
+            raise WrongUsage(f"Another run is writing to {path.parent}: wait for it, or choose another FILE.") from None
     return descriptor
 
 
-def _join(start: bytes, parts: Iterable[Path], out: Path) -> None:
-    with open(out, "wb") as whole:
-        whole.write(start)
+def _join_bytes(start: bytes, parts: Iterable[Path], out: Path) -> None:
+    with open(out, "wb") as file:
+        file.write(start)
         for path in parts:
             with open(path, "rb") as part:
-                shutil.copyfileobj(part, whole, 2**20)
+                shutil.copyfileobj(part, file, 2**20)
 
 
 def _join_arrow(parts: Iterable[Path], out: Path) -> None:
-    """Streams of Arrow, one a block, into a parquet file with a row group a part. Raises OutputError."""
+    """Arrow streams, one per block, into a parquet file with one row group per part. Raises OutputError."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -297,5 +304,5 @@ def _join_arrow(parts: Iterable[Path], out: Path) -> None:
                     while file.tell() < file.size():
                         batches += pa.ipc.open_stream(file).read_all().to_batches()
             except pa.ArrowException:
-                raise OutputError(f"{path} was changed since it was written: --resume does it again.") from None
+                raise OutputError(f"{path} has changed since it was written. Run again with --resume.") from None
             writer.write_table(pa.Table.from_batches(batches, schema))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run once, between two steps that belong together, and reach the first process alone."""
+"""Ctrl-C and SIGTERM interrupt a run exactly once, never while processes are started, and only the main process."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
-GRACE_S = 3.0  # to keep what is done; whoever signals again later wants the end at once
+TERMINATING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_S = 3.0  # to save finished rows; a signal after that ends the process immediately
 
 
 @contextmanager
-def one_interruption() -> Iterator[None]:
-    """The first SIGINT raises KeyboardInterrupt and the first SIGTERM leaves with 143, as a shell reports that end.
+def interrupt_once() -> Iterator[None]:
+    """The first SIGINT raises KeyboardInterrupt, the first SIGTERM raises SystemExit(143).
 
-    Later ones change nothing: they would cut short what keeps the rows. After `GRACE_S` seconds they end the process
-    at once. When this is left, a process that was interrupted is about to end, and ignores them. What is ignored from
-    the start, as shells have it for jobs in the background, stays ignored.
+    Further signals are ignored while finished rows are saved; after `GRACE_S` seconds they end the process
+    immediately. After the context, an interrupted process is about to exit and ignores them. Signals that were ignored
+    from the start, as shells arrange it for background jobs, stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,62 +42,64 @@ def one_interruption() -> Iterator[None]:
         if time.monotonic() - interrupted_at[0] > GRACE_S:
             os._exit(128 + number)
 
-    heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heeded}
+    handled = [number for number in TERMINATING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, signal.SIG_IGN if interrupted_at else handler)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Signals wait for the end of this; processes that are started in it never get SIGINT, which terminals send all."""
+def signals_deferred() -> Iterator[None]:
+    """Deliver signals after the context. Processes started in it never get SIGINT, which terminals send to all."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing.resource_tracker import ensure_running
 
-    ensure_running()  # it would lift the block
-    caught: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in _ENDING}
+    ensure_running()  # started later, it would unblock the signals
+    received: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _: received.append(number)) for number in TERMINATING_SIGNALS
+    }
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for ending, handler in before.items():
-            signal.signal(ending, handler)
-        for number in caught[:1]:
+        for handled, handler in previous.items():
+            signal.signal(handled, handler)
+        for number in received[:1]:
             signal.raise_signal(number)
 
 
-# Processes that are started with a pipe to their parent, and end with it.
+def start_process(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection[Any, Any]]:
+    """Run `target(connection, *arguments)` in a process; returns the process and the other end of the connection.
 
+    The process never gets SIGINT. It communicates through a pipe because queues need semaphores, which are missing
+    where /dev/shm is not writable.
 
-def start(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection[Any, Any]]:
-    """Run `target(connection, *arguments)` in a process; returns it and the other end of the connection.
-
-    The process never gets SIGINT. A pipe needs no semaphores, which systems without a writable /dev/shm do not have.
-    Raises OSError where no process can be started, as in a working folder that was removed.
+    Raises:
+        OSError: No process can be started, for example because the working directory was removed.
     """
     import multiprocessing
 
     if multiprocessing.current_process().daemon:
-        raise OSError("daemonic processes start none")
+        raise OSError("a daemonic process cannot start processes")
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the runtime's threads
-    ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
-    with held_back(), _without_main():
+    parent_end, child_end = context.Pipe()
+    process = context.Process(target=target, args=(child_end, *arguments), daemon=True)
+    with signals_deferred(), _empty_main_module():
         process.start()
-    theirs.close()
-    return process, ours
+    child_end.close()
+    return process, parent_end
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """A process that is spawned would run its parent's script again, which may start processes; it needs none of it."""
+def _empty_main_module() -> Iterator[None]:
+    """Keep a spawned process from running its parent's script again, which it does not need and may start processes."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

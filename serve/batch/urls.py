@@ -1,10 +1,11 @@
-"""Images behind http and https addresses; whatever a server sends, the answer is bytes or a sentence, in bounded time.
+"""Download images from http and https URLs; each one gives its bytes or an error message, in bounded time and memory.
 
-`urllib3` speaks HTTP. Its timeouts begin anew with every byte, so a thread of its own fetches each address, and its
-connection is closed when the time of the whole is up.
+`urllib3` restarts its timeouts with every byte it receives. Therefore each URL is downloaded by a thread, and its
+connection is closed when the total time is up. HTTP libraries are imported where they are used, because most runs
+download nothing.
 """
 
-from __future__ import annotations  # what speaks HTTP is imported where it is used: most runs fetch nothing
+from __future__ import annotations
 
 import io
 import socket
@@ -26,96 +27,99 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
     from urllib3.connection import HTTPConnection
 
-CONNECT_S, READ_S, TOTAL_S = 10.0, 10.0, 30.0  # to connect, between two pieces, and for all of it
-REDIRECTS = 5
-AT_ONCE = 4  # addresses that one process fetches at a time
-LARGEST = Bounds().member_bytes
-PIECE = 64 * 2**10
-LONGEST_REASON = 200  # characters of what a server or a library says
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 10.0  # between two pieces
+TOTAL_TIMEOUT_S = 30.0
+MAX_REDIRECTS = 5
+PARALLEL_DOWNLOADS = 4  # per process
+MAX_BYTES = Bounds().member_bytes
+PIECE_BYTES = 64 * 2**10
+MAX_REASON_CHARACTERS = 200  # quoted from a server or a library
 
 
-def fetch_all(addresses: list[str]) -> list[Named | Unreadable]:
-    """The bytes behind each address, or why there are none, in order."""
-    answers: list[Named | Unreadable] = []
-    for start in range(0, len(addresses), AT_ONCE):
-        answers += [fetch.answer() for fetch in [_Fetch(address) for address in addresses[start : start + AT_ONCE]]]
-    return answers
+def fetch_all(urls: list[str]) -> list[Named | Unreadable]:
+    """Download URLs; the bytes of each, or an error, in order."""
+    images: list[Named | Unreadable] = []
+    for start in range(0, len(urls), PARALLEL_DOWNLOADS):
+        downloads = [_Download(url) for url in urls[start : start + PARALLEL_DOWNLOADS]]
+        images += [download.result() for download in downloads]
+    return images
 
 
-class _Fetch:
-    """One address, fetched by a thread from now on."""
+class _Download:
+    """Downloads one URL in a thread."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._until = time.monotonic() + TOTAL_S
-        self._found: Named | Unreadable | None = None
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._deadline = time.monotonic() + TOTAL_TIMEOUT_S
+        self._result: Named | Unreadable | None = None
         self._connections: list[HTTPConnection] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"download {url}", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:  # too many threads
-            self._found = self._failed(reason(error))
+            self._result = self._failure(reason(error))
 
-    def answer(self) -> Named | Unreadable:
-        """Wait for it, until the time is up."""
-        while self._found is None and (left := self._until - time.monotonic()) > 0:
-            self._thread.join(left)
-        found = self._found or self._failed(f"it is not done after {TOTAL_S:g} s")
+    def result(self) -> Named | Unreadable:
+        """Wait until the download is complete or the time is up."""
+        while self._result is None and (remaining := self._deadline - time.monotonic()) > 0:
+            self._thread.join(remaining)
+        result = self._result or self._failure(f"not complete after {TOTAL_TIMEOUT_S:g} s")
         for connection in self._connections:
             if connection.sock is not None:
-                with suppress(OSError):  # a shutdown wakes the thread, if it still reads
+                with suppress(OSError):  # a shutdown ends the thread's read
                     socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-        return found
+        return result
 
-    def _failed(self, why: str) -> Unreadable:
-        why = " ".join(why.split())[:LONGEST_REASON]
-        return Unreadable(self._address, f"{self._address} cannot be fetched ({why}).")
+    def _failure(self, cause: str) -> Unreadable:
+        cause = " ".join(cause.split())[:MAX_REASON_CHARACTERS]
+        return Unreadable(self._url, f"{self._url} cannot be downloaded ({cause}).")
 
     def _run(self) -> None:
         try:
-            self._found = self._fetched()
-        except Exception as error:  # whatever a server makes a library raise
-            self._found = self._failed(_why(error))
+            self._result = self._download()
+        except Exception as error:  # a server can make a library raise anything
+            self._result = self._failure(_describe(error))
 
-    def _fetched(self) -> Named | Unreadable:
-        address = self._address
-        for _ in range(REDIRECTS + 1):
-            with closing(self._response(address)) as response:
+    def _download(self) -> Named | Unreadable:
+        url = self._url
+        for _ in range(MAX_REDIRECTS + 1):
+            with closing(self._request(url)) as response:
                 location = response.headers.get("Location")
-                if response.status in (301, 302, 303, 307, 308) and location:  # its body, of any size, is not read
-                    address = urljoin(address, location.encode("latin-1", "replace").decode(errors="replace"))
-                    if not address.startswith(("http://", "https://")):
-                        return self._failed(f"it leads to {address}, and only http and https are fetched")
+                if response.status in (301, 302, 303, 307, 308) and location:  # the body is not read: it may be large
+                    url = urljoin(url, location.encode("latin-1", "replace").decode(errors="replace"))
+                    if not url.startswith(("http://", "https://")):
+                        return self._failure(f"redirect to {url}; only http and https are supported")
                 elif not 200 <= response.status < 300:
-                    return self._failed(f"the server says {response.status} {response.reason}")
+                    return self._failure(f"HTTP status {response.status} {response.reason}")
                 else:
-                    return self._content(response)
-        return self._failed(f"more than {REDIRECTS} redirects")
+                    return self._read(response)
+        return self._failure(f"more than {MAX_REDIRECTS} redirects")
 
-    def _response(self, address: str) -> BaseHTTPResponse:
+    def _request(self, url: str) -> BaseHTTPResponse:
         import urllib3
 
-        return _manager(address, self._connections).request(
+        return _manager(url, self._connections).request(
             "GET",
-            address,
+            url,
             headers={"User-Agent": f"pocketzoo/{zoo.__version__}"},
             preload_content=False,
             redirect=False,
             retries=False,
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
         )
 
-    def _content(self, response: BaseHTTPResponse) -> Named | Unreadable:
+    def _read(self, response: BaseHTTPResponse) -> Named | Unreadable:
         content = io.BytesIO()
-        while piece := response.read(PIECE, decode_content=True):  # not stream(): it reads lines of any length
+        while piece := response.read(PIECE_BYTES, decode_content=True):  # stream() would read lines of any length
             content.write(piece)
-            if content.tell() > LARGEST:
-                return self._failed(f"it has more than {LARGEST:,} bytes")
-        return Named(self._address, content.getvalue())
+            if content.tell() > MAX_BYTES:
+                return self._failure(f"more than {MAX_BYTES:,} bytes")
+        return Named(self._url, content.getvalue())
 
 
-def _manager(address: str, connections: list[HTTPConnection]) -> PoolManager:
-    """Connects as the environment says (http_proxy, no_proxy), and lists the connections that it opens."""
+def _manager(url: str, connections: list[HTTPConnection]) -> PoolManager:
+    """A connection pool that honours http_proxy and no_proxy and appends the connections it opens to `connections`."""
     from urllib.request import getproxies, proxy_bypass
 
     import urllib3
@@ -137,47 +141,47 @@ def _manager(address: str, connections: list[HTTPConnection]) -> PoolManager:
     class SecurePool(urllib3.HTTPSConnectionPool):
         ConnectionCls = Secure
 
-    url = urllib3.util.parse_url(address)
-    proxy = getproxies().get(url.scheme or "")
-    if proxy and not proxy_bypass(url.host or ""):
+    parsed = urllib3.util.parse_url(url)
+    proxy = getproxies().get(parsed.scheme or "")
+    if proxy and not proxy_bypass(parsed.host or ""):
         auth = urllib3.util.parse_url(proxy).auth
         headers = urllib3.make_headers(proxy_basic_auth=auth) if auth else None
-        manager: PoolManager = urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=_tls())
+        manager: PoolManager = urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=_tls_context())
     else:
-        manager = urllib3.PoolManager(ssl_context=_tls())
+        manager = urllib3.PoolManager(ssl_context=_tls_context())
     manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
     return manager
 
 
 @cache
-def _tls() -> ssl.SSLContext:
-    """One for all, since it takes 10 ms and more to read the system's certificates."""
+def _tls_context() -> ssl.SSLContext:
+    """Cached, because reading the system's certificates takes 10 ms or more."""
     import ssl
 
     return ssl.create_default_context()
 
 
-def _why(error: Exception) -> str:
-    """In words, without the objects that urllib3's own sentences show."""
+def _describe(error: Exception) -> str:
+    """The cause of a failed download, without the representations of objects in urllib3's own messages."""
     from http.client import IncompleteRead
 
     from urllib3 import exceptions
 
     inner = next((part for part in reversed(error.args) if isinstance(part, Exception)), error)
     if isinstance(error, exceptions.NameResolutionError):
-        return "its host is unknown"
+        return "unknown host"
     if isinstance(error, exceptions.NewConnectionError):
         return reason(error.__cause__ or error)
     if isinstance(error, exceptions.ConnectTimeoutError):
-        return f"no connection within {CONNECT_S:g} s"
+        return f"no connection within {CONNECT_TIMEOUT_S:g} s"
     if isinstance(error, exceptions.ReadTimeoutError):
-        return f"nothing came for {READ_S:g} s"
+        return f"no data for {READ_TIMEOUT_S:g} s"
     if isinstance(inner, IncompleteRead):
-        return "the answer ends too early"
-    if isinstance(error, ValueError):  # as of an address that cannot be taken apart
-        return "it is no address of the web"
+        return "incomplete response"
+    if isinstance(error, ValueError):  # for example a URL that cannot be parsed
+        return "invalid URL"
     if isinstance(error, exceptions.DecodeError):
-        return "the answer's compression is damaged"
+        return "damaged compression of the response"
     if isinstance(error, exceptions.ProtocolError):
-        return f"no proper HTTP answer: {type(inner).__name__} {reason(inner)}"
+        return f"invalid HTTP response: {type(inner).__name__} {reason(inner)}"
     return reason(inner)

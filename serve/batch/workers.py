@@ -1,10 +1,9 @@
-"""Worker processes: blocks of images → blocks of finished rows, in order, from as many processes as there are cores.
+"""A pool of worker processes: lists of images → results, in order.
 
-Processes and not threads: beside a network of 85 µs, Python's own work on an image holds the interpreter's lock long
-enough that two threads were no faster than one (docs/decisions/0007-batch.md). What starts processes is imported where
-they are started: a single picture needs none.
-
-Parent and worker talk through one pipe, and its end is the end of the worker, whatever ends the parent.
+Processes instead of threads: next to a network run of 85 µs, Python's own work per image holds the interpreter lock
+for so long that two threads were no faster than one (docs/decisions/0007-batch.md). Parent and worker communicate
+through one pipe; when it closes the worker ends, however the parent ended. `multiprocessing` is imported where
+processes are started, because a single image needs none.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from serve.batch import signals as processes
+from serve.batch import signals
 from serve.batch.archives import Unreadable
-from serve.batch.inputs import Source, held_bytes, name_of
+from serve.batch.inputs import Source, name_of, size_in_memory
 from serve.messages import say
 from zoo.errors import ZooError
 
@@ -28,157 +27,161 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
     from queue import SimpleQueue
 
-Answer = TypeVar("Answer")
-PATIENCE_S = 2.0  # for a worker to end by itself
-AHEAD = 2  # blocks that a worker has: one that it works on, one that waits in its process
-HELD_BYTES = 16 * 2**20  # of images, for each process, that were handed over and not answered yet
-PIECES = 8  # in which a block is tried again on which a process died: three times, until it is one image
-MOST_DEATHS = 12  # in a row: more than it takes to find two such images
-
-
-_WHY = (
-    "Worker processes die, which happens where memory runs out: use fewer (--workers); of a file, the finished parts "
-    "are kept (--resume)."
-)
+Result = TypeVar("Result")
+EXIT_TIMEOUT_S = 2.0  # for a worker to end by itself
+TASKS_PER_WORKER = 2  # one in progress, one queued in the worker
+PENDING_BYTES = 16 * 2**20  # of images sent and not yet classified, per worker
+SPLITS = 8  # a task that killed its worker is split into 8 parts, up to three times, to find the image at fault
+MAX_DEATHS = 12  # of workers without a result in between: more than it takes to find two such images
 
 
 class WorkerDied(ZooError):
-    """Worker processes end without an answer, whatever they work on."""
+    """Worker processes keep ending without a result."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Worker processes keep dying, probably because memory runs out. Use fewer (--workers). With -o, finished "
+            "rows are kept: continue with --resume."
+        )
 
 
 @dataclass(eq=False)
-class _Task(Generic[Answer]):
-    """A block on its way: its images, then its answer."""
+class _Task(Generic[Result]):
+    """A list of images and, later, its result."""
 
     sources: list[Source]
-    size: int
-    answers: list[Answer] = field(default_factory=list)  # one, when it is finished
+    size: int  # bytes of the images that are sent as bytes
+    result: list[Result] = field(default_factory=list)  # one item when it is finished
     sent: bool = False
 
 
 @dataclass(eq=False)
-class _Worker(Generic[Answer]):
+class _Worker(Generic[Result]):
     process: SpawnProcess
     connection: Connection[Any, Any]
-    giving: threading.Thread
+    sender: threading.Thread  # sends the function
     ready: bool = False
-    tasks: deque[_Task[Answer]] = field(default_factory=deque)  # in the order in which it answers them
+    tasks: deque[_Task[Result]] = field(default_factory=deque)  # in the order of their results
 
 
-class Workers(Generic[Answer]):
-    """Processes that do `work(sources)`; each gets it once, with the model that may be in it.
+class Workers(Generic[Result]):
+    """Processes that call `function(sources)`.
 
-    Where a process dies, its block is tried again in pieces, until the image is found that ends its process: that
-    image becomes an `Unreadable`, and the others are answered. Raises OSError where no process can be started.
+    Each process gets the function once, including a model that is bound to it. If a process dies, its task is retried
+    in parts until the image that kills the process is found. That image becomes an `Unreadable`; all others get their
+    results.
     """
 
-    def __init__(self, work: Callable[[list[Source]], Answer], number: int) -> None:
-        """number: of processes."""
-        self._work = work
-        self._workers: list[_Worker[Answer]] = []
-        self._deaths = 0  # since the last answer
+    def __init__(self, function: Callable[[list[Source]], Result], count: int) -> None:
+        """Start `count` processes. Raises OSError if none can be started."""
+        self._function = function
+        self._workers: list[_Worker[Result]] = []
+        self._deaths = 0  # since the last result
         try:
-            for _ in range(number):
-                self._start()
+            for _ in range(count):
+                self._start_worker()
         except BaseException as error:
             self.__exit__(type(error))
             raise
 
-    def _start(self) -> None:
-        process, connection = processes.start(_serve)
-        # Not with what starts a process: that is waited for, and a model is large.
-        giving = threading.Thread(target=_give, args=(connection, self._work), daemon=True)
-        giving.start()
-        self._workers.append(_Worker(process, connection, giving))
+    def _start_worker(self) -> None:
+        process, connection = signals.start_process(_serve)
+        # Sent by a thread, not as an argument of the process: starting would wait until a large model is transferred.
+        sender = threading.Thread(target=_send_function, args=(connection, self._function), daemon=True)
+        sender.start()
+        self._workers.append(_Worker(process, connection, sender))
 
-    def __enter__(self) -> Workers[Answer]:
+    def __enter__(self) -> Workers[Result]:
         return self
 
-    def __exit__(self, given_up: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for worker in self._workers:
-            if given_up or not worker.ready:  # nothing is lost: only this process writes
+            if error or not worker.ready:  # no rows are lost: only this process writes them
                 worker.process.kill()
             else:
                 worker.connection.close()
         for worker in self._workers:
-            worker.process.join(PATIENCE_S)
+            worker.process.join(EXIT_TIMEOUT_S)
             worker.process.kill()
-            worker.giving.join(PATIENCE_S)
+            worker.sender.join(EXIT_TIMEOUT_S)
             worker.connection.close()
         self._workers.clear()
 
     def ready(self) -> bool:
-        """Whether a worker waits for work: starting takes as long as thousands of images."""
+        """Whether a worker is ready for tasks; starting one takes as long as thousands of images."""
         if self._workers:
             self._receive(timeout=0)
             if not self._workers:
-                say("zoo: Worker processes end while they start: one process does all the work.")
+                say("zoo: Worker processes end during their start. Continuing with a single process.")
         return any(worker.ready for worker in self._workers)
 
     def wait_until_ready(self) -> None:
         while not all(worker.ready for worker in self._workers):
             self._receive()
 
-    def answers(self, cuts: Iterable[list[Source]]) -> Iterator[Answer]:
-        """The answers for the lists, in order; no more than a few lists are on their way at any time.
+    def results(self, blocks: Iterable[list[Source]]) -> Iterator[Result]:
+        """Results in the order of the blocks; only a few blocks are in memory at any time.
 
-        One answer a list, or several where a process died on it. Raises WorkerDied.
+        One result per block, or several for a block that killed its process.
+
+        Raises:
+            WorkerDied.
         """
-        left = iter(cuts)
-        tasks: deque[_Task[Answer]] = deque()  # in the order of the images
-        most, most_bytes = AHEAD * len(self._workers) + 1, HELD_BYTES * len(self._workers)
+        remaining = iter(blocks)
+        tasks: deque[_Task[Result]] = deque()  # in the order of the blocks
+        max_tasks, max_bytes = TASKS_PER_WORKER * len(self._workers) + 1, PENDING_BYTES * len(self._workers)
         while True:
-            while len(tasks) < most and sum(task.size for task in tasks) < most_bytes:
-                if (sources := next(left, None)) is None:
+            while len(tasks) < max_tasks and sum(task.size for task in tasks) < max_bytes:
+                if (sources := next(remaining, None)) is None:
                     break
-                tasks.append(_Task(sources, sum(map(held_bytes, sources))))
+                tasks.append(_Task(sources, sum(map(size_in_memory, sources))))
             if not tasks:
                 return
             if not self._workers:
-                raise WorkerDied(_WHY)
+                raise WorkerDied
             self._send(task for task in tasks if not task.sent)
-            if not tasks[0].answers:
+            if not tasks[0].result:
                 self._receive(tasks)
-            while tasks and tasks[0].answers:
-                yield tasks.popleft().answers[0]
+            while tasks and tasks[0].result:
+                yield tasks.popleft().result[0]
 
-    def _send(self, waiting: Iterator[_Task[Answer]]) -> None:
-        """One to each that is idle, and then a second one, so that nobody waits for the parent."""
-        for ahead in range(AHEAD):
+    def _send(self, unsent: Iterator[_Task[Result]]) -> None:
+        """Send a task to each idle worker, then a second one to each, so that no worker waits for the parent."""
+        for queued in range(TASKS_PER_WORKER):
             for worker in self._workers:
-                if worker.ready and len(worker.tasks) == ahead:
-                    if (task := next(waiting, None)) is None:
+                if worker.ready and len(worker.tasks) == queued:
+                    if (task := next(unsent, None)) is None:
                         return
                     task.sent = True
                     worker.tasks.append(task)
-                    with suppress(OSError):  # it is dead, as it will be found to be when its answer is read
+                    with suppress(OSError):  # a dead worker is noticed and replaced in _receive
                         worker.connection.send(task.sources)
 
-    def _receive(self, tasks: deque[_Task[Answer]] | None = None, timeout: float | None = None) -> None:
-        """What workers have sent, waiting for the first of it; a dead worker is replaced."""
+    def _receive(self, tasks: deque[_Task[Result]] | None = None, timeout: float | None = None) -> None:
+        """Wait for at least one message and process all that are there; replace dead workers."""
         from multiprocessing.connection import wait
 
         by_connection = {worker.connection: worker for worker in self._workers}
         for connection in wait(list(by_connection), timeout):
-            worker = by_connection[connection]  # type: ignore[index]  # of what it was given
+            worker = by_connection[connection]  # type: ignore[index]  # wait returns some of its arguments
             try:
                 message = worker.connection.recv()
             except (EOFError, OSError):
                 self._replace(worker, tasks)
                 continue
-            if isinstance(message, _Failure):
+            if isinstance(message, _RaisedError):
                 raise message.error
             if not worker.ready:
                 worker.ready = True
                 continue
             task = worker.tasks.popleft()
-            task.answers.append(message)
+            task.result.append(message)
             task.sources, task.size, self._deaths = [], 0, 0
 
-    def _replace(self, dead: _Worker[Answer], tasks: deque[_Task[Answer]] | None) -> None:
-        """Start another worker, divide the block on which this one died, and send its other blocks again."""
+    def _replace(self, dead: _Worker[Result], tasks: deque[_Task[Result]] | None) -> None:
+        """Start another worker, split the task that killed this one, and mark its other tasks as not sent."""
         self._deaths += 1
-        dead.process.join(PATIENCE_S)
+        dead.process.join(EXIT_TIMEOUT_S)
         dead.process.kill()
         dead.connection.close()
         self._workers.remove(dead)
@@ -187,68 +190,69 @@ class Workers(Generic[Answer]):
         for task in dead.tasks:
             task.sent = False
         if tasks is not None and dead.tasks:
-            if self._deaths > MOST_DEATHS or _was_blamed(dead.tasks[0]):
-                raise WorkerDied(_WHY)
-            _divide(dead.tasks[0], tasks, dead.process.exitcode)
-        with suppress(OSError):  # with those that are left, then
-            self._start()
+            if self._deaths > MAX_DEATHS or _contains_killer(dead.tasks[0]):
+                raise WorkerDied
+            _split_task(dead.tasks[0], tasks, dead.process.exitcode)
+        with suppress(OSError):  # then the other workers do the work
+            self._start_worker()
 
 
-def _was_blamed(task: _Task[Answer]) -> bool:
+def _contains_killer(task: _Task[Result]) -> bool:
+    """Whether an image of the task has already been replaced because it killed a worker."""
     return any(isinstance(source, Unreadable) and source.original is not None for source in task.sources)
 
 
-def _divide(task: _Task[Answer], tasks: deque[_Task[Answer]], exit_code: int | None) -> None:
-    """Several tasks in the place of one; of one image that ended its process, a task that says so."""
+def _split_task(task: _Task[Result], tasks: deque[_Task[Result]], exit_code: int | None) -> None:
+    """Replace a task by several smaller ones; if it is one image, replace the image by an `Unreadable`."""
     if len(task.sources) > 1:
-        place, size = tasks.index(task), -(-len(task.sources) // PIECES)
+        position, size = tasks.index(task), -(-len(task.sources) // SPLITS)
         tasks.remove(task)
         for start in reversed(range(0, len(task.sources), size)):
-            tasks.insert(place, _Task(task.sources[start : start + size], task.size))
+            tasks.insert(position, _Task(task.sources[start : start + size], task.size))
         return
     name = name_of(task.sources[0])
-    sentence = f"{name} ended the process that read it (exit code {exit_code}): it is damaged, or takes much memory."
-    task.sources = [Unreadable(name, sentence, task.sources[0])]
+    message = f"{name} crashed the worker process (exit code {exit_code}): it is damaged or needs too much memory."
+    task.sources = [Unreadable(name, message, task.sources[0])]
 
 
 @dataclass
-class _Failure:
-    """What a worker's work raised, to be raised in the parent."""
+class _RaisedError:
+    """An exception of a worker's function, to be raised in the parent."""
 
     error: BaseException
 
 
-def _give(connection: Connection[Any, Any], work: object) -> None:
+def _send_function(connection: Connection[Any, Any], function: object) -> None:
     with suppress(OSError):  # the worker has ended meanwhile
-        connection.send(work)
+        connection.send(function)
 
 
 def _serve(connection: Connection[Any, Any]) -> None:
-    """In a worker: answer what comes through the pipe, until its end. Ctrl-C is the parent's business."""
+    """In a worker: process tasks until the pipe closes. Ignores Ctrl-C, which the parent handles."""
     import queue
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        work = connection.recv()
+        function = connection.recv()
         connection.send(None)  # ready
         received: SimpleQueue[list[Source]] = queue.SimpleQueue()
-        threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
+        threading.Thread(target=_receive_tasks, args=(connection, received), daemon=True).start()
         while True:
-            connection.send(work(received.get()))
+            connection.send(function(received.get()))
     except MemoryError:
         os._exit(1)
     except BaseException as error:
         try:
-            connection.send(_Failure(error))
+            connection.send(_RaisedError(error))
         except OSError:
             os._exit(1)
-        except Exception:  # it cannot be pickled
-            connection.send(_Failure(RuntimeError(f"{type(error).__name__}: {error}")))
+        except Exception:  # the error cannot be pickled
+            connection.send(_RaisedError(RuntimeError(f"{type(error).__name__}: {error}")))
 
 
-def _receive(connection: Connection[Any, Any], received: SimpleQueue[list[Source]]) -> None:
-    """Take each block at once, so that the parent is never held up, and end with the parent."""
+def _receive_tasks(connection: Connection[Any, Any], received: SimpleQueue[list[Source]]) -> None:
+    """Read every task immediately, so that the parent's send never blocks; end the process when the parent ends."""
     try:
         while True:
             received.put(connection.recv())

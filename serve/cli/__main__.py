@@ -1,4 +1,4 @@
-"""`python -m serve.cli`: the `zoo` command where no script is installed."""
+"""`python -m serve.cli`: the `zoo` command, without an installed script."""
 
 from serve.cli.main import main
 

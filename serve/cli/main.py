@@ -1,7 +1,13 @@
-"""The `zoo` command: parse, one library call, print. Data go to stdout, everything else to stderr.
+"""The `zoo` command: each subcommand parses its options, calls the library once and prints the result.
 
-Exit codes: 0 all done; 1 some inputs failed, or a verification did; 2 wrong usage, or nothing to do; 3 model, runtime
-or device not available; 130 interrupted, 143 by SIGTERM.
+Results go to stdout, everything else to stderr. Exit codes:
+
+    0    success
+    1    an image failed, or a check of `zoo verify` failed
+    2    wrong usage, or no images to classify
+    3    model, runtime or device not available; `zoo doctor` found a problem
+    130  interrupted by Ctrl-C
+    143  terminated by SIGTERM
 """
 
 import io
@@ -24,24 +30,24 @@ if TYPE_CHECKING:
 
     from zoo.verify import Check
 
-COMPLETE = "_ZOO_COMPLETE"  # set by the shell's completion function: click's protocol
+COMPLETION_VARIABLE = "_ZOO_COMPLETE"  # set by the shell's completion function, as click's protocol defines
 
 
 def _complete_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
     from click.shell_completion import CompletionItem
 
-    return [CompletionItem(incomplete, type="file")]  # the shell lists them itself
+    return [CompletionItem(incomplete, type="file")]  # the shell itself lists the files
 
 
 def _complete_models(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> "list[CompletionItem[str]]":
-    """Names and architectures, or files where none begins like that."""
+    """Model names and architectures that start with the word; files if there are none."""
     from click.shell_completion import CompletionItem
 
     try:
         cards = zoo.list_models()
-    except ZooError:  # there is no home folder
+    except ZooError:  # for example, there is no home directory
         cards = []
     names = {name for card in cards for name in (card.name, card.architecture) if name.startswith(incomplete)}
     return [CompletionItem(name) for name in sorted(names)] or _complete_files(context, parameter, incomplete)
@@ -51,18 +57,29 @@ _model_option = click.option(
     "--model",
     "-m",
     shell_complete=_complete_models,
-    help=f"Name, or path to an .onnx file or a model's folder.  [default: {DEFAULT_MODEL}]",
+    metavar="MODEL",
+    help=f"Model name, path of an .onnx file, or path of a model folder.  [default: {DEFAULT_MODEL}]",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-_device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-_data_option = click.option("--data", type=click.Path(exists=True, file_okay=False), help="Test data.  [ZOO_DATA]")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+_device_choice = click.Choice(["auto", "cpu", "cuda"])
+_device_option = click.option(
+    "--device", type=_device_choice, default="auto", show_default=True, help="Device to run on; auto is the CPU."
+)
+_data_option = click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False),
+    help="Directory with the test datasets.  [env var: ZOO_DATA]",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(zoo.__version__, "-V", "--version", prog_name="zoo")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Small image classifiers: read a digit from a picture, see which models there are, check what they claim."""
+    """Small image classifiers for digits and photos.
+
+    Classify images, list the models and check them, or serve them over HTTP.
+    """
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         context.color = False
 
@@ -70,63 +87,105 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", shell_complete=_complete_files)
 @_model_option
-@click.option("--out", "-o", metavar="FILE", help="Write there: .jsonl, .csv or .parquet.  [default: stdout]")
+@click.option("--out", "-o", metavar="FILE", help="Output file (.jsonl, .csv or .parquet).  [default: stdout]")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "jsonl", "csv", "parquet"]), help="[default: by FILE, or table]"
+    "--format",
+    "form",
+    type=click.Choice(["table", "jsonl", "csv", "parquet"]),
+    help="Output format.  [default: from FILE's suffix, or table]",
 )
-@click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True, help="Guesses for each image.")
-@click.option("--fit", type=click.Choice(["crop", "whole"]), default="crop", show_default=True, help="Of photographs.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same command into FILE.")
+@click.option(
+    "--top-k", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Labels to report per image."
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "whole"]),
+    default="crop",
+    show_default=True,
+    help="Fit photos to the input: crop their centre, or pad the whole picture.",
+)
+@click.option("--resume", is_flag=True, help="Resume the interrupted run that was writing FILE.")
 @click.option(
     "--on-error",
     type=click.Choice(["row", "fail"]),
     default="row",
     show_default=True,
-    help="An image that fails gets a row with its error, or ends the run.",
+    help="For an image that fails: write a row with the error, or stop.",
 )
-@click.option("--max-errors", type=click.IntRange(min=0), metavar="N", help="End the run when more images fail.")
-@click.option("--allow-url", is_flag=True, help="Fetch images whose name is a URL.")
-@click.option("--column", metavar="NAME", help="Of parquet files.  [default: the first that holds images]")
+@click.option(
+    "--max-errors",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Stop when more than N images have failed.  [default: no limit]",
+)
+@click.option("--allow-url", is_flag=True, help="Download images given as http:// or https:// URLs.")
+@click.option(
+    "--column", metavar="NAME", help="Image column of parquet files.  [default: the first column with images]"
+)
 @click.option(
     "--max-megapixels",
     envvar="ZOO_MAX_MEGAPIXELS",
     type=click.FloatRange(min=0.1, max=1000),
     metavar="N",
-    help="Refuse larger pictures.  [ZOO_MAX_MEGAPIXELS; default: 25]",
+    help="Reject larger images.  [env var: ZOO_MAX_MEGAPIXELS; default: 25]",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes for many images.  [default: one a core]")
-@_device_option
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Worker processes for more than 256 images.  [default: one per core]",
+)
+@click.option(
+    "--device",
+    type=_device_choice,
+    default="auto",
+    show_default=True,
+    help="Device to run on; auto is the CPU, or CUDA for 200,000 images or more.",
+)
 def predict(model: str | None, on_error: str, max_errors: int | None, **options: Any) -> None:
-    """Classify images, one row an image, in input order.
+    """Classify images; prints one row per image.
 
-    IMAGE is a file, a folder, a glob, a zip or tar archive, a parquet file, a URL; @FILE, a list of image files and
-    URLs, one a line, and @- that list on stdin; or - for an image's bytes on stdin.
+    \b
+    IMAGE is one of:
+      an image file, a folder, a glob pattern or a URL
+      a zip or tar archive, or a parquet file with an image column
+      @FILE  a text file with one path or URL per line; @- reads it from stdin
+      -      the bytes of one image on stdin
     """
-    from serve.cli.predict import Request, predict
+    from serve.cli.predict import PredictOptions, predict
 
-    borne = 0 if on_error == "fail" else max_errors
-    sys.exit(predict(Request(model=model or DEFAULT_MODEL, by_default=model is None, max_errors=borne, **options)))
+    limit = 0 if on_error == "fail" else max_errors
+    sys.exit(
+        predict(
+            PredictOptions(model=model or DEFAULT_MODEL, is_default_model=model is None, max_errors=limit, **options)
+        )
+    )
 
 
 @cli.command()
 @click.argument("image", shell_complete=_complete_files)
 @_model_option
-@click.option("--out", "-o", type=click.Path(file_okay=False), default="inside", show_default=True, help="Folder.")
 @click.option(
-    "--unit", metavar="LAYER:ROW,COLUMN", help="Whose receptive field to draw.  [default: the middle of each]"
+    "--out", "-o", type=click.Path(file_okay=False), default="inside", show_default=True, help="Output folder."
+)
+@click.option(
+    "--unit",
+    metavar="LAYER:ROW,COLUMN",
+    help="Draw the receptive field of this unit only.  [default: the centre unit of each layer]",
 )
 def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
-    """Look inside: draw what every layer makes of IMAGE.
+    """Draw the feature maps of every layer for IMAGE.
 
-    Writes PNG pictures into a folder: the answer, receptive fields, the first kernels, and every layer's feature maps.
+    Writes PNG files into a folder: the prediction, receptive fields, the first layer's kernels, and the feature maps
+    of every layer.
     """
     from pathlib import Path
 
     from zoo.inspection.activations import look_inside, parse_unit
     from zoo.inspection.plots import draw_pictures
 
-    chosen = parse_unit(unit) if unit else None
-    for path in draw_pictures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), chosen):
+    only = parse_unit(unit) if unit else None
+    for path in draw_pictures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), only):
         click.echo(path)
 
 
@@ -134,9 +193,9 @@ def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
 @click.argument("pattern", default="*", shell_complete=_complete_models)
 @_json_option
 def list_command(pattern: str, as_json: bool) -> None:
-    """List models whose name matches or begins with PATTERN.
+    """List models.
 
-    PATTERN may hold wildcards: zoo list 'mnist*', zoo list '*.plus', zoo list cifar.
+    PATTERN is the beginning of a name or a pattern with wildcards: zoo list cifar, zoo list '*.plus'.
     """
     from serve.cli.output import cards_json, model_table
     from zoo.registry import damaged
@@ -145,7 +204,7 @@ def list_command(pattern: str, as_json: bool) -> None:
         say(f"zoo: {printable(str(problem))}")
     cards = zoo.list_models(pattern)
     if not cards:
-        raise ModelNotFound(f"No model matches {pattern!r}: `zoo list` shows all models.")
+        raise ModelNotFound(f"No model matches {pattern!r}. Run `zoo list` to see all models.")
     if as_json:
         click.echo(cards_json(cards))
     else:
@@ -156,10 +215,11 @@ def list_command(pattern: str, as_json: bool) -> None:
 @click.argument("name", shell_complete=_complete_models)
 @_json_option
 def info(name: str, as_json: bool) -> None:
-    """Show a model's card, and its layers.
+    """Show a model's card and its layers.
 
-    NAME is a model's name, a path to an .onnx file, or a model's folder. Layers are shown with output size, receptive
-    field, parameters and multiply-accumulates.
+    NAME is a model name, the path of an .onnx file, or the path of a model folder. The card holds accuracy,
+    calibration, training and licence; the table lists each layer's output size, receptive field, parameters and
+    multiply-accumulates (MACs).
     """
     from serve.cli.output import card_page
     from zoo.model import card_of
@@ -177,32 +237,32 @@ def info(name: str, as_json: bool) -> None:
 @_device_option
 @_json_option
 def verify(names: tuple[str, ...], data: str | None, device: str, as_json: bool) -> None:
-    """Check that models are what their cards say.
+    """Check model files against their cards.
 
-    Compares hashes and the embedded card and, where the test data are here, recomputes the accuracy on all of them.
-    NAME is a model's name, with wildcards or without, a path to an .onnx file, or a model's folder.
+    Compares file hashes and the embedded card. If the test dataset is available, also recomputes the accuracy on it.
+    NAME is a model name or a pattern with wildcards, the path of an .onnx file, or the path of a model folder.
     """
     import json
 
-    passed, found = True, []
+    passed, results = True, []
     for name in names:
-        for model, check in _checks(name, data, device):
+        for model, check in _run_checks(name, data, device):
             passed = passed and check.passed is not False
-            found.append({"model": model, "check": check.name, "passed": check.passed, "detail": check.detail})
+            results.append({"model": model, "check": check.name, "passed": check.passed, "detail": check.detail})
             if not as_json:
-                mark = {True: "ok", False: "FAILED", None: "skipped"}[check.passed]
-                click.echo(printable(f"{model}  {check.name:<18} {mark:<8} {check.detail}"))
+                status = {True: "ok", False: "FAILED", None: "skipped"}[check.passed]
+                click.echo(printable(f"{model}  {check.name:<18} {status:<8} {check.detail}"))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(results, indent=2))
     sys.exit(0 if passed else 1)
 
 
-def _checks(name: str, data: str | None, device: Any) -> "Iterator[tuple[str, Check]]":
-    """Models that a name or pattern means, each with its checks. A damaged model is a check that failed."""
+def _run_checks(name: str, data: str | None, device: Any) -> "Iterator[tuple[str, Check]]":
+    """Check all models that match a name or pattern; yields (model name, check). A damaged model is a failed check."""
     from zoo import registry
     from zoo.model import locate
     from zoo.verify import Check
-    from zoo.verify import verify as checks_of
+    from zoo.verify import verify as verify_model
 
     models: list[registry.Entry] | list[registry.Entry | Path]
     try:
@@ -211,49 +271,75 @@ def _checks(name: str, data: str | None, device: Any) -> "Iterator[tuple[str, Ch
     except BadModel as error:
         models, problems = [], [error]
     if not models and not problems:
-        raise ModelNotFound(f"No model matches {name!r}: `zoo list` shows all models.")
+        raise ModelNotFound(f"No model matches {name!r}. Run `zoo list` to see all models.")
     for problem in problems:
         yield name, Check("card", False, str(problem))
     for model in models:
-        for check in checks_of(model, data, device):
+        for check in verify_model(model, data, device):
             yield model.card.name if isinstance(model, registry.Entry) else name, check
 
 
 class PortOption(click.Option):
-    """--port, for which a variable of Kubernetes is not meant: it sets ZOO_PORT for a service that is called zoo."""
+    """The --port option; ignores the ZOO_PORT that Kubernetes sets for a service named "zoo" (tcp://ADDRESS:PORT)."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         value = super().resolve_envvar_value(ctx)
         if value is not None and value.startswith(("tcp://", "udp://", "sctp://")):
-            say(f"zoo: ZOO_PORT is {value!r}, as Kubernetes sets it for a service called zoo: it is no --port.")
+            say(f"zoo: Ignoring ZOO_PORT={value!r}: Kubernetes sets it for a service named zoo.")
             return None
         return value
 
 
 @cli.command(context_settings={"auto_envvar_prefix": "ZOO"})
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Address to listen on.")
 @click.option(
     "--port",
     cls=PortOption,
     type=click.IntRange(0, 65535),
     default=8000,
     show_default=True,
-    help="0 takes any free one.",
+    metavar="N",
+    help="Port to listen on; 0 picks a free port.",
 )
-@click.option("--models", default="*", show_default=True, metavar="PATTERN", help="Which models to serve.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Server processes.")
-@click.option("--max-queue", type=click.IntRange(min=1), default=256, show_default=True, help="Requests that may wait.")
-@click.option("--max-body-mb", type=click.FloatRange(min=0.001), default=16, show_default=True, help="Of a request.")
-@click.option("--deadline-ms", type=click.IntRange(min=1), default=10_000, show_default=True, help="For an answer.")
-@click.option("--demo/--no-demo", default=True, show_default=True, help="The page for people, at /.")
-@click.option("--access-log/--no-access-log", default=True, show_default=True, help="A JSON line a request, on stderr.")
+@click.option("--models", default="*", show_default=True, metavar="PATTERN", help="Models to serve.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Server processes."
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Queued requests per process; further requests get 503.",
+)
+@click.option(
+    "--max-body-mb",
+    type=click.FloatRange(min=0.001),
+    default=16,
+    show_default=True,
+    metavar="MB",
+    help="Largest request body in megabytes.",
+)
+@click.option(
+    "--deadline-ms",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    metavar="MS",
+    help="Time limit per request in milliseconds.",
+)
+@click.option("--demo/--no-demo", default=True, show_default=True, help="Serve the web page at /.")
+@click.option(
+    "--access-log/--no-access-log", default=True, show_default=True, help="Log one JSON line per request to stderr."
+)
 @click.option(
     "--allowed-host",
     "allowed_hosts",
     multiple=True,
     envvar="ZOO_ALLOWED_HOST",
     metavar="NAME",
-    help="Name that requests may call this server by, '*' for any; repeatable.  [default: addresses, localhost, HOST]",
+    help="Accept requests for this host name, '*' for any; repeatable.  [default: IP addresses, localhost, HOST]",
 )
 @click.option(
     "--cors-origin",
@@ -261,14 +347,20 @@ class PortOption(click.Option):
     multiple=True,
     envvar="ZOO_CORS_ORIGIN",
     metavar="ORIGIN",
-    help="Site whose pages may use this server, as https://example.org, or '*'; repeatable.  [default: none]",
+    help="Allow pages of this site (https://example.org, or '*') to call the API; repeatable.  [default: none]",
 )
-@click.option("--health-port", type=click.IntRange(1, 65535), help="Answer /v2/health/ there too, however busy.")
+@click.option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    help="Also serve /v2/health/ on this port, which answers even under load.  [default: none]",
+)
 @_device_option
 def serve(**options: Any) -> None:
-    """Answer people (a page) and programs (HTTP) until stopped.
+    """Start the web page and the HTTP API.
 
-    Each option is also read from ZOO_ and its name. ZOO_API_KEY in the environment is the key that clients must show.
+    Runs until SIGINT (Ctrl-C) or SIGTERM. Every option can also be set as ZOO_<OPTION>, for example ZOO_MAX_BODY_MB.
+    If ZOO_API_KEY is set, clients must send that key.
     """
     from serve.cli.serve import serve
     from serve.service.settings import Settings
@@ -277,7 +369,7 @@ def serve(**options: Any) -> None:
 
 
 def _api_key() -> str | None:
-    """The key from the environment, without the line end that files and secrets have. Raises WrongUsage."""
+    """ZOO_API_KEY without surrounding whitespace: files and secrets often end in a newline. Raises WrongUsage."""
     from zoo.errors import WrongUsage
 
     value = os.environ.get("ZOO_API_KEY")
@@ -285,70 +377,73 @@ def _api_key() -> str | None:
         return None
     key = value.strip()
     if not key or not key.isprintable():
-        raise WrongUsage("ZOO_API_KEY is empty or holds control characters: set a key, or remove the variable.")
+        raise WrongUsage("ZOO_API_KEY is empty or contains control characters. Set a key or unset the variable.")
     if key != value:
-        say("zoo: ZOO_API_KEY has spaces or line ends around the key: they are left out.")
+        say("zoo: Ignoring whitespace around the key in ZOO_API_KEY.")
     return key
 
 
 @cli.command()
 @_json_option
 def doctor(as_json: bool) -> None:
-    """Show what is installed, and which devices work.
+    """Show versions, devices and damaged models.
 
-    Tries every device with a model, and compares every model's file with its card; to paste into a bug report.
+    Runs a model on every device and checks every model file against its card. Paste the output into a bug report.
     """
     import json
 
     from serve.cli.doctor import examine
 
-    rows, well = examine()
+    rows, healthy = examine()
     if as_json:
         findings = [{"subject": subject, "finding": finding} for subject, finding in rows]
-        click.echo(json.dumps({"well": well, "findings": findings}, indent=2))
+        click.echo(json.dumps({"well": healthy, "findings": findings}, indent=2))
     else:
         width = max(len(subject) for subject, _ in rows)
         for subject, finding in rows:
             click.echo(printable(f"{subject:<{width}}  {finding}"))
-    sys.exit(0 if well else 3)
+    sys.exit(0 if healthy else 3)
 
 
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes in a shell.
+    """Print a script for shell completion.
 
-    For bash and zsh, add eval "$(zoo completion bash)" or zsh to ~/.bashrc or ~/.zshrc. For fish, save the output as
-    ~/.config/fish/completions/zoo.fish.
+    \b
+    bash: add  eval "$(zoo completion bash)"  to ~/.bashrc
+    zsh:  add  eval "$(zoo completion zsh)"   to ~/.zshrc
+    fish: save the output as ~/.config/fish/completions/zoo.fish
     """
-    sys.exit(_shell_complete(f"{shell}_source"))
+    sys.exit(_run_shell_completion(f"{shell}_source"))
 
 
-def _shell_complete(instruction: str) -> int:
+def _run_shell_completion(instruction: str) -> int:
     from click.shell_completion import shell_complete
 
-    return shell_complete(cli, {}, "zoo", COMPLETE, instruction)
+    return shell_complete(cli, {}, "zoo", COMPLETION_VARIABLE, instruction)
 
 
 def main() -> None:
-    """Run the command and leave with its exit code; every expected failure is one sentence on stderr."""
-    sys.stdout = sys.stdout or open(os.devnull)  # closed: no file of ours shall take its place; to write fails
+    """Run the command and exit with its code; every expected failure prints one line on stderr, without a traceback."""
+    # A closed stdout or stderr is replaced so that no file opened later gets its descriptor. Writing to stdout fails.
+    sys.stdout = sys.stdout or open(os.devnull)
     sys.stderr = sys.stderr or open(os.devnull, "w")
-    for stream in (sys.stdout, sys.stderr):  # any name can be printed: into files as UTF-8, on terminals as they can
+    for stream in (sys.stdout, sys.stderr):  # UTF-8 in files, the terminal's encoding elsewhere; escapes as needed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
-    if instruction := os.environ.get(COMPLETE):
-        sys.exit(_shell_complete(instruction))
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        sys.exit(_run_shell_completion(instruction))
     try:
         with cli.make_context("zoo", sys.argv[1:]) as context:
             cli.invoke(context)
         code = 0
-    except click.exceptions.Exit as left:  # of --help and --version
-        code = left.exit_code
+    except click.exceptions.Exit as exit_:  # raised by --help and --version
+        code = exit_.exit_code
     except click.ClickException as error:
-        shown = io.StringIO()
-        error.show(shown)
-        for line in shown.getvalue().rstrip("\n").split("\n"):
+        message = io.StringIO()
+        error.show(message)
+        for line in message.getvalue().rstrip("\n").split("\n"):
             say(line)
         code = error.exit_code
     except ZooError as error:
@@ -356,18 +451,18 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = 130
-    except BrokenPipeError:  # the reader, `head` for one, has left: no reason to complain
+    except BrokenPipeError:  # the reader has closed the pipe, for example `head`: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except MemoryError:
-        say("zoo: There is not enough memory for this: take a smaller model, or fewer or smaller images.")
+        say("zoo: Out of memory. Use a smaller model, or fewer or smaller images.")
         code = 1
     except OSError as error:
-        if error.filename is None:  # as of a stream
-            say(f"zoo: The answer cannot be written ({reason(error)}).")
+        if error.filename is None:  # a stream: stdout
+            say(f"zoo: Cannot write the output ({reason(error)}).")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         else:
-            say(f"zoo: A file cannot be used ({reason(error)}).")
+            say(f"zoo: Cannot open or write a file ({reason(error)}).")
         code = 1
     sys.exit(code)
 

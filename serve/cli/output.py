@@ -1,4 +1,4 @@
-"""Cards for people: the table of `zoo list` and the page of `zoo info`."""
+"""Model cards as text and JSON: the table of `zoo list` and the page of `zoo info`."""
 
 import json
 import shutil
@@ -12,13 +12,13 @@ from zoo.errors import printable
 
 
 def cards_json(cards: list[Card]) -> str:
-    """A JSON array of whole cards."""
+    """The complete cards as a JSON array."""
     return json.dumps([asdict(card) for card in cards], indent=2, ensure_ascii=False)
 
 
 def model_table(cards: list[Card]) -> None:
-    """One line a model; the architecture's default recipe carries a star."""
-    headers = ["model", "data set", "parameters", "MACs", "test accuracy", "file", "what it is"]
+    """Print one line per model; a star marks the default recipe of each architecture."""
+    headers = ["model", "dataset", "parameters", "MACs", "test accuracy", "file", "title"]
     rows = [
         [
             f"{card.name}{' *' if card.default else ''}",
@@ -32,11 +32,11 @@ def model_table(cards: list[Card]) -> None:
         for card in cards
     ]
     print_table(headers, rows, right=frozenset({2, 3, 5}))
-    click.echo("* the default: what a name without its part after the dot means", err=True)
+    click.echo("* default of its architecture: `mnist14k` is short for `mnist14k.plus`", err=True)
 
 
 def card_page(card: Card) -> None:
-    """All that the card says, and the table of layers."""
+    """Print the fields of a card and its table of layers."""
     accuracy, seeds, calibration = card.accuracy, card.accuracy.seeds, card.calibration
     parameters, training = card.parameters, card.training
     spread = f", sd {seeds.sd:.3%}" if seeds.sd is not None else ""
@@ -44,27 +44,27 @@ def card_page(card: Card) -> None:
         ("model", f"{card.name} {card.version}: {card.title}"),
         ("labels", " ".join(card.labels)),
         ("input", f"uint8 (N, {', '.join(map(str, card.input.shape))}), {card.input.form}"),
-        ("accuracy", f"{accuracy} of {accuracy.images:,} {card.dataset.title} test images (95 % interval)"),
+        ("accuracy", f"{accuracy} on {accuracy.images:,} {card.dataset.title} test images (95 % interval)"),
         ("seeds", f"mean {seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
         ("calibration", f"T = {calibration.temperature:g}, expected calibration error {calibration.ece_before:.2%} "
                         f"→ {calibration.ece_after:.2%}, unsure below {calibration.unsure_below:.1%}"),
-        ("", f"source: {calibration.source}"),
-        ("parameters", f"{parameters.keras:,} as Keras counts, {parameters.trainable:,} trainable, "
+        ("", calibration.source),
+        ("parameters", f"{parameters.keras:,} as counted by Keras, {parameters.trainable:,} trainable, "
                        f"{parameters.deployed:,} in the file"),
-        ("MACs", f"{card.macs:,} an image"),
+        ("MACs", f"{card.macs:,} per image"),
         ("training", f"{training.epochs} epochs, seed {training.seed}, {training.seconds:.0f} s on "
                      f"{training.environment.get('threads', '?')} thread(s) of "
-                     f"{training.environment.get('machine', 'a machine that is not named')}"),
+                     f"{training.environment.get('machine', 'an unnamed machine')}"),
         ("source", training.source),
-        ("data set", f"{card.dataset.title}, {card.dataset.source}, licence: {card.dataset.licence}"),
+        ("dataset", f"{card.dataset.title}, {card.dataset.source}, licence: {card.dataset.licence}"),
         ("file", f"model.onnx, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}, "
                  f"licence {card.licence}"),
         *([("int8", f"{card.quantization}; {card.quantization.scheme}")]
           if card.quantization else []),
         ("written with", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
     ]  # fmt: skip
-    for name, said in facts:
-        click.echo(click.style(f"{name:<13}", bold=True) + printable(said))
+    for name, text in facts:
+        click.echo(click.style(f"{name:<13}", bold=True) + printable(text))
     click.echo()
     layers = [
         [layer.name, layer.kind, "x".join(map(str, layer.output)), str(layer.receptive_field),
@@ -77,14 +77,23 @@ def card_page(card: Card) -> None:
 
 
 def print_table(headers: list[str], rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:
-    """An aligned table on stdout. `right`: columns of numbers. On a terminal too narrow, the last column is cut."""
+    """Print an aligned table on stdout; on a narrow terminal the last column is truncated.
+
+    Args:
+        headers: One per column.
+        rows: Cells as text.
+        right: Indices of the right-aligned columns, those with numbers.
+    """
     rows = [[printable(cell) for cell in line] for line in rows]
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    signs = [">" if index in right else "<" for index in range(len(headers))]
-    room = shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])
-    cut = room if sys.stdout.isatty() and len(headers) - 1 not in right and 8 <= room < widths[-1] else None
+    alignments = [">" if index in right else "<" for index in range(len(headers))]
+    available = shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])
+    fits_partly = sys.stdout.isatty() and len(headers) - 1 not in right and 8 <= available < widths[-1]
     for number, line in enumerate([headers, *rows]):
-        last = line[-1] if cut is None or len(line[-1]) <= cut else f"{line[-1][: cut - 1]}…"
-        cells = (f"{cell:{sign}{width}}" for cell, sign, width in zip([*line[:-1], last], signs, widths, strict=True))
+        last = f"{line[-1][: available - 1]}…" if fits_partly and len(line[-1]) > available else line[-1]
+        cells = (
+            f"{cell:{alignment}{width}}"
+            for cell, alignment, width in zip([*line[:-1], last], alignments, widths, strict=True)
+        )
         text = "  ".join(cells).rstrip()
         click.echo(text if number else click.style(text, bold=True))

@@ -1,145 +1,199 @@
-"""`zoo predict`: from what was typed to rows, a summary on stderr, and an exit code."""
+"""`zoo predict`: classify images, print or write their rows; a summary goes to stderr.
 
+Up to 256 files take the short way: paths → `Model.rows` → format → print. Everything else (more images, archives, URLs,
+-o) runs in `serve.batch.pipeline`, with worker processes and a resumable output file.
+"""
+
+import hashlib
 import os
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from serve.batch.archives import Bounds
-from serve.batch.chunks import Block, Job
 from serve.batch.formats import Encoding, table_width
 from serve.batch.inputs import Input, Options, expand, total
-from serve.batch.outputs import check_out, encoding_of, open_output
-from serve.batch.pipeline import FEW, Output, Summary, TooManyErrors, run
+from serve.batch.outputs import Stdout, check_out, encoding_of, open_output
+from serve.batch.pipeline import MAX_IMAGES_IN_PROCESS, Block, Job, Output, Summary, TooManyErrors, run
 from serve.batch.resume import OutputError, Parts
-from serve.batch.signals import one_interruption
-from serve.devices import CUDA_FROM, load_for
+from serve.batch.signals import interrupt_once
+from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
 from zoo.errors import BadInput
-from zoo.model import Model, load
+from zoo.images.read import Named
+from zoo.model import CHUNK, Model, load, onnx_bytes
 from zoo.runtime import Device
 
-MAX_MEGAPIXELS = "ZOO_MAX_MEGAPIXELS"  # read by the decoders
+MAX_MEGAPIXELS = "ZOO_MAX_MEGAPIXELS"  # environment variable, read by the decoders
 
 
 @dataclass(frozen=True)
-class Request:
-    """The options of the command, by their names; by_default: nobody chose the model."""
+class PredictOptions:
+    """The command's options, under their own names."""
 
     images: tuple[str, ...]
     model: str
     top_k: int
-    form: str | None
+    form: str | None  # --format
     fit: Any
     device: Device
     out: str | None = None
     resume: bool = False
-    max_errors: int | None = None
+    max_errors: int | None = None  # 0 for --on-error fail
     allow_url: bool = False
     workers: int | None = None
-    by_default: bool = False
+    is_default_model: bool = False  # --model was not given
     column: str | None = None
     max_megapixels: float | None = None
 
 
-def predict(request: Request) -> int:
-    """Returns the exit code: 0, 1 where images failed, 2 where an argument held none."""
-    with one_interruption():
-        return _predict(request)
+def predict(options: PredictOptions) -> int:
+    """Run the command; returns its exit code: 0, 1 if images failed, 2 if an argument has no images."""
+    with interrupt_once():
+        return _predict(options)
 
 
-def _predict(request: Request) -> int:
-    bounds = Bounds()
-    if request.max_megapixels is not None:
-        os.environ[MAX_MEGAPIXELS] = f"{request.max_megapixels:g}"  # which worker processes inherit
-        bounds = bounds.for_pictures_of(request.max_megapixels)
-    encoding = encoding_of(request.out, request.form)
-    model = load(request.model, request.device)
-    options = Options(request.allow_url, request.column, bounds)
-    if request.by_default or request.device == "auto":
-        chosen = " (the default model)" if request.by_default else ""
-        say(f"{model.card.name}{chosen} on {model.device}")
-    inputs, without_images = [], 0
-    for argument in request.images:
+def _predict(options: PredictOptions) -> int:
+    encoding = encoding_of(options.out, options.form)
+    input_options = _input_options(options)
+    model = load(options.model, options.device)
+    if options.is_default_model or options.device == "auto":
+        default = " (the default model)" if options.is_default_model else ""
+        say(f"{model.card.name}{default} on {model.device}")
+    inputs = []
+    for argument in options.images:
         try:
-            inputs.append(expand(argument, options))
+            inputs.append(expand(argument, input_options))
         except BadInput as error:
             say(f"zoo: {error}")
-            without_images += 1
     if not inputs:
         return 2
-    if request.device == "auto" and (count := total(inputs) or 0) >= CUDA_FROM:
-        model = load_for(request.model, "auto", count)
+    count = total(inputs)
+    if options.device == "auto" and count is not None and count >= CUDA_MIN_IMAGES:
+        model = load_for(options.model, "auto", count)
         if model.device == "cuda":
             say(f"{model.card.name} on cuda, for {count:,} images")
-    if request.out is not None:
-        check_out(request.out, (name for given in inputs for name in given.files()))
-    width = table_width([name for given in inputs for name in given.names])
-    output = open_output(request.out, encoding, _asked(request, model, encoding), request.resume, width)
-    job = Job(model, request.top_k, request.fit, encoding, width, identify=isinstance(output, Parts))
-    summary = _watched(inputs, job, output, request)
+    width = table_width([name for one in inputs for name in one.names])
+    if _is_batch(inputs, count, options, encoding):
+        summary, has_failures = _run_batch(inputs, model, options, encoding, width)
+    else:
+        summary = _print_rows(inputs, model, options, encoding, width)
+        has_failures = bool(summary.failed)
     for argument in summary.empty:
-        say(f"zoo: {argument} holds no images.")
-    failed = summary.failed.total()
-    if failed or summary.skipped or summary.count > FEW or isinstance(output, Parts):
-        say(f"zoo: {summary.told()}")
-    earlier = output.failed_before().total() if isinstance(output, Parts) else 0
-    return 2 if without_images or summary.empty else 1 if failed or earlier else 0
+        say(f"zoo: {argument} contains no images.")
+    if summary.failed or summary.skipped or summary.count > MAX_IMAGES_IN_PROCESS or options.out is not None:
+        say(f"zoo: {summary.summary_line()}")
+    return 2 if len(inputs) < len(options.images) or summary.empty else 1 if has_failures else 0
 
 
-def _asked(request: Request, model: Model, encoding: Encoding) -> dict[str, Any]:
-    """What decides the rows beside the images."""
-    return {
-        "model": model.card.name,
-        "model_sha256": model.sha256,
-        "top_k": request.top_k,
-        "fit": request.fit,
-        "form": encoding,
-        "device": model.device,
-        "max_megapixels": os.environ.get(MAX_MEGAPIXELS),
-        "column": request.column,
-    }
+def _input_options(options: PredictOptions) -> Options:
+    bounds = Bounds()
+    if options.max_megapixels is not None:
+        os.environ[MAX_MEGAPIXELS] = f"{options.max_megapixels:g}"  # inherited by worker processes
+        bounds = bounds.for_pictures_of(options.max_megapixels)
+    is_small = options.out is None and len(options.images) <= MAX_IMAGES_IN_PROCESS
+    return Options(options.allow_url, options.column, bounds, load_small_files=is_small)
 
 
-def _watched(inputs: list[Input], job: Job, output: Output, request: Request) -> Summary:
-    """Run with a progress bar where a person watches; what interrupts it leaves whole parts behind."""
-    count, done = total(inputs), output.kept if isinstance(output, Parts) else 0
-    rows_on_screen = request.out is None and sys.stdout.isatty()
-    shown = sys.stderr.isatty() and not rows_on_screen and (count is None or count > FEW)
+def _is_batch(inputs: list[Input], count: int | None, options: PredictOptions, encoding: Encoding) -> bool:
+    """Whether the run needs `serve.batch.pipeline`; if not, all images are files or bytes that are known in advance."""
+    if options.out is not None or options.resume or encoding == "parquet":
+        return True
+    if count is None or count > MAX_IMAGES_IN_PROCESS:
+        return True
+    return not all(one.sources is not None and _are_plain(one.sources) for one in inputs)
+
+
+def _are_plain(sources: Sequence[object]) -> bool:
+    return all(isinstance(source, str | Named) for source in sources)
+
+
+def _print_rows(inputs: list[Input], model: Model, options: PredictOptions, encoding: Encoding, width: int) -> Summary:
+    """Classify a few images in this process; prints the rows of each session call at once."""
+    summary, started, stdout = Summary(), time.perf_counter(), Stdout(encoding, width)
+    sources = [source for one in inputs for source in one.images()]
+    rows = model.rows(sources, options.top_k, options.fit)
+    while chunk := list(islice(rows, CHUNK)):
+        block = Block.from_rows(chunk, encoding, width)
+        summary.check_errors(block, options.max_errors)
+        stdout.write(block)
+        summary.add(block)
+    summary.skipped = sum(one.skipped() for one in inputs)
+    summary.seconds = time.perf_counter() - started
+    return summary
+
+
+# Batches: many images, or images that are read lazily
+
+
+def _run_batch(
+    inputs: list[Input], model: Model, options: PredictOptions, encoding: Encoding, width: int
+) -> tuple[Summary, bool]:
+    """Run `serve.batch.pipeline`; returns its summary, and whether images failed in this run or the one it resumes."""
+    if options.out is not None:
+        check_out(options.out, (name for one in inputs for name in one.files()))
+    output = open_output(options.out, encoding, _row_options(options, model, encoding), options.resume, width)
+    is_file = isinstance(output, Parts)
+    job = Job(model, options.top_k, options.fit, encoding, width, identify=is_file)
     try:
-        if not shown:
-            return run(inputs, job, output, request.max_errors, request.workers)
-
-        with Bar(count, done) as bar:
-            return run(inputs, job, output, request.max_errors, request.workers, bar.advance)
+        summary = _run_with_progress(inputs, job, output, options)
     except OutputError:
-        raise  # nothing more can be written
+        raise  # no more rows can be saved
     except BaseException as error:
         if isinstance(output, Parts):
             output.close_part()
             if isinstance(error, KeyboardInterrupt | SystemExit | TooManyErrors):
-                say(f"zoo: {output.kept:,} rows are kept in {output.folder}: --resume goes on.")
+                say(f"zoo: {output.saved_rows:,} rows are saved in {output.folder}. Continue with --resume.")
         raise
+    return summary, bool(summary.failed or (isinstance(output, Parts) and output.failed()))
 
 
-# A bar on stderr for a person who waits: images done, rate, time left.
+def _row_options(options: PredictOptions, model: Model, encoding: Encoding) -> dict[str, Any]:
+    """Everything that decides the rows besides the images; --resume requires that it has not changed."""
+    return {
+        "model": model.card.name,
+        "model_sha256": hashlib.sha256(onnx_bytes(model)).hexdigest(),
+        "top_k": options.top_k,
+        "fit": options.fit,
+        "form": encoding,
+        "device": model.device,
+        "max_megapixels": os.environ.get(MAX_MEGAPIXELS),
+        "column": options.column,
+    }
 
 
-class Bar:
-    """Use as a context manager; `advance` is told of every block that was written."""
+def _run_with_progress(inputs: list[Input], job: Job, output: Output, options: PredictOptions) -> Summary:
+    """Run with a progress bar if stderr is a terminal and the rows are not printed to one."""
+    count, done = total(inputs), output.saved_rows if isinstance(output, Parts) else 0
+    is_terminal = sys.stderr.isatty() and not (options.out is None and sys.stdout.isatty())
+    if not is_terminal or (count is not None and count <= MAX_IMAGES_IN_PROCESS):
+        return run(inputs, job, output, options.max_errors, options.workers)
+    with ProgressBar(count, done) as bar:
+        return run(inputs, job, output, options.max_errors, options.workers, bar.advance)
 
-    def __init__(self, count: int | None, done: int) -> None:
+
+class ProgressBar:
+    """A bar on stderr with images done, rate and time left; a context manager."""
+
+    def __init__(self, total: int | None, done: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._failed = 0
         self._bar: Any = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn(),
-            console=Console(stderr=True), refresh_per_second=4,
-        )  # fmt: skip
-        self._task = self._bar.add_task("", total=count, completed=done, said="")
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, status="")
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ProgressBar":
         self._bar.start()
         return self
 
@@ -147,8 +201,9 @@ class Bar:
         self._bar.stop()
 
     def advance(self, block: Block) -> None:
+        """Count a block that was written."""
         self._failed += block.failed.total()
         speed = self._bar.tasks[0].speed
         rate = f"{speed:,.0f} images/s" if speed else ""
-        said = f"{rate}, {self._failed:,} failed" if self._failed else rate
-        self._bar.update(self._task, advance=block.count, said=said)
+        status = f"{rate}, {self._failed:,} failed" if self._failed else rate
+        self._bar.update(self._task, advance=block.count, status=status)

@@ -1,8 +1,8 @@
-"""`zoo serve`: starts the server's processes, and ends when it is told to.
+"""`zoo serve`: start the server processes and stop them on SIGTERM or SIGINT.
 
-Granian accepts and parses in its own threads, so that Python has more of the core for itself: on the hot route it
-answered 1.3 times as many requests a second as uvicorn (docs/decisions/0008-server.md). It speaks HTTP/1.1 alone here:
-it has no time limit for idle connections of HTTP/2, and no websockets, which nothing here uses.
+Granian accepts connections and parses requests in its own threads, which leaves more of the core to Python: on the
+prediction route it handled 1.3 times as many requests per second as uvicorn (docs/decisions/0008-server.md). Only
+HTTP/1.1 is enabled, because Granian has no time limit for idle HTTP/2 connections; nothing here uses websockets.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from serve.messages import say
 from serve.service.settings import Settings
 from zoo import errors
 from zoo.errors import WrongUsage, ZooError, reason
@@ -34,36 +35,43 @@ if TYPE_CHECKING:
     from serve.service.metrics import Metrics
     from serve.service.models import Service
 
-FAILED = "failed"  # the file in which a process that cannot begin says why
-CONNECTIONS = 8192  # that a process takes at a time, where it may open so many files; the next ones wait
-OTHER_FILES = 256  # that a process has open beside its connections
-HEAD_MS = 5000  # for the head of a request, from the connection or the last answer on: idle connections are closed
-HEAD_BYTES = 32_768  # of a request's head: connections times this is what heads alone may take
-UNREAD_MS = 15_000  # after which a connection ends whose client does not take what is sent
-PROBE_S = 60  # after which a connection on which nothing happens is probed: a client may be gone without a word
-BACKLOG = 2048  # connections that wait to be taken
-PR_SET_PDEATHSIG = 1  # of prctl(2)
-KILL_S = 5  # after the deadline, in which a process ends by itself
+START_ERROR_FILE = "failed"  # where a server process writes why it cannot start
+MAX_CONNECTIONS = 8192  # per process, if it may open that many files; further connections wait
+OTHER_FILES = 256  # that a process opens besides its connections
+HEAD_MS = 5000  # time limit for a request's head; also closes idle connections
+MAX_HEAD_BYTES = 32_768  # of a request's head; times the connections, this is the memory that heads can take
+UNREAD_MS = 15_000  # time after which a connection is closed if the client does not read the response
+KEEPALIVE_S = 60  # idle time after which TCP checks whether the client still exists
+BACKLOG = 2048  # connections that wait to be accepted
+PR_SET_PDEATHSIG = 1  # see prctl(2)
+KILL_S = 5  # time to end after the request deadline, before a process is killed
 
-# The errors by which a process says why it cannot begin; one of another class arrives as its nearest base among these.
-_KINDS = {
+# Errors that a server process can report to the first process. A subclass is reported as its nearest base class here.
+_START_ERRORS = {
     kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ZooError)
 }
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what has come, and return. Raises ZooError; SystemExit on a crash."""
+    """Serve until SIGTERM or SIGINT, complete the requests in flight, and return.
+
+    Raises:
+        ZooError: The server cannot start.
+        SystemExit: A server process crashed.
+    """
     try:
         from granian import Granian
         from granian.constants import HTTPModes, Interfaces
         from granian.http import HTTP1Settings
     except ImportError as error:
-        raise _missing(error) from None
-    address, port = _free(settings.host, settings.port)
+        raise _missing_extra(error) from None
+    address, port = _find_free_port(settings.host, settings.port)
     if settings.health_port is not None:
-        _free(settings.host, settings.health_port, "--health-port")
+        _find_free_port(settings.host, settings.health_port, "--health-port")
     if not ip_address(address).is_loopback and settings.key is None:
-        print(f"zoo: WARNING: whoever reaches {settings.host} can use this server: set ZOO_API_KEY.", file=sys.stderr)
+        say(
+            f"zoo: WARNING: Everyone who reaches {settings.host} can use this server. Set ZOO_API_KEY to require a key."
+        )
     settings = replace(settings, port=port)
     with TemporaryDirectory(prefix="zoo-serve-") as folder:
         server = Granian(
@@ -73,129 +81,133 @@ def serve(settings: Settings) -> None:
             interface=Interfaces.ASGI,
             http=HTTPModes.http1,
             websockets=False,
-            http1_settings=HTTP1Settings(header_read_timeout=HEAD_MS, max_buffer_size=HEAD_BYTES),
+            http1_settings=HTTP1Settings(header_read_timeout=HEAD_MS, max_buffer_size=MAX_HEAD_BYTES),
             workers=settings.workers,
             backlog=BACKLOG,
-            backpressure=_connections(),
+            backpressure=_raise_connection_limit(),
             respawn_failed_workers=True,
             workers_kill_timeout=ceil(settings.deadline_s) + KILL_S,
             log_level="critical",  # type: ignore[arg-type]
         )
-        reason_file = Path(folder, FAILED)
+        error_file = Path(folder, START_ERROR_FILE)
         try:
-            server.serve(partial(_process, os.getpid()), partial(_app, replace(settings, folder=folder)), False)
-        except SystemExit:  # processes that ended as soon as they began
-            if not reason_file.exists():
+            server.serve(
+                partial(_run_process, os.getpid()), partial(_build_app, replace(settings, folder=folder)), False
+            )
+        except SystemExit:  # the server processes ended during their start
+            if not error_file.exists():
                 raise
-        if reason_file.exists():
-            kind, sentence = reason_file.read_text(encoding="utf-8").split("\n", 1)
-            raise _KINDS[kind](sentence)
+        if error_file.exists():
+            kind, message = error_file.read_text(encoding="utf-8").split("\n", 1)
+            raise _START_ERRORS[kind](message)
 
 
-def _connections() -> int:
-    """How many connections a process takes, after raising the limit of its open files as far as it may."""
+def _raise_connection_limit() -> int:
+    """Raise the limit of open files as far as possible; returns the number of connections per process."""
     try:
         import resource
     except ImportError:  # Windows
-        return CONNECTIONS
-    wanted = CONNECTIONS + OTHER_FILES
+        return MAX_CONNECTIONS
+    wanted = MAX_CONNECTIONS + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(64, min(CONNECTIONS, soft - OTHER_FILES))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(64, min(MAX_CONNECTIONS, soft - OTHER_FILES))
 
 
-def _process(parent: int, number: int, name: str | None, load: Any, sockets: Any, *others: Any) -> None:
-    """A server process: granian's own, which ends with its parent and has a listener with time limits."""
+def _run_process(parent: int, number: int, name: str | None, load: Any, sockets: Any, *others: Any) -> None:
+    """A server process: Granian's own, but it ends with its parent, and its connections have time limits."""
     from granian import Granian
 
-    _end_with(parent)
+    _end_with_parent(parent)
     (spec, shared), owned = sockets
-    if spec is not None:  # Linux, where each process has its own listener
+    if spec is not None:  # on Linux each process has its own listener
         shared = spec.build()
         with socket.socket(fileno=shared.get_fd()) as listener:  # connections inherit its options
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port can be had again at once
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart can use the port at once
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_S)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
             listener.detach()
     Granian._spawn_asgi_lifespan_worker(number, name, load, ((None, shared), owned), *others)
 
 
-def _end_with(parent: int) -> None:
-    """Make this process end when its parent does, however that ends: otherwise it would go on holding the port."""
+def _end_with_parent(parent: int) -> None:
+    """Make this process end whenever its parent ends, even if killed; otherwise it would keep the port."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
     elif (process := parent_process()) is not None:
         threading.Thread(target=lambda: (process.join(), os._exit(1)), daemon=True).start()
 
 
-def _free(host: str, port: int, option: str = "--port") -> tuple[str, int]:
-    """The first address of a host that can be had, and the port on it, any free one for 0. Raises ZooError."""
-    reasons = {}
-    for family, address in _addresses(host):
+def _find_free_port(host: str, port: int, option: str = "--port") -> tuple[str, int]:
+    """The first address of a host that can be listened on, and the port, a free one for 0. Raises ZooError."""
+    cause = ""
+    for family, address in _resolve(host):
         try:
             with socket.socket(family) as trial:
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 trial.bind((address, port))
                 return address, int(trial.getsockname()[1])
         except OSError as error:
-            reasons[address] = reason(error)
-    why = reasons.popitem()[1]
-    raise ZooError(f"Port {port} of {host} cannot be had ({why}): choose another with {option}, or a host of this "
-                   "machine with --host.")  # fmt: skip
+            cause = error.strerror or reason(error)
+    raise ZooError(
+        f"Cannot listen on {host}:{port} ({cause}). Choose another port with {option}, or another host with --host."
+    )
 
 
-def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """Of a name or an address, IPv4 first, as people who type 127.0.0.1 for localhost expect. Raises WrongUsage."""
+def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """Addresses of a host, IPv4 first, because people expect localhost to be 127.0.0.1. Raises WrongUsage."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        results = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        why = reason(error) if isinstance(error, OSError) else "no name of a host"
-        raise WrongUsage(f"There is no address for --host {host!r} ({why}): 127.0.0.1 is this machine alone, 0.0.0.0 "
-                         "all of its addresses.") from None  # fmt: skip
-    return sorted({(family, str(address[0])) for family, _, _, _, address in found})
+        cause = reason(error) if isinstance(error, OSError) else "invalid host name"
+        raise WrongUsage(
+            f"Unknown --host {host!r} ({cause}). Use 127.0.0.1 for this machine only, 0.0.0.0 for all its addresses."
+        ) from None
+    return sorted({(family, str(address[0])) for family, _, _, _, address in results})
 
 
-def _app(settings: Settings) -> Any:
-    """In a server process. It has inherited the first one's handlers, which would let signals pass while it starts."""
+def _build_app(settings: Settings) -> Any:
+    """In a server process: build the ASGI application."""
+    # The handlers inherited from the first process would swallow signals during the start.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all, and the first then tells this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals all processes; the first one ends this one
     try:
         from serve.server.app import build
         from serve.server.log import LOG
 
-        front = build(settings, _mount_page, leave=partial(os._exit, 1))
+        app = build(settings, _mount_page, leave=partial(os._exit, 1))
         LOG.take_stderr()
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for each bad form, which is answered
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns about every invalid form
         gc.collect()
-        gc.freeze()  # what stays for good need not be looked at again and again
-        return front
+        gc.freeze()  # permanent objects need not be scanned by every collection
+        return app
     except (ZooError, ImportError) as caught:
-        error = caught if isinstance(caught, ZooError) else _missing(caught)
-        kind = next(kind.__name__ for kind in type(error).__mro__ if _KINDS.get(kind.__name__) is kind)
-        Path(settings.folder, FAILED).write_text(f"{kind}\n{error}", encoding="utf-8")
+        error = caught if isinstance(caught, ZooError) else _missing_extra(caught)
+        kind = next(kind.__name__ for kind in type(error).__mro__ if _START_ERRORS.get(kind.__name__) is kind)
+        Path(settings.folder, START_ERROR_FILE).write_text(f"{kind}\n{error}", encoding="utf-8")
         if sys.platform != "win32":
-            os.kill(os.getppid(), signal.SIGTERM)  # which would start this again and again
-        os._exit(1)  # without a traceback: the first process says why
+            os.kill(os.getppid(), signal.SIGTERM)  # otherwise it would restart this process again and again
+        os._exit(1)  # without a traceback: the first process prints the error
 
 
 def _mount_page(app: FastAPI, service: Service, metrics: Metrics, settings: Settings) -> None:
-    """Add the web page to the API's application: the only place that knows both."""
-    from serve.demo.files import keep_in
+    """Add the web page to the API's application. Only this function knows both."""
+    from serve.demo.files import set_folder
 
-    files = keep_in(Path(settings.folder, "files"))  # which Gradio looks at when it is imported
+    files = set_folder(Path(settings.folder, "files"))  # before Gradio is imported, which reads the setting
     from serve.demo.page import mount
 
     mount(app, service, metrics, settings, files)
 
 
-def _missing(error: ImportError) -> ZooError:
-    return ZooError(f"Serving needs {error.name}: pip install 'pocketzoo[serve]'.")
+def _missing_extra(error: ImportError) -> ZooError:
+    return ZooError(f"`zoo serve` needs {error.name}: pip install 'pocketzoo[serve]'.")

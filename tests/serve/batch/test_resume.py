@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import pytest
 
-from serve.batch import resume as parts
-from serve.batch.chunks import Block, identities
+from serve.batch import resume
+from serve.batch.pipeline import Block, identities
 from serve.batch.resume import OutputError, Parts
 from zoo.errors import WrongUsage
 
-ASKED = {"model": "m", "top_k": 3}
+OPTIONS = {"model": "m", "top_k": 3}
 
 
 def block(name):
@@ -22,7 +22,7 @@ def block(name):
 
 
 def begin(out, resume=False):
-    return Parts(out, "jsonl", ASKED, resume)
+    return Parts(out, "jsonl", OPTIONS, resume)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_a_block_that_ctrl_c_cuts_short_is_not_in_the_part(out):
+def test_incomplete_block_is_not_saved(out):
     first = begin(out)
     first.write(block("a"))
     first._open.file.write(b"half of it")  # what Ctrl-C leaves that comes behind the write
@@ -44,20 +44,20 @@ def test_a_block_that_ctrl_c_cuts_short_is_not_in_the_part(out):
     assert out.read_bytes() == b"a\nb\n"
 
 
-def test_ctrl_c_within_a_write_adds_nothing(out, monkeypatch):
+def test_ctrl_c_during_write_adds_nothing(out, monkeypatch):
     first = begin(out)
     first.write(block("a"))
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-        patch.setattr(parts, "replace", interrupt)
+        patch.setattr(resume, "replace", interrupt)
         first.write(block("b"))
     first.close_part()
-    assert first.kept == 1
+    assert first.saved_rows == 1
     first.finish()
     assert out.read_bytes() == b"a\n"
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_ctrl_c_while_a_part_is_closed_costs_that_part_only(out, monkeypatch, step):
+def test_ctrl_c_during_close_loses_only_that_part(out, monkeypatch, step):
     first = begin(out)
     first.write(block("a"))
     first.close_part()
@@ -67,28 +67,28 @@ def test_ctrl_c_while_a_part_is_closed_costs_that_part_only(out, monkeypatch, st
         first.close_part()
     first.close_part()  # as who is interrupted does
     second = begin(out, resume=True)
-    assert second.kept == 1
+    assert second.saved_rows == 1
     second.write(block("b"))
     second.finish()
     assert out.read_bytes() == b"a\nb\n"
 
 
-def test_a_finished_file_is_not_resumed(out):
+def test_complete_file_cannot_be_resumed(out):
     first = begin(out)
     first.write(block("a"))
     first.finish()
-    with pytest.raises(WrongUsage, match="is finished, so nothing is left to resume"):
+    with pytest.raises(WrongUsage, match="Nothing to resume"):
         begin(out, resume=True)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_without_rows_there_is_no_file(out):
+def test_without_rows_no_file_is_written(out):
     begin(out).finish()
     assert list(out.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("left", [[], ["000001.json", "000001.rows", "part.partial"]])
-def test_a_folder_without_a_job_is_none(out, left):
+def test_parts_without_job_file_are_ignored(out, left):
     """Of a run that was killed when it had made the folder, or while it removed it."""
     folder = out.with_name("rows.jsonl.parts")
     folder.mkdir()
@@ -97,38 +97,38 @@ def test_a_folder_without_a_job_is_none(out, left):
     second = begin(out, resume=True)
     second.write(block("a"))
     second.close_part()
-    assert begin(out, resume=True).kept == 1
+    assert begin(out, resume=True).saved_rows == 1
     second.finish()
     assert out.read_bytes() == b"a\n"
 
 
-def test_the_job_is_the_first_to_go(out, monkeypatch):
+def test_job_file_is_deleted_first(out, monkeypatch):
     first = begin(out)
     first.write(block("a"))
     monkeypatch.setattr(Parts, "_remove_parts", interrupt)
     with pytest.raises(KeyboardInterrupt):
         first.finish()
-    with pytest.raises(WrongUsage, match="is finished"):
+    with pytest.raises(WrongUsage, match="Nothing to resume"):
         begin(out, resume=True)
 
 
 @pytest.mark.parametrize("content", ["null", "7", "{"])
-def test_a_damaged_job_is_a_sentence(out, content):
+def test_damaged_job_file_raises(out, content):
     begin(out)
     (out.with_name("rows.jsonl.parts") / "job.json").write_text(content)
-    with pytest.raises(WrongUsage, match=r"is damaged .*remove it to begin again"):
+    with pytest.raises(WrongUsage, match=r"job.json is damaged .*delete"):
         begin(out, resume=True)
 
 
-def test_a_second_run_leaves_the_first_alone(out):
+def test_second_run_is_locked_out(out):
     first = begin(out)
     first.write(block("a"))
     script = (
         "from pathlib import Path\nfrom serve.batch.resume import Parts\n"
-        f"Parts(Path({str(out)!r}), 'jsonl', {ASKED}, True)"
+        f"Parts(Path({str(out)!r}), 'jsonl', {OPTIONS}, True)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert "Another run writes in" in done.stderr
+    assert "Another run is writing" in done.stderr
     first.finish()
     assert out.read_bytes() == b"a\n"
 
@@ -185,12 +185,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_part_is_done_again_with_all_behind_it(out, damage, capsys):
+def test_damaged_part_and_later_parts_are_computed_again(out, damage, capsys):
     names, folder = many_parts(out)
     DAMAGE[damage](folder)
     second = begin(out, resume=True)
     assert capsys.readouterr().err.startswith(f"zoo: Part 2 in {folder} is damaged (")
-    assert (second.kept, second.failed_before().total()) == (6, 6)
+    assert (second.saved_rows, second.failed().total()) == (6, 6)
     assert sorted(path.name for path in folder.glob("0*")) == [
         f"00000{n}.{kind}" for n in (0, 1) for kind in ("json", "rows")
     ]
@@ -202,54 +202,54 @@ def test_a_damaged_part_is_done_again_with_all_behind_it(out, damage, capsys):
     assert out.read_text().split() == names
 
 
-def test_whole_parts_that_changed_places_are_noticed(out):
+def test_swapped_parts_are_detected(out):
     names, folder = many_parts(out)
     for kind in ("json", "rows"):
         os.rename(folder / f"000002.{kind}", folder / "x")
         os.rename(folder / f"000003.{kind}", folder / f"000002.{kind}")
         os.rename(folder / "x", folder / f"000003.{kind}")
-    with pytest.raises(WrongUsage, match=r"The images have changed .* number 7 to 9"):
+    with pytest.raises(WrongUsage, match=r"images have changed .* images 7 to 9"):
         list(begin(out, resume=True).remaining(iter(names)))
 
 
-def test_parts_without_damage_are_kept(out, capsys):
+def test_intact_parts_are_kept(out, capsys):
     names, _ = many_parts(out)
     second = begin(out, resume=True)
-    assert (second.kept, list(second.remaining(iter(names)))) == (15, [])
+    assert (second.saved_rows, list(second.remaining(iter(names)))) == (15, [])
     assert capsys.readouterr().err == ""
     second.finish()
     assert out.read_text().split() == names
 
 
-def test_a_part_that_is_cut_during_the_run_is_a_sentence(out):
+def test_part_truncated_during_the_run_raises(out):
     _, folder = many_parts(out)
     second = begin(out, resume=True)
     truncate(folder)
-    with pytest.raises(OutputError, match=r"000002.rows was changed since it was written: --resume does it again"):
+    with pytest.raises(OutputError, match=r"000002.rows has changed.*--resume"):
         second.finish()
     assert not out.exists()
 
 
-def test_a_damaged_arrow_part_is_a_sentence(tmp_path):
-    first = Parts(tmp_path / "rows.parquet", "parquet", ASKED, resume=False)
+def test_damaged_arrow_part_raises(tmp_path):
+    first = Parts(tmp_path / "rows.parquet", "parquet", OPTIONS, resume=False)
     first.write(Block(b"no arrow", 1, Counter(), None, b""))
-    with pytest.raises(OutputError, match=r"000000.rows was changed since it was written"):
+    with pytest.raises(OutputError, match=r"000000.rows has changed"):
         first.finish()
 
 
 @pytest.mark.parametrize("name", ["0001.png", "notes.txt", "000000.png", "000000.rows.bak"])
-def test_a_folder_of_other_files_is_left_alone(out, name):
+def test_folder_with_other_files_is_not_touched(out, name):
     """Parts may not take the place of what no run wrote there."""
     folder = out.with_name("rows.jsonl.parts")
     folder.mkdir()
     (folder / name).write_bytes(b"a user's")
-    for resume in (False, True):
-        with pytest.raises(WrongUsage, match=f"holds {name}, which no run wrote there: name another file"):
-            begin(out, resume)
+    for is_resumed in (False, True):
+        with pytest.raises(WrongUsage, match=f"contains {name}.*choose another FILE"):
+            begin(out, is_resumed)
     assert (folder / name).read_bytes() == b"a user's"
 
 
-def test_a_file_beside_the_output_is_left_alone(out):
+def test_similar_file_names_are_not_touched(out):
     beside = out.with_name("rows.jsonl.partial")
     beside.write_bytes(b"a user's")
     first = begin(out)
@@ -258,7 +258,7 @@ def test_a_file_beside_the_output_is_left_alone(out):
     assert beside.read_bytes() == b"a user's"
 
 
-def test_what_comes_into_the_folder_meanwhile_stays_there(out):
+def test_files_added_during_the_run_are_kept(out):
     first = begin(out)
     first.write(block("a"))
     other = out.with_name("rows.jsonl.parts") / "mine.png"

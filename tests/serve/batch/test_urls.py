@@ -49,27 +49,27 @@ def pour(connection, start, piece, pieces):
 GOOD = ["good.png", "a b.png", "gzip.png", "chunked.png", "redirect", "redirect_space", "no_length.png", "q?x=1&y=ä",
         "redirect_utf8"]  # fmt: skip
 BAD = {  # path: what the row says
-    "chunk": "the answer ends too early",
-    "ssh": "no proper HTTP answer: BadStatusLine SSH-2.0-OpenSSH_9.6",
-    "longline": "no proper HTTP answer: LineTooLong",
-    "manyheaders": "no proper HTTP answer: HTTPException got more than 100 headers",
-    "short": "the answer ends too early",
-    "nothing": "no proper HTTP answer: RemoteDisconnected",
-    "badlength": "no proper HTTP answer|Content-Length",
-    "badgzip": "the answer's compression is damaged",
-    "redirect_file": "it leads to file:///etc/hostname, and only http and https are fetched",
+    "chunk": "incomplete response",
+    "ssh": "invalid HTTP response: BadStatusLine SSH-2.0-OpenSSH_9.6",
+    "longline": "invalid HTTP response: LineTooLong",
+    "manyheaders": "invalid HTTP response: HTTPException got more than 100 headers",
+    "short": "incomplete response",
+    "nothing": "invalid HTTP response: RemoteDisconnected",
+    "badlength": "invalid HTTP response|Content-Length",
+    "badgzip": "damaged compression",
+    "redirect_file": "redirect to file:///etc/hostname; only http and https are supported",
     "redirect_loop": "more than 5 redirects",
-    "redirect_nowhere": "it is no address of the web",
-    "missing": "the server says 404 Not Here",
-    "escape": r"the server says 500 \x1b\[31mred",
-    "large": "it has more than",
-    "gzipbomb": "it has more than",
-    "drip_body": "it is not done after 1.2 s",
-    "drip_head": "it is not done after 1.2 s",
-    "drip_status": "it is not done after 1.2 s",
-    "continue": "it is not done after 1.2 s",
-    "stalled": "nothing came for 0.6 s",
-    "endless_line": "no proper HTTP answer|it is not done|it has more than|the answer ends",
+    "redirect_nowhere": "invalid URL",
+    "missing": "HTTP status 404 Not Here",
+    "escape": r"HTTP status 500 \x1b\[31mred",
+    "large": "more than [0-9,]+ bytes",
+    "gzipbomb": "more than [0-9,]+ bytes",
+    "drip_body": "not complete after 1.2 s",
+    "drip_head": "not complete after 1.2 s",
+    "drip_status": "not complete after 1.2 s",
+    "continue": "not complete after 1.2 s",
+    "stalled": "no data for 0.6 s",
+    "endless_line": "invalid HTTP response|not complete|more than [0-9,]+ bytes|incomplete",
     "endless_redirect": "more than 5 redirects",
 }
 
@@ -163,29 +163,29 @@ def website():
 
 @pytest.fixture
 def short_times(monkeypatch):
-    monkeypatch.setattr(urls, "TOTAL_S", 1.2)
-    monkeypatch.setattr(urls, "READ_S", 0.6)
-    monkeypatch.setattr(urls, "LARGEST", 20 * 10**6)
+    monkeypatch.setattr(urls, "TOTAL_TIMEOUT_S", 1.2)
+    monkeypatch.setattr(urls, "READ_TIMEOUT_S", 0.6)
+    monkeypatch.setattr(urls, "MAX_BYTES", 20 * 10**6)
 
 
 @pytest.mark.parametrize("path", GOOD)
-def test_good_answers(website, path):
+def test_successful_downloads(website, path):
     address = f"{website}/{path}"
     assert fetch_all([address]) == [Named(address, PNG)]
 
 
 @pytest.mark.parametrize("path", BAD)
-def test_bad_answers(website, short_times, path):
+def test_failed_downloads_are_bounded_errors(website, short_times, path):
     address = f"{website}/{path}"
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
     (found,) = fetch_all([address])
     assert time.monotonic() - begun < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 6
     assert isinstance(found, Unreadable)
-    assert found.error.startswith(f"{address} cannot be fetched (")
+    assert found.error.startswith(f"{address} cannot be downloaded (")
     assert found.error.endswith(").")
     assert len(found.error) < len(address) + 250
-    why = found.error.removeprefix(f"{address} cannot be fetched (").removesuffix(").")
+    why = found.error.removeprefix(f"{address} cannot be downloaded (").removesuffix(").")
     assert re.search(BAD[path], why), why
 
 
@@ -194,28 +194,28 @@ def test_bad_answers(website, short_times, path):
     ["http://", "http:///x.png", "http://[::1/x", "http://a b/x.png", "http://127.0.0.1:99999/x",
      "https://x\r\nHost: y/", "http://\udce9/", "http://127.0.0.1:9/\udce9.png", "http://" + "a" * 300 + "/", "http://user:word@127.0.0.1:9/"],
 )  # fmt: skip
-def test_addresses_that_are_none(address):
+def test_invalid_urls(address):
     (found,) = fetch_all([address])
-    assert "cannot be fetched (" in found.error
+    assert "cannot be downloaded (" in found.error
     assert "object at 0x" not in found.error
 
 
-def test_no_secure_connection(website, short_times):
+def test_failed_tls_connection(website, short_times):
     address = website.replace("http:", "https:") + "/good.png"
     (found,) = fetch_all([address])
-    assert "cannot be fetched (" in found.error
+    assert "cannot be downloaded (" in found.error
 
 
-def test_a_host_that_is_unknown(monkeypatch):
+def test_unknown_host(monkeypatch):
     def unknown(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     (found,) = fetch_all(["http://nowhere.example/x.png"])
-    assert found.error == "http://nowhere.example/x.png cannot be fetched (its host is unknown)."
+    assert found.error == "http://nowhere.example/x.png cannot be downloaded (unknown host)."
 
 
-def test_what_stalls_does_not_add_up(website, short_times):
+def test_stalled_downloads_run_in_parallel(website, short_times):
     """Several are fetched at a time, in order."""
     addresses = [f"{website}/{path}" for path in ["drip_body", "good.png", "stalled", "drip_head"] * 2]
     begun = time.monotonic()
@@ -225,15 +225,15 @@ def test_what_stalls_does_not_add_up(website, short_times):
     assert [isinstance(one, Named) for one in found] == [False, True, False, False] * 2
 
 
-def test_fetching_ends_its_threads(website, short_times):
+def test_download_threads_end(website, short_times):
     fetch_all([f"{website}/{path}" for path in ("drip_head", "drip_body", "continue")])
     deadline = time.monotonic() + 10
-    while any(thread.name.endswith("(_run)") for thread in threading.enumerate()):
+    while any(thread.name.startswith("download ") for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "a thread still reads"
         time.sleep(0.05)
 
 
-def test_a_proxy_of_the_environment_is_used(website, monkeypatch):
+def test_proxy_from_environment_is_used(website, monkeypatch):
     monkeypatch.setenv("http_proxy", website)
     monkeypatch.setenv("no_proxy", "")
     (found,) = fetch_all(["http://nowhere.example/good.png"])
@@ -243,7 +243,7 @@ def test_a_proxy_of_the_environment_is_used(website, monkeypatch):
     assert isinstance(fetch_all([f"{website}/good.png"])[0], Named)
 
 
-def test_the_command_keeps_every_row_and_resumes(website, tmp_path):
+def test_predict_urls_keeps_all_rows_and_resumes(website, tmp_path):
     paths = [*GOOD, *(path for path in BAD if "drip" not in path and path not in ("continue", "stalled", "gzipbomb"))]
     lines = [f"{website}/{path}" for path in paths]
     lines[3:3] = ["x.png", f"{website}/good.png"]
@@ -261,7 +261,7 @@ def test_the_command_keeps_every_row_and_resumes(website, tmp_path):
     ]
 
 
-def test_urls_are_not_fetched_unless_allowed(website, tmp_path):
+def test_urls_in_list_need_allow_url(website, tmp_path):
     (tmp_path / "list.txt").write_text(f"{website}/good.png\n")
     (found,) = expand(f"@{tmp_path}/list.txt").images()
     assert "add --allow-url" in found.error

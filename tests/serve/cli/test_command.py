@@ -1,4 +1,4 @@
-"""`zoo list`, `info`, `verify`, `doctor`, `completion`: names and paths, JSON, completion in shells, exit codes."""
+"""`zoo list`, `info`, `verify`, `doctor`, `completion`: model names and paths, JSON, shell completion, exit codes."""
 
 import ast
 import hashlib
@@ -8,48 +8,44 @@ import shutil
 import subprocess
 import sys
 
+import click
 import pytest
 
-from serve.cli import main as cli
-from serve.cli.main import main
-from tests.support.examples import REPOSITORY, add_model
+from serve.cli import main
+from tests.support.command import ZOO
+from tests.support.paths import REPOSITORY, add_model
 from zoo import errors, registry
 from zoo.card import Card
 from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, printable
 
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run the command in this process; returns exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["zoo", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
-
-
-CODES = {ZooError: (1, 500), BadInput: (1, 400), WrongUsage: (2, 400), ModelNotFound: (3, 404), BadModel: (3, 500),
-         DeviceUnavailable: (3, 500), errors.BadData: (1, 500), errors.DataNotFound: (1, 500)}  # fmt: skip
+CODES = {  # exit code, HTTP status
+    ZooError: (1, 500),
+    BadInput: (1, 400),
+    WrongUsage: (2, 400),
+    ModelNotFound: (3, 404),
+    BadModel: (3, 500),
+    DeviceUnavailable: (3, 500),
+    errors.RunError: (1, 500),
+    errors.ExportError: (1, 500),
+    errors.BadData: (1, 500),
+    errors.DataNotFound: (1, 500),
+}
 
 
 @pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.__name__)
-def test_exit_codes_and_statuses_are_inherited(run, monkeypatch, kind):
-    class Own(kind):
-        """An error that no table knows."""
+def test_subclass_inherits_exit_code_and_http_status(run, monkeypatch, kind):
+    class CustomError(kind):
+        """A subclass that no table lists."""
 
-    def find(name):
-        raise Own("a sentence with \x1b[31mcolour")
+    def raise_error(name):
+        raise CustomError("a message in \x1b[31mred")
 
-    monkeypatch.setattr("zoo.model.card_of", find)
-    assert (Own.exit_code, Own.http_status) == CODES[kind]
-    assert run("info", "x") == (CODES[kind][0], "", "zoo: a sentence with \\x1b[31mcolour\n")
+    monkeypatch.setattr("zoo.model.card_of", raise_error)
+    assert (CustomError.exit_code, CustomError.http_status) == CODES[kind]
+    assert run("info", "x") == (CODES[kind][0], "", "zoo: a message in \\x1b[31mred\n")
 
 
-def test_every_error_of_the_library_has_its_codes_in_the_table():
+def test_all_library_errors_are_tested_for_codes():
     tree = ast.parse((REPOSITORY / "zoo" / "errors.py").read_text())
     assert {node.name for node in tree.body if isinstance(node, ast.ClassDef)} == {kind.__name__ for kind in CODES}
 
@@ -63,28 +59,28 @@ def test_every_error_of_the_library_has_its_codes_in_the_table():
         ("\udcff", "\\udcff"),
     ],
 )
-def test_printable_spells_out_what_a_terminal_could_act_on(text, expected):
+def test_printable_escapes_control_characters(text, expected):
     assert printable(text) == expected
 
 
-def test_too_little_memory_is_a_sentence(run, monkeypatch):
-    def find(name):
+def test_memory_error_has_a_message(run, monkeypatch):
+    def raise_error(name):
         raise MemoryError
 
-    monkeypatch.setattr("zoo.model.card_of", find)
+    monkeypatch.setattr("zoo.model.card_of", raise_error)
     code, out, err = run("info", "x")
     assert (code, out) == (1, "")
-    assert err.startswith("zoo: There is not enough memory")
+    assert err.startswith("zoo: Out of memory")
 
 
-def test_list_json_is_the_cards(run):
+def test_list_json_contains_complete_cards(run):
     code, out, err = run("list", "mnist4k", "--json")
     assert (code, err) == (0, "")
     (card,) = json.loads(out)
     assert Card.from_json(json.dumps(card), "here") == registry.find("mnist4k").card
 
 
-def test_a_word_lists_what_begins_with_it(run):
+def test_list_pattern_matches_name_prefixes(run):
     code, out, _ = run("list", "cifar")
     names = [line.split()[0] for line in out.splitlines()[1:]]
     assert code == 0
@@ -93,14 +89,14 @@ def test_a_word_lists_what_begins_with_it(run):
     assert run("list", "ifar")[0] == 3
 
 
-def test_info_json_is_the_card(run):
+def test_info_json_is_the_complete_card(run):
     code, out, _ = run("info", "mnist14k", "--json")
     assert code == 0
     assert Card.from_json(out, "here") == registry.find("mnist14k").card
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "folder with a link to it"])
-def test_info_verify_and_inspect_take_paths(run, tmp_path, kind, monkeypatch, empty_home):
+def test_info_verify_and_inspect_accept_paths(run, tmp_path, kind, monkeypatch, empty_home):
     monkeypatch.delenv("ZOO_DATA", raising=False)
     folder = tmp_path / "my model"
     shutil.copytree(registry.SHIPPED / "mnist4k.plus", folder)
@@ -111,7 +107,7 @@ def test_info_verify_and_inspect_take_paths(run, tmp_path, kind, monkeypatch, em
     code, out, err = run("info", path)
     assert (code, err) == (0, "")
     assert "mnist4k.plus 1.0.0" in out
-    assert "24,607 bytes" in out
+    assert f"{(folder / 'model.onnx').stat().st_size:,} bytes" in out
     code, out, err = run("verify", path)
     assert (code, err) == (0, "")
     assert "card               ok" in out
@@ -121,13 +117,13 @@ def test_info_verify_and_inspect_take_paths(run, tmp_path, kind, monkeypatch, em
     assert str(tmp_path / "out" / "1-answer.png") in out.splitlines()
 
 
-def test_verify_json(run, empty_home, monkeypatch):
+def test_verify_json_reports_each_check(run, empty_home, monkeypatch):
     monkeypatch.delenv("ZOO_DATA", raising=False)
     (add_model(empty_home, "own.model") / "model.safetensors").write_bytes(b"x")
     code, out, _ = run("verify", "own", "mnist4k", "--json")
-    found = json.loads(out)
+    checks = json.loads(out)
     assert code == 1
-    assert [(check["model"], check["check"], check["passed"]) for check in found] == [
+    assert [(check["model"], check["check"], check["passed"]) for check in checks] == [
         ("own.model", "model.onnx", True),
         ("own.model", "model.safetensors", False),
         ("mnist4k.plus", "model.onnx", True),
@@ -135,10 +131,10 @@ def test_verify_json(run, empty_home, monkeypatch):
         ("mnist4k.plus", "card", True),
         ("mnist4k.plus", "accuracy", None),
     ]
-    assert "another sha256" in found[1]["detail"]
+    assert "another sha256" in checks[1]["detail"]
 
 
-def test_verify_names_damaged_models_that_a_pattern_means(run, empty_home):
+def test_verify_reports_damaged_models(run, empty_home):
     (add_model(empty_home, "own.bad") / "card.json").write_text("{")
     for pattern in ("own*", "own.bad", str(empty_home / "models" / "own.bad")):
         code, out, err = run("verify", pattern)
@@ -146,7 +142,7 @@ def test_verify_names_damaged_models_that_a_pattern_means(run, empty_home):
         assert "FAILED   The card in" in out
 
 
-def test_list_names_damaged_models_and_goes_on(run, empty_home):
+def test_list_reports_damaged_models_and_continues(run, empty_home):
     (add_model(empty_home, "own.bad") / "card.json").write_text("{")
     folder = add_model(empty_home, "own.\x1b[31m")
     (folder / "card.json").write_text((folder / "card.json").read_text().replace("MNIST", "M\x1b[31m"))
@@ -158,22 +154,22 @@ def test_list_names_damaged_models_and_goes_on(run, empty_home):
     assert any("own.bad" in line for line in lines)
     assert (out + err).replace("\n", "").isprintable()
     code, out, err = run("list", "mnist14k")
-    assert (code, len(err.splitlines())) == (0, 1)  # what does not match is not named
+    assert (code, len(err.splitlines())) == (0, 1)  # damaged models that do not match are not reported
 
 
-def test_doctor_json(run, empty_home):
+def test_doctor_json_reports_damaged_model(run, empty_home):
     (add_model(empty_home, "own.bad") / "card.json").write_text("{")
     code, out, _ = run("doctor", "--json")
-    found = json.loads(out)
+    report = json.loads(out)
     assert code == 3
-    assert found["well"] is False
-    findings = {row["subject"]: row["finding"] for row in found["findings"]}
+    assert report["well"] is False
+    findings = {row["subject"]: row["finding"] for row in report["findings"]}
     assert "own.bad" in findings["damaged model"]
     assert findings["CPUExecutionProvider"] == "opens a session"
 
 
-def test_doctor_opens_no_foreign_model(run, empty_home, monkeypatch):
-    """The runtime is tried with a shipped model, though an own one is smaller."""
+def test_doctor_runs_only_shipped_models(run, empty_home, monkeypatch):
+    """The runtime is tested with the smallest shipped model, even if a user's model is smaller."""
     folder = add_model(empty_home, "own.small")
     content = (registry.SHIPPED / "mnist4k.plus" / "model.onnx").read_bytes()[:-1]
     card = json.loads((folder / "card.json").read_text())
@@ -181,67 +177,72 @@ def test_doctor_opens_no_foreign_model(run, empty_home, monkeypatch):
     file |= {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (folder / "model.onnx").write_bytes(content)
     (folder / "card.json").write_text(json.dumps(card))
-    opened = []
-    monkeypatch.setattr("zoo.runtime.describe_runtime", lambda model: opened.append(model) or [])
+    models_run = []
+    monkeypatch.setattr("zoo.runtime.describe_runtime", lambda model: models_run.append(model) or [])
     assert run("doctor")[0] == 0
-    assert opened == [(registry.SHIPPED / "mnist4k.plus" / "model.onnx").read_bytes()]
+    assert models_run == [(registry.SHIPPED / "mnist4k.plus" / "model.onnx").read_bytes()]
 
 
-def test_help_is_not_cut(run):
-    """One line a command, whole, on a terminal of 80 columns."""
+def test_help_lines_are_not_truncated(run):
+    """The list of commands has one complete line per command on a terminal of 80 columns."""
     code, out, _ = run("-h")
     commands = out.split("Commands:\n")[1]
     assert code == 0
-    assert len(commands.splitlines()) == len(cli.cli.commands)
+    assert len(commands.splitlines()) == len(main.cli.commands)
     assert "..." not in commands
     assert all(line.endswith(".") for line in commands.splitlines())
 
 
-def completed(line):
-    """What bash would offer for the last word of a line, as (type, value)."""
+@pytest.mark.parametrize("command", sorted(main.cli.commands))
+def test_all_options_have_a_help_text(command):
+    options = [parameter for parameter in main.cli.commands[command].params if isinstance(parameter, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+def completions(line):
+    """The completions that bash would offer for the last word of a line, as (type, value)."""
     words = line.split(" ")
     variables = {"_ZOO_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    done = subprocess.run(
-        [sys.executable, "-m", "serve.cli"],
-        capture_output=True, text=True, timeout=60, env=os.environ | variables,
-    )  # fmt: skip
+    done = subprocess.run(ZOO, capture_output=True, text=True, timeout=60, env=os.environ | variables)
     assert (done.returncode, done.stderr) == (0, "")
     return [tuple(item.split(",", 1)) for item in done.stdout.splitlines()]
 
 
-def test_commands_and_options_are_completed():
-    assert {value for _, value in completed("zoo ")} == set(cli.cli.commands)
-    assert completed("zoo pre") == [("plain", "predict")]
-    assert ("plain", "--json") in completed("zoo list --")
-    assert completed("zoo predict x.png --device cu") == [("plain", "cuda")]
+def test_completion_of_commands_and_options():
+    assert {value for _, value in completions("zoo ")} == set(main.cli.commands)
+    assert completions("zoo pre") == [("plain", "predict")]
+    assert ("plain", "--json") in completions("zoo list --")
+    assert completions("zoo predict x.png --device cu") == [("plain", "cuda")]
 
 
-@pytest.mark.parametrize("line", ["zoo info mnist4", "zoo verify x mnist4", "zoo list mnist4", "zoo inspect -m mnist4",
-                                  "zoo predict x.png --model mnist4"])  # fmt: skip
-def test_model_names_are_completed(line):
-    assert completed(line) == [("plain", "mnist4k"), ("plain", "mnist4k.plus")]
+@pytest.mark.parametrize(
+    "line",
+    ["zoo info mnist4", "zoo verify x mnist4", "zoo list mnist4", "zoo inspect -m mnist4", "zoo predict x -m mnist4"],
+)
+def test_completion_of_model_names(line):
+    assert completions(line) == [("plain", "mnist4k"), ("plain", "mnist4k.plus")]
 
 
-def test_files_are_completed_where_a_file_may_stand():
+def test_completion_of_files():
     for line in ("zoo predict ./x", "zoo inspect ./x", "zoo info ./x", "zoo predict x.png -m ./x"):
-        assert completed(line) == [("file", "./x")]
+        assert completions(line) == [("file", "./x")]
 
 
-def test_completion_without_a_home_folder(monkeypatch, run, capsys):
+def test_completion_without_home_directory(monkeypatch, run, capsys):
     monkeypatch.setattr("zoo.registry.home", lambda: (_ for _ in ()).throw(ZooError("There is no home folder.")))
-    items = cli._complete_models(None, None, "mnist4")
+    items = main._complete_models(None, None, "mnist4")
     assert [(item.value, item.type) for item in items] == [("mnist4", "file")]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_script_is_printed(run, shell):
+def test_completion_script_is_printed(run, shell):
     code, out, err = run("completion", shell)
     assert (code, err) == (0, "")
     assert f"_ZOO_COMPLETE={shell}_complete" in out
 
 
-def test_bash_completes_with_the_script(tmp_path):
-    """A real bash, which sources the script and calls its function as the Tab key does."""
+def test_completion_script_works_in_bash(tmp_path):
+    """Sources the script in a real bash and calls its function as the Tab key does."""
     (tmp_path / "zoo").write_text(f'#!/bin/sh\nexec {sys.executable} -m serve.cli "$@"\n')
     (tmp_path / "zoo").chmod(0o755)
     script = """
@@ -250,13 +251,11 @@ def test_bash_completes_with_the_script(tmp_path):
     _zoo_completion zoo mnist4k.p info
     echo "${COMPREPLY[@]}"
     """
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=60,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-    )  # fmt: skip
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, env=environment)
     assert done.stdout.strip() == "mnist4k.plus", done.stderr
 
 
-def test_an_unknown_completion_instruction_ends(monkeypatch, run):
+def test_unknown_completion_shell_exits_with_1(monkeypatch, run):
     monkeypatch.setenv("_ZOO_COMPLETE", "nushell_complete")
     assert run("list")[0] == 1

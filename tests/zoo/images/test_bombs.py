@@ -28,7 +28,7 @@ MOST_SECONDS = 20  # of a processor
 
 SCRIPT = """
 import json, resource, sys, time
-from serve.sources import Input, expand, name_of
+from serve.batch.inputs import Input, expand, name_of
 from zoo.errors import BadInput
 
 def peak():
@@ -104,7 +104,7 @@ def test_a_tar_with_a_long_header(tmp_path, kind, how):
     (tmp_path / "b.tar").write_bytes(packed + PACK[how](member("b.png", png())))
     count, images, errors = read(tmp_path / "b.tar")
     assert (count, images) == (2, 1)
-    assert "is read no further (it unpacks to more than" in errors[0]
+    assert "exceeds a limit (it unpacks to more than" in errors[0]
 
 
 def test_a_member_behind_a_long_header_is_named_and_the_rest_is_read(tmp_path):
@@ -118,8 +118,7 @@ def test_a_member_behind_a_long_header_is_named_and_the_rest_is_read(tmp_path):
     count, images, errors = read(tmp_path / "b.tar")
     assert (count, images) == (3, 2)
     assert errors == [
-        f"{tmp_path}/b.tar/short.png is not read: a header of 100,000 bytes stands before it, more than the 65,536 "
-        "that are read."
+        f"{tmp_path}/b.tar/short.png cannot be read: its header has 100,000 bytes, more than the limit of 65,536."
     ]
 
 
@@ -156,7 +155,7 @@ def test_sparse_members_of_a_tar(tmp_path):
     (tmp_path / "b.tar").write_bytes(content + bytes(1024))
     count, images, errors = read(tmp_path / "b.tar")
     assert (count, images) == (3, 1)
-    assert all("is stored as a sparse file" in error for error in errors)
+    assert all("is a sparse file" in error for error in errors)
 
 
 def test_a_tar_with_endless_sparse_extents(tmp_path):
@@ -188,8 +187,8 @@ def test_a_tar_with_a_large_image(tmp_path, how):
     (tmp_path / "b.tar").write_bytes(start + PACK[how](header("b.png", 2**31)) + packed_zeros(how, 2048))
     count, images, errors = read(tmp_path / "b.tar")
     assert (count, images) == (3, 1)
-    assert "b.png holds 2,147,483,648 bytes, more than the 80,000,000 that are read of a member." in errors[0]
-    assert "is read no further" in errors[1]
+    assert "b.png has 2,147,483,648 bytes, more than the limit of 80,000,000 for an image." in errors[0]
+    assert "exceeds a limit" in errors[1]
 
 
 def test_an_xz_stream_that_wants_gigabytes_of_memory(tmp_path):
@@ -197,7 +196,7 @@ def test_an_xz_stream_that_wants_gigabytes_of_memory(tmp_path):
     (tmp_path / "b.tar.xz").write_bytes(lzma.compress(member("a.png", png()) + bytes(1024), filters=filters))
     _, images, errors = read(tmp_path / "b.tar.xz")
     assert images == 0
-    assert "is not a tar archive that can be read (Memory usage limit exceeded" in errors[0]
+    assert "is a damaged tar archive (Memory usage limit exceeded" in errors[0]
 
 
 def test_a_gzip_header_with_a_long_name(tmp_path):
@@ -247,7 +246,7 @@ def test_a_zip_whose_members_share_their_data(tmp_path):
     count, images, errors = read(tmp_path / "b.zip")
     assert count >= images + 1
     assert images <= 5
-    assert "is read no further (it unpacks to more than" in errors[-1] or "Overlapped" in errors[0]
+    assert "exceeds a limit (it unpacks to more than" in errors[-1] or "Overlapped" in errors[0]
 
 
 def test_a_zip_with_a_million_members(tmp_path):
@@ -278,7 +277,7 @@ def test_a_zip_whose_sizes_lie(tmp_path, method):
     (tmp_path / "b.zip").write_bytes(content)
     count, images, errors = read(tmp_path / "b.zip")
     assert (count, images) == (3, 1)
-    assert "0.png holds 314,572,800 bytes, more than the" in errors[0]
+    assert "0.png has 314,572,800 bytes, more than the" in errors[0]
     assert "1.png cannot be read from the archive (" in errors[1]
 
 
@@ -311,7 +310,7 @@ def test_a_zip_with_a_large_dictionary(tmp_path):
     (tmp_path / "b.zip").write_bytes(content)
     count, images, errors = read(tmp_path / "b.zip")
     assert (count, images) == (2, 1)
-    assert "it takes 2,147,483,648 bytes of memory to unpack" in errors[0]
+    assert "it needs 2,147,483,648 bytes of memory to unpack" in errors[0]
 
 
 def rows(path, values, kind=None, **options):
@@ -324,7 +323,7 @@ def test_a_parquet_file_with_one_large_value_in_many_rows(tmp_path):
     count, images, errors = read(tmp_path / "b.parquet")
     assert count > images
     assert images <= 16
-    assert "is read no further" in errors[-1] or "MiB of memory" in errors[-1]
+    assert "exceeds a limit" in errors[-1] or "MiB of memory" in errors[-1]
 
 
 def test_a_parquet_file_with_a_large_page(tmp_path):
@@ -345,7 +344,7 @@ def test_a_parquet_file_with_many_large_row_groups(tmp_path):
             writer.write_table(zeros)
     count, images, errors = read(path)
     assert (count, images) == (129, 128)
-    assert "is read no further" in errors[-1]
+    assert "exceeds a limit" in errors[-1]
 
 
 def test_a_parquet_file_of_large_photographs_is_read(tmp_path):
@@ -373,7 +372,7 @@ def test_a_parquet_file_with_rows_of_nothing(tmp_path, nulls):
     assert (tmp_path / "b.parquet").stat().st_size < 100_000
     count, images, errors = read(tmp_path / "b.parquet")
     assert (count, images) == (0, 0)
-    assert f"states {nulls:,} rows, more than it can hold" in errors[0]
+    assert f"declares {nulls:,} rows, more than it can contain" in errors[0]
 
 
 def test_parquet_files_with_flipped_bytes(tmp_path):
