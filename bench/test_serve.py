@@ -1,6 +1,6 @@
 """HTTP: requests/s of `zoo serve` compared with a plain FastAPI app, and its latency at half of its peak rate.
 
-    pytest bench/test_serve.py --benchmark-only --bench-full
+    pytest bench/test_serve.py --benchmark-only -m "full or not full"
 
 Requests are PNG files of digits, responses are JSON. There is one server process. wrk (Debian package wrk) opens 32
 connections from the same machine, so it takes CPU time from both servers. The label of every response is checked.
