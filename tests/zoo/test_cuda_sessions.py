@@ -11,8 +11,6 @@ import pytest
 import zoo
 from serve.service.pool import GPU_SIZES, Runner
 from zoo import registry, runtime
-from zoo import runtime as binding
-from zoo import runtime as page_locked
 from zoo.errors import DeviceUnavailable
 from zoo.model import bind
 from zoo.runtime import Bound
@@ -45,10 +43,10 @@ class FakeCudart:
 
 def test_page_locked_memory_lives_as_long_as_its_last_view():
     cudart = FakeCudart()
-    array = page_locked.allocate((4, 3), np.float32, cudart)
+    array = runtime.allocate((4, 3), np.float32, cudart)
     assert (array.shape, array.dtype, array.sum()) == ((4, 3), np.float32, 0)
-    assert page_locked.is_page_locked(array, cudart)
-    assert not page_locked.is_page_locked(np.zeros(3), cudart)
+    assert runtime.is_page_locked(array, cudart)
+    assert not runtime.is_page_locked(np.zeros(3), cudart)
     view = array[1:]
     del array
     gc.collect()
@@ -60,10 +58,10 @@ def test_page_locked_memory_lives_as_long_as_its_last_view():
 
 
 def test_no_page_locked_memory_without_cuda(monkeypatch):
-    assert page_locked.allocate((4,), np.uint8, FakeCudart(fails=True)) is None
-    monkeypatch.setattr(page_locked, "LIBRARIES", ("libno_such_cudart.so",))
-    assert page_locked.allocate((4,), np.uint8) is None
-    assert not page_locked.is_page_locked(np.zeros(4))
+    assert runtime.allocate((4,), np.uint8, FakeCudart(fails=True)) is None
+    monkeypatch.setattr(runtime, "LIBRARIES", ("libno_such_cudart.so",))
+    assert runtime.allocate((4,), np.uint8) is None
+    assert not runtime.is_page_locked(np.zeros(4))
 
 
 class FakeGpu:
@@ -118,8 +116,8 @@ class FakeBinding:
 @pytest.fixture
 def fake_gpu(model, monkeypatch):
     cudart = FakeCudart()
-    monkeypatch.setattr(page_locked, "_library", lambda: cudart)
-    monkeypatch.setattr(binding, "run_options", lambda device, graph: {"gpu_graph_id": graph})
+    monkeypatch.setattr(runtime, "_library", lambda: cudart)
+    monkeypatch.setattr(runtime, "run_options", lambda device, graph: {"gpu_graph_id": graph})
     return FakeGpu(model)
 
 
@@ -238,8 +236,8 @@ class TestOnGpu:
     def test_memory_is_page_locked(self, both):
         bound = bind(both[1], 64)
         assert bound.pinned
-        assert all(page_locked.is_page_locked(array) for array in (bound._staging, *bound._scores))
-        assert not page_locked.is_page_locked(np.zeros(64))
+        assert all(runtime.is_page_locked(array) for array in (bound._staging, *bound._scores))
+        assert not runtime.is_page_locked(np.zeros(64))
 
     @pytest.mark.parametrize("pinned", [True, False])
     def test_logits_agree_with_the_cpu(self, both, pinned):

@@ -52,7 +52,7 @@ def test_the_runtime_finds_no_other_file_either(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(np.float32(3).tobytes())
     for location in ("secret", str(tmp_path / "secret")):
-        with pytest.raises(BadModel, match="not an ONNX model that opens"):
+        with pytest.raises(BadModel, match="cannot be opened as an ONNX model"):
             Model(with_external_data(location)[place].SerializeToString(), "cpu")
 
 
@@ -105,7 +105,7 @@ def test_any_bytes_are_a_sentence_or_a_message(content):
 
 def test_many_fields_and_long_metadata_are_refused_soon():
     started = time.process_time()
-    with pytest.raises(BadModel, match="more than 500,000 parts"):
+    with pytest.raises(BadModel, match="more than 500,000 fields"):
         check_onnx(b"\x08\x08" * 2_000_000, "x")
     model = onnx.load_model_from_string(GOOD_ONNX)
     model.metadata_props[0].value = "x" * (model_files.LARGEST_CARD + 1)
@@ -118,7 +118,7 @@ def test_reads_a_file_up_to_its_limit(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"12345")
     assert read_file(path, 5) == b"12345"
-    with pytest.raises(BadModel, match="5 bytes, more than the 4"):
+    with pytest.raises(BadModel, match="5 bytes, more than the limit of 4"):
         read_file(path, 4)
     with pytest.raises(ModelNotFound, match="no model file"):
         read_file(tmp_path / "nothing.onnx", 5)
@@ -156,7 +156,7 @@ def test_links_lead_nowhere_outside_of_the_folder(tmp_path):
     (folder / "bad").symlink_to(tmp_path / "outer")
     assert read_file(folder / "good", 100, folder) == b"inside"
     for name in ("bad", "../outer"):
-        with pytest.raises(BadModel, match="leads out of"):
+        with pytest.raises(BadModel, match="outside of"):
             read_file(folder / name, 100, folder)
     (tmp_path / "link").symlink_to(folder)
     assert read_file(tmp_path / "link" / "good", 100, tmp_path / "link") == b"inside"

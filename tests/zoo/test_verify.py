@@ -101,8 +101,8 @@ def test_a_network_that_cannot_be_run_fails_its_check(tmp_path, data_folder):
 def test_a_data_set_that_does_not_fit_the_card(copy, data_folder):
     entry = registry.open_folder(copy)
     for changes, passed, words in (
-        ({"name": "faces"}, None, "'faces' is not known here"),
-        ({"name": "cifar10"}, False, "not those of CIFAR-10"),
+        ({"name": "faces"}, None, "unknown data set 'faces'"),
+        ({"name": "cifar10"}, False, "differ from those of CIFAR-10"),
     ):
         card = replace(entry.card, dataset=replace(entry.card.dataset, **changes))
         *_, last = verify(replace(entry, card=card), data_folder)
@@ -115,4 +115,4 @@ def test_files_outside_of_the_folder_fail_their_check(copy, tmp_path):
     (copy / "model.safetensors").symlink_to(tmp_path / "elsewhere")
     found = checks(copy)
     assert found["model.safetensors"].passed is False
-    assert "leads out of" in found["model.safetensors"].detail
+    assert "outside of" in found["model.safetensors"].detail

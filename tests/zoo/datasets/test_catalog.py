@@ -117,7 +117,7 @@ def test_an_empty_folder_says_what_was_expected(tmp_path):
 
 
 def test_an_unknown_data_set_is_a_sentence():
-    with pytest.raises(BadData, match="no data set 'fashion' here: mnist and cifar10 are known"):
+    with pytest.raises(BadData, match="data set 'fashion': choose mnist or cifar10"):
         load("fashion", "test")
 
 
@@ -135,7 +135,7 @@ def test_a_failed_download_is_one_sentence(monkeypatch, empty_home):
 
     monkeypatch.delenv("ZOO_DATA", raising=False)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(BadData, match=r"could not be fetched .*\(no route\)"):
+    with pytest.raises(BadData, match=r"could not be downloaded .*\(no route\)"):
         load("mnist", "test")
 
 

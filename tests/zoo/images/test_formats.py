@@ -306,7 +306,7 @@ def test_damage_in_a_critical_chunk_of_a_png_is_an_error(kind):
 def test_a_png_with_a_critical_chunk_that_nobody_knows_is_refused():
     with pytest.raises(BadInput, match="a CgBI chunk"):
         decode(with_chunk(chunk(b"CgBI", b"\x50\0\x20\2")))
-    with pytest.raises(BadInput, match="more than 20,000 parts"):
+    with pytest.raises(BadInput, match="more than 20,000 chunks"):
         decode(with_chunk(chunk(b"tEXt", b"a\0") * 20_001))
 
 

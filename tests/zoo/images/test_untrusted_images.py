@@ -136,9 +136,9 @@ def test_pixels_are_bounded_in_every_format(form, limit):
     assert declared_pixels(data) == 0
     with pytest.raises(BadInput, match=r"400x400 pixels, more than the limit of 0.15 million.*ZOO_MAX_MEGAPIXELS"):
         decode(data)
-    with pytest.raises(BadInput, match=r"more than the 0\.15 million"):
+    with pytest.raises(BadInput, match=r"limit of 0\.15 million"):
         decode(Image.open(io.BytesIO(data)))
-    with pytest.raises(BadInput, match=r"more than the 0\.15 million"):
+    with pytest.raises(BadInput, match=r"limit of 0\.15 million"):
         decode(np.zeros((400, 400), np.uint8))
     limit("0.2")
     assert decode(data).pixels.shape == (400, 400, 3)
@@ -147,7 +147,7 @@ def test_pixels_are_bounded_in_every_format(form, limit):
 @pytest.mark.parametrize("value", ["many", "0", "-3", "nan", "inf", "0.01"])
 def test_a_limit_that_is_no_number_is_refused(value, limit):
     limit(value)
-    with pytest.raises(WrongUsage, match="ZOO_MAX_MEGAPIXELS is .*number of megapixels"):
+    with pytest.raises(WrongUsage, match=r"ZOO_MAX_MEGAPIXELS is .*number of megapixels"):
         limits.max_pixels()
     assert declared_pixels(small("PNG")) == 0
 
@@ -507,7 +507,7 @@ def test_every_small_size_gives_pixels_or_bad_input(channels):
                 rows = prepare_all(
                     [array, encoded(Image.fromarray(picture.squeeze(2) if channels == 1 else picture), "PNG")], PHOTO
                 )
-                assert all(row.pixels is not None or "a strip" in str(row.error) for row in rows)
+                assert all(row.pixels is not None or "too thin" in str(row.error) for row in rows)
                 for row in prepare_all([array], DIGIT):
                     assert row.pixels is None or row.pixels.shape == (28, 28, 1)
 
