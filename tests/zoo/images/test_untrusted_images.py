@@ -486,6 +486,7 @@ def arrays(draw):
     return array
 
 
+@pytest.mark.slow
 @given(arrays(), st.sampled_from(["crop", "whole"]))
 @settings(max_examples=400, deadline=None)
 def test_any_array_gives_pixels_or_bad_input(array, fit):

@@ -105,6 +105,7 @@ def test_pictures_come_one_after_the_other(inside, tmp_path):
     assert len(list(drawn)) == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "limit"), [("mnist14k", 3), ("cifar90k", 8)])
 def test_pictures_are_drawn_soon(name, limit, tmp_path):
     """CPU seconds."""

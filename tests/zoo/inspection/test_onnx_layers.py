@@ -39,6 +39,7 @@ def test_two_3x3_back_to_back_see_5x5():
     assert [layer.receptive_field for layer in layers] == [3, 5]
 
 
+@pytest.mark.slow
 def test_cifar93k_beside_the_notes():
     """The notes' comments say (output, receptive field) 32,3 30,5 15,6 15,10 13,14 6,16 6,24 4,32 and for the global
     pool 2,36; ours agree but for the last: averaging 4 positions that are 4 pixels apart sees 32 + 3 · 4 = 44."""
@@ -54,6 +55,7 @@ def test_cifar93k_beside_the_notes():
     assert layers[-1].macs == 2560
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "dilation", "field"), [(1, 1, 5), (2, 1, 7), (1, 2, 7), (2, 2, 11)])
 def test_stride_and_dilation(stride, dilation, field):
     network = nn.Sequential(nn.Conv2d(1, 1, 3, stride=stride), nn.Conv2d(1, 1, 3, dilation=dilation))
@@ -70,5 +72,6 @@ class Residual(nn.Module):
         return self.end(x + self.long(x))
 
 
+@pytest.mark.slow
 def test_branches_count_the_longest_way():
     assert [layer.receptive_field for layer in layers_of(Residual(), (1, 9, 9))] == [3, 5, 5]
