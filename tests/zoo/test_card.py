@@ -12,7 +12,7 @@ from zoo.card import Card
 from zoo.errors import BadModel
 
 
-def test_json_and_back(model):
+def test_json_round_trip(model):
     card = model.card
     assert Card.from_json(card.to_json(), "here") == card
     assert Card.from_json(card.to_json(indent=2), "here") == card
@@ -62,7 +62,7 @@ def test_reading_a_shipped_card_changes_nothing(entry):
         (lambda data: data.update(files=[{"name": "x", "size_bytes": 1, "sha256": "0"}]), "64 hexadecimal digits"),
     ],
 )
-def test_a_card_of_another_form_is_refused(model, change, message):
+def test_invalid_card_is_refused(model, change, message):
     data = json.loads(model.card.to_json())
     change(data)
     with pytest.raises(BadModel) as caught:
@@ -72,7 +72,7 @@ def test_a_card_of_another_form_is_refused(model, change, message):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "3", "null", '"x"', "{}"])
-def test_what_is_no_card_is_refused(text):
+def test_other_json_is_refused(text):
     with pytest.raises(BadModel, match="export the model again"):
         Card.from_json(text, "x")
 
@@ -87,12 +87,12 @@ def test_what_is_no_card_is_refused(text):
         (" " * 2_000_000, "2,000,000 characters, more than"),
     ],
 )
-def test_json_that_readers_disagree_on_is_refused(text, message):
+def test_ambiguous_json_is_refused(text, message):
     with pytest.raises(BadModel, match=message):
         Card.from_json(text, "x")
 
 
-def test_every_hostile_card_is_a_sentence_or_can_be_shown(capsys):
+def test_hostile_cards_are_refused_or_printable(capsys):
     """Whatever a card's text is, it is refused in one printable sentence, or all that shows cards can show it."""
     started, read, refused, slowest = time.process_time(), [], [], 0.0
     for text in hostile.cards():
@@ -118,6 +118,6 @@ def test_every_hostile_card_is_a_sentence_or_can_be_shown(capsys):
     assert time.process_time() - started < 30
 
 
-def test_a_file_that_is_not_listed(model):
+def test_unlisted_file_is_bad_model(model):
     with pytest.raises(BadModel, match=r"lists no file model\.onnx"):
         model.card.embedded().file("model.onnx")
