@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 
 import cv2
 import numpy as np
@@ -46,6 +45,8 @@ def pour(connection, start, piece, pieces):
         connection.sendall(piece)
 
 
+GZIP_BOMB = gzip.compress(bytes(2**26))  # 64 KB that unpack to 64 MB; several in a row are one file
+
 GOOD = ["good.png", "a b.png", "gzip.png", "chunked.png", "redirect", "redirect_space", "no_length.png", "q?x=1&y=ä",
         "redirect_utf8"]  # fmt: skip
 BAD = {  # path: regular expression of the error
@@ -76,7 +77,6 @@ BAD = {  # path: regular expression of the error
 
 def respond(connection, path):
     chunked = "Transfer-Encoding: chunked"
-    endless = zlib.compressobj(9, wbits=31)
     simple = {
         "/good.png": sized(PNG),
         "/a%20b.png": sized(PNG),
@@ -107,9 +107,7 @@ def respond(connection, path):
     elif path == "/large":
         pour(connection, http(), bytes(2**20), 200)
     elif path == "/gzipbomb":
-        connection.sendall(http("Content-Encoding: gzip") + endless.compress(bytes(2**26)))
-        for _ in range(30):
-            connection.sendall(endless.compress(bytes(2**26)) + endless.flush(zlib.Z_FULL_FLUSH))
+        pour(connection, http("Content-Encoding: gzip"), GZIP_BOMB, 30)
     elif path == "/drip_body":
         connection.sendall(http("Content-Length: 500"))
         drip(connection, bytes(500))
