@@ -1,4 +1,4 @@
-"""Is a run worse than a saved one? Judged by ratios to what was timed beside, for seconds of two days tell nothing."""
+"""Compares a run with a saved one by ratios, because seconds of two days depend on what else the machine did."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Change:
-    """A ratio of a benchmark, then and now; less is better."""
+    """A benchmark's ratio in the baseline and in this run; less is better."""
 
     benchmark: str
     ratio: str
@@ -15,34 +15,37 @@ class Change:
 
     @property
     def factor(self) -> float:
-        """By how much it has become worse; less than 1 where it has become better."""
+        """How many times worse the ratio is; below 1 if it is better."""
         return self.now / self.before
 
     def __str__(self) -> str:
-        said = f"{self.factor:.2f} times the baseline's ({self.now:.3g}, was {self.before:.3g})"
-        return f"{self.benchmark}: {self.ratio} is {said}"
+        return (
+            f"{self.benchmark}: {self.ratio} is {self.factor:.2f} times the baseline's "
+            f"({self.now:.3g}, was {self.before:.3g})"
+        )
 
 
-def changes(saved: dict[str, Any], now: dict[str, dict[str, Any]]) -> list[Change]:
+def changes(saved: dict[str, Any], infos: dict[str, dict[str, Any]]) -> list[Change]:
     """Every ratio that both runs have, the worst first.
 
     Args:
-        saved: a JSON file of pytest-benchmark, read. now: extra_info of this run's benchmarks by their full names.
+        saved: the content of a JSON file of pytest-benchmark.
+        infos: extra_info of this run's benchmarks by full name.
     """
-    before = {one["fullname"]: one["extra_info"].get("ratios", {}) for one in saved["benchmarks"]}
-    found = [
+    before = {benchmark["fullname"]: benchmark["extra_info"].get("ratios", {}) for benchmark in saved["benchmarks"]}
+    changed = [
         Change(name, ratio, before[name][ratio], value)
-        for name, info in now.items()
+        for name, info in infos.items()
         for ratio, value in info.get("ratios", {}).items()
         if ratio in before.get(name, {})
     ]
-    return sorted(found, key=lambda change: -change.factor)
+    return sorted(changed, key=lambda change: -change.factor)
 
 
-def verdict(found: list[Change], allowed: float) -> tuple[list[str], bool]:
-    """Lines for people, and whether all is well: no ratio has grown to more than `allowed` times the baseline's."""
-    worse = [change for change in found if change.factor > allowed]
-    head = f"{len(found)} ratios compared, {len(worse)} of them more than {allowed:g} times the baseline's."
-    if not found:
-        head = "Nothing could be compared: the baseline has none of these benchmarks."
-    return [head, *map(str, worse)], bool(found) and not worse
+def report(changed: list[Change], limit: float) -> tuple[list[str], bool]:
+    """Lines to print, and whether the run passes: it needs a ratio, and none over `limit` times its baseline."""
+    worse = [change for change in changed if change.factor > limit]
+    head = f"{len(changed)} ratios compared, {len(worse)} of them more than {limit:g} times the baseline's."
+    if not changed:
+        head = "No ratio was compared: the baseline has none of these benchmarks."
+    return [head, *map(str, worse)], bool(changed) and not worse

@@ -1,4 +1,4 @@
-"""The machine and the versions that figures belong to; no name of the machine, nor of whoever owns it."""
+"""The machine and the versions that saved figures belong to; without the machine's or the owner's name."""
 
 import platform
 from importlib import metadata
@@ -11,21 +11,22 @@ PACKAGES = ("onnxruntime", "torch", "openvino", "numpy", "opencv-python-headless
 def environment() -> dict[str, Any]:
     """Processor, cores, memory, system and versions; None for a package that is not installed."""
     from serve.devices import cores
-    from train.runs import environment as machine
+    from train.runs import environment as training_environment
 
-    told = machine()
+    machine = training_environment()
     return {
-        "processor": told["machine"],
+        "processor": machine["machine"],
         "cores": cores(),
         "memory_gb": _memory_gb(),
-        "instructions": told["instructions"],
-        "system": f"{told['system']}, kernel {platform.release().split('-')[0]}",
-        "python": told["python"],
-        **{name: _version(name) for name in PACKAGES},
+        "instructions": machine["instructions"],
+        "system": f"{machine['system']}, kernel {platform.release().split('-')[0]}",
+        "python": machine["python"],
+        **{package: version(package) for package in PACKAGES},
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The version of an installed package, else None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -33,12 +34,8 @@ def _version(package: str) -> str | None:
 
 
 def _memory_gb() -> float | None:
-    return _from_proc("meminfo", "MemTotal", lambda value: round(int(value.split()[0]) / 1e6, 1))
-
-
-def _from_proc(file: str, key: str, read: Any) -> Any:
     try:
-        lines = Path("/proc", file).read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    return next((read(line.split(":", 1)[1].strip()) for line in lines if line.startswith(key)), None)
+    return next((round(int(line.split()[1]) / 1e6, 1) for line in lines if line.startswith("MemTotal:")), None)

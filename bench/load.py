@@ -1,7 +1,7 @@
-"""Loads a server with pictures whose label is known, and checks the label of every answer.
+"""Sends images with known labels to a server and checks the label of every response.
 
-`closed_loop` is wrk's: as many requests as so many connections can make. `open_loop` lets requests arrive when they
-arrive, as users do: whatever the server does, the next ones come, and waiting for it counts.
+`closed_loop` runs wrk: every connection sends its next request after the response to the last. `open_loop` sends
+requests at random times, as users do: they do not wait for the server, and the time in the queue counts as latency.
 """
 
 import asyncio
@@ -46,14 +46,14 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 @dataclass(frozen=True)
 class Load:
-    """requests: answered. wrong: answers that were not 200 with the right label. errors: of connections."""
+    """The result of a closed loop."""
 
     per_second: float
     p50_ms: float
     p99_ms: float
-    requests: int
-    wrong: int
-    errors: int
+    requests: int  # with a response
+    wrong: int  # responses without status 200 and the expected label
+    errors: int  # of connections
 
 
 def wrk_is_here() -> bool:
@@ -61,7 +61,7 @@ def wrk_is_here() -> bool:
 
 
 def as_form(file: bytes) -> bytes:
-    """A body with one file, for what takes files only so; its Content-Type is `FORM`."""
+    """A multipart body with one file, for servers that only take forms; its Content-Type is `FORM`."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="7.png"\r\n\r\n'
     return head.encode() + file + f"\r\n--{BOUNDARY}--\r\n".encode()
 
@@ -75,63 +75,68 @@ def closed_loop(
     connections: int = 32,
     content_type: str = "image/png",
 ) -> Load:
-    """Run wrk with one thread; without a label, which costs it time, only statuses are checked.
+    """Run wrk with one thread.
 
-    Raises RuntimeError where wrk fails.
+    Args:
+        label: expected in every response. None checks statuses only, which takes wrk less time.
+    Raises:
+        RuntimeError: wrk failed.
     """
     script = folder / "load.lua"
     bodies = ", ".join('"' + "".join(f"\\{byte:03}" for byte in file) + '"' for file in files)
     script.write_text(_SCRIPT % (bodies, content_type, _CHECK % label if label else ""))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "-s", str(script), url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30)
-    told = re.search(r"wrong (\d+) of (\d+), errors (\d+)", done.stdout)
+    counts = re.search(r"wrong (\d+) of (\d+), errors (\d+)", done.stdout)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    if done.returncode or not told or not rate:
+    if done.returncode or not counts or not rate:
         raise RuntimeError(f"wrk failed: {done.stdout}{done.stderr}")
-    wrong, requests, errors = map(int, told.groups())
+    wrong, requests, errors = map(int, counts.groups())
     return Load(float(rate[1]), _percentile(done.stdout, 50), _percentile(done.stdout, 99), requests, wrong, errors)
 
 
 def _percentile(printed: str, percent: int) -> float:
     """Milliseconds from wrk's table of latencies."""
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)$", printed, re.MULTILINE)
-    if not found:
-        raise RuntimeError(f"wrk told no latencies: {printed}")
-    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
+    match = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)$", printed, re.MULTILINE)
+    if not match:
+        raise RuntimeError(f"wrk printed no latencies: {printed}")
+    return float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2]]
 
 
 def open_loop(url: str, files: list[bytes], label: str, rate: float, seconds: float, connections: int = 64) -> Timing:
-    """Poisson arrivals; a latency counts from when a request was due. Raises RuntimeError for a wrong answer."""
+    """Poisson arrivals; latency counts from when a request was due. Raises RuntimeError for a wrong response."""
     return asyncio.run(_open_loop(url, files, label, rate, seconds, connections))
 
 
 async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seconds: float, connections: int) -> Timing:
-    place = urlsplit(url)
-    head = f"POST {place.path} HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: image/png\r\nContent-Length: "
+    parts = urlsplit(url)
+    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/png\r\nContent-Length: "
     requests = [(head + f"{len(file)}\r\n\r\n").encode() + file for file in files]
     expected = re.compile(rf'"label": ?"{label}"'.encode())
-    pool: asyncio.Queue = asyncio.Queue()
+    pool: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     for _ in range(connections):
-        pool.put_nowait(await asyncio.open_connection(place.hostname, place.port))
+        pool.put_nowait(await asyncio.open_connection(parts.hostname, parts.port))
     due = time.perf_counter() + 0.1 + np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
     latencies: list[float] = []
 
-    async def ask(number: int) -> None:
+    async def send(number: int) -> None:
         reader, writer = await pool.get()
         writer.write(requests[number % len(requests)])
-        answered = await reader.readuntil(b"\r\n\r\n")
-        length = int(re.search(rb"content-length: (\d+)", answered, re.IGNORECASE)[1])
-        body = await reader.readexactly(length)
+        headers = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", headers, re.IGNORECASE)
+        if not length:
+            raise RuntimeError(f"A response without Content-Length: {headers!r}")
+        body = await reader.readexactly(int(length[1]))
         latencies.append(time.perf_counter() - due[number])
         if not expected.search(body):
-            raise RuntimeError(f"A wrong answer: {answered + body!r}")
+            raise RuntimeError(f"A wrong response: {headers + body!r}")
         pool.put_nowait((reader, writer))
 
     async with asyncio.TaskGroup() as tasks:
-        for number, at in enumerate(due):
-            if (early := at - time.perf_counter()) > 0:
-                await asyncio.sleep(early)
-            tasks.create_task(ask(number))
+        for number, due_time in enumerate(due):
+            if (delay := due_time - time.perf_counter()) > 0:
+                await asyncio.sleep(delay)
+            tasks.create_task(send(number))
     while not pool.empty():
         pool.get_nowait()[1].close()
     return Timing(np.array(latencies))

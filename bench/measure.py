@@ -1,46 +1,53 @@
-"""Timing that can be trusted on a noisy machine: two things in turn, raw times kept, ratios of medians."""
+"""Timing on a noisy machine: things that are compared run in turn, single times are kept, ratios are of medians."""
+
+from __future__ import annotations
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from bench.networks import Network
 from zoo.card import Card
 
-P99_NEEDS = 1000  # calls: of fewer, the slowest hundredth is a few events
-EVERY, MOST = 50, 5000  # calls between two of the yardstick; calls at most
+if TYPE_CHECKING:
+    from bench.runtimes import Network
+
+P99_MIN_CALLS = 1000  # with fewer, the slowest hundredth is a few events
+REFERENCE_INTERVAL = 50  # calls between two of the reference
+MAX_CALLS = 5000
+Seconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of single calls, in the order in which they were made."""
+    """Durations of single calls, in order."""
 
-    seconds: np.ndarray
+    seconds: Seconds  # (n,)
 
     @property
     def p50(self) -> float:
         return float(np.median(self.seconds))
 
     def info(self) -> dict[str, float | int]:
-        """n and percentiles in milliseconds; no p99 on too few calls."""
-        told: dict[str, float | int] = {"n": len(self.seconds)}
+        """n and percentiles in milliseconds; no p99 for fewer than `P99_MIN_CALLS` calls."""
+        values: dict[str, float | int] = {"n": len(self.seconds)}
         for percent in (50, 90, 99):
-            if percent < 99 or len(self.seconds) >= P99_NEEDS:
-                told[f"p{percent}_ms"] = round(float(np.percentile(self.seconds, percent)) * 1e3, 5)
-        return told
+            if percent < 99 or len(self.seconds) >= P99_MIN_CALLS:
+                values[f"p{percent}_ms"] = round(float(np.percentile(self.seconds, percent)) * 1e3, 5)
+        return values
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two things timed in turn: A B A B …, so that both see the same machine."""
+    """Two functions timed in turn, A B A B …, so that both see the same machine."""
 
     first: Timing
     second: Timing
@@ -50,12 +57,9 @@ class Pair:
         """Median of the first over median of the second."""
         return self.first.p50 / self.second.p50
 
-    def info(self, first: str, second: str) -> dict[str, object]:
-        return {first: self.first.info(), second: self.second.info(), "ratio_of_p50": round(self.ratio, 3)}
 
-
-def in_turn(first: Callable[[], object], second: Callable[[], object], n: int, warmup: int = 50) -> Pair:
-    """Call both `n` times in turn, after `warmup` calls that are not counted."""
+def time_in_turn(first: Callable[[], object], second: Callable[[], object], n: int, warmup: int = 50) -> Pair:
+    """Call both `n` times in turn, after `warmup` untimed calls of each."""
     times = np.empty((n, 2))
     for _ in range(warmup):
         first(), second()
@@ -68,107 +72,117 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], n: int, w
     return Pair(Timing(times[:, 0]), Timing(times[:, 1]))
 
 
-def in_blocks(things: dict[str, Callable[[], object]], blocks: int = 20, calls: int = 50) -> dict[str, Timing]:
-    """Call each `calls` times, then the next, `blocks` times over: all see the same machine, and each its own caches
-    warm. The first call of a block is not counted.
+def time_in_blocks(
+    functions: Mapping[str, Callable[[], object]], blocks: int = 20, calls: int = 50
+) -> dict[str, Timing]:
+    """Call each function `calls` times, then the next, and all of that `blocks` times.
+
+    All see the same machine, and each has its own caches warm. The first call of a block is not counted.
     """
-    times: dict[str, list[float]] = {name: [] for name in things}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(blocks):
-        for name, thing in things.items():
-            thing()
+        for name, function in functions.items():
+            function()
             for _ in range(calls):
                 start = time.perf_counter()
-                thing()
+                function()
                 times[name].append(time.perf_counter() - start)
     return {name: Timing(np.array(seconds)) for name, seconds in times.items()}
 
 
-def beside(
-    benchmark: Any,
-    call: Callable[[Any], Any],
-    argument: Any,
-    yardstick: Callable[[], object],
-    seconds: float,
-    least: int,
-) -> tuple[Any, Timing, Timing]:
-    """Time `call(argument)` as pytest-benchmark's rounds of one call, so that no tail is averaged away, and the
-    yardstick once in `EVERY` calls: both see the same machine.
-
-    Args:
-        benchmark: pytest-benchmark's fixture.
-        seconds: how long it may take; `least`: how many calls it is at least.
-    Returns:
-        What the last call gave; the times of the call; the times of the yardstick.
-    """
-    for _ in range(3):
-        call(argument), yardstick()
-    start = time.perf_counter()
-    call(argument)
-    rounds = max(least, int(seconds / (time.perf_counter() - start)))
-    every = min(EVERY, max(1, rounds // 8))
-    number, found = count(), []
-
-    def setup() -> None:
-        if next(number) % every == 0:
-            start = time.perf_counter()
-            yardstick()
-            found.append(time.perf_counter() - start)
-            call(argument)  # not counted: it finds the caches full of the yardstick
-
-    given = benchmark.pedantic(call, (argument,), setup=setup, rounds=min(rounds, MOST))
-    return given, Timing(np.array(benchmark.stats.stats.data)), Timing(np.array(found))
-
-
-@dataclass(frozen=True)
-class Process:
-    """One finished command: wall seconds, peak resident memory in MB, what it printed."""
-
-    seconds: float
-    peak_mb: float
-    output: str
-
-
-# A process's peak memory begins with that of the process that forked it, so a small one does the forking.
-_LAUNCHER = """
-import json, os, subprocess, sys, time
-start = time.perf_counter()
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-output, said = process.stdout.read(), process.stderr.read()
-_, status, usage = os.wait4(process.pid, 0)
-print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, output, os.waitstatus_to_exitcode(status), said]))
-"""
-
-
-def run_process(command: list[str]) -> Process:
-    """Run a command to its end, with Python's bytecode cached as for any user; raises RuntimeError where it fails."""
-    launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=environment)
-    seconds, peak, output, code, said = json.loads(done.stdout)
-    if code:
-        raise RuntimeError(f"{command} left with {code}: {said}")
-    return Process(seconds, peak / (1e6 if sys.platform == "darwin" else 1e3), output)  # bytes there, kilobytes here
-
-
-def rounds_of(things: dict[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each thing in each round, `(rounds,)`: all of them in turn, after one round that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in things}
+def time_rounds(functions: Mapping[Any, Callable[[], object]], rounds: int) -> dict[Any, Seconds]:
+    """Seconds of each function in each round, `(rounds,)`: one call of each per round, after one untimed round."""
+    times: dict[Any, list[float]] = {name: [] for name in functions}
     for number in range(rounds + 1):
-        for name, thing in things.items():
+        for name, function in functions.items():
             start = time.perf_counter()
-            thing()
+            function()
             if number:
                 times[name].append(time.perf_counter() - start)
     return {name: np.array(seconds) for name, seconds in times.items()}
 
 
-# What a row tells beside pytest-benchmark's statistics: everything that a reader needs to believe or repeat it.
+def time_with_reference(
+    benchmark: Any,
+    call: Callable[[Any], Any],
+    argument: Any,
+    reference: Callable[[], object],
+    seconds: float,
+    min_calls: int,
+) -> tuple[Any, Timing, Timing]:
+    """Time `call(argument)` in pytest-benchmark's rounds of one call, and the reference once in `REFERENCE_INTERVAL`.
+
+    Rounds of one call keep the tail of the latencies. Both functions see the same machine.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        seconds: the time to spend, and `min_calls` the least number of calls.
+    Returns:
+        The last result of the call; the times of the call; the times of the reference.
+    """
+    for _ in range(3):
+        call(argument), reference()
+    start = time.perf_counter()
+    call(argument)
+    rounds = max(min_calls, int(seconds / (time.perf_counter() - start)))
+    interval = min(REFERENCE_INTERVAL, max(1, rounds // 8))
+    number, reference_times = count(), []
+
+    def setup() -> None:
+        if next(number) % interval == 0:
+            start = time.perf_counter()
+            reference()
+            reference_times.append(time.perf_counter() - start)
+            call(argument)  # not counted: the caches hold the reference's data
+
+    result = benchmark.pedantic(call, (argument,), setup=setup, rounds=min(rounds, MAX_CALLS))
+    return result, Timing(np.array(benchmark.stats.stats.data)), Timing(np.array(reference_times))
 
 
-def facts(card: Card) -> dict[str, Any]:
-    """The model's part of a row."""
+@dataclass(frozen=True)
+class Process:
+    """A finished command."""
+
+    seconds: float  # wall time
+    peak_mb: float  # peak resident memory
+    output: str  # stdout
+
+
+# A process's peak memory starts from that of the process that forked it, so a small launcher forks the command.
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+output, errors = process.stdout.read(), process.stderr.read()
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, output, os.waitstatus_to_exitcode(status), errors]))
+"""
+
+
+def megabytes(ru_maxrss: float) -> float:
+    """`ru_maxrss` of getrusage in MB: the unit is bytes on macOS and kilobytes on Linux."""
+    return ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def run_process(command: list[str]) -> Process:
+    """Run a command to its end, with cached bytecode as users have. Raises RuntimeError if it fails."""
+    launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=environment)
+    seconds, peak, output, code, errors = json.loads(done.stdout)
+    if code:
+        raise RuntimeError(f"{command} failed with exit code {code}: {errors}")
+    return Process(seconds, megabytes(peak), output)
+
+
+# Rows: what a benchmark saves beside pytest-benchmark's statistics, so that a reader can judge and repeat it
+
+
+def card_facts(card: Card) -> dict[str, Any]:
+    """The part of a row that describes the model."""
     return {
         "model": card.name,
+        "default": card.default,
         "dataset": card.dataset.title,
         "parameters": card.parameters.keras,
         "macs": card.macs,
@@ -181,17 +195,19 @@ def row(
     card: Card, network: Network, scope: str, runtime: str, batch: int, timing: Timing, gemm: Timing,
     peak_mb: float | None = None, ours: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """extra_info of one row.
+    """extra_info of one benchmark.
 
-    gflops counts two operations a MAC, at the median; peak_gflops is that of the GEMM timed beside it. peak_mb is that
-    of a fresh process that answers one such batch, where it was measured. ratios are to what is timed beside it: less
-    is better, and `bench/compare.py` compares them across commits; others' runtimes are not ours to keep from growing.
+    Keys that need a word:
+        gflops: two operations per MAC, at the median. peak_gflops: the same of the GEMM that was timed with it.
+        peak_mb: peak memory of a new process that answers one such batch, if it was measured.
+        ratios: to what was timed with it; less is better, and bench/compare.py compares them with another run's.
+            Only with `ours`: other runtimes are not ours to keep from getting slower.
     """
     work = 2 * card.macs * batch / 1e9
-    gflops, peak = work / timing.p50, GFLOP / gemm.p50
+    gflops, peak = work / timing.p50, GEMM_GFLOP / gemm.p50
     return {
         "scope": scope,
-        **facts(card),
+        **card_facts(card),
         "runtime": runtime,
         "provider": network.provider,
         "threads": network.threads,
@@ -206,35 +222,37 @@ def row(
     }
 
 
-# The yardstick of this machine: one product of two float32 matrices of `SIDE`², through the library that is measured.
+# The reference: one product of two float32 matrices of GEMM_SIDE², in the library that is measured
 #
-# What a GEMM reaches is what the library can get out of the processor at its best; a network's share of it says how far
-# its layers are from that. Timed beside every row, it is also what figures of different days are compared by.
+# A GEMM is the most that the library gets out of the processor; a network's share of it shows how far its layers are
+# from that. It is timed with every row, and it also makes runs of different days comparable.
 
-SIDE = 384  # of 128 to 2048, what reaches most here: three matrices fit a core's cache, and calling does not count
-GFLOP = 2 * SIDE**3 / 1e9  # a multiplication and an addition for each term
+GEMM_SIDE = 384  # the fastest of 128 to 2048 here: three matrices fit in a core's cache, and the call costs little
+GEMM_GFLOP = 2 * GEMM_SIDE**3 / 1e9  # a multiplication and an addition per term
 
 
-def matrices() -> tuple[np.ndarray, np.ndarray]:
-    """Two float32 `(SIDE, SIDE)`."""
+def gemm_matrices() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Two float32 `(GEMM_SIDE, GEMM_SIDE)`."""
     random = np.random.default_rng(0)
-    return random.random((SIDE, SIDE), np.float32), random.random((SIDE, SIDE), np.float32)
+    return random.random((GEMM_SIDE, GEMM_SIDE), np.float32), random.random((GEMM_SIDE, GEMM_SIDE), np.float32)
 
 
-def onnx_model() -> bytes:
+def gemm_onnx() -> bytes:
     """An ONNX file that multiplies its input `a` by a constant, as a network does by its weights."""
     from onnx import TensorProto, helper, numpy_helper
 
-    a, b = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [SIDE, SIDE]) for name in ("a", "product"))
+    shape = [GEMM_SIDE, GEMM_SIDE]
+    a, b = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("a", "product"))
     node = helper.make_node("MatMul", ["a", "b"], ["product"])
-    graph = helper.make_graph([node], "gemm", [a], [b], [numpy_helper.from_array(matrices()[1], "b")])
+    graph = helper.make_graph([node], "gemm", [a], [b], [numpy_helper.from_array(gemm_matrices()[1], "b")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    return model.SerializeToString()
+    content: bytes = model.SerializeToString()
+    return content
 
 
-def with_torch() -> Callable[[], Any]:
+def gemm_torch() -> Callable[[], Any]:
     """The product in torch, on as many threads as torch is set to."""
     import torch
 
-    a, b = (torch.from_numpy(matrix) for matrix in matrices())
+    a, b = (torch.from_numpy(matrix) for matrix in gemm_matrices())
     return lambda: torch.mm(a, b)

@@ -1,9 +1,9 @@
-"""Measures a GPU machine in one go: `python -m bench.on_gpu --out FOLDER`. It needs no network.
+"""Measures everything on a machine with a GPU: `python -m bench.on_gpu --out FOLDER`. It needs no network.
 
-Every step is a process of its own with a time limit, and what it found is in FOLDER/on_gpu.json as soon as it ends; a
-step that fails leaves its error there and does not stop the others. The same command goes on where one was interrupted:
-steps that have a result are left out, `--again STEP` repeats one. `--device cpu` goes through the same steps without a
-GPU. Needed there: onnxruntime-gpu, torch with CUDA, and in $ZOO_DATA (or decoded under $ZOO_HOME) both data sets.
+Every step runs in its own process with a time limit, and its result is in FOLDER/on_gpu.json as soon as it ends. If a
+step fails, its error is saved there and the other steps still run. The same command resumes an interrupted one: it
+skips steps that have a result, and `--again STEP` repeats one. `--device cpu` runs the same steps without a GPU.
+Requirements: onnxruntime-gpu, torch with CUDA, and both data sets in $ZOO_DATA or decoded under $ZOO_HOME.
 """
 
 import argparse
@@ -17,19 +17,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
 
-MODELS = ("mnist14k.plus", "cifar90k.plus", "cifar93k.plus")  # of the latency rows
+MODELS = ("mnist14k.plus", "cifar90k.plus", "cifar93k.plus")  # for latency
 BATCHES = (1, 64, 256, 1024)
-LARGE = (1024, 2048, 4096)
-PILES = {"mnist14k": "mnist", "cifar90k": "cifar10"}
-PILE = 60_000  # images
-ROUND_S = 0.15  # of a latency row, after its warm-up
+LARGE_BATCHES = (1024, 2048, 4096)
+BATCH_RUNS = {"mnist14k": "mnist", "cifar90k": "cifar10"}  # of `zoo predict`: model and data set
+BATCH_IMAGES = 60_000
+LATENCY_S = 0.15  # per latency row, after its warm-up
 SEEDS = "0-4"
 RECIPE = "cifar90k.plus"
 ZOO = (sys.executable, "-m", "serve.cli")
@@ -38,13 +37,13 @@ PACKAGES = ("onnxruntime-gpu", "onnxruntime", "torch", "numpy", "opencv-python-h
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of on_gpu.json and of what steps leave")
+    parser.add_argument("--out", type=Path, required=True, help="folder for on_gpu.json and the files of the steps")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--only", help="steps, with commas between them")
-    parser.add_argument("--again", default="", help="steps to repeat, with commas between them")
-    parser.add_argument("--commit", default="", help="of the code, where there is no git")
-    parser.add_argument("--models", default="*", help="pattern of the models whose parity is looked at")
-    parser.add_argument("--quick", action="store_true", help="few repetitions, to try the script")
+    parser.add_argument("--only", help="steps to run, separated by commas")
+    parser.add_argument("--again", default="", help="steps to repeat, separated by commas")
+    parser.add_argument("--commit", default="", help="commit of the code, if git is not available")
+    parser.add_argument("--models", default="*", help="pattern of the models for the step `parity`")
+    parser.add_argument("--quick", action="store_true", help="few repetitions, to test the script")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -56,12 +55,12 @@ def main() -> None:
 
 
 def run_steps(options: argparse.Namespace) -> None:
-    """Run the steps that have no result yet, each in a process, and write after each what is known."""
+    """Run the steps that have no result yet, and save the file after each."""
     path = options.out / "on_gpu.json"
     saved = json.loads(path.read_text()) if path.exists() else {"steps": {}}
-    chosen = options.only.split(",") if options.only else list(STEPS)
+    selected = options.only.split(",") if options.only else list(STEPS)
     again = options.again.split(",")
-    for name in chosen:
+    for name in selected:
         if "result" in saved["steps"].get(name, {}) and name not in again:
             continue
         print(f"=== {name}", flush=True)
@@ -71,22 +70,22 @@ def run_steps(options: argparse.Namespace) -> None:
 
 
 def run_step(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Its result or its error, and how long it took."""
+    """Run a step in its own process; returns its result or error, and its duration."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "bench.on_gpu", "--out", options.out, "--device", options.device, "--step", name]
     command += ["--commit", options.commit, "--models", options.models, *(["--quick"] if options.quick else [])]
-    found = options.out / f"{name}.step.json"
-    found.unlink(missing_ok=True)
+    output = options.out / f"{name}.step.json"
+    output.unlink(missing_ok=True)
     step: dict[str, Any] = {}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=STEPS[name][1])
         if done.returncode:
             step["error"] = f"exit code {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"
         else:
-            step["result"] = json.loads(found.read_text())
+            step["result"] = json.loads(output.read_text())
     except subprocess.TimeoutExpired as expired:
-        step["error"] = f"not done in {STEPS[name][1]} s: {str(expired.stderr or '')[-500:]}"
-    found.unlink(missing_ok=True)
+        step["error"] = f"timed out after {STEPS[name][1]} s: {str(expired.stderr or '')[-500:]}"
+    output.unlink(missing_ok=True)
     return step | {"seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -95,12 +94,12 @@ def short(step: dict[str, Any]) -> str:
     return f"{step['seconds']} s {text if len(text) < 1500 else text[:1500] + ' …'}"
 
 
-# Steps: each takes the options and returns what goes into the JSON file.
+# Steps: each takes the options and returns its result for the JSON file
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """What the figures belong to."""
-    from bench.environment import environment
+    """The machine, the versions and the commit that the figures belong to."""
+    from bench.environment import environment, version
 
     query = "--query-gpu=name,driver_version,memory.total"
     commit = options.commit or _text("git", "rev-parse", "--short", "HEAD")
@@ -110,7 +109,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "gpu": _text("nvidia-smi", query, "--format=csv,noheader") or None,
         "commit": commit or None,
         "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
+        **{package: version(package) for package in PACKAGES},
     }
 
 
@@ -119,28 +118,29 @@ def doctor(options: argparse.Namespace) -> list[str]:
 
 
 def latency(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
-    """Session only and array to scores, p50 and p99 in ms: plain CUDA, as we open it, what options do, torch, CPU."""
+    """p50 and p99 in ms of the session alone and from arrays to scores: our CUDA options, others, torch, CPU."""
     rows = []
     for batch in BATCHES:
-        for way, opened in _ways(name, batch, options.device).items():
+        for way, open_way in _ways(name, batch, options.device).items():
             row = {"model": name, "batch": batch, "way": way}
             try:
                 started = time.perf_counter()
-                call = opened()
+                call = open_way()
                 call()
-                row["start_s"] = round(time.perf_counter() - started, 2)  # until the first answer
-                row |= _timed(call, 0.02 if options.quick else ROUND_S)
-            except Exception as error:  # one way's failure is a finding, and the others are wanted
+                row["start_s"] = round(time.perf_counter() - started, 2)  # until the first result
+                row |= _timed(call, 0.02 if options.quick else LATENCY_S)
+            except Exception as error:  # a failure is a result too, and the other ways still run
                 row["error"] = f"{type(error).__name__}: {str(error)[:300]}"
             rows.append(row)
     return rows
 
 
 def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every model on its whole test set: accuracy, labels that differ from the CPU's, logits apart, rates."""
+    """Every model on its whole test set: accuracy, labels and logits that differ from the CPU's, rates."""
     import zoo
     from zoo.datasets import catalog as datasets
     from zoo.errors import ZooError
+from zoo.model import bind
 
     rows = []
     for card in zoo.list_models(options.models):
@@ -153,37 +153,36 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
         except ZooError as error:
             rows.append(row | {"refused": str(error)})
             continue
-        bound = gpu.bind(500)
-        logits = [bound.run(images[start : start + 500])[0] for start in range(0, len(images), 500)]
+        binding = bind(gpu, 500)
+        logits = [binding.run(images[start : start + 500])[0] for start in range(0, len(images), 500)]
         cpu = zoo.load(card.name, "cpu")
         expected = [cpu.run(images[start : start + 16]).logits for start in range(0, len(images), 16)]
-        got, wanted = np.concatenate(logits), np.concatenate(expected)
+        actual, reference = np.concatenate(logits), np.concatenate(expected)
         row |= {
-            "pinned": bound.pinned,
-            "accuracy": float((got.argmax(1) == labels).mean()),
-            "accuracy_cpu": float((wanted.argmax(1) == labels).mean()),
-            "labels_differ": int((got.argmax(1) != wanted.argmax(1)).sum()),
-            "logits_off": float(np.abs(got - wanted).max()),
-            "plain_run_off": float(np.abs(gpu.run(images[:100]).logits - wanted[:100]).max()),
+            "pinned": binding.pinned,
+            "accuracy": float((actual.argmax(1) == labels).mean()),
+            "accuracy_cpu": float((reference.argmax(1) == labels).mean()),
+            "labels_differ": int((actual.argmax(1) != reference.argmax(1)).sum()),
+            "logits_off": float(np.abs(actual - reference).max()),
+            "plain_run_off": float(np.abs(gpu.run(images[:100]).logits - reference[:100]).max()),
         }
-        for size in () if options.quick else LARGE:
-            many, repeated = gpu.bind(size), np.resize(images, (size, *images.shape[1:]))
-            row[f"per_second_{size}"] = round(size / _timed(partial(many.run, repeated), 0.1)["p50_ms"] * 1e3)
+        for size in () if options.quick else LARGE_BATCHES:
+            large, repeated = bind(gpu, size), np.resize(images, (size, *images.shape[1:]))
+            row[f"per_second_{size}"] = round(size / _timed(partial(large.run, repeated), 0.1)["p50_ms"] * 1e3)
         rows.append(row)
     return rows
 
 
 def tests(options: argparse.Namespace) -> dict[str, Any]:
-    """The tests that are marked `gpu`."""
-    files = sorted(str(path) for path in Path("tests").glob("test_gpu_*.py"))
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "addopts=", *files]
+    """The tests with the marker `gpu`."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "tests"]
     done = subprocess.run([*command, "-W", "default", "--tb=short"], capture_output=True, text=True)
     lines = done.stdout.strip().splitlines()
     return {"summary": lines[-1] if lines else done.stderr[-300:], "end": [] if done.returncode == 0 else lines[-80:]}
 
 
 def predict(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of `zoo predict` for one picture, median of three."""
+    """Seconds of `zoo predict` for one image, median of three."""
     times: dict[str, Any] = {}
     for device in ("auto", "cpu", options.device):
         command = [*ZOO, "predict", "examples/seven.png", "--model", "mnist14k", "--device", device]
@@ -192,12 +191,12 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def piles(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """60,000 images from parquet to parquet, on the CPU's cores and on the GPU: images/s as the command counts them."""
+    """60,000 images from parquet to parquet, on the CPU's cores and on the GPU: images/s as the command prints them."""
     import pyarrow.parquet as pq
 
     rows = []
-    for model, data in PILES.items():
-        source = _parquet(data, options.out, 3000 if options.quick else PILE)
+    for model, data in BATCH_RUNS.items():
+        source = _parquet(data, options.out, 3000 if options.quick else BATCH_IMAGES)
         tables = {}
         for device in ("cpu", options.device, "cpu", options.device):
             written = options.out / f"rows-{model}-{device}.parquet"
@@ -213,15 +212,14 @@ def piles(options: argparse.Namespace) -> list[dict[str, Any]]:
                          "wall_s": round(wall, 2)})  # fmt: skip
             tables[device] = pq.read_table(written)
             written.unlink()
-        one, other = tables["cpu"], tables[options.device]
-        pairs = zip(one["label"].to_pylist(), other["label"].to_pylist(), strict=True)
-        rows[-1]["labels_differ"] = sum(first != second for first, second in pairs)
+        pairs = zip(*(tables[device]["label"].to_pylist() for device in ("cpu", options.device)), strict=True)
+        rows[-1]["labels_differ"] = sum(cpu != gpu for cpu, gpu in pairs)
         source.unlink()
     return rows
 
 
 def training_speed(options: argparse.Namespace) -> dict[str, Any]:
-    """Images/s of the recipe on made-up images, one seed and five side by side, after the capture."""
+    """Images/s of the recipe on random images, one seed and five at once, without the graph capture."""
     import tempfile
 
     import torch
@@ -232,18 +230,18 @@ def training_speed(options: argparse.Namespace) -> dict[str, Any]:
     from train.loop import Job
     from train.runs import Run
 
-    chosen, device = recipe.find(RECIPE), torch.device(options.device)
+    settings, device = recipe.find(RECIPE), torch.device(options.device)
     n = 100 if options.quick else 50_000
     torch.backends.cudnn.benchmark = True
     images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8)
     data = Part("made up", images.to(device), torch.randint(0, 10, (n,)).to(device))
-    found: dict[str, Any] = {"images": n, "batch": chosen.batch_size}
+    result: dict[str, Any] = {"images": n, "batch": settings.batch_size}
     with tempfile.TemporaryDirectory() as folder:
         for count in (1, 5):
-            jobs = [Job(chosen, "full", seed, 100, 1, "cuda") for seed in range(count)]
+            jobs = [Job(settings, "full", seed, 100, 1, "cuda") for seed in range(count)]
             runs = [Run(Path(folder, str(count), f"seed{job.seed}")) for job in jobs]
-            made = zip(jobs, runs, strict=True)
-            trainees = [Trainee(job, run, data, device, False, False) for job, run in made]
+            pairs = zip(jobs, runs, strict=True)
+            trainees = [Trainee(job, run, data, device, False, False) for job, run in pairs]
             steps, times = Steps(trainees, device), []
             for epoch in range(3):
                 started = time.perf_counter()
@@ -254,30 +252,30 @@ def training_speed(options: argparse.Namespace) -> dict[str, Any]:
                 losses = [trainee.end_epoch(epoch)["train_loss"] for trainee in trainees]
                 times.append((time.perf_counter() - started, prepared - started))
             epoch_s, prepared_s = times[-1]
-            found[f"seeds_{count}"] = {
+            result[f"seeds_{count}"] = {
                 "epoch_s": round(epoch_s, 3),
                 "prepare_s": round(prepared_s, 3),
                 "images_per_s": round(n * count / epoch_s),
-                "step_ms": round(epoch_s / (-(-n // chosen.batch_size)) * 1e3, 3),
+                "step_ms": round(epoch_s / (-(-n // settings.batch_size)) * 1e3, 3),
                 "losses": losses,
             }
             del trainees, steps
-    return found
+    return result
 
 
 def repeatable(options: argparse.Namespace) -> dict[str, Any]:
-    """Whether the same seed gives the same weights twice, for one epoch."""
+    """Whether the same seed gives the same weights twice, after one epoch."""
     folders = [options.out / f"repeat{number}" for number in (1, 2)]
     with ThreadPoolExecutor() as pool:
-        trained = [pool.submit(_train, options, "--epochs", "1", "--restart", runs=folder) for folder in folders]
-        for one in trained:
-            one.result()
+        futures = [pool.submit(_train, options, "--epochs", "1", "--restart", runs=folder) for folder in folders]
+        for future in futures:
+            future.result()
     weights = [(folder / RECIPE / "seed0" / "model.safetensors").read_bytes() for folder in folders]
     return {"same_bits": weights[0] == weights[1]}
 
 
 def training(options: argparse.Namespace) -> dict[str, Any]:
-    """The whole recipe with five seeds side by side; the weights of each stay in the folder `runs`."""
+    """The whole recipe with five seeds at once; their weights stay in the folder `runs`."""
     runs = options.out / "runs"
     started = time.perf_counter()
     _train(options, "--seeds", SEEDS, *(["--epochs", "1"] if options.quick else []), "--resume", runs=runs)
@@ -294,7 +292,7 @@ def training(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-STEPS: dict[str, tuple[Callable[[argparse.Namespace], Any], int]] = {  # and the seconds that each may take
+STEPS: dict[str, tuple[Callable[[argparse.Namespace], Any], int]] = {  # name: (function, time limit in seconds)
     "machine": (machine, 30),
     "doctor": (doctor, 40),
     "predict": (predict, 60),
@@ -308,11 +306,11 @@ STEPS: dict[str, tuple[Callable[[argparse.Namespace], Any], int]] = {  # and the
 }
 
 
-# Parts of steps.
+# Helpers of the steps
 
 
 def _ways(name: str, batch: int, device: str) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """What is timed: each opens something and returns a call that ends when the answer is there."""
+    """What `latency` times: each function opens a session or network and returns a call that ends with its result."""
     ways: dict[str, Callable[[], Callable[[], Any]]] = {}
     if device == "cuda":
         from zoo.runtime import CUDA_GRAPH, CUDA_OPTIONS, CUDA_OPTIONS_TF32, cuda_options
@@ -344,8 +342,9 @@ def _images(name: str, batch: int) -> Any:
     return np.random.default_rng(0).integers(0, 256, (batch, *find(name).card.input.shape), np.uint8)
 
 
-def _session(name: str, batch: int, chosen: dict[str, str]) -> Callable[[], Any]:
-    """A bare session of onnxruntime with these options of the CUDA provider, bound to memory of the device."""
+def _session(name: str, batch: int, cuda_options: dict[str, str]) -> Callable[[], Any]:
+    """A bare onnxruntime session with these options of the CUDA provider, bound to memory of the device."""
+    from bench.runtimes import bind_memory
     from zoo.registry import find
     from zoo.runtime import import_runtime
 
@@ -354,16 +353,12 @@ def _session(name: str, batch: int, chosen: dict[str, str]) -> Callable[[], Any]
     settings = runtime.SessionOptions()
     settings.log_severity_level = 3
     content = (find(name).folder / "model.onnx").read_bytes()
-    session = runtime.InferenceSession(content, settings, providers=[("CUDAExecutionProvider", chosen)])
+    session = runtime.InferenceSession(content, settings, providers=[("CUDAExecutionProvider", cuda_options)])
     if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise RuntimeError(f"it fell back to {session.get_providers()[0]}")
-    value = runtime.OrtValue
-    image = value.ortvalue_from_numpy(_images(name, batch), "cuda", 0)
-    scores = [value.ortvalue_from_shape_and_type([batch, 10], np.float32, "cuda", 0) for _ in range(2)]
-    binding = session.io_binding()
-    binding.bind_ortvalue_input("image", image)
-    for output, memory in zip(("logits", "probabilities"), scores, strict=True):
-        binding.bind_ortvalue_output(output, memory)
+        raise RuntimeError(f"onnxruntime fell back to {session.get_providers()[0]}")
+    images = _images(name, batch)
+    binding, image, _ = bind_memory(session, "cuda", "image", images.shape, np.uint8, [(batch, 10)] * 2)
+    image.update_inplace(images)
 
     def call() -> None:
         session.run_with_iobinding(binding)
@@ -374,15 +369,14 @@ def _session(name: str, batch: int, chosen: dict[str, str]) -> Callable[[], Any]
 
 def _bound(name: str, batch: int, device: str, method: str, pinned: bool) -> Callable[[], Any]:
     import zoo
-    from zoo.runtime import Bound
 
     model = zoo.load(name, device)  # type: ignore[arg-type]
     images = _images(name, batch)
-    bound = Bound(model._session, device, model.card.input.shape, len(model.card.labels), batch, pinned)
-    if pinned and device == "cuda" and not bound.pinned:
-        raise RuntimeError("no page-locked memory")
-    bound.run(images)
-    return bound.replay if method == "replay" else partial(bound.run, images)
+    binding = bind(model, batch, pinned)
+    if pinned and device == "cuda" and not binding.pinned:
+        raise RuntimeError("page-locked memory is not available")
+    binding.run(images)
+    return binding.replay if method == "replay" else partial(binding.run, images)
 
 
 def _on_cpu(name: str, batch: int) -> Callable[[], Any]:
@@ -392,7 +386,7 @@ def _on_cpu(name: str, batch: int) -> Callable[[], Any]:
 
 
 def _torch(name: str, batch: int, graph: bool) -> Callable[[], Any]:
-    """The recipe's network on the GPU from normalised input there, in channels_last memory, without TF32."""
+    """The recipe's network on the GPU in channels_last memory without TF32; its normalised input is there already."""
     import torch
 
     from train import networks, recipe
@@ -401,9 +395,9 @@ def _torch(name: str, batch: int, graph: bool) -> Callable[[], Any]:
 
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    chosen = recipe.find(name)
-    network = networks.load(chosen, find(name).folder / "model.safetensors").cuda()
-    values = network_input(torch.from_numpy(_images(name, batch)), chosen).cuda()
+    settings = recipe.find(name)
+    network = networks.load(settings, find(name).folder / "model.safetensors").cuda()
+    values = network_input(torch.from_numpy(_images(name, batch)), settings).cuda()
 
     @torch.inference_mode()
     def eager() -> None:
@@ -428,8 +422,9 @@ def _torch(name: str, batch: int, graph: bool) -> Callable[[], Any]:
 def _timed(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
     for _ in range(5):
         call()
-    times, until = [], time.perf_counter() + seconds
-    while len(times) < 10 or (time.perf_counter() < until and len(times) < 2000):
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 10 or (time.perf_counter() < end and len(times) < 2000):
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
@@ -438,7 +433,7 @@ def _timed(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
 
 
 def _parquet(data: str, folder: Path, count: int) -> Path:
-    """The data set's test images as PNG files in a parquet file, over and over up to `count`."""
+    """A parquet file with the data set's test images as PNG files, repeated up to `count`."""
     import cv2
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -456,10 +451,10 @@ def _parquet(data: str, folder: Path, count: int) -> Path:
 
 
 def _train(options: argparse.Namespace, *arguments: str, runs: Path) -> None:
-    """Run the training command; `--resume` only where there is something to go on from."""
-    begun = any((runs / RECIPE).glob("seed*/checkpoint.safetensors"))
-    given = [argument for argument in arguments if argument != "--resume" or begun]
-    command = [sys.executable, "-m", "train", RECIPE, "--device", options.device, "--runs", str(runs), *given]
+    """Run the training command; `--resume` is passed on only if there is a checkpoint."""
+    has_checkpoint = any((runs / RECIPE).glob("seed*/checkpoint.safetensors"))
+    passed = [argument for argument in arguments if argument != "--resume" or has_checkpoint]
+    command = [sys.executable, "-m", "train", RECIPE, "--device", options.device, "--runs", str(runs), *passed]
     done = subprocess.run(command, capture_output=True, text=True)
     runs.mkdir(parents=True, exist_ok=True)
     (runs / "train.log").write_text(done.stdout + done.stderr)
@@ -478,13 +473,6 @@ def _text(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
     except OSError:
         return ""
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

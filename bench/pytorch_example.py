@@ -1,10 +1,12 @@
-"""The yardstick of training speed: what PyTorch's examples/mnist does on a CPU, written from its description.
+"""The baseline of training speed: what PyTorch's examples/mnist does on a CPU, written from its description.
 
-`python -m bench.pytorch_example FOLDER`, a folder as torchvision's MNIST leaves it. As there: no shuffling where there
-is no accelerator, every image transformed by itself, the test set after every epoch. Nothing of ours is in it.
+`python -m bench.pytorch_example FOLDER`, with a folder in the layout of torchvision's MNIST. As in the original: no
+shuffling without an accelerator, every image transformed separately, the test set after every epoch. It uses no code of
+this project.
 """
 
 import argparse
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from torchvision import datasets, transforms
 
 
 def network() -> nn.Sequential:
-    """1,199,882 parameters; gives log-probabilities."""
+    """1,199,882 parameters; its output is log-probabilities."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3),
         nn.ReLU(),
@@ -31,27 +33,34 @@ def network() -> nn.Sequential:
     )
 
 
-def train(model: nn.Module, loader: torch.utils.data.DataLoader, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+Loader = torch.utils.data.DataLoader[Any]
+
+
+def train(model: nn.Module, loader: Loader, optimizer: torch.optim.Optimizer, epoch: int) -> None:
     model.train()
     for number, (images, labels) in enumerate(loader):
         optimizer.zero_grad()
         loss = F.nll_loss(model(images), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if number % 10 == 0:
-            print(f"Train Epoch: {epoch} [{number * len(images)}/{len(loader.dataset)}]\tLoss: {loss.item():.6f}")
+            print(f"Train Epoch: {epoch} [{number * len(images)}/{image_count(loader)}]\tLoss: {loss.item():.6f}")
 
 
-def test(model: nn.Module, loader: torch.utils.data.DataLoader) -> None:
+def test(model: nn.Module, loader: Loader) -> None:
     model.eval()
-    loss, right = 0.0, 0
+    loss, correct = 0.0, 0
     with torch.no_grad():
         for images, labels in loader:
             output = model(images)
             loss += F.nll_loss(output, labels, reduction="sum").item()
-            right += int((output.argmax(1) == labels).sum())
-    images = len(loader.dataset)
-    print(f"Test set: Average loss: {loss / images:.4f}, {right} of {images} test images", flush=True)
+            correct += int((output.argmax(1) == labels).sum())
+    images = image_count(loader)
+    print(f"Test set: Average loss: {loss / images:.4f}, {correct} of {images} test images", flush=True)
+
+
+def image_count(loader: Loader) -> int:
+    return len(loader.dataset)  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -1,51 +1,53 @@
-"""How many pictures of digits are read right, kind by kind: the figures of docs/decisions/0005.
+"""Accuracy on images of digits by kind: the figures of docs/decisions/0005-digits.md.
 
-    pytest bench/test_digit_pictures.py --benchmark-only --bench-full
+    pytest bench/test_digit_pictures.py --benchmark-only -m full
 
-The seeds differ from those of the tests, and from those that were looked at while the corrections were built. Of
-scikit-learn's digits those with odd numbers are read here; the even ones were looked at.
+The seeds differ from those of the tests and from those that the corrections were developed on. Of scikit-learn's digits
+those with odd numbers are classified here; the even ones were used in development.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+import zoo
 from tests.pictures import digit_crops as crops
 from tests.pictures import digit_pictures as pictures
 from tests.pictures import digit_shapes as shapes
 from zoo.errors import BadInput
 from zoo.images.digits import DOUBT, to_mnist
 
-SLOW = {"huge", "tiny"}  # pictures of many megapixels: fewer of them
+SLOW_STYLES = {"huge", "tiny"}  # images of many megapixels
 WIDTHS = (0.02, 0.03, 0.05, 0.08, 0.12, 0.16)
 METHODS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
-Labelled = Iterator[tuple[np.ndarray, int]]
+Labelled = Iterator[tuple[shapes.Array, int]]
+Source = Callable[[shapes.Random, int], shapes.Array]
 
 
-def score(model: Any, labelled: Labelled) -> dict[str, int]:
-    """Counts of what was read right, refused, unsure, and wrong above 95 % without being unsure."""
+def score(model: zoo.Model, labelled: Labelled) -> dict[str, int]:
+    """Counts of images: correct, refused, unsure, and wrong above 95 % without being unsure."""
     counts = {"n": 0, "right": 0, "refused": 0, "unsure": 0, "wrong_and_sure": 0}
     for pixels, label in labelled:
         counts["n"] += 1
         try:
-            digit, notes = to_mnist(pixels.reshape(*pixels.shape[:2], -1))
+            digit, corrections = to_mnist(pixels.reshape(*pixels.shape[:2], -1))
         except BadInput:
             counts["refused"] += 1
             continue
         probabilities = model.run(digit[np.newaxis]).probabilities[0]
         right, best = int(probabilities.argmax()) == label, float(probabilities.max())
-        unsure = best < model.card.calibration.unsure_below or any(note.startswith(DOUBT) for note in notes)
+        unsure = best < model.card.calibration.unsure_below or any(note.startswith(DOUBT) for note in corrections)
         counts["right"] += right
         counts["unsure"] += unsure
         counts["wrong_and_sure"] += not right and not unsure and best > 0.95
     return counts
 
 
-def picture(style: str, number: int) -> np.ndarray:
+def picture(style: str, number: int) -> shapes.Array:
     random = np.random.default_rng([zlib.crc32(style.encode()), 7_000_000 + number])
     size, width = int(random.integers(110, 300)), float(random.choice(WIDTHS))
     return pictures.STYLES[style](random, shapes.draw(number % 10, random, size, width))
@@ -53,8 +55,8 @@ def picture(style: str, number: int) -> np.ndarray:
 
 @pytest.mark.full
 @pytest.mark.parametrize("style", pictures.STYLES)
-def test_style(benchmark, model, style):
-    count = 20 if style in SLOW else 100
+def test_style(benchmark: Any, model: zoo.Model, style: str) -> None:
+    count = 20 if style in SLOW_STYLES else 100
     counts = score(model, ((picture(style, number), number % 10) for number in range(count)))
     benchmark.extra_info |= {"scope": "pixels to MNIST's form", "model": model.card.name, **counts}
     result, _ = benchmark(to_mnist, picture(style, 7))
@@ -72,7 +74,7 @@ def font(random: shapes.Random, number: int) -> shapes.Array:
 
 @pytest.mark.full
 @pytest.mark.parametrize("source", [pen, font])
-def test_tight_crops(benchmark, model, source):
+def test_tight_crops(benchmark: Any, model: zoo.Model, source: Source) -> None:
     def labelled() -> Labelled:
         for number in range(600):
             random = np.random.default_rng([zlib.crc32(source.__name__.encode()), 7_000_000 + number])
@@ -85,7 +87,7 @@ def test_tight_crops(benchmark, model, source):
     assert counts["wrong_and_sure"] <= 0.01 * counts["n"]
 
 
-def photograph(random: shapes.Random, number: int, width: float, margin: float, height: int) -> np.ndarray:
+def photograph(random: shapes.Random, number: int, width: float, margin: float, height: int) -> shapes.Array:
     """A crop of a photograph of pen on paper, with the same margin on each side."""
     coverage = crops.cut(shapes.draw(number, random, 300, width), (margin,) * 4)
     size = (max(1, round(coverage.shape[1] * height / coverage.shape[0])), height)
@@ -95,7 +97,7 @@ def photograph(random: shapes.Random, number: int, width: float, margin: float, 
 
 
 @pytest.mark.full
-def test_photographs_cropped_tight(benchmark, model):
+def test_photographs_cropped_tight(benchmark: Any, model: zoo.Model) -> None:
     def labelled() -> Labelled:
         random = np.random.default_rng(7_000_000)
         for height in (28, 60, 150, 400):
@@ -115,11 +117,11 @@ def test_photographs_cropped_tight(benchmark, model):
 @pytest.mark.parametrize(
     ("side", "method"), [(8, "nearest"), *((side, method) for side in (28, 200) for method in METHODS)]
 )
-def test_scikit_learns_digits(benchmark, model, side, method, polarity):
+def test_scikit_learn_digits(benchmark: Any, model: zoo.Model, side: int, method: str, polarity: str) -> None:
     data = pytest.importorskip("sklearn.datasets").load_digits()
     images = np.rint(data.images[1::2] / 16 * 255).astype(np.uint8)
 
-    def enlarged(image: np.ndarray) -> np.ndarray:
+    def enlarged(image: shapes.Array) -> shapes.Array:
         large = cv2.resize(image, (side, side), interpolation=METHODS[method])[:, :, np.newaxis]
         return 255 - large if polarity == "dark" else large
 
@@ -135,8 +137,8 @@ def test_scikit_learns_digits(benchmark, model, side, method, polarity):
 @pytest.mark.parametrize("polarity", ["light", "dark"])
 @pytest.mark.parametrize("scale", [1, 8])
 @pytest.mark.parametrize("margin", [0, 1, 2])
-def test_mnist_cropped_to_its_ink(benchmark, model, margin, scale, polarity):
-    """The first 1,000 test images; nothing was chosen on them."""
+def test_mnist_cropped_to_ink(benchmark: Any, model: zoo.Model, margin: int, scale: int, polarity: str) -> None:
+    """The first 1,000 test images; no setting was chosen on them."""
     from zoo import errors
     from zoo.datasets import catalog as datasets
 
@@ -145,7 +147,7 @@ def test_mnist_cropped_to_its_ink(benchmark, model, margin, scale, polarity):
     except errors.BadData as error:
         pytest.skip(str(error))
 
-    def cropped(image: np.ndarray) -> np.ndarray:
+    def cropped(image: shapes.Array) -> shapes.Array:
         rows, columns = np.nonzero(image[:, :, 0] > 64)
         top, left = max(0, rows.min() - margin), max(0, columns.min() - margin)
         part = image[top : rows.max() + 1 + margin, left : columns.max() + 1 + margin]

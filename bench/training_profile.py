@@ -1,7 +1,7 @@
-"""Where a step of the recipes of `train/fast/run.py` spends its time: `python -m bench.training_profile`.
+"""How long each part of a training step takes, for the recipes of `train/fast`: `python -m bench.training_profile`.
 
-Every target is profiled in a process of its own, beside an epoch of the training loop itself, which the parts must
-explain. Writes docs/training-speed/profile.json.
+Every target is profiled in its own process. An epoch of the training loop itself is timed there too: the parts must add
+up to it. Writes docs/training-speed/profile.json.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.environment import environment
-from bench.measure import run_process
+from bench.measure import megabytes, run_process
 from bench.training_speed import RESULTS
 from train import augment, networks
 from train.__main__ import KEEP_MEMORY
@@ -33,11 +33,12 @@ STEPS = 200
 
 
 def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[str, Any]:
-    """Medians over `steps` steps on the target's recipe.
+    """Time `steps` steps of the target's recipe.
 
     Returns:
-        parts_ms: of each part of a step, in order; step_ms: mean of a step of `train_epoch`, on as many images;
-        batch, threads, steps.
+        parts_ms: median of each part of a step, in order.
+        step_ms: mean of a step of `train_epoch` on the same number of images.
+        batch, threads, steps: the conditions.
     """
     recipe = on_this_processor(RECIPES[target])
     torch.set_num_threads(threads)
@@ -45,7 +46,7 @@ def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[s
     network = networks.build(recipe)
     optimizer, average = fast.AdamW(network.parameters(), **recipe.optimizer_options), Average(network, recipe.ema)
     generator = torch.Generator().manual_seed(0)
-    times = defaultdict(list)
+    times: dict[str, list[float]] = defaultdict(list)
     clock = 0.0
 
     def lap(name: str) -> None:
@@ -70,45 +71,49 @@ def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[s
         loss = F.cross_entropy(scores.float(), labels)
         lap("forward")
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         lap("backward")
         optimizer.step()
         lap("optimizer")
         average.update_parameters(network)
         lap("average")
-    some = Part(data.name, *(part[: steps * recipe.batch_size] for part in (data.images, data.labels)))
+    subset = Part(data.name, *(part[: steps * recipe.batch_size] for part in (data.images, data.labels)))
     job = Job(recipe, "full", 0, recipe.epochs, threads)
-    line = train_epoch(network, optimizer, average, some, job, 0, Progress("profile", live=False))
+    metrics = train_epoch(network, optimizer, average, subset, job, 0, Progress("profile", live=False))
     return {
         "batch": recipe.batch_size,
         "threads": threads,
         "steps": steps,
-        "parts_ms": {name: round(sorted(each[10:])[steps // 2], 3) for name, each in times.items()},
-        "step_ms": round(line["seconds"] * 1e3 * recipe.batch_size / len(some), 3),
+        "parts_ms": {name: round(sorted(milliseconds[10:])[steps // 2], 3) for name, milliseconds in times.items()},
+        "step_ms": round(metrics["seconds"] * 1e3 * recipe.batch_size / len(subset), 3),
     }
 
 
 def peak_mb() -> int:
-    """Of this process, until now."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+    """Peak resident memory of this process so far."""
+    return round(megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
-def alone(target: str, threads: int) -> dict[str, Any]:
-    """The profile with peak memory before the data, with them, and after the steps."""
+def profile_in_this_process(target: str, threads: int) -> dict[str, Any]:
+    """The profile with peak memory after the imports, after loading the data, and after the steps."""
     imported = peak_mb()
     data = training_part("mnist", "full")
     loaded = peak_mb()
-    told = profile(target, threads, data)
-    return {**told, "peak_mb": {"imports": imported, "data": loaded, "steps": peak_mb()}}
+    result = profile(target, threads, data)
+    return {**result, "peak_mb": {"imports": imported, "data": loaded, "steps": peak_mb()}}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--threads", type=click.IntRange(min=1), multiple=True, default=(1, 2), help="May be repeated. [1, 2]")
-@click.option("--target", type=click.Choice(list(RECIPES)), help="Only this one, printed and not written.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), multiple=True, default=(1, 2), help="Repeatable; 1 and 2 by default."
+)
+@click.option(
+    "--target", type=click.Choice(list(RECIPES)), help="Profile this target only; prints the result and writes no file."
+)
 def main(threads: tuple[int, ...], target: str | None) -> None:
-    """Profile the steps of every recipe."""
+    """Profile the training steps of every fast recipe."""
     if target:
-        click.echo(json.dumps(alone(target, threads[0])))
+        click.echo(json.dumps(profile_in_this_process(target, threads[0])))
         return
     os.environ.update(KEEP_MEMORY)
     python = [sys.executable, "-m", "bench.training_profile"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.errors import DeviceUnavailable
-from zoo.model import CHUNK, Model, load
+from zoo.model import CHUNK, Model, bind, load
 from zoo.runtime import Device, has_cuda
 
 CUDA_MIN_IMAGES = 200_000  # for fewer images the CPU finishes first (docs/decisions/0014-gpu.md)
@@ -67,8 +67,8 @@ def measure(content: bytes, device: Device) -> Speed:
     open_s = time.perf_counter() - started
     size = GPU_BATCH_SIZE if device == "cuda" else CHUNK
     images = np.zeros((size, *model.card.input.shape), np.uint8)
-    single = model.bind(1) if device == "cuda" else model
-    batched = model.bind(size) if device == "cuda" else model
+    single = bind(model, 1) if device == "cuda" else model
+    batched = bind(model, size) if device == "cuda" else model
     first = _best_seconds(lambda: single.run(images[:1]), 1)
     return Speed(
         device,

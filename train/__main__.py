@@ -1,36 +1,46 @@
-"""`python -m train RECIPE`: every recipe is a command, beside `export`, which turns finished runs into a model."""
+"""`python -m train`: one command per recipe, and the commands that export and measure models."""
 
 import os
 import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from train.fast.run import mnist_fast
-from zoo.errors import ZooError
+from zoo.errors import WrongUsage, ZooError
 
-# glibc gives large blocks back to the kernel and fetches them again at every batch, unless it is told to keep them. It
-# reads these when a process starts, so the process is started again with them.
+if TYPE_CHECKING:
+    from train.data import Part
+    from train.loop import Job
+    from train.runs import Run
+
+# By default glibc returns large blocks to the kernel and requests them again for every batch. These variables make it
+# keep them. glibc reads them only when a process starts, so the command restarts itself with them.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
 }
+HELP_WIDTH = 200  # of a command's short help; click would cut it at 45 characters
+
+data_option = click.option("--data", type=click.Path(exists=True, file_okay=False), help="Data folder. [$ZOO_DATA]")
+runs_option = click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs. [$ZOO_HOME/runs]")
+target_option = click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
 
 
 class Failure(click.ClickException):
-    """An error of the library as click shows it, with the exit code of its class."""
+    """A ZooError as click shows it, with the exit code of its class."""
 
     def __init__(self, error: ZooError) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares a ClassVar
 
 
 class Recipes(click.Group):
-    """A group whose commands are the recipes, found by file name, and the few commands registered below."""
+    """A group with one command per recipe file, plus the commands registered below."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from train import recipe
@@ -38,24 +48,23 @@ class Recipes(click.Group):
         return [*recipe.names(), *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if command := super().get_command(ctx, cmd_name):
-            return command
         from train import recipe
 
-        try:
-            found = recipe.find(cmd_name)
-        except ZooError as error:
-            raise click.UsageError(str(error)) from None
-        return _train_command(found.name, found.title)
+        if command := super().get_command(ctx, cmd_name):
+            return command
+        named = recipe.find(cmd_name)
+        return _train_command(named.name, named.title)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Recipes and commands apart, each line whole."""
-        own = super().list_commands(ctx)
-        recipes = [name for name in self.list_commands(ctx) if name not in own]
-        for title, names in (("Recipes, each a command that trains it", recipes), ("Commands", own)):
+        """List recipes and other commands in separate sections."""
+        other = super().list_commands(ctx)
+        recipes = [name for name in self.list_commands(ctx) if name not in other]
+        for title, names in (("Recipes", recipes), ("Commands", other)):
             commands = [(name, self.get_command(ctx, name)) for name in names]
             with formatter.section(title):
-                formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in commands if command])
+                formatter.write_dl(
+                    [(name, command.get_short_help_str(HELP_WIDTH)) for name, command in commands if command]
+                )
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -64,127 +73,147 @@ class Recipes(click.Group):
             raise Failure(error) from None
 
 
+@click.group(cls=Recipes, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Train models from recipes, export them, and measure them."""
+
+
 def _train_command(name: str, title: str) -> click.Command:
-    @click.command(name, help=f"Train {title}.", short_help=title)
-    @click.option("--seed", type=int, help="Decides initial weights, order, dropout, augmentation. [0]")
-    @click.option("--seeds", metavar="FIRST-LAST", help="Several seeds, such as 0-4; on a GPU side by side.")
-    @click.option(
-        "--twin", is_flag=True, help="Learn from the training split only and measure on the validation split."
-    )
-    @click.option("--epochs", type=click.IntRange(min=1), help="Another number of epochs than the recipe's.")
-    @click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+    @click.command(name, help=f"Train {name}: {title}.", short_help=title)
+    @click.option("--seed", type=int, help="Seed of initial weights, order, dropout and augmentation. [0]")
+    @click.option("--seeds", metavar="FIRST-LAST", help="Several seeds, such as 0-4. On a GPU they run in parallel.")
+    @click.option("--calibration-run", is_flag=True, help="Train without the validation split and measure on it.")
+    @click.option("--epochs", type=click.IntRange(min=1), help="Number of epochs. [the recipe's]")
+    @data_option
     @click.option(
         "--source",
         type=click.Choice(["hub", "torchvision"]),
         default="hub",
         show_default=True,
-        help="Who fetches data that are not here.",
+        help="Where to download missing data.",
     )
     @click.option(
-        "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="auto takes a GPU if there is one. [auto]"
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="auto uses a GPU if there is one. [auto]"
     )
-    @click.option("--threads", type=click.IntRange(min=1), help="[as many as are fastest, measured at the start]")
-    @click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
-    @click.option("--resume", is_flag=True, help="Continue from the last whole epoch, with the options of the run.")
-    @click.option("--restart", is_flag=True, help="Throw away what the run's folder holds.")
-    def command(
-        seed: int | None, seeds: str | None, twin: bool, epochs: int | None, data: str | None, source: str,
-        device: str | None, threads: int | None, runs: Path | None, resume: bool, restart: bool,
-    ) -> None:  # fmt: skip
-        from train import start
-        from train.data import held_out_part, torchvision_folder, training_part
-        from train.device import available, fit_on_device
-        from train.loop import Job, fit
-        from train.progress import Progress
-        from train.recipe import find
-        from train.report import draw
-        from train.runs import Run
-
-        if resume and restart:
-            raise click.UsageError("--resume continues a run and --restart throws it away: choose one.")
-        if seed is not None and seeds:
-            raise click.UsageError("--seed is one and --seeds are several: choose one.")
-        recipe, kind, step_s = find(name), "twin" if twin else "full", 0.0
-        numbers = _seeds(seeds) if seeds else [seed or 0]
-        folders = [Run.of(recipe.name, kind, number, runs) for number in numbers]
-        if resume:
-            if seed is None and not seeds and not twin:
-                folders = [Run.unfinished(recipe.name, runs)]
-            begun = [run.begun_with() for run in folders]
-            kind, numbers, data = (
-                begun[0]["kind"],
-                [one["seed"] for one in begun],
-                data or folders[0].remembered("data"),
-            )
-            epochs, threads = epochs or begun[0]["epochs"], threads or begun[0]["threads"]
-            device = device or begun[0].get("device", "cpu")
-        else:
-            for run in folders:
-                run.check_free(restart)
-        jobs: list[Job] = []
-        try:
-            if source == "torchvision" and data is None:
-                data = str(torchvision_folder(recipe.dataset))
-            parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
-            device = available(device or "auto")
-            if not resume:
-                if device == "cpu":
-                    speed = start.fastest(recipe, parts[0], threads)
-                    threads, step_s = speed.threads, speed.step_s
-                for run in folders:
-                    run.remember(data=data and os.path.abspath(data))
-            for number, run in zip(numbers, folders, strict=True):
-                job = Job(recipe, kind, number, epochs or recipe.epochs, threads or 1, device)
-                jobs.append(job)
-                click.echo(start.announcement(job, run, parts[0], step_s, resume), err=True)
-            live = None if len(jobs) == 1 else False
-            bars = [Progress(f"{recipe.name} {run.folder.name}", live) for run in folders]
-            if device == "cpu":
-                results = [
-                    fit(*each, *parts, bar, resume, restart) for *each, bar in zip(jobs, folders, bars, strict=True)
-                ]
-            else:
-                results = fit_on_device(jobs, folders, *parts, bars, resume, restart)
-        except KeyboardInterrupt:
-            kept = [(job, run) for job, run in zip(jobs, folders, strict=False) if run.checkpoint.exists()]
-            for job, run in kept:
-                draw(run)
-                click.echo(f"Stopped. To go on from the last whole epoch: {start.resume_command(job, runs)}", err=True)
-            if not kept:
-                click.echo("Stopped before the first epoch began.", err=True)
-            sys.exit(130)
-        for job, run, result in zip(jobs, folders, results, strict=True):
-            draw(run)
-            click.echo(
-                f"{recipe.name} seed {job.seed}: {result['accuracy']:.2%} of {result['images']} "
-                f"{result['measured_on']} images after {result['epochs']} epochs ({result['training_s']:.0f} s). "
-                f"{run.folder}"
-            )
-        click.echo(f"Next: {start.next_command(jobs[0], runs)}", err=True)
+    @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [the fastest number, measured first]")
+    @runs_option
+    @click.option("--resume", is_flag=True, help="Continue after the last complete epoch, with the run's own options.")
+    @click.option("--restart", is_flag=True, help="Delete an earlier run in the same folder.")
+    def command(**options: Any) -> None:
+        _train(name, **options)
 
     return command
 
 
-def _seeds(text: str) -> list[int]:
-    """`0-4` or `3` as the numbers that are meant."""
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    numbers = [*range(int(found[1]), int(found[2] or found[1]) + 1)] if found else []
-    if not numbers:
-        raise click.UsageError(f"--seeds is a range such as 0-4, not {text!r}.")
-    return numbers
+def _train(
+    name: str,
+    *,
+    seed: int | None,
+    seeds: str | None,
+    calibration_run: bool,
+    epochs: int | None,
+    data: str | None,
+    source: str,
+    device: str | None,
+    threads: int | None,
+    runs: Path | None,
+    resume: bool,
+    restart: bool,
+) -> None:
+    """Run the jobs of one recipe, one per seed, and print results and next steps."""
+    from train import start
+    from train.data import Kind, held_out_part, torchvision_folder, training_part
+    from train.device import available
+    from train.loop import Job
+    from train.recipe import find
+    from train.report import draw
+    from train.runs import Run
+
+    if resume and restart:
+        raise WrongUsage("--resume and --restart exclude each other.")
+    if seed is not None and seeds:
+        raise WrongUsage("--seed and --seeds exclude each other.")
+    recipe, step_s = find(name), 0.0
+    kind: Kind = "calibration" if calibration_run else "full"
+    numbers = _parse_seeds(seeds) if seeds else [seed or 0]
+    folders = [Run.of(recipe.name, kind, number, runs) for number in numbers]
+    if resume:
+        if seed is None and not seeds and not calibration_run:
+            folders = [Run.unfinished(recipe.name, runs)]
+        configs = [run.saved_config() for run in folders]
+        kind, numbers = configs[0]["kind"], [config["seed"] for config in configs]
+        data = data or folders[0].saved_option("data")
+        epochs, threads = epochs or configs[0]["epochs"], threads or configs[0]["threads"]
+        device = device or configs[0].get("device", "cpu")
+    else:
+        for run in folders:
+            run.check_free(restart)
+    jobs: list[Job] = []
+    try:
+        if source == "torchvision" and data is None:
+            data = str(torchvision_folder(recipe.dataset))
+        parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
+        device = available(device or "auto")
+        if not resume:
+            if device == "cpu":
+                speed = start.fastest(recipe, parts[0], threads)
+                threads, step_s = speed.threads, speed.step_s
+            for run in folders:
+                run.save_options(data=data and os.path.abspath(data))
+        for number, run in zip(numbers, folders, strict=True):
+            jobs.append(job := Job(recipe, kind, number, epochs or recipe.epochs, threads or 1, device))
+            click.echo(start.announcement(job, run, parts[0], step_s, resume), err=True)
+        results = _fit(jobs, folders, *parts, resume, restart)
+    except KeyboardInterrupt:
+        resumable = [(job, run) for job, run in zip(jobs, folders, strict=False) if run.checkpoint.exists()]
+        for job, run in resumable:
+            draw(run)
+            click.echo(f"Stopped. To continue: {start.resume_command(job, runs)}", err=True)
+        if not resumable:
+            click.echo("Stopped before the first epoch.", err=True)
+        sys.exit(130)
+    for job, run, result in zip(jobs, folders, results, strict=True):
+        draw(run)
+        click.echo(
+            f"{recipe.name} seed {job.seed}: accuracy {result['accuracy']:.2%} on {result['images']} "
+            f"{result['measured_on']} images after {result['epochs']} epochs ({result['training_s']:.0f} s). "
+            f"{run.folder}"
+        )
+    click.echo(f"Next: {start.next_command(jobs[0], runs)}", err=True)
 
 
-@click.group(cls=Recipes, context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """Train a recipe, or export what was trained into the zoo."""
+def _fit(
+    jobs: "list[Job]", runs: "list[Run]", training: "Part", held_out: "Part", resume: bool, restart: bool
+) -> list[dict[str, Any]]:
+    """Train the jobs: one after the other on the CPU, in parallel on a GPU."""
+    from train.device import fit_on_device
+    from train.loop import fit
+    from train.progress import Progress
+
+    live = None if len(jobs) == 1 else False
+    bars = [Progress(f"{job.recipe.name} {run.folder.name}", live) for job, run in zip(jobs, runs, strict=True)]
+    if jobs[0].device != "cpu":
+        return fit_on_device(jobs, runs, training, held_out, bars, resume, restart)
+    return [
+        fit(job, run, training, held_out, bar, resume, restart) for job, run, bar in zip(jobs, runs, bars, strict=True)
+    ]
+
+
+def _parse_seeds(text: str) -> list[int]:
+    """Parse `0-4` or `3`."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    seeds = [*range(int(match[1]), int(match[2] or match[1]) + 1)] if match else []
+    if not seeds:
+        raise WrongUsage(f"Invalid --seeds {text!r}. Use a range such as 0-4.")
+    return seeds
 
 
 @main.command()
 @click.argument("recipe")
-@click.option("--as", "name", metavar="NAME", help="Your own model's name, such as mnist14k.mine.")
-@click.option("--seed", type=int, help="With --as: whose weights to take. [0]")
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
-@click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
+@click.option("--as", "name", metavar="NAME", help="Name of your own model, for example mnist14k.mine.")
+@click.option("--seed", type=int, help="With --as: the seed to export. [0]")
+@data_option
+@runs_option
 @click.option(
     "--to",
     "target",
@@ -194,23 +223,25 @@ def main() -> None:
 def export(
     recipe: str, name: str | None, seed: int | None, data: str | None, runs: Path | None, target: Path | None
 ) -> None:
-    """Write a recipe's model from its finished runs.
+    """Turn finished runs of a recipe into a model.
 
-    RECIPE's own model is seed 0 of exactly its settings. With --as a run of any seed and any number of epochs becomes
-    a model of your own, which zoo list, predict and serve take by its name.
+    Without --as this writes the recipe's own model: seed 0, with exactly the recipe's settings. With --as any seed and
+    any number of epochs becomes a model of your own, which `zoo list`, `zoo predict` and `zoo serve` find by its name.
     """
     from train import export as exporting
     from train.recipe import find
     from zoo.registry import SHIPPED, home
 
     if seed is not None and name is None:
-        raise click.UsageError("A recipe's own model is its seed 0: add --as NAME to export another.")
+        raise WrongUsage("A recipe's own model always has seed 0. To export another seed, add --as NAME.")
     folder = target or (home() / "models" if name else SHIPPED)
     card = exporting.export(find(recipe), runs, data, folder, name, seed or 0)
     seeds = card.accuracy.seeds
     spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%} (n = {seeds.n})" if seeds.sd is not None else "one seed"
-    click.echo(f"{card.name} {card.version}: {card.accuracy.value:.2%}, {spread}, temperature "
-               f"{card.calibration.temperature}. {folder / card.name}")  # fmt: skip
+    click.echo(
+        f"{card.name} {card.version}: {card.accuracy.value:.2%}, {spread}, temperature "
+        f"{card.calibration.temperature}. {folder / card.name}"
+    )
     if name:
         model = card.name if target is None else shlex.quote(str(folder / card.name))
         click.echo(f"Next: zoo predict IMAGE --model {model}", err=True)
@@ -218,55 +249,53 @@ def export(
 
 @main.command()
 @click.argument("recipe")
-@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
+@target_option
 def describe(recipe: str, target: Path | None) -> None:
-    """Bring a model's title and source up to its recipe.
+    """Update a model's title and source from its recipe.
 
-    Title, source and default of RECIPE's model are renewed without its runs.
+    Title, source and default flag change; weights and figures do not. No runs are needed.
     """
-    from train.export import describe as renew
+    from train.export import describe as update
     from train.recipe import find
     from zoo.registry import SHIPPED
 
-    card = renew(find(recipe), target or SHIPPED)
+    card = update(find(recipe), target or SHIPPED)
     click.echo(f"{card.name}: {card.title}{' (default)' * card.default}. {(target or SHIPPED) / card.name}")
 
 
 @main.command()
 @click.argument("model")
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
-@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
+@data_option
+@target_option
 def quantize(model: str, data: str | None, target: Path | None) -> None:
-    """Write a model's int8 variant, where it is worth it."""
-    from train.quantize import quantize as make
+    """Write a model's int8 variant if it is fast and accurate enough."""
+    from train.quantize import quantize as write
     from zoo.registry import SHIPPED
 
-    card = make(model, data, target or SHIPPED)
+    card = write(model, data, target or SHIPPED)
     click.echo(f"{card.name}: {card.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED) / card.name}")
 
 
 @main.command()
 @click.argument("models", nargs=-1, required=True)
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+@data_option
 def robustness(models: tuple[str, ...], data: str | None) -> None:
-    """Measure models on corrupted test sets; docs writes the page."""
+    """Measure models on corrupted test sets."""
     from train.robustness import measure
 
     for name in models:
         result = measure(name, data)
-        click.echo(
-            f"{result['model']}: {result['mean']:.2%} of the corrupted images, {result['clean']:.2%} as they are."
-        )
+        click.echo(f"{result['model']}: accuracy {result['mean']:.2%} corrupted, {result['clean']:.2%} clean.")
 
 
 @main.command("report")
 @click.argument("recipe")
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
-@click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
+@data_option
+@runs_option
 def report_command(recipe: str, data: str | None, runs: Path | None) -> None:
     """Draw a run's confusion matrix, mistakes and reliability.
 
-    The pictures of RECIPE's seed 0 are written into its run's folder.
+    The plots of RECIPE's seed 0 are written into its run folder.
     """
     from train.recipe import find
     from train.report import report
@@ -277,34 +306,35 @@ def report_command(recipe: str, data: str | None, runs: Path | None) -> None:
 
 @main.command()
 @click.argument("study")
-@click.option("--seeds", type=click.IntRange(min=1), help="How many seeds, from 0. [the study's own number]")
-@click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant; may be repeated.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
-@click.option("--threads", type=click.IntRange(min=1), help="[as many as are fastest, measured at each start]")
-@click.option("--runs", type=click.Path(path_type=Path), help="Where run folders lie. [$ZOO_HOME/runs]")
+@click.option("--seeds", type=click.IntRange(min=1), help="Number of seeds, from 0. [the study's]")
+@click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant; can be repeated.")
+@data_option
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [the fastest number, measured first]")
+@runs_option
 def experiments(
     study: str, seeds: int | None, only: tuple[str, ...], data: str | None, threads: int | None, runs: Path | None
 ) -> None:
     """Train the variants of a study that have no result yet.
 
-    A run of STUDY that was interrupted goes on from its last whole epoch.
+    An interrupted run of STUDY continues after its last complete epoch.
     """
     from train.experiments import run as running
     from train.experiments.study import find
 
-    found = find(study)
-    if unknown := sorted(set(only) - found.variants.keys()):
-        raise click.UsageError(f"{study} has no variant {unknown[0]!r}. It has: {', '.join(found.variants)}.")
+    chosen = find(study)
+    if unknown := sorted(set(only) - chosen.variants.keys()):
+        raise WrongUsage(f"{study} has no variant {unknown[0]!r}. It has: {', '.join(chosen.variants)}.")
     try:
-        while left := next(running.missing(found, seeds or found.seeds, only), None):
-            result = running.train(found, *left, threads, runs, data)
-            part = "test" if found.reads_test else "validation"
-            accuracy = result["test_accuracy"] if found.reads_test else result["epochs"][-1]["validation_accuracy"]
-            click.echo(f"{left[0]} seed {left[1]}: {accuracy:.2%} of the {part} images.")
+        while missing := next(running.missing(chosen, seeds or chosen.seeds, only), None):
+            variant, seed = missing
+            result = running.train(chosen, variant, seed, threads, runs, data)
+            part = "test" if chosen.reads_test else "validation"
+            accuracy = result["test_accuracy"] if chosen.reads_test else result["epochs"][-1]["validation_accuracy"]
+            click.echo(f"{variant} seed {seed}: accuracy {accuracy:.2%} on the {part} images.")
     except KeyboardInterrupt:
-        click.echo("Stopped. The same command goes on from the last whole epoch.", err=True)
+        click.echo("Stopped. Run the same command to continue after the last complete epoch.", err=True)
         sys.exit(130)
-    click.echo("Every run is there: python -m docs.build writes the page.")
+    click.echo("All runs are done. To write the documentation: python -m docs.build")
 
 
 main.add_command(mnist_fast)

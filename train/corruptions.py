@@ -1,9 +1,12 @@
-"""What goes wrong with pictures, as functions of whole batches: the kinds of CIFAR-10-C and MNIST-C, at 5 severities.
+"""Image corruptions of whole batches, after CIFAR-10-C and MNIST-C, at 5 severities.
 
-Every function takes uint8 `(N, H, W, C)`, one of its five strengths and a generator, and gives the same form.
-Kinds and strengths of photographs: Hendrycks and Dietterich, arXiv 1903.12261, as in their program for CIFAR-10; snow
-and frost, which want pictures of their own, and glass blur are left out. Kinds of digits: Mu and Gilmer, arXiv
-1906.02337, which has one strength each, so that these are ours, and digits thicker, thinner, larger and smaller.
+Every function takes uint8 images `(N, H, W, C)`, one of its five strengths and a generator, and returns images of the
+same shape and type.
+
+Photographs: corruptions and strengths of Hendrycks and Dietterich (arXiv 1903.12261), as in their program for CIFAR-10,
+without glass blur and without snow and frost, which need additional pictures. Digits: corruptions of Mu and Gilmer
+(arXiv 1906.02337), and thicker, thinner, larger and smaller digits. Their paper has one strength each, so the strengths
+are our own.
 """
 
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from torchvision.transforms.v2 import functional as tv
 
 
 def _channels_first(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Let a function of float32 `(N, C, H, W)` in 0 to 1 work on uint8 `(N, H, W, C)`."""
+    """Adapt a function of float32 `(N, C, H, W)` from 0 to 1 to uint8 `(N, H, W, C)`."""
 
     def on_bytes(images: torch.Tensor, strength: Any, generator: torch.Generator) -> torch.Tensor:
         values = function(images.permute(0, 3, 1, 2).float() / 255, strength, generator)
@@ -44,7 +47,7 @@ def impulse_noise(values: torch.Tensor, share: float, generator: torch.Generator
 
 
 def _filtered(values: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
-    """Each image with its own kernel, `(N, k, k)`; the border is repeated outwards."""
+    """Filter each image with its own kernel, `(N, k, k)`; the border is repeated outwards."""
     n, channels, height, width = values.shape
     half = kernels.shape[-1] // 2
     padded = F.pad(values, [half] * 4, mode="replicate").reshape(1, n * channels, height + 2 * half, width + 2 * half)
@@ -54,37 +57,37 @@ def _filtered(values: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
 
 @_channels_first
 def defocus_blur(values: torch.Tensor, disk: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
-    """A disk of that radius, its edge softened by a Gaussian of that standard deviation, both in pixels."""
+    """Blur with a disk: its radius, and the sd of a Gaussian that softens its edge, in pixels."""
     radius, softness = disk
-    place = np.arange(-4, 5)
-    inside = np.float32(place[:, None] ** 2 + place**2 <= radius**2)
+    offset = np.arange(-4, 5)
+    inside = (offset[:, None] ** 2 + offset**2 <= radius**2).astype(np.float32)
     kernel = torch.from_numpy(cv2.GaussianBlur(inside / inside.sum(), (3, 3), softness))
     return _filtered(values, kernel.expand(len(values), -1, -1))
 
 
 @_channels_first
 def motion_blur(values: torch.Tensor, path: tuple[int, float], generator: torch.Generator) -> torch.Tensor:
-    """Along a line of so many pixels either way, fading as a Gaussian of that sd, at an angle of -45 to 45 degrees."""
+    """Blur along a line at an angle of -45 to 45 degrees: its reach in pixels, and the sd of its Gaussian weights."""
     reach, sd = path
     angles = (torch.rand(len(values), generator=generator) - 0.5) * (np.pi / 2)
-    place = torch.arange(-reach, reach + 1).float()
-    along = place * angles.cos()[:, None, None] + place[:, None] * angles.sin()[:, None, None]
-    across = place[:, None] * angles.cos()[:, None, None] - place * angles.sin()[:, None, None]
+    offset = torch.arange(-reach, reach + 1).float()
+    along = offset * angles.cos()[:, None, None] + offset[:, None] * angles.sin()[:, None, None]
+    across = offset[:, None] * angles.cos()[:, None, None] - offset * angles.sin()[:, None, None]
     kernels = torch.exp(-0.5 * (along / sd) ** 2) * (1 - across.abs()).clamp(min=0)
     return _filtered(values, kernels / kernels.sum((1, 2), keepdim=True))
 
 
 @_channels_first
-def zoom_blur(values: torch.Tensor, most: float, generator: torch.Generator) -> torch.Tensor:
-    """The mean of the picture and magnifications of it, in steps of a hundredth."""
-    zooms = np.arange(1, most, 0.01)
-    seen = [tv.affine(values, 0, [0, 0], float(zoom), [0, 0], tv.InterpolationMode.BILINEAR) for zoom in zooms]
-    return (values + torch.stack(seen).sum(0)) / (len(seen) + 1)
+def zoom_blur(values: torch.Tensor, max_zoom: float, generator: torch.Generator) -> torch.Tensor:
+    """Average the image with magnified copies, in steps of 0.01."""
+    zooms = np.arange(1, max_zoom, 0.01)
+    copies = [tv.affine(values, 0, [0, 0], float(zoom), [0, 0], tv.InterpolationMode.BILINEAR) for zoom in zooms]
+    return (values + torch.stack(copies).sum(0)) / (len(copies) + 1)
 
 
 @_channels_first
 def fog(values: torch.Tensor, haze: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
-    """Light, thicker here than there: noise of every size, each half as wide as the last and 1 / decay as high."""
+    """Add uneven light: octaves of noise, each half as wide as the one before and `1 / decay` as strong."""
     density, decay = haze
     n, _, height, width = values.shape
     cloud = torch.zeros(n, 1, height, width)
@@ -98,61 +101,69 @@ def fog(values: torch.Tensor, haze: tuple[float, float], generator: torch.Genera
 
 @_channels_first
 def brightness(values: torch.Tensor, added: float, generator: torch.Generator) -> torch.Tensor:
-    """Added to the largest channel, V of HSV; the others keep their ratio to it."""
+    """Add to the largest channel (V of HSV); the other channels keep their ratio to it."""
     largest = values.amax(1, keepdim=True)
     scaled = values * (largest + added).clamp(max=1) / largest.clamp(min=1e-6)
     return torch.where(largest > 0, scaled, torch.full_like(values, added))
 
 
 @_channels_first
-def contrast(values: torch.Tensor, kept: float, generator: torch.Generator) -> torch.Tensor:
+def contrast(values: torch.Tensor, factor: float, generator: torch.Generator) -> torch.Tensor:
     mean = values.mean((2, 3), keepdim=True)
-    return mean + (values - mean) * kept
+    return mean + (values - mean) * factor
 
 
 @_channels_first
-def pixelate(values: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+def pixelate(values: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
     height, width = values.shape[2:]
-    small = F.interpolate(values, (int(height * share), int(width * share)), mode="area")
+    small = F.interpolate(values, (int(height * scale), int(width * scale)), mode="area")
     return F.interpolate(small, (height, width), mode="nearest")
 
 
 def jpeg(images: torch.Tensor, quality: int, generator: torch.Generator) -> torch.Tensor:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     files = [cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1] for image in images.numpy()]
-    pictures = [cv2.cvtColor(cv2.imdecode(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB) for file in files]
-    return torch.from_numpy(np.stack(pictures))
+    decoded = [np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR)) for file in files]
+    return torch.from_numpy(np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in decoded]))
 
 
 @_channels_first
 def elastic(values: torch.Tensor, warp: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
-    """Every pixel moved, by up to about `pixels`, as its neighbours within `smoothness` pixels are."""
+    """Displace every pixel by up to about `pixels`; displacements are smoothed over `smoothness` pixels."""
     pixels, smoothness = warp
     n, _, height, width = values.shape
     drawn = torch.rand(n, 2, height, width, generator=generator) * 2 - 1
     smooth = tv.gaussian_blur(drawn, [2 * round(3 * smoothness) + 1] * 2, [smoothness] * 2)
-    moved = (smooth / smooth.abs().amax((2, 3), keepdim=True) * pixels).permute(0, 2, 3, 1)
-    straight = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, height, width], align_corners=False)
-    places = straight + moved * 2 / torch.tensor([width, height])
-    return F.grid_sample(values, places, padding_mode="border", align_corners=False)
+    displacement = (smooth / smooth.abs().amax((2, 3), keepdim=True) * pixels).permute(0, 2, 3, 1)
+    identity = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, height, width], align_corners=False)
+    grid = identity + displacement * 2 / torch.tensor([width, height])
+    return F.grid_sample(values, grid, padding_mode="border", align_corners=False)
 
 
 def _affine(
-    images: torch.Tensor, generator: torch.Generator, angle: float = 0, move: float = 0, scale: float = 1,
+    images: torch.Tensor,
+    generator: torch.Generator,
+    angle: float = 0,
+    move: float = 0,
+    scale: float = 1,
     shear: float = 0,
-) -> torch.Tensor:  # fmt: skip
-    """Every picture by the whole amount, one way or the other: half of them each."""
-    pictures = images.permute(0, 3, 1, 2)
-    ways = torch.randint(0, 2, (2, len(images)), generator=generator) * 2 - 1
-    changed = torch.empty_like(pictures)
+) -> torch.Tensor:
+    """Transform every image by the full amount, with random signs."""
+    channels_first = images.permute(0, 3, 1, 2)
+    signs = torch.randint(0, 2, (2, len(images)), generator=generator) * 2 - 1
+    transformed = torch.empty_like(channels_first)
     for across in (-1, 1):
         for down in (-1, 1):
-            rows = (ways[0] == across) & (ways[1] == down)
-            changed[rows] = tv.affine(
-                pictures[rows], angle * across, [move * across, move * down], scale, [shear * across, 0.0],
+            rows = (signs[0] == across) & (signs[1] == down)
+            transformed[rows] = tv.affine(
+                channels_first[rows],
+                angle * across,
+                [move * across, move * down],
+                scale,
+                [shear * across, 0.0],
                 tv.InterpolationMode.BILINEAR,
-            )  # fmt: skip
-    return changed.permute(0, 2, 3, 1)
+            )
+    return transformed.permute(0, 2, 3, 1)
 
 
 def rotate(images: torch.Tensor, degrees: float, generator: torch.Generator) -> torch.Tensor:
@@ -172,29 +183,29 @@ def rescale(images: torch.Tensor, scale: float, generator: torch.Generator) -> t
 
 
 def thicken(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-    """Strokes wider by up to a pixel on each side at 1, by up to two at 2."""
+    """Widen strokes by up to one pixel per side at strength 1, and by up to two at 2."""
     return _morphed(images, strength, cv2.dilate)
 
 
 def thin(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-    """Strokes narrower, likewise."""
+    """Narrow strokes by up to one pixel per side at strength 1."""
     return _morphed(images, strength, cv2.erode)
 
 
-def _morphed(images: torch.Tensor, strength: float, change: Any) -> torch.Tensor:
-    """The change done a whole number of times, and once more by the share that is left."""
+def _morphed(images: torch.Tensor, strength: float, operation: Any) -> torch.Tensor:
+    """Apply a morphological operation `strength` times, blending the last two results for a fraction."""
     kernel = np.ones((3, 3), np.uint8)
-    whole, share = int(strength), strength - int(strength)
-    pictures = []
+    times, share = int(strength), strength - int(strength)
+    morphed = []
     for image in images.numpy()[..., 0]:
-        less = change(image, kernel, iterations=whole) if whole else image
-        more = change(image, kernel, iterations=whole + 1)
-        pictures.append(cv2.addWeighted(less, 1 - share, more, share, 0))
-    return torch.from_numpy(np.stack(pictures)[..., np.newaxis])
+        less = operation(image, kernel, iterations=times) if times else image
+        more = operation(image, kernel, iterations=times + 1)
+        morphed.append(cv2.addWeighted(less, 1 - share, more, share, 0))
+    return torch.from_numpy(np.stack(morphed)[..., np.newaxis])
 
 
 def stripe(images: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
-    """Inverted within an upright band through the middle third, `width` pixels wide."""
+    """Invert a vertical band of `width` pixels in the middle third."""
     left = torch.randint(9, 19 - width + 1, (len(images), 1), generator=generator)
     columns = torch.arange(images.shape[2])
     inside = ((columns >= left) & (columns < left + width))[:, None, :, None]
@@ -203,10 +214,10 @@ def stripe(images: torch.Tensor, width: int, generator: torch.Generator) -> torc
 
 @dataclass(frozen=True)
 class Kind:
-    """One way in which pictures go wrong. strengths: from severity 1 to 5."""
+    """A kind of corruption."""
 
     change: Callable[[torch.Tensor, Any, torch.Generator], torch.Tensor]
-    strengths: tuple[Any, Any, Any, Any, Any]
+    strengths: tuple[Any, Any, Any, Any, Any]  # for severity 1 to 5
 
 
 KINDS: dict[str, dict[str, Kind]] = {  # data set → name → kind

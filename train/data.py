@@ -1,7 +1,7 @@
-"""What a run may learn from, and what it is measured on.
+"""The training data of a run, and the held-out data it is measured on.
 
-A `full` run learns from all training images and reads the test set once, after its last epoch. A `twin` run learns
-from the training split and is measured on the validation split: every choice is made there, temperature included.
+A `full` run trains on all training images and reads the test set once, after its last epoch. A `calibration` run trains
+on the training split and is measured on the validation split. All choices, including the temperature, are made there.
 """
 
 import os
@@ -11,70 +11,69 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zoo.datasets import catalog as datasets
 from zoo.errors import BadData, reason
 from zoo.registry import home
 
-Kind = Literal["full", "twin"]
+Kind = Literal["full", "calibration"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """images: uint8 `(N, H, W, C)`; labels: int64 `(N,)`; name: "train", "validation" or "test"."""
+    """Images of a data set with their labels."""
 
-    name: str
-    images: torch.Tensor
-    labels: torch.Tensor
+    name: str  # "train", "validation" or "test"
+    images: torch.Tensor  # uint8 `(N, H, W, C)`
+    labels: torch.Tensor  # int64 `(N,)`
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def training_part(dataset: str, kind: Kind, folder: str | os.PathLike[str] | None = None) -> Part:
-    """All training images, or for a twin those that are not in the validation split."""
-    whole = datasets.load(dataset, "train", folder)
-    return _part("train", whole, _order(whole)[whole.info.validation :] if kind == "twin" else None)
+    """Return all training images, or for a calibration run those outside the validation split."""
+    data = datasets.load(dataset, "train", folder)
+    return _part("train", data, _order(data)[data.info.validation :] if kind == "calibration" else None)
 
 
 def held_out_part(dataset: str, kind: Kind, folder: str | os.PathLike[str] | None = None) -> Part:
-    """The test set, or for a twin the validation split."""
+    """Return the test set, or for a calibration run the validation split."""
     if kind == "full":
         return _part("test", datasets.load(dataset, "test", folder), None)
-    whole = datasets.load(dataset, "train", folder)
-    return _part("validation", whole, _order(whole)[: whole.info.validation])
+    data = datasets.load(dataset, "train", folder)
+    return _part("validation", data, _order(data)[: data.info.validation])
 
 
-def _order(whole: datasets.Dataset) -> np.ndarray:
-    """The same shuffle for every recipe and seed, so that no twin has seen another's validation images."""
-    return np.random.default_rng(0).permutation(len(whole.labels))
+def _order(data: datasets.Dataset) -> NDArray[np.int64]:
+    """Shuffle all rows in the same way for every recipe and seed, so that all runs share one validation split."""
+    return np.random.default_rng(0).permutation(len(data.labels))
 
 
-def _part(name: str, data: datasets.Dataset, rows: np.ndarray | None) -> Part:
+def _part(name: str, data: datasets.Dataset, rows: NDArray[np.int64] | None) -> Part:
     images, labels = (data.images, data.labels) if rows is None else (data.images[rows], data.labels[rows])
     return Part(name, torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64)))
 
 
-# Fetching data through torchvision, for those who have it there or want it there.
-
-CLASSES = {"mnist": "MNIST", "cifar10": "CIFAR10"}  # of torchvision.datasets
+TORCHVISION_CLASSES = {"mnist": "MNIST", "cifar10": "CIFAR10"}
 
 
 def torchvision_folder(dataset: str) -> Path:
-    """Download a data set as torchvision does, once; returns a folder that `zoo.datasets.catalog.load` reads.
+    """Download a data set with torchvision, once; return a folder that `zoo.datasets.catalog.load` reads.
 
     Raises:
-        BadData: it cannot be downloaded.
+        BadData: the download failed.
     """
     import torchvision
 
     folder = home() / "data" / "torchvision"
     try:
         for train in (True, False):
-            getattr(torchvision.datasets, CLASSES[dataset])(str(folder), train=train, download=True)
+            getattr(torchvision.datasets, TORCHVISION_CLASSES[dataset])(str(folder), train=train, download=True)
     except (OSError, RuntimeError) as error:
         raise BadData(
-            f"torchvision could not fetch {CLASSES[dataset]} ({reason(error)}): check the network, or set ZOO_DATA "
-            "to a folder that holds it."
+            f"torchvision could not download {TORCHVISION_CLASSES[dataset]} ({reason(error)}). Check the network, or "
+            "set ZOO_DATA to a folder with the data."
         ) from error
     return folder

@@ -1,4 +1,4 @@
-"""Measuring a network: logits, accuracy with its sampling interval, loss, calibration."""
+"""Evaluation of a network: logits, accuracy with its confidence interval, loss, calibration."""
 
 import math
 from functools import cache
@@ -11,12 +11,12 @@ from train.recipe import Recipe
 
 
 def network_input(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """uint8 `(N, H, W, C)` → normalised float32 `(N, C, H, W)`, whose memory is already channels_last."""
+    """uint8 `(N, H, W, C)` → normalised float32 `(N, C, H, W)` in channels_last memory."""
     mean, sd = _constant(recipe.mean, images.device), _constant(recipe.sd, images.device)
     return ((images.float() - mean) / sd).permute(0, 3, 1, 2)
 
 
-@cache  # a CUDA graph cannot copy from the host while it is captured
+@cache  # no copy from the host is allowed while a CUDA graph is captured
 @torch.inference_mode(False)
 def _constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(values, device=device)
@@ -24,7 +24,7 @@ def _constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
 
 @torch.inference_mode()
 def logits(network: nn.Module, images: torch.Tensor, recipe: Recipe, batch: int = 500) -> torch.Tensor:
-    """uint8 `(N, H, W, C)` → float32 `(N, K)`, in evaluation mode; the network's mode is restored."""
+    """uint8 `(N, H, W, C)` → float32 `(N, K)`, in evaluation mode; restores the network's mode."""
     was_training = network.training
     network.eval()
     try:
@@ -34,17 +34,17 @@ def logits(network: nn.Module, images: torch.Tensor, recipe: Recipe, batch: int 
 
 
 def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of rows whose largest logit is at the label, 0 to 1."""
+    """Return the share of rows whose largest logit is that of the label, 0 to 1."""
     return (scores.argmax(1) == labels).double().mean().item()
 
 
 def loss(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean cross-entropy in nats."""
+    """Return the mean cross-entropy in nats."""
     return F.cross_entropy(scores.double(), labels).item()
 
 
 def interval95(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share seen in `n` trials (Wilson 1927, z = 1.96)."""
+    """Return Wilson's 95 % score interval of a share of `n` trials (Wilson 1927, z = 1.96)."""
     z = 1.959964
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -52,7 +52,7 @@ def interval95(share: float, n: int) -> tuple[float, float]:
 
 
 def calibration_error(scores: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
-    """Expected calibration error with equal-width bins (Guo et al., arXiv 1706.04599), 0 to 1."""
+    """Return the expected calibration error with equal-width bins (Guo et al., arXiv 1706.04599), 0 to 1."""
     confidence, chosen = scores.double().softmax(1).max(1)
     right = (chosen == labels).double()
     bin_of = (confidence * bins).long().clamp(max=bins - 1)
@@ -61,7 +61,7 @@ def calibration_error(scores: torch.Tensor, labels: torch.Tensor, bins: int = 15
 
 
 def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """The T > 0 for which `logits / T` has the least cross-entropy (Guo et al., arXiv 1706.04599)."""
+    """Return the T > 0 that minimises the cross-entropy of `logits / T` (Guo et al., arXiv 1706.04599)."""
     low, high = math.log(0.05), math.log(20.0)
     for _ in range(60):  # the loss is convex in log T near its minimum: ternary search to 1e-9
         third = (high - low) / 3
@@ -73,7 +73,7 @@ def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def unsure_below(scores: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
-    """The top probability below which half of the wrong answers lie: the median over the mistakes; 0.5 if none."""
+    """Return the median top probability of the wrong answers: half of them are below it. 0.5 if there are none."""
     confidence, chosen = (scores.double() / temperature).softmax(1).max(1)
     wrong = confidence[chosen != labels]
     return wrong.median().item() if len(wrong) else 0.5

@@ -1,7 +1,7 @@
-"""Finished runs → a model of the zoo: safetensors → ONNX → parity with PyTorch → card.
+"""Finished runs → a model of the zoo: safetensors → ONNX → parity check against PyTorch → card.
 
-Nothing is written where a check fails. The folder is made under another name and renamed, so a model is there whole or
-not at all. All facts of the card are measured here; nobody writes one by hand.
+If a check fails, nothing is written. The folder is written under a temporary name and renamed, so a model is either
+complete or absent. All facts on the card are measured here; cards are never written by hand.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -21,76 +22,88 @@ from train.data import Part, held_out_part
 from train.evaluate import logits
 from train.onnx_graph import OPSET, to_onnx
 from train.recipe import Recipe
-from train.runs import Run, RunError
+from train.runs import Run
 from zoo import card as cards
 from zoo import registry
 from zoo.card import Card
 from zoo.datasets import catalog as datasets
-from zoo.errors import WrongUsage, ZooError
+from zoo.errors import ExportError, RunError, WrongUsage
 from zoo.inspection.onnx_layers import layers as layers_of
 from zoo.model import Model
 from zoo.model_files import METADATA_KEY
 
-LOGIT_TOLERANCE = 1e-4  # between PyTorch and ONNX, on all test images
+LOGIT_TOLERANCE = 1e-4  # largest difference between PyTorch and ONNX, on all test images
+NO_CALIBRATION_RUN = "no calibration run: T = 1, unsure below 0.5"  # a card's `calibration.source`
 
-FORMS = {"mnist": "digit", "cifar10": "photo"}
-
-
-class ExportError(ZooError):
-    """The model is not fit to be written; the message says which check failed, with its figures."""
+FORMS: dict[str, Literal["digit", "photo"]] = {
+    "mnist": "digit",
+    "cifar10": "photo",
+}  # dataset → `input.form` of the card
 
 
 def export(
-    recipe: Recipe, runs: Path | None, folder: str | None, target: Path = registry.SHIPPED, name: str | None = None,
+    recipe: Recipe,
+    runs: Path | None,
+    folder: str | None,
+    target: Path = registry.SHIPPED,
+    name: str | None = None,
     seed: int = 0,
-) -> Card:  # fmt: skip
-    """Write `target/NAME/` from the recipe's finished runs: one seed's weights, all seeds' accuracies, the twin's T.
+) -> Card:
+    """Write `target/NAME/` from the recipe's finished runs.
+
+    The model has the weights of one seed, the accuracies of all seeds and the temperature of the calibration run.
 
     Args:
-        recipe: whose runs are taken.
-        runs: where run folders lie, default `$ZOO_HOME/runs`.
-        folder: where the data lie, as in `zoo.datasets.catalog.load`.
-        target: the folder of models.
-        name: of a model of the user's own. Without one the model has the recipe's name, and its runs must be of exactly
-            the recipe's settings; with one they may have another number of epochs.
-        seed: whose weights are taken; 0 for the recipe's own model.
+        recipe: the recipe whose runs are exported.
+        runs: folder with the run folders, default `$ZOO_HOME/runs`.
+        folder: folder with the data, as in `zoo.datasets.catalog.load`.
+        target: folder of models to write to.
+        name: name for the user's own model. Without it the model has the recipe's name, and its runs must have exactly
+            the recipe's settings. With it the runs may have another number of epochs.
+        seed: the seed whose weights are exported; 0 for the recipe's own model.
     Raises:
-        RunError: no finished run of that seed, or runs of different settings. WrongUsage: the name cannot be taken.
+        RunError: there is no finished run of that seed, or the runs have different settings.
+        WrongUsage: the name cannot be used.
         ExportError: ONNX and PyTorch disagree.
     """
-    own = name is not None
     if name is not None:
         check_name(name, target)
         recipe = as_trained(recipe, runs, seed)
-    shipped, seeds = finished_runs(recipe, runs, seed, strict=not own)
-    network = networks.load(recipe, shipped.weights)
+    run, all_runs = finished_runs(recipe, runs, seed, strict=name is None)
+    network = networks.load(recipe, run.weights)
     test = held_out_part(recipe.dataset, "full", folder)
     scores = logits(network, test.images, recipe)
-    calibration = calibrate(recipe, runs, folder, scores, test, seed, strict=not own)
+    calibration = calibrate(recipe, runs, folder, scores, test, seed, strict=name is None)
     model = to_onnx(network, recipe, calibration.temperature)
-    facts = _card(recipe, shipped, seeds, network, model, scores, test, calibration)
-    facts = replace(facts, name=name, default=False) if name is not None else facts
-    embed(model, facts)
+    card = _card(recipe, run, all_runs, network, model, scores, test, calibration)
+    card = replace(card, name=name, default=False) if name is not None else card
+    embed(model, card)
     content = model.SerializeToString()
-    check_parity(Model(content, "cpu", facts.name), test, scores)
-    return write(facts, {"model.onnx": content, "model.safetensors": shipped.weights.read_bytes()}, target)
+    check_parity(Model(content, "cpu", card.name), test, scores)
+    return write(card, {"model.onnx": content, "model.safetensors": run.weights.read_bytes()}, target)
 
 
 def check_name(name: str, target: Path) -> None:
-    """Whether a model of the user's own may have that name in that folder. Raises WrongUsage."""
+    """Raise WrongUsage if the user's own model cannot have that name in that folder."""
     if not cards.NAME.fullmatch(name):
-        raise WrongUsage(f"{name!r} cannot be a model's name: take letters, digits and . _ + -, such as mnist14k.mine.")
+        raise WrongUsage(
+            f"{name!r} is not a valid model name. Use letters, digits and . _ + -, for example mnist14k.mine."
+        )
     if target == registry.SHIPPED:
-        raise WrongUsage(f"{target} holds the recipes' own models: leave --as out, or choose another folder with --to.")
+        raise WrongUsage(
+            f"{target} is reserved for the recipes' own models. Omit --as, or choose another folder with --to."
+        )
     if (registry.SHIPPED / name).exists():
-        raise WrongUsage(f"{name} is a model that pocketzoo ships, and yours would not be found: choose another name.")
+        raise WrongUsage(f"{name} is the name of a model shipped with pocketzoo. Choose another name.")
 
 
 def as_trained(recipe: Recipe, runs: Path | None, seed: int) -> Recipe:
-    """The recipe with the number of epochs that its run of a seed was trained for. Raises RunError."""
+    """Return the recipe with the number of epochs of its run with this seed. Raises RunError."""
     run = Run.of(recipe.name, "full", seed, runs)
     if not (run.folder / "result.json").exists():
-        raise RunError(f"{run.folder} holds no finished run: python -m train {recipe.name} --seed {seed}")
+        raise RunError(
+            f"There is no finished run in {run.folder}. Train it: python -m train {recipe.name} --seed {seed}"
+        )
     epochs = run.read("config")["epochs"]
     if epochs == recipe.epochs:
         return recipe
@@ -98,77 +111,104 @@ def as_trained(recipe: Recipe, runs: Path | None, seed: int) -> Recipe:
 
 
 def finished_runs(recipe: Recipe, root: Path | None, seed: int = 0, strict: bool = True) -> tuple[Run, list[Run]]:
-    """One seed's run, and all finished full runs of the recipe's settings in the order of their seeds.
+    """Return the run with this seed, and all finished full runs of the recipe in the order of their seeds.
 
     Args:
-        strict: whether finished runs of other settings are an error, or left out.
+        strict: whether finished runs with other settings are an error or are ignored.
     """
-    shipped = Run.of(recipe.name, "full", seed, root)
-    folders = [path.parent for path in shipped.folder.parent.glob("seed*/result.json")]
+    exported = Run.of(recipe.name, "full", seed, root)
+    folders = [path.parent for path in exported.folder.parent.glob("seed*/result.json")]
     seeds = sorted(int(folder.name[4:]) for folder in folders if folder.name[4:].isdecimal())
-    found = [Run.of(recipe.name, "full", seed, root) for seed in seeds]
-    if shipped not in found:
-        raise RunError(f"{shipped.folder} holds no finished run: python -m train {recipe.name} --seed {seed}")
+    runs = [Run.of(recipe.name, "full", seed, root) for seed in seeds]
+    if exported not in runs:
+        raise RunError(
+            f"There is no finished run in {exported.folder}. Train it: python -m train {recipe.name} --seed {seed}"
+        )
     if not strict:
-        found = [run for run in found if run == shipped or run.has_settings(recipe.settings())]
-    for run in found:
+        runs = [run for run in runs if run == exported or run.has_settings(recipe.settings())]
+    for run in runs:
         run.check_settings(recipe.settings())
-    return shipped, found
+    return exported, runs
 
 
 def calibrate(
-    recipe: Recipe, runs: Path | None, folder: str | None, test_scores: torch.Tensor, test: Part, seed: int = 0,
+    recipe: Recipe,
+    runs: Path | None,
+    folder: str | None,
+    test_scores: torch.Tensor,
+    test: Part,
+    seed: int = 0,
     strict: bool = True,
-) -> cards.Calibration:  # fmt: skip
-    """Temperature and the bound of `unsure`, from the twin's validation split; T is 1 where there is no twin.
+) -> cards.Calibration:
+    """Fit the temperature T and the threshold of `unsure` on the validation split, with the calibration run.
+
+    Without a calibration run T is 1 and the threshold 0.5.
 
     Args:
-        seed: of the twin. strict: whether a twin of other settings is an error, or none.
+        test_scores, test: logits and labels for the expected calibration error on the card.
+        seed: seed of the calibration run.
+        strict: whether a calibration run with other settings is an error or is ignored.
     """
-    temperature, bound = 1.0, 0.5
-    source = "nothing: no twin was trained, so T is 1 and the bound 0.5"
-    twin = Run.of(recipe.name, "twin", seed, runs)
-    if (twin.folder / "result.json").exists() and (strict or twin.has_settings(recipe.settings())):
-        twin.check_settings(recipe.settings())
-        validation = held_out_part(recipe.dataset, "twin", folder)
-        scores = logits(networks.load(recipe, twin.weights), validation.images, recipe)
+    temperature, threshold, source = 1.0, 0.5, NO_CALIBRATION_RUN
+    calibration_run = Run.of(recipe.name, "calibration", seed, runs)
+    if (calibration_run.folder / "result.json").exists() and (
+        strict or calibration_run.has_settings(recipe.settings())
+    ):
+        calibration_run.check_settings(recipe.settings())
+        validation = held_out_part(recipe.dataset, "calibration", folder)
+        scores = logits(networks.load(recipe, calibration_run.weights), validation.images, recipe)
         temperature = round(evaluate.fit_temperature(scores, validation.labels), 4)
-        bound = round(evaluate.unsure_below(scores, validation.labels, temperature), 3)
-        source = (
-            f"a twin: the same recipe and seed, trained without {len(validation):,} of the training images. On these "
-            "T gives the least cross-entropy, and half of the mistakes have a probability below the bound"
-        )
+        threshold = round(evaluate.unsure_below(scores, validation.labels, temperature), 3)
+        source = calibration_source(len(validation))
     return cards.Calibration(
         temperature=temperature,
-        unsure_below=bound,
+        unsure_below=threshold,
         source=source,
         ece_before=round(evaluate.calibration_error(test_scores, test.labels), 5),
         ece_after=round(evaluate.calibration_error(test_scores / temperature, test.labels), 5),
     )
 
 
+def calibration_source(validation_images: int) -> str:
+    """Describe a calibration run for the card's `calibration.source`."""
+    return (
+        f"calibration run: the same recipe and seed, trained without {validation_images:,} of the training images. "
+        "On these, T minimises the cross-entropy, and half of the wrong answers have a probability below the threshold"
+    )
+
+
 def check_parity(model: Model, test: Part, expected: torch.Tensor) -> None:
-    """The ONNX file answers as PyTorch does on all test images: the same label everywhere, logits within 1e-4."""
+    """Check on all test images that ONNX and PyTorch give the same labels, and logits within 1e-4.
+
+    Raises:
+        ExportError: they do not.
+    """
     images = test.images.numpy()
-    got = np.concatenate([model.run(images[start : start + 500]).logits for start in range(0, len(images), 500)])
-    worst = float(np.abs(got - expected.numpy()).max())
-    differing = int((got.argmax(1) != expected.argmax(1).numpy()).sum())
-    if differing or worst > LOGIT_TOLERANCE:
+    logits = np.concatenate([model.run(images[start : start + 500]).logits for start in range(0, len(images), 500)])
+    max_difference = float(np.abs(logits - expected.numpy()).max())
+    other_labels = int((logits.argmax(1) != expected.argmax(1).numpy()).sum())
+    if other_labels or max_difference > LOGIT_TOLERANCE:
         raise ExportError(
-            f"Nothing was written: of {len(images)} test images ONNX and PyTorch label {differing} differently, and "
-            f"their logits differ by up to {worst:.2g} (allowed: {LOGIT_TOLERANCE:g})."
+            f"ONNX and PyTorch disagree: {other_labels} of {len(images)} test images have different labels, and the "
+            f"logits differ by up to {max_difference:.2g} (allowed: {LOGIT_TOLERANCE:g}). Nothing was written."
         )
 
 
 def _card(
-    recipe: Recipe, shipped: Run, seeds: list[Run], network: nn.Sequential, model: onnx.ModelProto,
-    scores: torch.Tensor, test: Part, calibration: cards.Calibration,
-) -> Card:  # fmt: skip
+    recipe: Recipe,
+    exported: Run,
+    all_runs: list[Run],
+    network: nn.Sequential,
+    model: onnx.ModelProto,
+    scores: torch.Tensor,
+    test: Part,
+    calibration: cards.Calibration,
+) -> Card:
     info = datasets.DATASETS[recipe.dataset]
     layers = layers_of(model)
-    accuracies = tuple(run.read("result")["accuracy"] for run in seeds)
+    accuracies = tuple(run.read("result")["accuracy"] for run in all_runs)
     correct = int((scores.argmax(1) == test.labels).sum())
-    result = shipped.read("result")
+    result = exported.read("result")
     low, high = evaluate.interval95(correct / len(test), len(test))
     return Card(
         schema_version=cards.SCHEMA_VERSION,
@@ -198,11 +238,11 @@ def _card(
         calibration=calibration,
         training=cards.Training(
             settings=recipe.settings(),
-            seed=shipped.read("config")["seed"],
+            seed=exported.read("config")["seed"],
             epochs=result["epochs"],
             seconds=result["training_s"],
             source=recipe.source,
-            environment={**shipped.read("environment"), "threads": shipped.read("config")["threads"]},
+            environment={**exported.read("environment"), "threads": exported.read("config")["threads"]},
         ),
         layers=layers,
         opset=OPSET,
@@ -211,23 +251,25 @@ def _card(
 
 
 def embed(model: onnx.ModelProto, card: Card) -> None:
-    """Put the card into the model's metadata."""
+    """Write the card into the model's metadata."""
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, card.to_json()
 
 
 def describe(recipe: Recipe, target: Path = registry.SHIPPED) -> Card:
-    """Bring a model's title, default flag and source up to its recipe; weights, graph and figures stay as they are.
+    """Update a model's title, default flag and source from its recipe. Weights, graph and figures do not change.
 
     Raises:
-        ExportError: the model is not there, or was trained with other settings than the recipe now has.
+        ExportError: there is no such model, or it was trained with other settings than the recipe has now.
     """
     folder = target / recipe.name
     if not (folder / "card.json").exists():
-        raise ExportError(f"{folder} holds no model: python -m train export {recipe.name} writes it.")
+        raise ExportError(f"There is no model in {folder}. Write it: python -m train export {recipe.name}")
     old = Card.from_json((folder / "card.json").read_text(encoding="utf-8"), str(folder))
     if old.training.settings != recipe.settings():
-        raise ExportError(f"{folder} was trained with other settings than its recipe has now: train and export it.")
+        raise ExportError(
+            f"The settings of {recipe.name} have changed since it was trained. Train and export it again."
+        )
     model = onnx.load(folder / "model.onnx")
     card = replace(
         old.embedded(),
@@ -242,7 +284,7 @@ def describe(recipe: Recipe, target: Path = registry.SHIPPED) -> Card:
 
 
 def write(card: Card, contents: dict[str, bytes], target: Path) -> Card:
-    """Write a model's folder, whole or not at all: the files by name, and the card with their digests."""
+    """Write a model's folder atomically: the files by name, and the card with their digests."""
     final, partial = target / card.name, target / f".{card.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -1,9 +1,10 @@
-"""The networks, as plain stacks of torch layers, so that the order of layers is the order of the data.
+"""The networks, as plain stacks of torch layers in the order in which the data pass them.
 
-Every function returns an `nn.Sequential` that takes float32 `(N, C, H, W)` and gives logits `(N, K)`. Comments at the
-ends of lines give `output size, receptive field` in pixels.
+Every network function returns an `nn.Sequential` that takes float32 `(N, C, H, W)` and returns logits `(N, K)`.
+Comments at line ends give `output size, receptive field` in pixels.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,15 +14,16 @@ from torch import nn
 
 from train.recipe import Recipe
 
-# What the networks are made of: short lists of torch layers, and the modules that torch does not have.
+# Building blocks: short lists of torch layers, and modules that torch does not have.
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al., 2014) of channels_last activations, its masks cut from a pool of random ones.
+    """Fast dropout (Srivastava et al., 2014) for channels_last activations on a CPU.
 
-    torch's own draws a Bernoulli variable a value, on one thread: 31 % of the training step of mnist14k.notes. Here
-    `train()`, which begins an epoch, throws the pool away; the first batch draws a new one, larger than a mask by a
-    million values, and every batch cuts its mask out at a random place. Identity in evaluation mode.
+    torch's dropout draws one Bernoulli variable per value on one thread, which takes 31 % of the training step of
+    mnist14k.notes. This module cuts masks out of a pool of random values. `train()`, called at the start of an epoch,
+    discards the pool. The first batch draws a new one, a million values larger than a mask, and every batch takes its
+    mask from a random position. Identity in evaluation mode.
     """
 
     def __init__(self, rate: float) -> None:
@@ -34,12 +36,12 @@ class Dropout(nn.Module):
         return super().train(mode)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if values.is_cuda:  # torch's own costs nothing there, and a CUDA graph can hold it
+        if values.is_cuda:  # torch's dropout is fast there, and a CUDA graph can contain it
             return F.dropout(values, self.rate, self.training)
         return values * self._mask(values) if self.training else values
 
     def _mask(self, values: torch.Tensor) -> torch.Tensor:
-        """Zeros at the given rate, else 1 / (1 - rate), in the type and memory order of `values`."""
+        """Return zeros with probability `rate`, else 1 / (1 - rate), in the type and memory format of `values`."""
         size = values.numel()
         if len(self.pool) < size or self.pool.dtype != values.dtype:
             bits = torch.empty((size + 2**20) // 4 + 1, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
@@ -66,7 +68,7 @@ def conv(inputs: int, outputs: int, kernel: int, dropout: float = 0.0) -> list[n
 
 
 def pooled(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
-    """Valid convolution without bias, max pool, batch norm, ReLU: the latter two see a quarter of the values."""
+    """Valid convolution without bias, max pool, batch norm, ReLU; the last two process a quarter of the values."""
     return [
         nn.Conv2d(inputs, outputs, kernel, bias=False),
         nn.MaxPool2d(2),
@@ -102,7 +104,7 @@ def plain(inputs: int, outputs: int, kernel: int, same: bool = False) -> list[nn
 
 
 class Residual(nn.Module):
-    """`relu(long(x) + short(x))` (He et al., arXiv 1512.03385), or the sum as it is."""
+    """`relu(long(x) + short(x))` (He et al., arXiv 1512.03385); without `relu` only the sum."""
 
     def __init__(self, long: nn.Sequential, short: nn.Sequential, relu: bool = True) -> None:
         super().__init__()
@@ -114,7 +116,7 @@ class Residual(nn.Module):
 
 
 def residual(inputs: int, outputs: int, stride: int) -> Residual:
-    """Two 3x3 convolutions with batch norm, beside a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions with batch norm, parallel to a 1x1 convolution if the shape changes, else the identity."""
     long = nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1),
         nn.BatchNorm2d(outputs),
@@ -126,7 +128,7 @@ def residual(inputs: int, outputs: int, stride: int) -> Residual:
 
 
 def light_residual(channels: int, relu: bool = True) -> Residual:
-    """Two separable convolutions of the same size, beside their input."""
+    """Two separable convolutions of the same size, parallel to the identity."""
     long = nn.Sequential(*light(channels, channels), *light(channels, channels)[:-1])
     return Residual(long, nn.Sequential(), relu)
 
@@ -137,16 +139,18 @@ def mnist_stack(
     dropout: float = 0.0,
     logit_dropout: float = 0.0,
 ) -> nn.Sequential:
-    """The course notes' week-2 family: two 3x3 convolutions, max pool and 1x1, four more 3x3, 4x4 down to the logits.
+    """Build a network of the course notes' week 2: two 3x3 convolutions, max pool, 1x1, four 3x3, 4x4 to the logits.
 
     With the default `body` it is mnist14k: 14,624 parameters as Keras counts them.
 
     Args:
         body: channels of the four 3x3 convolutions after the pool.
         squeeze_first: put the 1x1 convolution before the max pool instead of after it.
-        dropout: rate after every convolution but the last; logit_dropout: rate on the logits.
+        dropout: rate after every convolution except the last.
+        logit_dropout: rate on the logits.
     """
-    squeeze, pool = conv(32, 10, 1, dropout), [nn.MaxPool2d(2)]
+    squeeze: list[nn.Module] = conv(32, 10, 1, dropout)
+    pool: list[nn.Module] = [nn.MaxPool2d(2)]
     a, b, c, d = body
     return nn.Sequential(
         *conv(1, 16, 3, dropout),  # 26, 3
@@ -185,18 +189,18 @@ def cifar93k(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequential:
 
 
 def mnist4k(skips: bool = False) -> nn.Sequential:
-    """Our smallest: 3,842 parameters as Keras counts them. After one convolution all are separable.
+    """Our smallest network: 3,842 parameters as Keras counts them. All convolutions after the first are separable.
 
     Args:
-        skips: after the pool two residual blocks and one convolution between them: 3,863 parameters.
+        skips: use two residual blocks with a convolution between them after the pool: 3,863 parameters.
     """
     if skips:
-        middle = [
+        middle: list[nn.Module] = [
             light_residual(16, relu=False),  # 12, 14
             *light(16, 19, same=False),  # 10, 18
             light_residual(19, relu=False),  # 10, 26
             nn.MaxPool2d(2),  # 5, 28
-            nn.Conv2d(19, 19, 5, groups=19, bias=False),  # 1, 44: a learned place instead of an average
+            nn.Conv2d(19, 19, 5, groups=19, bias=False),  # 1, 44: learned weights instead of an average
             nn.Flatten(),
             nn.Linear(19, 10),
         ]
@@ -207,7 +211,7 @@ def mnist4k(skips: bool = False) -> nn.Sequential:
             *light(16, 20, same=False),  # 8, 18
             *light(20, 20, same=False),  # 6, 22
             *light(20, 20, same=False),  # 4, 26
-            nn.Conv2d(20, 20, 4, groups=20, bias=False),  # 1, 32: a learned place instead of an average
+            nn.Conv2d(20, 20, 4, groups=20, bias=False),  # 1, 32: learned weights instead of an average
             nn.Flatten(),
             nn.Linear(20, 10),
         ]
@@ -236,7 +240,7 @@ def mnist_base() -> nn.Sequential:
 
 
 def cifar_base(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequential:
-    """A reconstruction of the course notes' week-3 base network: the classic stack of 3x3 convolutions, 1,172,410."""
+    """A reconstruction of the course notes' week-3 base network: a stack of 3x3 convolutions, 1,172,410 parameters."""
     drop, dense_drop = ([Dropout(rate)] if rate else [] for rate in (dropout, dense_dropout))
     return nn.Sequential(
         *plain(3, 48, 3, same=True),  # 32, 3
@@ -263,13 +267,13 @@ def cifar_base(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequentia
 
 
 def cifar90k(relu: bool = True) -> nn.Sequential:
-    """Our answer to cifar93k and resnet8: 92,634 parameters as Keras counts them, 12.4 million MACs.
+    """Our network of the size of cifar93k and resnet8: 92,634 parameters as Keras counts them, 12.4 million MACs.
 
-    Separable and residual, so that it is deep: 17 convolutions in a row. It pools instead of striding, since a CPU is
-    slow at the gradients of strided depthwise convolutions.
+    It is separable and residual, and therefore deep: 17 convolutions in sequence. It uses pooling instead of strides
+    because gradients of strided depthwise convolutions are slow on a CPU.
 
     Args:
-        relu: behind the sum of every residual block.
+        relu: apply a ReLU after the sum of every residual block.
     """
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1, bias=False),
@@ -307,10 +311,10 @@ def resnet8() -> nn.Sequential:
 
 
 def mnist_fast(width: int = 1) -> nn.Sequential:
-    """For training against the clock (`train/fast/run.py`): three convolutions, small before they are many.
+    """A network for training against the clock (`train/fast/run.py`): three convolutions with early pooling.
 
     Args:
-        width: times 16, 32 and 64 channels.
+        width: factor on the 16, 32 and 64 channels.
     """
     return nn.Sequential(
         *pooled(1, 16 * width, 5),  # 12, 6
@@ -321,22 +325,34 @@ def mnist_fast(width: int = 1) -> nn.Sequential:
     )
 
 
+NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
+    "mnist_stack": mnist_stack,
+    "mnist4k": mnist4k,
+    "mnist_base": mnist_base,
+    "mnist_fast": mnist_fast,
+    "cifar93k": cifar93k,
+    "cifar_base": cifar_base,
+    "cifar90k": cifar90k,
+    "resnet8": resnet8,
+}
+
+
 def build(recipe: Recipe) -> nn.Sequential:
-    """The network of a recipe with fresh weights, drawn from torch's global generator; in channels_last memory."""
-    network = globals()[recipe.network](**recipe.network_options)
+    """Return a recipe's network with new weights from torch's global generator, in channels_last memory."""
+    network = NETWORKS[recipe.network](**recipe.network_options)
     network = as_keras(network) if recipe.keras_defaults else network
     return network.to(memory_format=torch.channels_last)
 
 
 def load(recipe: Recipe, weights: Path) -> nn.Sequential:
-    """The recipe's network with the weights of a safetensors file, in evaluation mode."""
+    """Return the recipe's network with the weights of a safetensors file, in evaluation mode."""
     network = build(recipe)
     network.load_state_dict(load_file(weights))
     return network.eval()
 
 
 def as_keras(network: nn.Sequential) -> nn.Sequential:
-    """Give a network Keras' defaults: Glorot-uniform weights, zero biases, batch norm with eps 1e-3, momentum 0.99."""
+    """Apply Keras' defaults in place: Glorot-uniform weights, zero biases, batch norm with eps 1e-3, momentum 0.99."""
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(layer.weight)
@@ -348,7 +364,7 @@ def as_keras(network: nn.Sequential) -> nn.Sequential:
 
 
 def parameter_counts(network: nn.Module) -> dict[str, int]:
-    """`trainable`, and `keras`: with batch norm's moving mean and variance, which Keras counts too."""
+    """Return the counts `trainable` and `keras`; the latter includes batch norm's moving mean and variance."""
     trainable = sum(parameter.numel() for parameter in network.parameters())
     statistics = sum(buffer.numel() for buffer in network.buffers() if buffer.is_floating_point())
     return {"trainable": trainable, "keras": trainable + statistics}

@@ -1,4 +1,4 @@
-"""A trained network → the ONNX graph that is served: uint8 pictures in, logits and calibrated probabilities out."""
+"""A trained network → the deployed ONNX graph: uint8 images in, logits and calibrated probabilities out."""
 
 import onnx
 import torch
@@ -9,12 +9,15 @@ from train.networks import Dropout, Residual
 from train.recipe import Recipe
 from zoo.datasets import catalog as datasets
 
-OPSET = 18  # nothing newer is needed
-IR_VERSION = 8  # of the file format; the exporter would write a newer one, which older runtimes refuse
+OPSET = 18  # newer operators are not needed
+IR_VERSION = 8  # of the file format; the exporter's newer default is not accepted by older runtimes
 
 
 class Deployed(nn.Module):
-    """The network as it is served: uint8 `(N, H, W, C)` in, logits and calibrated probabilities `(N, K)` out."""
+    """The deployed network: uint8 `(N, H, W, C)` in, logits and calibrated probabilities `(N, K)` out."""
+
+    scale: torch.Tensor
+    mean: torch.Tensor
 
     def __init__(self, network: nn.Sequential, recipe: Recipe, temperature: float) -> None:
         super().__init__()
@@ -30,23 +33,24 @@ class Deployed(nn.Module):
 
 
 class GlobalAverage(nn.Module):
-    """`nn.AdaptiveAvgPool2d(1)` as one ONNX operator: the exporter writes a dozen for torch's own."""
+    """`nn.AdaptiveAvgPool2d(1)` as one ONNX operator; the exporter writes a dozen for torch's module."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return values.mean((2, 3), keepdim=True)
 
 
 def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
-    """A stack that computes the same in evaluation mode without batch norm and dropout, in operators that export.
+    """Return an equivalent stack for inference, without batch norm and dropout, that exports to simple operators.
 
-    Batch norm behind a max pool stays: a negative scale does not go through one.
+    Batch norm after a max pool stays, because a negative scale cannot be moved through the pool.
     """
     folded: list[nn.Module] = []
     for layer in network.eval():
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.Conv2d):
-            folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
-        elif isinstance(layer, nn.BatchNorm1d):
-            folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
+        previous = folded[-1] if folded else None
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(previous, nn.Conv2d):
+            folded[-1] = fuse_conv_bn_eval(previous, layer)
+        elif isinstance(layer, nn.BatchNorm1d) and isinstance(previous, nn.Linear):
+            folded[-1] = fuse_linear_bn_eval(previous, layer)
         elif isinstance(layer, Residual):
             folded.append(Residual(fold_batch_norm(layer.long), fold_batch_norm(layer.short), layer.relu))
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
@@ -57,7 +61,7 @@ def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
 
 
 def to_onnx(network: nn.Sequential, recipe: Recipe, temperature: float) -> onnx.ModelProto:
-    """The served network as an ONNX model with dynamic N, checked, without the exporter's debug notes."""
+    """Return the deployed network as a checked ONNX model with dynamic N and without the exporter's debug metadata."""
     shape = datasets.DATASETS[recipe.dataset].image_shape
     program = torch.onnx.export(
         Deployed(network, recipe, temperature).eval(),

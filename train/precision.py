@@ -1,7 +1,7 @@
-"""In which numbers the steps of a training are computed: what suits the processor.
+"""The precision of training steps on the given processor or GPU.
 
-Where a processor has no arithmetic for bfloat16, torch's convolutions emulate it and take ten times as long as in
-float32, so a recipe that asks for bfloat16 is computed in float32 there. Neither is better for what is learned.
+On a processor without bfloat16 arithmetic torch's convolutions emulate it and take ten times as long as in float32, so
+bfloat16 recipes are computed in float32 there. Neither precision gives better models.
 """
 
 from dataclasses import replace
@@ -10,22 +10,22 @@ import torch
 
 from train.recipe import Recipe
 
-HAVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions of x86, and of ARM
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last one is ARM's
 
 
 def on_this_processor(recipe: Recipe) -> Recipe:
-    """The recipe as it is computed here: in float32 where bfloat16 would be emulated."""
+    """Return the recipe with the precision used on this processor: float32 if bfloat16 would be emulated."""
     return recipe if recipe.precision == "float32" or has_bfloat16() else replace(recipe, precision="float32")
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16, and this torch has kernels (oneDNN's) that make use of it."""
-    told = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # not in torch 2.9
-    return torch.backends.mkldnn.is_available() and any(told.get(name) for name in HAVE_BFLOAT16)
+    """Return whether this processor has bfloat16 instructions and this torch has kernels (oneDNN's) that use them."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # not in torch 2.9
+    return torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
 
 
 def on_device(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe as it is computed on a device: in float32 where a GPU has no bfloat16 (before Ampere)."""
+    """Return the recipe with the precision used on a device: float32 on GPUs without bfloat16 (before Ampere)."""
     if device.type != "cuda":
         return on_this_processor(recipe)
     usable = recipe.precision == "float32" or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -33,7 +33,7 @@ def on_device(recipe: Recipe, device: torch.device) -> Recipe:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """torch's autocast for a recipe's precision; without its cache on a GPU: a graph would keep stale casts."""
+    """Return torch's autocast for a precision. On a GPU it has no cache: a CUDA graph would keep stale casts."""
     return torch.autocast(
         device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=device.type != "cuda"
     )

@@ -1,4 +1,4 @@
-"""Progress of a training: a live bar on a terminal, a plain line an epoch everywhere else. Goes to stderr."""
+"""Progress of a training on stderr: a live bar on a terminal, otherwise one line per epoch."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Progress:
-    """Shows loss, accuracy, images/s and time left; use as a context manager around the epochs."""
+    """Shows loss, accuracy, images/s and remaining time. Use it as a context manager around the epochs."""
 
     def __init__(self, title: str, live: bool | None = None) -> None:
         self.title = title
@@ -21,10 +21,14 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn(),
-                console=Console(stderr=True), refresh_per_second=4,
-            )  # fmt: skip
-            self._task = self._bar.add_task(self.title, total=1.0, said="")
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[status]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                refresh_per_second=4,
+            )
+            self._task = self._bar.add_task(self.title, total=1.0, status="")
             self._bar.start()
         return self
 
@@ -32,22 +36,22 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def note(self, sentence: str) -> None:
-        """Something to know before the first epoch."""
-        print(f"{self.title}: {sentence}", file=sys.stderr, flush=True)
+    def note(self, message: str) -> None:
+        """Print a message about the run."""
+        print(f"{self.title}: {message}", file=sys.stderr, flush=True)
 
     def step(self, epoch: int, epochs: int, seen: int, total: int, loss: float, accuracy: float) -> None:
-        """Called after every batch with the running means of the epoch (counted from 0)."""
+        """Show the running means after a batch; epochs count from 0."""
         if not self._bar:
             return
         if self._epoch != epoch:
             self._epoch, self._epoch_start = epoch, time.perf_counter()
         rate = seen / max(time.perf_counter() - self._epoch_start, 1e-3)
-        said = f"epoch {epoch + 1}/{epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}  {rate:,.0f} images/s"
-        self._bar.update(self._task, completed=(epoch + seen / total) / epochs, said=said)
+        status = f"epoch {epoch + 1}/{epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}  {rate:,.0f} images/s"
+        self._bar.update(self._task, completed=(epoch + seen / total) / epochs, status=status)
 
     def epoch_done(self, line: dict[str, Any]) -> None:
-        """Called with the epoch's line of metrics.jsonl."""
+        """Print an epoch's line of metrics.jsonl, if there is no live bar."""
         if self._bar:
             return
         validation = f"  validation {line['validation_accuracy']:.2%}" if "validation_accuracy" in line else ""

@@ -1,8 +1,8 @@
-"""A model of the zoo → its int8 variant, measured beside the model that it comes from.
+"""A model of the zoo → its int8 variant, compared with the float model.
 
-Static quantisation in ONNX's QDQ form: convolutions and dense layers compute on uint8 activations and int8 weights,
-their ranges found on training images. Nothing is written where it is not worth it on any processor that timed it, nor
-where other training images tell that it errs; the test set is read for the card alone.
+Static quantisation in ONNX's QDQ format: convolutions and dense layers compute with uint8 activations and int8 weights,
+whose ranges come from training images. Nothing is written if the variant is not faster on any processor that timed it,
+or if it is less accurate on other training images. The test set is read only for the card.
 """
 
 import json
@@ -14,38 +14,40 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from train import evaluate
 from train.data import Part, held_out_part, training_part
-from train.export import ExportError, embed, write
+from train.export import embed, write
 from train.runs import environment
 from zoo import registry
 from zoo.card import Accuracy, Card, Quantization, Seeds
+from zoo.errors import ExportError
 from zoo.model import Model
 
-CALIBRATION = 1000  # training images whose activations give the ranges
-JUDGED = 10_000  # others, which tell how much accuracy is lost
-BATCHES = (1, 8)  # of which the latency is compared
-CALLS = 500  # of each model, in turn
-LARGEST_DROP = 0.003  # of the accuracy on these, as a share
-LEAST_GAIN = 0.9  # the ratio of the latencies, at the best of the batch sizes
+CALIBRATION_IMAGES = 1000  # training images whose activations determine the ranges
+ACCURACY_IMAGES = 10_000  # other training images, on which the loss of accuracy is measured
+BATCH_SIZES = (1, 8)  # for the comparison of latencies
+CALLS = 500  # of each model, alternating
+MAX_ACCURACY_DROP = 0.003  # on the accuracy images, as a share
+MAX_LATENCY_RATIO = 0.9  # int8 over float, at the best batch size
 SCHEME = (
-    "static, QDQ: uint8 activations, int8 weights a channel in 7 bits, whose sums no processor overflows; ranges from "
-    "the least and largest values"
+    "static QDQ with uint8 activations and int8 weights per channel, in 7 bits so that 16-bit sums cannot overflow; "
+    "ranges from minimum and maximum"
 )
 OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Add", "MaxPool", "GlobalAveragePool"]
 
 
-class Images(CalibrationDataReader):
-    """What the quantiser asks for: batches of training images, the same for everybody."""
+class Images(CalibrationDataReader):  # type: ignore[misc]
+    """Batches of training images for the quantiser, always the same ones."""
 
     def __init__(self, part: Part) -> None:
-        self.left = iter(part.images[_shuffled(part)[:CALIBRATION]].split(100))
+        self._batches = iter(part.images[_shuffled(part)[:CALIBRATION_IMAGES]].split(100))
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.left, None)
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        batch = next(self._batches, None)
         return None if batch is None else {"image": batch.numpy()}
 
 
@@ -53,30 +55,31 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED) -> 
     """Write `target/NAME-int8/` from a model of the zoo.
 
     Args:
-        name: of a model, or of an architecture, whose default is taken.
-        folder: where the data lie, as in `zoo.datasets.catalog.load`.
-        target: the folder of models.
+        name: name of a model, or of an architecture for its default model.
+        folder: folder with the data, as in `zoo.datasets.catalog.load`.
+        target: folder of models to write to.
     Raises:
-        ExportError: it loses more than 0.3 points of accuracy on 10,000 training images that gave no ranges, or is
-            not at least a tenth faster, neither here nor on the processors that its earlier card tells of.
+        ExportError: the variant loses more than 0.3 points of accuracy on 10,000 training images that were not used for
+            the ranges, or it is not at least 10 % faster on this processor or on one of those that the variant's
+            earlier card lists.
     """
     entry = registry.find(name)
     original = (entry.folder / "model.onnx").read_bytes()
     card = entry.card
     training = training_part(card.dataset.name, "full", folder)
     model = as_int8(original, training)
-    unfinished = replace(card.embedded(), name=f"{card.name}-int8", default=False)
-    quantized, exact = _with_card(model, unfinished), Model(original, "cpu")
-    here = "{machine} ({instructions})".format(**environment())
-    ratios = _timed_before(target / unfinished.name)
-    ratios.pop(here, None)
-    ratios[here] = _latency_ratio(quantized, exact, training)
-    _check_worth(card.name, quantized, exact, training, ratios)
+    draft = replace(card.embedded(), name=f"{card.name}-int8", default=False)
+    int8_model, float_model = _with_card(model, draft), Model(original, "cpu")
+    processor = "{machine} ({instructions})".format(**environment())
+    ratios = _earlier_ratios(target / draft.name)
+    ratios.pop(processor, None)
+    ratios[processor] = _latency_ratio(int8_model, float_model, training)
+    _check_benefit(card.name, int8_model, float_model, training, ratios)
     test = held_out_part(card.dataset.name, "full", folder)
-    scores = _scores(quantized, test)
+    scores = _scores(int8_model, test)
     accuracy = _accuracy(scores, test)
-    facts = replace(
-        unfinished,
+    int8_card = replace(
+        draft,
         title=f"{card.title}, in int8",
         accuracy=accuracy,
         calibration=replace(
@@ -87,24 +90,24 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED) -> 
         quantization=Quantization(
             of=card.name,
             scheme=SCHEME,
-            calibration_images=CALIBRATION,
+            calibration_images=CALIBRATION_IMAGES,
             accuracy_change=round(accuracy.value - card.accuracy.value, 6),
             latency_ratio=ratios,
         ),
     )
-    embed(model, facts)
-    return write(facts, {"model.onnx": model.SerializeToString()}, target)
+    embed(model, int8_card)
+    return write(int8_card, {"model.onnx": model.SerializeToString()}, target)
 
 
 def as_int8(content: bytes, training: Part) -> onnx.ModelProto:
-    """The quantised graph of an ONNX file, without a card."""
+    """Return the quantised graph of an ONNX file, without a card."""
     with tempfile.TemporaryDirectory() as folder:
-        given, prepared, made = (Path(folder, f"{stage}.onnx") for stage in ("given", "prepared", "made"))
-        given.write_bytes(content)
-        quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
+        original, prepared, quantized = (Path(folder, f"{name}.onnx") for name in ("original", "prepared", "quantized"))
+        original.write_bytes(content)
+        quant_pre_process(str(original), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
-            str(made),
+            str(quantized),
             Images(training),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
@@ -113,7 +116,7 @@ def as_int8(content: bytes, training: Part) -> onnx.ModelProto:
             weight_type=QuantType.QInt8,
             op_types_to_quantize=OPERATORS,
         )
-        model = onnx.load(made)
+        model = onnx.load(quantized)
     model.ClearField("metadata_props")
     return model
 
@@ -126,7 +129,7 @@ def _with_card(model: onnx.ModelProto, card: Card) -> Model:
 
 
 def _shuffled(part: Part) -> torch.Tensor:
-    """The rows of a part in an order that is the same for everybody."""
+    """Return the rows of a part in a fixed random order."""
     return torch.from_numpy(np.random.default_rng(0).permutation(len(part)))
 
 
@@ -145,42 +148,49 @@ def _accuracy(scores: torch.Tensor, test: Part) -> Accuracy:
     return Accuracy(share, correct, len(test), (round(low, 5), round(high, 5)), loss, one_seed)
 
 
-def _timed_before(folder: Path) -> dict[str, dict[str, float]]:
-    """What earlier files of the variant took on other processors: that depends on the graph, not on its weights."""
+def _earlier_ratios(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the latency ratios of the earlier variant by processor. They depend on the graph, not on the weights."""
     path = folder / "card.json"
-    return json.loads(path.read_text(encoding="utf-8"))["quantization"]["latency_ratio"] if path.exists() else {}
-
-
-def _latency_ratio(quantized: Model, original: Model, part: Part) -> dict[str, float]:
-    """By batch size: the median time of a call of the first over the second's, called in turn."""
-    ratios = {}
-    for batch in BATCHES:
-        images = part.images[:batch].numpy()
-        seconds = np.empty((CALLS + 50, 2))
-        for row in seconds:
-            for column, model in enumerate((quantized, original)):
-                start = time.perf_counter()
-                model.run(images)
-                row[column] = time.perf_counter() - start
-        ours, theirs = np.median(seconds[50:], axis=0)
-        ratios[str(batch)] = round(float(ours / theirs), 3)
+    if not path.exists():
+        return {}
+    ratios: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8"))["quantization"]["latency_ratio"]
     return ratios
 
 
-def _check_worth(
-    name: str, quantized: Model, original: Model, training: Part, ratios: dict[str, dict[str, float]]
+def _latency_ratio(int8_model: Model, float_model: Model, part: Part) -> dict[str, float]:
+    """Return the ratio of the median times per call by batch size, with alternating calls."""
+    ratios = {}
+    for batch in BATCH_SIZES:
+        images = part.images[:batch].numpy()
+        seconds = np.empty((CALLS + 50, 2))
+        for row in seconds:
+            for column, model in enumerate((int8_model, float_model)):
+                start = time.perf_counter()
+                model.run(images)
+                row[column] = time.perf_counter() - start
+        int8_s, float_s = np.median(seconds[50:], axis=0)
+        ratios[str(batch)] = round(float(int8_s / float_s), 3)
+    return ratios
+
+
+def _check_benefit(
+    name: str, int8_model: Model, float_model: Model, training: Part, ratios: dict[str, dict[str, float]]
 ) -> None:
-    rows = _shuffled(training)[CALIBRATION:][:JUDGED]
-    judged = Part(training.name, training.images[rows], training.labels[rows])
-    right, before = ((_scores(model, judged).argmax(1) == judged.labels).sum() for model in (quantized, original))
-    change = float(right - before) / len(judged)
-    if change < -LARGEST_DROP or min(ratio for timed in ratios.values() for ratio in timed.values()) > LEAST_GAIN:
-        told = "; ".join(
-            ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in timed.items()) + f" on {processor}"
-            for processor, timed in ratios.items()
+    """Raise ExportError if the variant is too inaccurate, or not faster on any processor."""
+    rows = _shuffled(training)[CALIBRATION_IMAGES:][:ACCURACY_IMAGES]
+    part = Part(training.name, training.images[rows], training.labels[rows])
+    int8_correct, float_correct = (
+        (_scores(model, part).argmax(1) == part.labels).sum() for model in (int8_model, float_model)
+    )
+    change = float(int8_correct - float_correct) / len(part)
+    best_ratio = min(ratio for by_batch in ratios.values() for ratio in by_batch.values())
+    if change < -MAX_ACCURACY_DROP or best_ratio > MAX_LATENCY_RATIO:
+        times = "; ".join(
+            ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in by_batch.items()) + f" on {processor}"
+            for processor, by_batch in ratios.items()
         )
         raise ExportError(
-            f"Nothing was written, since int8 is not worth it for {name}: on {len(judged):,} training images its "
-            f"accuracy changes by {change:+.2%} (at least {-LARGEST_DROP:.1%} is asked), and its time over the float "
-            f"model's is {told} (at most {LEAST_GAIN:g} is asked at one of them)."
+            f"int8 has no benefit for {name}, so nothing was written. Accuracy change on {len(part):,} training "
+            f"images: {change:+.2%} (minimum {-MAX_ACCURACY_DROP:.1%}). Time relative to float: {times} (maximum "
+            f"{MAX_LATENCY_RATIO:g} in one case)."
         )

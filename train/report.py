@@ -1,6 +1,6 @@
-"""Pictures of a finished run, into its folder: confusion matrix, worst mistakes, reliability before and after T.
+"""Plots of a run: training curves; for a finished run confusion matrix, worst mistakes and reliability.
 
-The gallery of mistakes shows images of the data set, so these pictures stay out of the repository.
+The plot of mistakes shows images of the data set, so these plots are not in the repository.
 """
 
 from pathlib import Path
@@ -15,16 +15,16 @@ from train.recipe import Recipe
 from train.runs import Run
 from zoo.datasets import catalog as datasets
 
-WORST = 40  # mistakes in the gallery
+MAX_MISTAKES = 40  # images in the plot of mistakes
 BINS = 15  # of the reliability diagram, as for the expected calibration error
 
 
 def report(recipe: Recipe, runs: Path | None, folder: str | None) -> list[Path]:
-    """Draw the report of seed 0's run; returns the paths of the pictures.
+    """Draw the plots of seed 0's run into its folder; return their paths.
 
     Args:
-        runs: where run folders lie, default `$ZOO_HOME/runs`.
-        folder: where the data lie, as in `zoo.datasets.catalog.load`.
+        runs: folder with the run folders, default `$ZOO_HOME/runs`.
+        folder: folder with the data, as in `zoo.datasets.catalog.load`.
     Raises:
         RunError: the run is not finished.
     """
@@ -47,13 +47,13 @@ def report(recipe: Recipe, runs: Path | None, folder: str | None) -> list[Path]:
 
 
 def confusion_counts(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """int64 `(K, K)`: how many images of each label (rows) were given each answer (columns)."""
+    """Return int64 `(K, K)`: the number of images by label (rows) and predicted class (columns)."""
     k = scores.shape[1]
     return torch.bincount(labels * k + scores.argmax(1), minlength=k * k).view(k, k)
 
 
 def confusion(scores: torch.Tensor, test: Part, labels: tuple[str, ...], title: str) -> Figure:
-    """The matrix with its counts; colour shows mistakes only, or the diagonal would drown them."""
+    """Draw the confusion matrix. Only mistakes are coloured, because the diagonal is much larger."""
     counts = confusion_counts(scores, test.labels)
     wrong = counts - torch.diag(counts.diag())
     figure = Figure(figsize=(0.62 * len(labels) + 1.6, 0.55 * len(labels) + 1.6), layout="constrained")
@@ -67,74 +67,67 @@ def confusion(scores: torch.Tensor, test: Part, labels: tuple[str, ...], title: 
     axes.set_xticks(range(len(labels)), labels, rotation=0 if len(labels[0]) < 3 else 45)
     axes.set_yticks(range(len(labels)), labels)
     total = int(wrong.sum())
-    axes.set(xlabel="answer", ylabel="label", title=f"{title}: {total} of {len(test):,} wrong")
+    axes.set(xlabel="prediction", ylabel="label", title=f"{title}: {total} of {len(test):,} wrong")
     return figure
 
 
 def mistakes(scores: torch.Tensor, test: Part, labels: tuple[str, ...], title: str) -> Figure:
-    """The wrong answers of which the network was surest, calibrated; the surest first."""
+    """Draw the mistakes with the highest calibrated probability, highest first."""
     confidence, answers = scores.softmax(1).max(1)
     wrong = (answers != test.labels).nonzero()[:, 0]
-    worst = wrong[confidence[wrong].argsort(descending=True)][:WORST]
+    worst = wrong[confidence[wrong].argsort(descending=True)][:MAX_MISTAKES]
     columns = 8
     rows = max(1, -(-len(worst) // columns))
     figure = Figure(figsize=(1.25 * columns, 1.5 * rows + 0.5), layout="constrained")
-    figure.suptitle(f"{title}: the {len(worst)} surest of {len(wrong)} mistakes (label → answer)")
+    figure.suptitle(f"{title}: {len(worst)} most confident of {len(wrong)} mistakes (label → prediction)")
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
         if index < len(worst):
             image = int(worst[index])
             axes.imshow(test.images[image].squeeze().numpy(), cmap="gray", vmin=0, vmax=255)
-            said = f"{labels[test.labels[image]]} → {labels[answers[image]]}, {confidence[image]:.0%}"
-            axes.set_title(said, fontsize=8)
+            text = f"{labels[test.labels[image]]} → {labels[answers[image]]}, {confidence[image]:.0%}"
+            axes.set_title(text, fontsize=8)
     return figure
 
 
 def reliability(scores: torch.Tensor, labels: torch.Tensor, temperature: float, title: str) -> Figure:
-    """How often the answer was right against how sure the network was, with T = 1 and with the card's T."""
+    """Draw accuracy against predicted probability, with T = 1 and with the card's T."""
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     for axes, t in zip(figure.subplots(1, 2), (1.0, temperature), strict=True):
         confidence, answers = (scores.double() / t).softmax(1).max(1)
-        right = (answers == labels).double()
+        correct = (answers == labels).double()
         bin_of = (confidence * BINS).long().clamp(max=BINS - 1)
         counts = torch.bincount(bin_of, minlength=BINS)
-        some = counts > 0
-        sums = torch.zeros(2, BINS, dtype=torch.double).index_add_(1, bin_of, torch.stack([confidence, right]))
-        mean_confidence, share_right = (sums / counts.clamp(min=1))[:, some].numpy()
+        occupied = counts > 0
+        sums = torch.zeros(2, BINS, dtype=torch.double).index_add_(1, bin_of, torch.stack([confidence, correct]))
+        mean_confidence, accuracy = (sums / counts.clamp(min=1))[:, occupied].numpy()
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
-        areas = (12 + 300 * counts[some] / counts.sum()).numpy()
-        axes.scatter(mean_confidence, share_right, s=areas, color="#1f6feb", alpha=0.7)
+        areas = (12 + 300 * counts[occupied] / counts.sum()).numpy()
+        axes.scatter(mean_confidence, accuracy, s=areas, color="#1f6feb", alpha=0.7)
         error = evaluate.calibration_error(scores / t, labels, BINS)
-        axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability", ylabel="share right", aspect="equal")
+        axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability", ylabel="accuracy", aspect="equal")
         axes.set_title(f"T = {t:g}: expected calibration error {error:.2%}", fontsize=10)
-    figure.suptitle(f"{title}: reliability (area: how many images)")
+    figure.suptitle(f"{title}: reliability (area: number of images)")
     return figure
 
 
-# The picture of a run: loss, accuracy and learning rate by epoch, as `curves.png` in its folder.
-
-
 def draw(run: Run) -> None:
-    """Draw what metrics.jsonl and, where the run is finished, result.json say."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Draw loss, accuracy and learning rate by epoch into `curves.png` in the run's folder."""
     lines = run.metrics()
     epochs = [line["epoch"] for line in lines]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
     for axes, quantity in ((left, "loss"), (middle, "accuracy")):
         for part, colour in (("train", "#888888"), ("validation", "#1f6feb")):
             if lines and f"{part}_{quantity}" in lines[0]:
                 axes.plot(epochs, [line[f"{part}_{quantity}"] for line in lines], color=colour, label=part)
         axes.set(title=quantity, xlabel="epoch")
-    if lines:  # a run that was stopped in its first epoch has none
+    if lines:  # a run that was stopped in its first epoch has no lines
         left.set_yscale("log")
     if (run.folder / "result.json").exists():
         result = run.read("result")
-        said = f"{result['measured_on']}: {result['accuracy']:.2%}"
-        middle.plot([result["epochs"]], [result["accuracy"]], "o", color="#d1242f", label=said)
+        label = f"{result['measured_on']}: {result['accuracy']:.2%}"
+        middle.plot([result["epochs"]], [result["accuracy"]], "o", color="#d1242f", label=label)
     if middle.get_legend_handles_labels()[1]:
         middle.legend(loc="lower right")
     right.plot(epochs, [line["learning_rate"] for line in lines], color="#888888")
@@ -142,4 +135,3 @@ def draw(run: Run) -> None:
     config = run.read("config")
     figure.suptitle(f"{config['name']}, {config['kind']} run, seed {config['seed']}")
     figure.savefig(run.folder / "curves.png", dpi=110)
-    plt.close(figure)

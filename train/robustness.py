@@ -1,7 +1,8 @@
-"""How far a model's accuracy falls on pictures that have gone wrong: `docs/robustness/NAME.json`, and the page of all.
+"""Accuracy on corrupted test sets: writes `docs/robustness/NAME.json` per model.
 
-The corrupted test sets are made here, from a seed, and kept nowhere. No setting is chosen on them: that fog harmed
-mnist14k.plus 1.0.0 and impulse noise 1.1.0 was seen here, and the remedies were chosen on the validation split.
+The corrupted test sets are generated from a seed and not stored. No setting is chosen on them. They did show that
+mnist14k.plus 1.0.0 was not robust to fog and 1.1.0 not to impulse noise; the remedies were chosen on the validation
+split.
 """
 
 import json
@@ -27,10 +28,12 @@ Result = dict[str, Any]
 
 
 def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
-    """Corrupt the whole test set in every way at every severity, classify, and write and return the accuracies.
+    """Classify the test set with every corruption at every severity; write and return the accuracies.
 
     Args:
-        name: of a model of the zoo. folder: where the data lie, as in `zoo.datasets.catalog.load`.
+        name: name of a model of the zoo.
+        folder: folder with the data, as in `zoo.datasets.catalog.load`.
+        results: folder to write `NAME.json` to.
     """
     card, model = registry.find(name).card, load(name, "cpu")
     test = held_out_part(card.dataset.name, "full", folder)
@@ -41,7 +44,7 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     kinds = accuracies(classify, test, card.dataset.name)
     result = {
         "model": card.name,
-        "sha256": of_weights(card),
+        "sha256": weights_sha256(card),
         "images": len(test),
         "clean": card.accuracy.value,
         "mean": round(statistics.fmean(accuracy for row in kinds.values() for accuracy in row), 6),
@@ -52,18 +55,18 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
     return result
 
 
-def of_weights(card: Card) -> str:
-    """Their SHA-256; that of the ONNX file, which changes with its card too, only where there is no other."""
+def weights_sha256(card: Card) -> str:
+    """Return the digest of the weights, or of the ONNX file (which also changes with its card) for int8 models."""
     return card.file("model.onnx" if card.quantization else "model.safetensors").sha256
 
 
 def accuracies(
     classify: Callable[[torch.Tensor], torch.Tensor], part: Part, dataset: str, severities: Sequence[int] = SEVERITIES
 ) -> dict[str, list[float]]:
-    """Accuracy on a part that was corrupted in every way of its data set, a list over the severities a kind.
+    """Return the accuracy on a corrupted part: for every corruption of the data set a list over the severities.
 
     Args:
-        classify: uint8 `(N, H, W, C)` → int64 `(N,)`, the numbers of the classes.
+        classify: uint8 `(N, H, W, C)` → int64 `(N,)`, the predicted classes.
     """
     return {
         name: [_accuracy(classify, part, kind, severity, name) for severity in severities]
@@ -72,66 +75,22 @@ def accuracies(
 
 
 def corrupted(images: torch.Tensor, kind: Kind, severity: int, seed: int) -> torch.Tensor:
-    """uint8 `(N, H, W, C)` → the same, gone wrong; severity 1 to 5."""
+    """Corrupt uint8 images `(N, H, W, C)` with a severity from 1 to 5."""
     return kind.change(images, kind.strengths[severity - 1], torch.Generator().manual_seed(seed))
 
 
 def _accuracy(
     classify: Callable[[torch.Tensor], torch.Tensor], part: Part, kind: Kind, severity: int, name: str
 ) -> float:
-    right = 0
+    correct = 0
     for start in range(0, len(part), CHUNK):
         rows = slice(start, start + CHUNK)
         images = corrupted(part.images[rows], kind, severity, zlib.crc32(f"{name}/{severity}/{start}".encode()))
-        right += int((classify(images) == part.labels[rows]).sum())
-    return right / len(part)
+        correct += int((classify(images) == part.labels[rows]).sum())
+    return correct / len(part)
 
 
 def read(results: Path = RESULTS) -> dict[str, Result]:
-    """The results that are there, by model."""
-    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json")))
-    return {result["model"]: result for result in found}
-
-
-def page(cards: list[Card], results: dict[str, Result]) -> str:
-    """docs/robustness.md: a table a data set, a column a model, the mean over the five severities a row."""
-    images = " or ".join(f"{count:,}" for count in sorted({result["images"] for result in results.values()}))
-    lines = [
-        "# Robustness",
-        "",
-        "Accuracy on test sets that were corrupted by a seeded program (`train/corruptions.py`), the mean over five "
-        "severities; in brackets at the highest. Kinds after CIFAR-10-C and MNIST-C; the strengths for digits are "
-        "ours, so the figures compare models of this zoo with each other. What a training did to its own images, as "
-        "its recipe says (turns, shifts, bends, light, noise), resembles some of these kinds: there a model is "
-        "prepared, and its figures say less of what it never saw. That fog, then impulse noise, harmed earlier "
-        "versions of mnist14k.plus was seen here; the remedies were chosen on the validation split.",
-        "",
-        f"Each figure is of one model, its shipped seed (n = 1), and of {images} images a kind and severity; how far "
-        "two seeds of one training differ was not measured. `python -m train robustness MODEL` measures again, into "
-        "[`robustness/`](robustness); this page is written by `python -m docs.build`.",
-        "",
-    ]
-    for dataset, kinds in KINDS.items():
-        shown = [card.name for card in cards if card.dataset.name == dataset and card.name in results]
-        if not shown:
-            continue
-        title = next(card.dataset.title for card in cards if card.dataset.name == dataset)
-        lines += [
-            f"## {title}",
-            "",
-            f"| | {' | '.join(f'`{name}`' for name in shown)} |",
-            "|---|" + "---|" * len(shown),
-        ]
-        lines += [_row("as they are", [f"{results[name]['clean']:.2%}" for name in shown])]
-        lines += [_row("**mean over all kinds**", [f"**{results[name]['mean']:.2%}**" for name in shown])]
-        lines += [_row(kind, [_cell(results[name]["kinds"][kind]) for name in shown]) for kind in kinds]
-        lines += [""]
-    return "\n".join(lines)
-
-
-def _row(head: str, cells: list[str]) -> str:
-    return f"| {head} | {' | '.join(cells)} |"
-
-
-def _cell(accuracies: list[float]) -> str:
-    return f"{statistics.fmean(accuracies):.1%} ({accuracies[-1]:.1%})"
+    """Return the stored results by model."""
+    stored = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json")))
+    return {result["model"]: result for result in stored}

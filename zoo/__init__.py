@@ -5,8 +5,13 @@
     >>> model.predict("seven.png").label
     '7'
 
-`load` opens a model, `list_models` tells which there are; `Model`, `Row`, `Scores` and `Card` are what they give;
-everything that is raised on purpose is a `ZooError`.
+load(name)       open a model of the zoo, or an ONNX file that pocketzoo exported: a Model
+list_models()    the Card of every model
+Model            run(arrays), predict(pictures), rows(many pictures); its card and device
+Row, Guess       what predict returns: label, probability, corrections
+Scores           what run returns: logits and probabilities
+Card             what is known of a model: labels, input, accuracy, training
+ZooError         base of all errors of this package: BadInput, ModelNotFound, ...
 """
 
 from importlib import import_module
@@ -24,7 +29,7 @@ __all__ = [
     "Row", "Scores", "ZooError", "list_models", "load",
 ]  # fmt: skip
 
-_HOME_OF = {
+_MODULES = {  # module → the public names that it defines
     "zoo.card": ("Card",),
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
     "zoo.model": ("Guess", "Model", "Row", "Scores", "load"),
@@ -44,7 +49,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used, so that `import zoo` costs nothing."""
-    for module, names in _HOME_OF.items():
+    for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(module), name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Write a file so that it is there whole or not at all."""
+"""Write files atomically: a reader sees the old content or the whole new one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, partial: Path | None = None, sync: bool = False) -> Iterator[Path]:
-    """A path to write to; it replaces `path` at the end of the block, and is removed where the block raises.
+    """Yield a temporary path to write to. It replaces `path` at the end of the block, or is removed after an error.
 
     Args:
-        partial: that path, in the folder of `path`; by default a hidden one that no other process writes to.
-        sync: have the content on the disk first, so that it also survives a loss of power.
+        partial: the temporary path, in the folder of `path`; by default a hidden file name of this process.
+        sync: flush the content to disk before replacing, so that it also survives a power loss.
     Raises:
         OSError
     """

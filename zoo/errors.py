@@ -1,31 +1,28 @@
-"""What can go wrong, as exceptions whose message is one sentence for the person who reads it.
+"""Every error of the project, and how other libraries' messages are quoted.
 
-Every class carries the exit code of the command and the status of an HTTP response, so that a subclass defined
-anywhere has both without an entry in a table.
+Each class carries the exit code of the command and the HTTP status of a response. A subclass that is defined anywhere
+inherits both, so there is no table of error classes.
 """
 
 from typing import ClassVar
 
 
 class ZooError(Exception):
-    """Base of every error this library raises on purpose; `str(error)` is a sentence that says what to do.
-
-    exit_code: of the command: 1 an input or a check failed, 2 wrong usage, 3 model, runtime or device not available.
-    http_status: of a response.
-    """
+    """Base of all errors that are raised on purpose. `str(error)` is a sentence: what happened, and what to do."""
 
     exit_code: ClassVar[int] = 1
+    """Of the command: 1 a failed input or check, 2 wrong usage, 3 no such model, or no usable runtime or device."""
     http_status: ClassVar[int] = 500
 
 
 class BadInput(ZooError):
-    """An image or array that cannot be classified. Other inputs of the same call are not affected."""
+    """A picture or array that cannot be classified. Other inputs of the same call are not affected."""
 
     http_status = 400
 
 
 class WrongUsage(ZooError):
-    """Options or arguments that do not fit together, or name nothing; no work was started."""
+    """Options or arguments that are invalid, or contradict each other. No work was started."""
 
     exit_code = 2
     http_status = 400
@@ -36,7 +33,7 @@ class BadData(ZooError):
 
 
 class DataNotFound(BadData):
-    """A data set that is not where it was looked for, or cannot be fetched."""
+    """A data set that is neither in the given folder nor can be downloaded."""
 
 
 class ModelNotFound(ZooError):
@@ -47,9 +44,17 @@ class ModelNotFound(ZooError):
 
 
 class BadModel(ZooError):
-    """A model's files are damaged, changed, or not of our contract (docs/decisions/0001-one-file.md)."""
+    """Model files that are damaged, changed, or not in pocketzoo's form (docs/decisions/0001-one-file.md)."""
 
     exit_code = 3
+
+
+class RunError(ZooError):
+    """A training run cannot be started or resumed, or has not finished."""
+
+
+class ExportError(ZooError):
+    """A trained model failed a check of the export and was not written."""
 
 
 class DeviceUnavailable(ZooError):
@@ -59,9 +64,10 @@ class DeviceUnavailable(ZooError):
 
 
 def printable(text: str) -> str:
-    """The text with everything that a terminal could act on, or no encoding holds, written as an escape.
+    """The text with unprintable characters written as escapes.
 
-    Names from foreign files and folders may hold control characters, direction overrides and lone surrogates.
+    Names from foreign files and folders may hold control characters, which a terminal would act on, direction
+    overrides, and lone surrogates, which no encoding holds.
     """
     if text.isprintable():
         return text
@@ -69,6 +75,9 @@ def printable(text: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Another library's error in one printable line of at most 300 characters, to be quoted in a sentence of ours."""
+    """The first line of another library's error message, printable and at most 300 characters long.
+
+    Without a final full stop, so that it can be quoted within a sentence.
+    """
     lines = str(error).strip().splitlines()
     return printable(lines[0][:300]).rstrip(".") if lines else type(error).__name__

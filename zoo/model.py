@@ -1,15 +1,20 @@
-"""Model: one ONNX session and its card. `run()` takes arrays as they are, `predict()` takes pictures and gives rows."""
+"""Model: one ONNX session and its card. `run()` takes arrays in the network's form, `predict()` takes pictures.
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+Every interface turns pictures into rows with the functions of this file, so the same bytes give the same row in Python,
+the command, batches and the server: `prepare_all` decodes and corrects, a session call gives probabilities, `make_rows`
+builds the rows. `classify_prepared` is the last two steps together.
+"""
+
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +30,33 @@ from zoo.images.read import describe
 from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
 
-# What goes into the network for one input, and the row that comes out, the same in every interface.
+CHUNK = 16  # pictures per session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
+
+Outputs = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # logits and probabilities, `(N, K)` each
 
 
 @dataclass(frozen=True)
 class Guess:
+    """One label and its probability, 0 to 1."""
+
     label: str
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Row:
-    """The answer for one input, the same in every interface. With an `error`, label and probability are None.
+    """The result for one input, the same in every interface.
 
-    unsure: the probability is below `card.calibration.unsure_below`, or a correction begins with `digits.DOUBT`.
-    corrections: what was done to the picture, in words. error: a sentence, or None.
+    Attributes:
+        input: the path, or a short description of an input without one.
+        model: the model's full name.
+        label: the most probable label; None with an `error`.
+        probability: of that label, 0 to 1; None with an `error`.
+        unsure: True where the probability is below `card.calibration.unsure_below`, or where a correction begins with
+            `zoo.images.digits.DOUBT`; None with an `error`.
+        top_k: the most probable labels, best first.
+        corrections: the changes that were made to the picture, in words and in order.
+        error: a sentence for a picture that could not be classified, or None.
     """
 
     input: str
@@ -51,8 +68,13 @@ class Row:
     corrections: tuple[str, ...] = ()
     error: str | None = None
 
+    def __repr__(self) -> str:
+        if self.probability is None:
+            return f"<zoo.Row {self.input!r}: error {self.error!r}>"
+        return f"<zoo.Row {self.input!r}: {self.label!r} ({self.probability:.2%}){', unsure' if self.unsure else ''}>"
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON types, in their order; by hand: `dataclasses.asdict` took as long as decoding."""
+        """The fields as plain JSON types, in their order. `dataclasses.asdict` takes as long as decoding a picture."""
         top_k = [{"label": guess.label, "probability": guess.probability} for guess in self.top_k]
         fields = {**vars(self), "top_k": top_k, "corrections": list(self.corrections)}
         fields["input"] = as_utf8(self.input)
@@ -62,16 +84,134 @@ class Row:
 
 
 def as_utf8(text: str) -> str:
-    """Text that every format can hold, the same in every interface.
+    """Text that every output format can hold.
 
-    Names of files need not be UTF-8; Python keeps their other bytes as lone surrogates, which neither JSON parsers nor
-    Arrow take. Such a byte, E9 for one, becomes the six signs `\\udce9`.
+    File names need not be UTF-8. Python keeps their other bytes as lone surrogates, which neither JSON parsers nor
+    Arrow accept. Such a byte, for example E9, becomes the six characters `\\udce9`.
     """
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
+class Scores(NamedTuple):
+    """Logits and probabilities, float32 `(N, K)`, with columns in the order of `card.labels`."""
+
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+
+
+class Model:
+    """A classifier that is ready to run. `run`, `predict` and `rows` may be called from several threads at once.
+
+    Attributes:
+        card: the model's metadata, such as `card.name` and `card.labels`.
+        device: where the network runs, "cpu" or "cuda".
+    """
+
+    def __init__(self, onnx: bytes, device: Device = "auto", source_name: str = "<bytes>") -> None:
+        """Open the content of an ONNX file; `zoo.load` opens a model by its name or path.
+
+        Args:
+            source_name: the name that error messages use.
+        """
+        if not isinstance(onnx, bytes):
+            raise BadModel(
+                f"Model() takes the bytes of an ONNX file, not {type(onnx).__name__}: "
+                "use zoo.load(...) to open a model by name."
+            )
+        self._arguments = (onnx, device, source_name)
+        self._session, self.device = open_session(onnx, device, source_name)
+        self._options = run_options(self.device)
+        self._lock: Any = gpu_lock if self.device == "cuda" else nullcontext()
+        self.card = _embedded_card(self._session, source_name)
+        if self.card.quantization and self.device == "cuda":
+            raise DeviceUnavailable(
+                f"{self.card.name} is an int8 model. CUDA would not compute it in integers, and its results would "
+                f"differ from its card: choose --device cpu, or the model {self.card.quantization.of}."
+            )
+
+    def __reduce__(self) -> tuple[type[Model], tuple[bytes, Device, str]]:
+        """A session cannot be pickled; a copy opens its own, for example in another process."""
+        return Model, self._arguments
+
+    def __repr__(self) -> str:
+        return f"<zoo.Model {self.card.name} on {self.device}>"
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Scores:
+        """Classify arrays that are already in the network's form; nothing is corrected.
+
+        Args:
+            images: uint8 `(N, H, W, C)`; H, W, C as in `self.card.input`.
+        Returns:
+            Scores: float32 `(N, K)` logits and probabilities, columns in the order of `self.card.labels`.
+        Raises:
+            BadInput: wrong shape or dtype.
+            BadModel: a network from elsewhere failed, or its outputs do not have the shapes that it declares.
+            DeviceUnavailable: the same on a GPU.
+        """
+        check_images(images, self.card)
+        try:
+            with self._lock:
+                logits, probabilities = self._session.run(None, {"image": images}, self._options)
+        except Exception as error:  # onnxruntime's error classes are not public
+            raise self._run_error(reason(error)) from None
+        if not logits.shape == probabilities.shape == (len(images), len(self.card.labels)):
+            raise self._run_error(f"{len(images)} images gave outputs of {logits.shape} and {probabilities.shape}")
+        return Scores(logits, probabilities)
+
+    def _run_error(self, detail: str) -> BadModel | DeviceUnavailable:
+        message = f"{self.card.name} cannot be run on {self.device} ({detail})"
+        if self.device == "cuda":  # its memory may be full
+            return DeviceUnavailable(f"{message}: choose the device cpu.")
+        return BadModel(f"{message}: export it again.")
+
+    @overload
+    def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3, fit: Fit = "crop") -> list[Row]: ...
+
+    @overload
+    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row: ...
+
+    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row | list[Row]:
+        """Classify pictures of any size. They are corrected to the form that the network expects.
+
+        Args:
+            source: a path, an image file's bytes, an open binary file, a PIL image, an array `(H, W)` or `(H, W, C)`;
+                or a list of them.
+            top_k: how many labels a row lists, at least 1.
+            fit: for photographs: "crop" takes the middle, "whole" keeps the whole picture. Digits are always located.
+        Returns:
+            A Row; for a list, the rows in the same order. In a list, a picture that fails gives a row with `error`.
+        Raises:
+            BadInput: a single picture that cannot be classified.
+        """
+        _check_options(top_k, fit)
+        if isinstance(source, (list, tuple)):
+            return list(self.rows(source, top_k, fit))
+        prepared = Prepared(describe(source), *prepare(source, self.card.input, fit))
+        return classify_prepared(self, [prepared], top_k)[0]
+
+    def rows(self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK) -> Iterator[Row]:
+        """Like `predict` for a list of any length, but lazily: `chunk` pictures at a time, in order."""
+        _check_options(top_k, fit)
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1, not {chunk}.")
+        remaining = iter(sources)
+        while batch := list(islice(remaining, chunk)):
+            yield from classify_prepared(self, prepare_all(batch, self.card.input, fit), top_k)
+
+
+def _check_options(top_k: int, fit: Fit) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}.")
+    if fit not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, not {fit!r}.")
+
+
+# From pictures to rows: prepare_all → a session call → make_rows. The server runs the steps for several requests at
+# once, everything else through classify_prepared.
+
+
 class Prepared(NamedTuple):
-    """One input as the network takes it: uint8 `(H, W, C)`, or None and the sentence that says why not."""
+    """One input in the network's form, uint8 `(H, W, C)`; or None and an error sentence."""
 
     name: str
     pixels: Pixels | None
@@ -80,7 +220,7 @@ class Prepared(NamedTuple):
 
 
 def prepare_all(sources: Iterable[Any], expected: Input, fit: Fit = "crop") -> list[Prepared]:
-    """Decode and correct pictures for a network's input; a picture that fails never fails its neighbours."""
+    """Decode and correct pictures for a network's input. A picture that fails does not affect the others."""
     return [_prepared(source, expected, fit) for source in sources]
 
 
@@ -92,232 +232,149 @@ def _prepared(source: Any, expected: Input, fit: Fit) -> Prepared:
         return Prepared(name, None, error=str(error))
 
 
-CHUNK = 16  # pictures a session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
+def stack_pixels(prepared: list[Prepared]) -> npt.NDArray[np.uint8] | None:
+    """uint8 `(N, H, W, C)` of the inputs without an error; None where there are none."""
+    arrays = [one.pixels for one in prepared if one.pixels is not None]
+    if len(arrays) == 1:
+        return arrays[0][np.newaxis]  # no copy
+    return np.stack(arrays) if arrays else None
 
 
-class Scores(NamedTuple):
-    """logits and probabilities, float32 `(N, K)`, columns in the order of `card.labels`."""
+def classify_prepared(
+    model: Model,
+    prepared: list[Prepared],
+    top_k: int = 3,
+    run: Callable[[npt.NDArray[np.uint8]], Outputs] | None = None,
+) -> list[Row]:
+    """Run all prepared pictures in one session call; a row for each, in order.
 
-    logits: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
-
-
-class Runs(Protocol):
-    """What runs arrays in the place of a model's own session: `zoo.runtime.Bound`, for one."""
-
-    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
-
-
-class Model:
-    """A classifier that is ready to run. `run` and `predict` may be called from several threads at once.
-
-    card: what is known of the model. device: "cpu" or "cuda", where it really runs.
+    Args:
+        run: replaces `model.run`, such as `zoo.runtime.Bound.run`.
     """
-
-    def __init__(self, onnx: bytes, device: Device = "auto", where: str = "<bytes>") -> None:
-        if not isinstance(onnx, bytes):
-            raise BadModel(
-                f"Model takes an ONNX file's content, not {type(onnx).__name__}: use zoo.load(...) for names."
-            )
-        self._made_of = (onnx, device, where)
-        self._session, self.device = open_session(onnx, device, where)
-        self._options = run_options(self.device)
-        self._lock: Any = gpu_lock if self.device == "cuda" else nullcontext()
-        self.card = _embedded_card(self._session, where)
-        self._image_shape, self._classes = self.card.input.shape, len(self.card.labels)
-        if self.card.quantization and self.device == "cuda":
-            raise DeviceUnavailable(
-                f"{self.card.name} is an int8 model, which CUDA does not compute in integers: its answers would not be "
-                f"those that its card describes. Choose --device cpu, or {self.card.quantization.of}."
-            )
-
-    @property
-    def sha256(self) -> str:
-        """Of the ONNX file."""
-        return hashlib.sha256(self._made_of[0]).hexdigest()
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the ONNX file."""
-        return len(self._made_of[0])
-
-    def __reduce__(self) -> tuple[type[Model], tuple[bytes, Device, str]]:
-        """A session cannot be pickled: a copy, in another process for one, opens its own."""
-        return Model, self._made_of
-
-    def __repr__(self) -> str:
-        return f"<zoo.Model {self.card.name} on {self.device}>"
-
-    def run(self, images: npt.NDArray[np.uint8]) -> Scores:
-        """Classify arrays that are already in the network's form; nothing is corrected.
-
-        Args:
-            images: uint8 `(N, H, W, C)`; H, W, C as in `self.card.input`.
-        Returns:
-            Scores with float32 `(N, K)` logits and probabilities, columns in `self.card.labels` order.
-        Raises:
-            BadInput: wrong shape or dtype. BadModel: a foreign network that fails, or gives other shapes than it said.
-            DeviceUnavailable: the same on a GPU.
-        """
-        self.check(images)
-        try:
-            with self._lock:
-                logits, probabilities = self._session.run(None, {"image": images}, self._options)
-        except Exception as error:  # onnxruntime's classes of errors are not public
-            raise self._cannot_run(reason(error)) from None
-        if not logits.shape == probabilities.shape == (len(images), self._classes):
-            raise self._cannot_run(f"{len(images)} images gave outputs of {logits.shape} and {probabilities.shape}")
-        return Scores(logits, probabilities)
-
-    def _cannot_run(self, why: str) -> BadModel | DeviceUnavailable:
-        said = f"{self.card.name} cannot be run on {self.device} ({why})"
-        if self.device == "cuda":  # of which the memory may be full
-            return DeviceUnavailable(f"{said}: choose the device cpu.")
-        return BadModel(f"{said}: export it again.")
-
-    def check(self, images: npt.NDArray[np.uint8]) -> None:
-        """Raises BadInput where `run` would: another shape or dtype than `(N, H, W, C)` uint8."""
-        if getattr(images, "dtype", None) != np.uint8 or images.shape[1:] != self._image_shape:
-            raise BadInput(self._wrong_array(images))
-
-    @overload
-    def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3, fit: Fit = "crop") -> list[Row]: ...
-
-    @overload
-    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row: ...
-
-    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row | list[Row]:
-        """Classify pictures of any size, corrected to what the network expects.
-
-        Args:
-            source: a path, an image file's bytes, an open binary file, a PIL image, an array `(H, W)` or `(H, W, C)`;
-                or a list of them.
-            top_k: how many guesses a row carries, at least 1.
-            fit: of photographs, "crop" takes the middle and "whole" all of the picture; digits are always found.
-        Returns:
-            A Row; for a list, a list of rows in its order, where a bad picture's row carries `error`.
-        Raises:
-            BadInput: a single picture that cannot be classified.
-        """
-        _check(top_k, fit)
-        if isinstance(source, (list, tuple)):
-            return list(self.rows(source, top_k, fit))
-        pixels, corrections = prepare(source, self.card.input, fit)
-        return self._row(describe(source), self._guesses(self.run(pixels[np.newaxis])[1], top_k)[0], corrections)
-
-    def rows(self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK) -> Iterator[Row]:
-        """Like `predict` for a list of any length, lazily: rows come in the order of the inputs, `chunk` at a time."""
-        _check(top_k, fit)
-        if chunk < 1:
-            raise ValueError(f"chunk is at least 1, not {chunk}.")
-        remaining = iter(sources)
-        while batch := list(islice(remaining, chunk)):
-            yield from self._chunk_rows(batch, top_k, fit)
-
-    def _chunk_rows(self, sources: list[Any], top_k: int, fit: Fit) -> Iterator[Row]:
-        return self.answer(prepare_all(sources, self.card.input, fit), top_k)
-
-    def answer(self, prepared: list[Prepared], top_k: int = 3, bound: Runs | None = None) -> Iterator[Row]:
-        """One session call for all that could be prepared, through `bound` if given; a row for each, in order."""
-        good = [one.pixels for one in prepared if one.pixels is not None]
-        run = self.run if bound is None else bound.run
-        return self.rows_of(prepared, run(np.stack(good))[1] if good else None, top_k)
-
-    def rows_of(
-        self, prepared: list[Prepared], probabilities: npt.NDArray[np.float32] | None, top_k: int = 3
-    ) -> Iterator[Row]:
-        """A row for each, in order; probabilities `(N, K)` of those that could be prepared, None where none could."""
-        guesses = iter(() if probabilities is None else self._guesses(probabilities, top_k))
-        for one in prepared:
-            if one.pixels is None:
-                yield Row(one.name, self.card.name, error=one.error)
-            else:
-                yield self._row(one.name, next(guesses), one.corrections)
-
-    def on_cpu(self) -> Model:
-        """The same model on the CPU: itself where it is there."""
-        return self if self.device == "cpu" else Model(self._made_of[0], "cpu", self._made_of[2])
-
-    def bind(self, batch: int) -> Bound:
-        """A way to run batches of that size with input and outputs bound to memory of the device."""
-        return Bound(self._session, self.device, self._image_shape, self._classes, batch)
-
-    def _guesses(self, probabilities: npt.NDArray[np.float32], top_k: int) -> list[tuple[Guess, ...]]:
-        """The best labels of each row of `(N, K)`, best first; of equals the first label."""
-        labels = self.card.labels
-        guesses = []
-        for shares in probabilities.tolist():  # of ten classes, Python sorts faster than a call of NumPy takes
-            best = sorted(range(len(labels)), key=shares.__getitem__, reverse=True)[:top_k]
-            guesses.append(tuple([Guess(labels[index], shares[index]) for index in best]))
-        return guesses
-
-    def _row(self, name: str, guesses: tuple[Guess, ...], corrections: tuple[str, ...]) -> Row:
-        best = guesses[0]
-        doubtful = any(correction.startswith(DOUBT) for correction in corrections)
-        unsure = doubtful or not best.probability >= self.card.calibration.unsure_below  # NaN is unsure too
-        return Row(name, self.card.name, best.label, best.probability, unsure, guesses, corrections)
-
-    def _wrong_array(self, images: Any) -> str:
-        if not isinstance(images, np.ndarray):
-            return f"run() takes a NumPy array, not {type(images).__name__}: use predict() for pictures."
-        expected = ", ".join(map(str, self._image_shape))
-        return (
-            f"{self.card.name} takes arrays of uint8 (N, {expected}), not {images.dtype} {images.shape}: "
-            "bring them into that form, or use predict() for pictures."
-        )
+    images = stack_pixels(prepared)
+    probabilities = None if images is None else (run or model.run)(images)[1]
+    return make_rows(model.card, prepared, probabilities, top_k)
 
 
-def _check(top_k: int, fit: Fit) -> None:
-    if top_k < 1:
-        raise ValueError(f"top_k is at least 1, not {top_k}.")
-    if fit not in FITS:
-        raise ValueError(f"fit is one of {', '.join(FITS)}, not {fit!r}.")
+def make_rows(
+    card: Card, prepared: list[Prepared], probabilities: npt.NDArray[np.float32] | None, top_k: int = 3
+) -> list[Row]:
+    """A row for each input, in order.
+
+    Args:
+        probabilities: float32 `(N, K)` of the inputs without an error; None where there are none.
+    """
+    guesses = iter(() if probabilities is None else _guesses(card.labels, probabilities, top_k))
+    return [
+        Row(one.name, card.name, error=one.error) if one.pixels is None else _row(card, one, next(guesses))
+        for one in prepared
+    ]
+
+
+def _guesses(
+    labels: tuple[str, ...], probabilities: npt.NDArray[np.float32], top_k: int
+) -> Iterator[tuple[Guess, ...]]:
+    """The best labels of each row of `(N, K)`, best first; of equal ones the first label."""
+    for values in probabilities.tolist():  # Python sorts ten values faster than a NumPy call takes
+        best = sorted(range(len(labels)), key=values.__getitem__, reverse=True)[:top_k]
+        yield tuple([Guess(labels[index], values[index]) for index in best])
+
+
+def _row(card: Card, prepared: Prepared, guesses: tuple[Guess, ...]) -> Row:
+    best = guesses[0]
+    doubtful = any(correction.startswith(DOUBT) for correction in prepared.corrections)
+    unsure = doubtful or not best.probability >= card.calibration.unsure_below  # NaN is unsure too
+    return Row(prepared.name, card.name, best.label, best.probability, unsure, guesses, prepared.corrections)
+
+
+def check_images(images: npt.NDArray[np.uint8], card: Card) -> None:
+    """Raise BadInput where `Model.run` would: another shape or dtype than uint8 `(N, H, W, C)`."""
+    if getattr(images, "dtype", None) == np.uint8 and images.shape[1:] == card.input.shape:
+        return
+    if not isinstance(images, np.ndarray):
+        raise BadInput(f"run() takes a NumPy array, not {type(images).__name__}: use predict() for pictures.")
+    expected = ", ".join(map(str, card.input.shape))
+    raise BadInput(
+        f"{card.name} takes arrays of uint8 (N, {expected}), not {images.dtype} {images.shape}: "
+        "convert the array, or use predict() for pictures."
+    )
+
+
+# What batches, the server and `zoo doctor` need of an open model.
+
+
+def onnx_bytes(model: Model) -> bytes:
+    """The content of the ONNX file that the model was opened from."""
+    return model._arguments[0]
+
+
+def on_cpu(model: Model) -> Model:
+    """The same model on the CPU; the model itself where it is there already."""
+    content, _, source_name = model._arguments
+    return model if model.device == "cpu" else Model(content, "cpu", source_name)
+
+
+def bind(model: Model, batch: int, pinned: bool = True) -> Bound:
+    """Runs batches of that size, with inputs and outputs bound to fixed memory of the model's device.
+
+    Args:
+        pinned: as in `zoo.runtime.Bound`.
+    """
+    card = model.card
+    return Bound(model._session, model.device, card.input.shape, len(card.labels), batch, pinned)
+
+
+# Names, paths and files of models.
 
 
 def load(name: str | os.PathLike[str], device: Device = "auto") -> Model:
     """Open a model of the zoo, or any ONNX file that pocketzoo exported.
 
     Args:
-        name: `mnist14k.notes`; `mnist14k`, which means the architecture's default; a path that ends in .onnx; or the
-            path of a model's folder.
-        device: "cpu"; "cuda", which fails where CUDA cannot be used, and never falls back; "auto", the CPU: it has
-            answered thousands of images before a GPU is ready.
+        name: a full name such as `mnist14k.notes`; an architecture such as `mnist14k`, which means its default model;
+            a path that ends in .onnx; or the path of a model's folder.
+        device: "cpu"; "cuda", which fails where CUDA cannot be used and never falls back; or "auto", which is the CPU:
+            it has classified thousands of images before a GPU is ready.
     Raises:
-        ModelNotFound, BadModel (changed or damaged files), DeviceUnavailable.
+        ModelNotFound: no model has that name or path.
+        BadModel: changed or damaged files.
+        DeviceUnavailable: no ONNX runtime, or the device cannot be used.
     """
     file = model_file(name)
-    model = Model(file.content, device, file.where)
+    model = Model(file.content, device, file.source_name)
     if file.card and model.card != file.card.embedded():
-        raise BadModel(f"The card in {file.where}'s model.onnx is not the one beside it: export the model again.")
+        raise BadModel(
+            f"The card inside model.onnx of {file.source_name} differs from its card.json: export the model again."
+        )
     return model
 
 
 class ModelFile(NamedTuple):
-    """content: of an ONNX file. where: what sentences call it. card: the one beside it, None for a file on its own."""
+    """The content of an ONNX file, its name in error messages, and the card.json beside it, if any."""
 
     content: bytes
-    where: str
+    source_name: str
     card: Card | None
 
 
 def model_file(name: str | os.PathLike[str]) -> ModelFile:
-    """Read a model's ONNX file, checked against the card beside it; takes and raises what `load` does."""
-    where, found = os.fspath(name), locate(name)
-    if isinstance(found, Path):
-        return ModelFile(read_file(found, LARGEST_MODEL), where, None)
-    content = found.read("model.onnx")
-    if hashlib.sha256(content).hexdigest() != found.card.file("model.onnx").sha256:
+    """Read a model's ONNX file and check it against the card beside it. Takes and raises what `load` does."""
+    source_name, location = os.fspath(name), locate(name)
+    if isinstance(location, Path):
+        return ModelFile(read_file(location, LARGEST_MODEL), source_name, None)
+    content = location.read("model.onnx")
+    if hashlib.sha256(content).hexdigest() != location.card.file("model.onnx").sha256:
         raise BadModel(
-            f"{found.folder / 'model.onnx'} is not the file that its card describes (its sha256 differs): get the "
-            "model again, or export it."
+            f"{location.folder / 'model.onnx'} is not the file that its card describes (the sha256 differs): "
+            "get the model again, or export it again."
         )
-    return ModelFile(content, where, found.card)
+    return ModelFile(content, source_name, location.card)
 
 
 def locate(name: str | os.PathLike[str]) -> registry.Entry | Path:
-    """What a name means: an entry of the zoo or of a folder, or the path of an ONNX file on its own.
+    """The registry entry that a name or folder means, or the path of an ONNX file on its own.
 
-    A word is a name of the zoo first, and a folder here where the zoo has none of that name.
+    A single word is a name of the zoo first; a folder of that name is used only where the zoo has no such model.
 
     Raises:
         ModelNotFound, BadModel.
@@ -328,7 +385,7 @@ def locate(name: str | os.PathLike[str]) -> registry.Entry | Path:
     folder = Path(text)
     if len(folder.parts) > 1 or not isinstance(name, str):
         if not os.path.isdir(folder):
-            raise ModelNotFound(f"There is no model's folder {text}: check the path, or `zoo list` for names.")
+            raise ModelNotFound(f"There is no model folder {text}: check the path, or see `zoo list` for names.")
         return registry.open_folder(folder)
     try:
         return registry.find(text)
@@ -339,55 +396,57 @@ def locate(name: str | os.PathLike[str]) -> registry.Entry | Path:
 
 
 def card_of(name: str | os.PathLike[str]) -> Card:
-    """A model's card, without opening the model; takes what `load` does.
+    """A model's card, without opening the model. Takes what `load` does.
 
-    The card of an ONNX file on its own is the one that it carries, with the file's size and digest added.
+    For an ONNX file on its own, this is the card inside it, with the file's size and digest added.
 
     Raises:
         ModelNotFound, BadModel.
     """
-    found = locate(name)
-    if isinstance(found, registry.Entry):
-        return found.card
-    content, where = read_file(found, LARGEST_MODEL), str(found)
-    text = check_onnx(content, where)
+    location = locate(name)
+    if isinstance(location, registry.Entry):
+        return location.card
+    content, source_name = read_file(location, LARGEST_MODEL), str(location)
+    text = check_onnx(content, source_name)
     if text is None:
-        raise BadModel(_other_form(where))
+        raise BadModel(_not_pocketzoo(source_name))
     file = File("model.onnx", len(content), hashlib.sha256(content).hexdigest())
-    return replace(Card.from_json(text, where), files=(file,))
+    return replace(Card.from_json(text, source_name), files=(file,))
 
 
-def _embedded_card(session: Any, where: str) -> Card:
-    """The card that the file carries, after checking that inputs and outputs are those of our contract."""
+def _embedded_card(session: Any, source_name: str) -> Card:
+    """The card inside an ONNX file, once its inputs and outputs are checked (docs/decisions/0001-one-file.md)."""
     try:
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        names = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
+        interface = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     except UnicodeDecodeError:
-        raise BadModel(_other_form(where)) from None
-    contract = [
-        ("image", "tensor(uint8)", 4), ("logits", "tensor(float)", 2), ("probabilities", "tensor(float)", 2),
-    ]  # fmt: skip
-    if names != contract or text is None:
-        raise BadModel(_other_form(where))
-    card = Card.from_json(text, where)
-    for value, rest in ((inputs[0], card.input.shape), *((output, (len(card.labels),)) for output in outputs)):
+        raise BadModel(_not_pocketzoo(source_name)) from None
+    expected = [
+        ("image", "tensor(uint8)", 4),
+        ("logits", "tensor(float)", 2),
+        ("probabilities", "tensor(float)", 2),
+    ]
+    if interface != expected or text is None:
+        raise BadModel(_not_pocketzoo(source_name))
+    card = Card.from_json(text, source_name)
+    for value, shape in ((inputs[0], card.input.shape), *((output, (len(card.labels),)) for output in outputs)):
         count, *sizes = value.shape
-        if isinstance(count, int) or tuple(sizes) != rest:
+        if isinstance(count, int) or tuple(sizes) != shape:
             raise BadModel(
-                f"{where} has {value.name} of shape {_shape(value.shape)}, and its card says {_shape(['N', *rest])}: "
-                "export it again."
+                f"{source_name} has {value.name} of shape {_shape(value.shape)}, but its card says "
+                f"{_shape(['N', *shape])}: export the model again."
             )
     return card
 
 
 def _shape(sizes: Iterable[int | str | None]) -> str:
-    """In error messages: names of dimensions are text from the file."""
+    """A shape for error messages. Names of dimensions are text from the file, so they are escaped and cut."""
     return f"({', '.join(printable(str(size))[:40] for size in sizes)})"
 
 
-def _other_form(where: str) -> str:
+def _not_pocketzoo(source_name: str) -> str:
     return (
-        f"{where} is an ONNX model, but not of pocketzoo's form (uint8 image in, logits and probabilities out, a card "
-        "inside): export it with `python -m train export`."
+        f"{source_name} is an ONNX file, but not a pocketzoo model (input uint8 image; outputs logits and "
+        "probabilities; a card inside): export it with `python -m train export`."
     )

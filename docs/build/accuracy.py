@@ -1,37 +1,37 @@
-"""docs/accuracy.md: what each step of the way from the notes' training to ours adds, and what the models reach."""
+"""docs/accuracy.md: the accuracy of the models, and what each step of the ablations adds."""
 
 from collections.abc import Mapping
 
-from train.experiments import verdicts
-from train.experiments.study import Rung, Study
-from train.experiments.verdicts import Estimate, Results
+from train.experiments import analysis
+from train.experiments.analysis import Estimate, Results
+from train.experiments.study import Step, Study
 from zoo.card import Card
 
-DIGITS = {"validation_accuracy": 2, "validation_loss": 1, "corrupted_accuracy": 1}  # the columns
-OTHERS = ("notes", "mlperf")  # the trainings that ours are held against, of the same network
+DIGITS = {"validation_accuracy": 2, "validation_loss": 1, "corrupted_accuracy": 1}  # the columns of an ablation
+REFERENCES = ("notes", "mlperf")  # recipes of the same network that ours are compared with
 
 
 def page(cards: list[Card], studies: list[tuple[Study, Results]], corrupted: Mapping[str, float] | None = None) -> str:
-    """The whole page from the zoo's cards, the ladders' results and, by model, the accuracy on corrupted test sets."""
+    """Return the page for the cards, the ablations' results and the accuracy on corrupted images by model."""
     lines = [
         "# Accuracy",
         "",
         "Written by `python -m docs.build` from the cards and from the results in [`experiments/`](experiments).",
         "",
-        "The validation split chooses, and the test set is read once a run, after its last epoch. One thing was "
-        "learned from test images: corrupted ones showed that fog, then impulse noise, harmed earlier versions of "
-        "mnist14k.plus. The remedies, light and noise in training, were chosen on the validation split, but that there "
-        "was something to mend was seen there.",
+        "All settings are chosen on the validation split. The test set is read once per run, after the last epoch. "
+        "There is one exception: corrupted test images showed that earlier versions of mnist14k.plus were not robust "
+        "to fog, and then to impulse noise. The remedies (light and noise in training) were chosen on the validation "
+        "split, but the need for them was seen on test images.",
         "",
-        "## The others' training and ours",
+        "## Models",
         "",
-        "A gain is that of the mean over the same network's trained as the course notes or MLPerf have it. Corrupted: "
-        "the shipped seed on test images gone wrong, the mean over all ways and severities of "
-        "[robustness.md](robustness.md).",
+        "The gain compares mean accuracies with those of the same network trained as the course notes or MLPerf "
+        "describe. Corrupted: accuracy of the shipped seed on corrupted test images, the mean over all corruptions and "
+        "severities of [robustness.md](robustness.md).",
         "",
         *_models(cards, corrupted or {}),
         "",
-        *(line for study, results in studies for line in _ladder(study, results)),
+        *(line for study, results in studies for line in _ablation(study, results)),
     ]
     return "\n".join(lines)
 
@@ -46,8 +46,8 @@ def _models(cards: list[Card], corrupted: Mapping[str, float]) -> list[str]:
     for card in trained:
         seeds, mean = card.accuracy.seeds, means[card.name]
         spread = "" if seeds.sd is None else f" ± {100 * seeds.sd:.2f}"
-        others = [f"{card.architecture}.{tag}" for tag in OTHERS] if card.name.endswith(".plus") else []
-        gain = next((f"{mean - means[other]:+.2f} points" for other in others if other in means), "")
+        references = [f"{card.architecture}.{tag}" for tag in REFERENCES] if card.name.endswith(".plus") else []
+        gain = next((f"{mean - means[name]:+.2f} points" for name in references if name in means), "")
         lines.append(
             f"| [`{card.name}`](models/{card.name}.md) | {card.parameters.keras:,} | {card.macs:,} "
             f"| {card.training.epochs} | {mean:.2f}{spread} % ({seeds.n}) | {gain} "
@@ -56,52 +56,52 @@ def _models(cards: list[Card], corrupted: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def _ladder(study: Study, results: Results) -> list[str]:
+def _ablation(study: Study, results: Results) -> list[str]:
     done = sum(len(seeds) for seeds in results.values())
-    first = study.rungs[0].on
     return [
         f"## {study.title}",
         "",
         study.text,
         "",
-        f"`python -m train experiments {study.name} --seeds {study.seeds}` repeats it; {done} of "
-        f"{study.seeds * len(study.variants)} runs are done. A gain is the mean of the differences seed by seed, over "
-        "the seeds that both have, how many in brackets, with its 95 % interval (Student's t) where there are several. "
-        "A gain of one seed cannot be told from noise: what is kept is then a decision, not a finding. Corrupted are "
-        "the validation images, in "
-        "the ways of [robustness.md](robustness.md), all at the middle severity. The minutes were taken beside other "
-        "work, pauses included: they compare nothing.",
+        f"Repeat it with `python -m train experiments {study.name} --seeds {study.seeds}`; {done} of "
+        f"{study.seeds * len(study.variants)} runs are done. A gain is the mean of the paired differences over the "
+        "seeds that both variants have (their number in brackets), with its 95 % interval (Student's t) where there is "
+        "more than one. The gain of a single seed cannot be distinguished from noise; keeping such a step is a "
+        "decision, not a result. Corrupted: validation images with the corruptions of [robustness.md](robustness.md) "
+        "at the middle severity. The training times include pauses and other work on the machine, so they cannot be "
+        "compared.",
         "",
-        "| step | on | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | change, mnat "
+        "| step | base | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | change, mnat "
         "| corrupted, accuracy | gain, points | training, mean | kept |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        _row(Rung(first, "", study.start), results),
-        *(_row(rung, results) for rung in study.rungs),
+        _row(Step(study.steps[0].base, "", study.start), results),
+        *(_row(step, results) for step in study.steps),
         "",
+        *([study.note, ""] if study.note else []),
     ]
 
 
-def _row(rung: Rung, results: Results) -> str:
-    cells = " | ".join(cell for quantity in DIGITS for cell in _told(quantity, rung, results))
-    runs = results.get(rung.variant, {}).values()
+def _row(step: Step, results: Results) -> str:
+    cells = " | ".join(cell for quantity in DIGITS for cell in _value_and_gain(quantity, step, results))
+    runs = results.get(step.variant, {}).values()
     minutes = f"{sum(run['training_s'] for run in runs) / len(runs) / 60:.1f} min" if runs else ""
-    step = f"`{rung.variant}`: {rung.text}"
-    kept = {True: "yes", False: "no", None: "open" if rung.on else ""}[rung.kept]
-    on = f"`{rung.on}`" if rung.on else ""
-    return f"| {step} | {on} | {cells} | {minutes} | {kept} |"
+    kept = {True: "yes", False: "no", None: "open" if step.base else ""}[step.kept]
+    base = f"`{step.base}`" if step.base else ""
+    return f"| `{step.variant}`: {step.text} | {base} | {cells} | {minutes} | {kept} |"
 
 
-def _told(quantity: str, rung: Rung, results: Results) -> tuple[str, str]:
-    """The variant's estimate and its gain over the one that it stands on, in words."""
+def _value_and_gain(quantity: str, step: Step, results: Results) -> tuple[str, str]:
+    """Format the quantity of the step's variant, and its difference from the base."""
     digits = DIGITS[quantity]
-    own, other = (verdicts.values(quantity, variant, results) for variant in (rung.variant, rung.on))
+    own, base = (analysis.values(quantity, variant, results) for variant in (step.variant, step.base))
     if not own:
         return "not yet measured", ""
-    found = Estimate.of(list(own.values()))
-    spread = "" if found.sd is None else f" ± {found.sd:.{digits}f}"
-    paired = [own[seed] - other[seed] for seed in own if seed in other]
+    estimate = Estimate.of(list(own.values()))
+    spread = "" if estimate.sd is None else f" ± {estimate.sd:.{digits}f}"
+    value = f"{estimate.mean:.{digits}f}{spread} ({estimate.n})"
+    paired = [own[seed] - base[seed] for seed in own if seed in base]
     if not paired:
-        return f"{found.mean:.{digits}f}{spread} ({found.n})", ""
+        return value, ""
     gain = Estimate.of(paired)
     interval = "" if gain.sd is None else f" ± {gain.half_width:.{digits}f}"
-    return f"{found.mean:.{digits}f}{spread} ({found.n})", f"{gain.mean:+.{digits}f}{interval} ({gain.n})"
+    return value, f"{gain.mean:+.{digits}f}{interval} ({gain.n})"

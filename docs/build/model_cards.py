@@ -1,4 +1,4 @@
-"""card.json → docs/models/NAME.md in the Hugging Face hub's model card format (YAML front matter with model-index)."""
+"""card.json → docs/models/NAME.md in the model card format of the Hugging Face hub (YAML front matter)."""
 
 import json
 
@@ -6,12 +6,12 @@ from zoo.card import Card
 
 
 def text(card: Card) -> str:
-    """The whole page of one model."""
+    """Return the page of a model."""
     return f"---\n{_front_matter(card)}---\n\n{_body(card)}"
 
 
 def _front_matter(card: Card) -> str:
-    """YAML; values are written as JSON, which YAML contains, so nothing needs quoting rules of its own."""
+    """Return YAML. Values are written as JSON, which is valid YAML, so that no quoting rules are needed."""
     metric = {"type": "accuracy", "name": "accuracy, last epoch", "value": round(card.accuracy.value, 4)}
     dataset = {"type": card.dataset.source.removeprefix("huggingface.co/datasets/"), "name": card.dataset.title}
     result = {
@@ -34,7 +34,7 @@ def _front_matter(card: Card) -> str:
 def _body(card: Card) -> str:
     accuracy, seeds, calibration, training = card.accuracy, card.accuracy.seeds, card.calibration, card.training
     low, high = accuracy.interval95
-    steps = f", steps in {computed}" if (computed := training.environment.get("precision")) else ""
+    precision = f", {name}" if (name := training.environment.get("precision")) else ""
     spread = f" ± {seeds.sd:.3%} (sd)" if seeds.sd is not None else ""
     facts = [
         ("Version", card.version),
@@ -47,7 +47,7 @@ def _body(card: Card) -> str:
             f"{card.parameters.keras:,} as Keras counts, {card.parameters.trainable:,} trainable, "
             f"{card.parameters.deployed:,} in the file",
         ),
-        ("MACs", f"{card.macs:,} an image"),
+        ("MACs", f"{card.macs:,} per image"),
         (
             "Calibration",
             f"temperature {calibration.temperature:g}; expected calibration error on the test set "
@@ -58,13 +58,13 @@ def _body(card: Card) -> str:
         (
             "Trained",
             f"{training.epochs} epochs, seed {training.seed}, {training.seconds:,.0f} s on "
-            f"{training.environment['threads']} thread(s), {training.environment['date']}{steps}",
+            f"{training.environment['threads']} thread(s), {training.environment['date']}{precision}",
         ),
     ]
-    made_by = f"python -m train {card.name} --seed 0"
-    if made := card.quantization:
-        facts.append(("int8", f"{made}; {made.scheme}"))
-        made_by = f"python -m train quantize {made.of}"
+    command = f"python -m train {card.name} --seed 0"
+    if quantization := card.quantization:
+        facts.append(("int8", f"{quantization}; {quantization.scheme}"))
+        command = f"python -m train quantize {quantization.of}"
     layers = [
         f"| {layer.name} | {layer.kind} | {'x'.join(map(str, layer.output))} | {layer.receptive_field} "
         f"| {layer.parameters:,} | {layer.macs:,} |"
@@ -77,16 +77,16 @@ def _body(card: Card) -> str:
         "",
         "```sh",
         f"zoo predict picture.png --model {card.name}",
-        made_by,
+        command,
         "```",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {said} |" for name, said in facts),
+        *(f"| {name} | {value} |" for name, value in facts),
         "",
         f"Source: {training.source}",
         "",
-        f"Temperature and bound come from {calibration.source}.",
+        f"{calibration.source[0].upper()}{calibration.source[1:]}.",
         "",
         f"Data set: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}.",
         "",

@@ -26,7 +26,7 @@ from serve.batch.inputs import Source
 from serve.batch.pipeline import BLOCK_IMAGES, Block, Job, classify_with
 from serve.batch.workers import Workers
 from zoo.errors import ZooError
-from zoo.model import prepare_all
+from zoo.model import Row, bind, classify_prepared, on_cpu, prepare_all
 from zoo.runtime import Bound
 
 BATCH_SIZES = (512,)  # smallest first; preparing the GPU for one more shape takes longer than it saves
@@ -44,8 +44,8 @@ def gpu_blocks(blocks: Iterable[list[Source]], job: Job, processes: int) -> Iter
         GpuFailed, WorkerDied.
     """
     model = job.model
-    with GpuThread(model.bind, model.card.input.shape, len(model.card.labels), processes) as gpu:
-        work = partial(classify_on_gpu, replace(job, model=model.on_cpu()), gpu.remote)
+    with GpuThread(partial(bind, model), model.card.input.shape, len(model.card.labels), processes) as gpu:
+        work = partial(classify_on_gpu, replace(job, model=on_cpu(model)), gpu.remote)
         try:
             with Workers(work, processes) as workers:
                 yield from workers.results(blocks)
@@ -56,9 +56,11 @@ def gpu_blocks(blocks: Iterable[list[Source]], job: Job, processes: int) -> Iter
 def classify_on_gpu(job: Job, remote: RemoteNetwork, sources: list[Source]) -> Block:
     """In a worker: classify one block of up to `BLOCK_IMAGES` images."""
     expected, model = job.model.card.input, job.model
-    return classify_with(
-        job, sources, lambda images: model.answer(prepare_all(images, expected, job.fit), job.top_k, remote)
-    )
+
+    def classify(images: list[Source]) -> list[Row]:
+        return classify_prepared(model, prepare_all(images, expected, job.fit), job.top_k, remote.run)
+
+    return classify_with(job, sources, classify)
 
 
 class Slot:
@@ -135,7 +137,7 @@ class GpuThread:
         """Allocate the shared memory and listen for workers.
 
         Args:
-            bind: Returns the network for a batch size, as `Model.bind` does.
+            bind: Returns the network for a batch size, as `zoo.model.bind` does.
             shape: `(H, W, C)` of an image.
             classes: Number of labels.
             slots: How many workers may connect.

@@ -48,7 +48,7 @@ def card_page(card: Card) -> None:
         ("seeds", f"mean {seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
         ("calibration", f"T = {calibration.temperature:g}, expected calibration error {calibration.ece_before:.2%} "
                         f"→ {calibration.ece_after:.2%}, unsure below {calibration.unsure_below:.1%}"),
-        ("", f"temperature T and the unsure threshold are from {calibration.source}"),
+        ("", calibration.source),
         ("parameters", f"{parameters.keras:,} as counted by Keras, {parameters.trainable:,} trainable, "
                        f"{parameters.deployed:,} in the file"),
         ("MACs", f"{card.macs:,} per image"),

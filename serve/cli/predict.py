@@ -4,6 +4,7 @@ Up to 256 files take the short way: paths → `Model.rows` → format → print.
 -o) runs in `serve.batch.pipeline`, with worker processes and a resumable output file.
 """
 
+import hashlib
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
 from zoo.errors import BadInput
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, load
+from zoo.model import CHUNK, Model, load, onnx_bytes
 from zoo.runtime import Device
 
 MAX_MEGAPIXELS = "ZOO_MAX_MEGAPIXELS"  # environment variable, read by the decoders
@@ -154,7 +155,7 @@ def _row_options(options: PredictOptions, model: Model, encoding: Encoding) -> d
     """Everything that decides the rows besides the images; --resume requires that it has not changed."""
     return {
         "model": model.card.name,
-        "model_sha256": model.sha256,
+        "model_sha256": hashlib.sha256(onnx_bytes(model)).hexdigest(),
         "top_k": options.top_k,
         "fit": options.fit,
         "form": encoding,

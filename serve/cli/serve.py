@@ -201,9 +201,9 @@ def _build_app(settings: Settings) -> Any:
 
 def _mount_page(app: FastAPI, service: Service, metrics: Metrics, settings: Settings) -> None:
     """Add the web page to the API's application. Only this function knows both."""
-    from serve.demo.files import keep_in
+    from serve.demo.files import set_folder
 
-    files = keep_in(Path(settings.folder, "files"))  # before Gradio is imported, which reads the setting
+    files = set_folder(Path(settings.folder, "files"))  # before Gradio is imported, which reads the setting
     from serve.demo.page import mount
 
     mount(app, service, metrics, settings, files)

@@ -1,6 +1,6 @@
-"""Many pictures on the page: files or archives in, a table with thumbnails and a file to take away out.
+"""Classifies many images for the page: takes files or archives, returns a table with thumbnails and a file to download.
 
-Runs in the process of a job (`serve/demo/job.py`), since it opens whatever visitors send.
+It runs in the process of a job (`serve/demo/job.py`), because it opens whatever visitors send.
 """
 
 from __future__ import annotations
@@ -19,47 +19,44 @@ from serve.batch.archives import Bounds
 from serve.batch.formats import encode, header
 from serve.batch.inputs import Input, Options, Source, expand, total
 from serve.batch.pipeline import Block, Job, run
-from serve.demo import text as words
+from serve.demo import text
 from zoo.errors import ZooError
 from zoo.images.read import Named, decode
 from zoo.model import Row, load
 
-SHOWN = 100  # rows of the table; the file has all
-MOST = 20_000  # images: the command streams any number, this keeps the rows in memory
-SECONDS = 40.0  # after which no further image is taken, so that there is an answer before the job's deadline
-BOUNDS = Bounds(total_bytes=2 * 10**9, members=MOST + 1)  # of an archive: 20,000 photographs of 100 KB
-THUMBNAIL = 40
+TABLE_ROWS = 100  # the file has all rows
+MAX_IMAGES = 20_000  # the command streams any number, this module keeps the rows in memory
+TIME_LIMIT_S = 40.0  # then no further image is taken, so that the result is ready before the job's deadline
+BOUNDS = Bounds(total_bytes=2 * 10**9, members=MAX_IMAGES + 1)  # of an archive: 20,000 photographs of 100 KB
+THUMBNAIL_PIXELS = 40
 
 
-class TimeIsUp(Exception):
-    """The rows so far are the answer."""
+class TimeLimitReached(Exception):
+    """The result is the rows so far."""
 
 
 @dataclass
-class Kept:
-    """An output of `serve/batch/pipeline.py` that keeps the rows, under the original names of the files.
+class RowCollector:
+    """An output of `serve/batch/pipeline.py` that keeps the rows, with the names that visitors gave to their files."""
 
-    folders: what the names begin with. cut: whether images were left out.
-    """
-
-    folders: list[str]
+    folders: list[str]  # removed from the beginning of names
     rows: list[Row] = field(default_factory=list)
-    cut: bool = False
+    truncated: bool = False  # whether images were left out
 
     def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
         for count, source in enumerate(sources):
-            if count == MOST:
-                self.cut = True
+            if count == MAX_IMAGES:
+                self.truncated = True
                 return
             yield source
 
     def write(self, block: Block) -> None:
-        self.rows += [self._renamed(row) for row in block.payload if isinstance(row, Row)]
+        self.rows += [self._rename(row) for row in block.payload if isinstance(row, Row)]
 
     def finish(self) -> None:
         pass
 
-    def _renamed(self, row: Row) -> Row:
+    def _rename(self, row: Row) -> Row:
         for folder in self.folders:
             if row.input.startswith(folder):
                 error = row.error and row.error.replace(folder, "")
@@ -73,48 +70,49 @@ def classify(
     """Classify all images of some files.
 
     Args:
-        paths: of files, each in a folder that nothing else is in. folder: an empty one, for the file of all rows.
-        form: of that file, "csv" or "parquet". progress: called with the number of images done and of all, None where
-        it is not known.
+        paths: of the files; each is alone in its folder.
+        folder: an empty folder for the file of all rows.
+        form: of that file, "csv" or "parquet".
+        progress: called with the number of images done, and of all images; None if that is not known.
+
     Returns:
-        "table": HTML with the first rows; "file": the name of the file with all.
+        "table": HTML with the first rows; "file": the name of the file with all rows.
+
     Raises:
-        ZooError: an archive that cannot be read, no images.
+        ZooError: an archive cannot be read, or there are no images.
     """
     inputs = [expand(path, Options(bounds=BOUNDS)) for path in paths]
     count = total(inputs)
-    kept, started = Kept([f"{Path(path).parent}/" for path in paths]), time.monotonic()
+    collector, started = RowCollector([f"{Path(path).parent}/" for path in paths]), time.monotonic()
 
     def watch(block: Block) -> None:
-        progress(len(kept.rows), count)
-        if time.monotonic() - started > SECONDS:
-            raise TimeIsUp
+        progress(len(collector.rows), count)
+        if time.monotonic() - started > TIME_LIMIT_S:
+            raise TimeLimitReached
 
     try:
-        caption = run(inputs, Job(load(model, "cpu")), kept, processes=1, on_block=watch).summary_line()
-    except TimeIsUp:
-        caption, kept.cut = f"{len(kept.rows):,} images in {SECONDS:g} s.", True
-    pictures = thumbnails(inputs, min(SHOWN, len(kept.rows)))
-    rows = [[picture, *_cells(row)] for picture, row in zip(pictures, kept.rows, strict=False)]
-    if kept.cut:
-        caption += (
-            f" The page takes up to {MOST:,} images and {SECONDS:g} s; the command `zoo predict` takes any number."
-        )
-    if len(kept.rows) > SHOWN:
-        caption += f" The first {SHOWN} are shown; the file has all."
-    table = words.table(["picture", "file", "answer", "probability", "what was done"], rows, caption)
-    return {"table": table, "file": _written(kept.rows, form, Path(folder)).name}
+        caption = run(inputs, Job(load(model, "cpu")), collector, processes=1, on_block=watch).summary_line()
+    except TimeLimitReached:
+        caption, collector.truncated = f"{len(collector.rows):,} images in {TIME_LIMIT_S:g} s.", True
+    images = thumbnails(inputs, min(TABLE_ROWS, len(collector.rows)))
+    rows = [[image, *_cells(row)] for image, row in zip(images, collector.rows, strict=False)]
+    if collector.truncated:
+        caption += f" The limits of the page are {MAX_IMAGES:,} images and {TIME_LIMIT_S:g} s; `zoo predict` has none."
+    if len(collector.rows) > TABLE_ROWS:
+        caption += f" The table shows the first {TABLE_ROWS}; the file has all."
+    table = text.table(["image", "file", "label", "probability", "corrections or error"], rows, caption)
+    return {"table": table, "file": _write(collector.rows, form, Path(folder)).name}
 
 
 def _cells(row: Row) -> list[str]:
     if row.error or row.probability is None:
         return [row.input, "–", "", row.error or ""]
     doubt = " (unsure)" if row.unsure else ""
-    return [row.input, f"{row.label}{doubt}", words.percent(row.probability), "; ".join(row.corrections)]
+    return [row.input, f"{row.label}{doubt}", text.percent(row.probability), "; ".join(row.corrections)]
 
 
 def thumbnails(inputs: list[Input], count: int) -> Iterator[str]:
-    """Small pictures of the first images as data URLs, "" for what is not one."""
+    """Thumbnails of the first images as data URLs; "" for a file that cannot be read."""
     sources = (source for one in inputs for source in one.images())
     for source in islice(sources, count):
         yield _thumbnail(source)
@@ -127,7 +125,7 @@ def _thumbnail(source: Source) -> str:
         pixels = decode(source).pixels
     except ZooError:
         return ""
-    scale = THUMBNAIL / max(pixels.shape[:2])
+    scale = THUMBNAIL_PIXELS / max(pixels.shape[:2])
     size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     if small.ndim == 3 and small.shape[2] >= 3:
@@ -135,7 +133,7 @@ def _thumbnail(source: Source) -> str:
     return "data:image/png;base64," + b64encode(cv2.imencode(".png", small)[1].tobytes()).decode()
 
 
-def _written(rows: list[Row], form: str, folder: Path) -> Path:
+def _write(rows: list[Row], form: str, folder: Path) -> Path:
     path = folder / f"rows.{form}"
     if form == "parquet":
         import pyarrow as pa

@@ -1,6 +1,6 @@
-"""What is the same for every visitor, made once and kept: the page itself, and the files of Gradio's frontend.
+"""Caches responses that are the same for every visitor: the page itself, and the files of Gradio's frontend.
 
-Gradio makes the page anew for each request, which takes 12 ms, and compresses the files of its frontend each time, the
+Gradio renders the page for each request, which takes 12 ms. It also compresses the files of its frontend each time, the
 largest in 0.2 s of the event loop.
 """
 
@@ -17,76 +17,74 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-MOST = 16  # pages: each exists once for every name under which the server is asked
-LEAST_BYTES = 1000  # of what is compressed
-COMPRESSED = frozenset({".js", ".css", ".svg", ".json", ".html", ".txt"})
+MAX_RESPONSES = 16  # there is one per page and host name of the server
+MIN_GZIP_BYTES = 1000
+GZIP_SUFFIXES = frozenset({".js", ".css", ".svg", ".json", ".html", ".txt"})
 ASSET_HEADERS = {"X-Content-Type-Options": "nosniff", "Vary": "Accept-Encoding"}
-# What is under assets/ has a digest of its content in its name
+# Names of files under assets/ have a digest of the content
 ASSET_CACHE = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True)
-class Page:
-    """headers: but for those about length and encoding. compressed: by gzip."""
-
+class CachedResponse:
     status: int
-    headers: dict[str, str]
+    headers: dict[str, str]  # without those of length and encoding
     body: bytes
-    compressed: bytes
+    compressed: bytes  # by gzip; empty for a small body
 
     @classmethod
-    def of(cls, status: int, headers: dict[str, str], body: bytes) -> Page:
-        return cls(status, headers, body, gzip.compress(body, 6, mtime=0) if len(body) >= LEAST_BYTES else b"")
+    def of(cls, status: int, headers: dict[str, str], body: bytes) -> CachedResponse:
+        return cls(status, headers, body, gzip.compress(body, 6, mtime=0) if len(body) >= MIN_GZIP_BYTES else b"")
 
     def response(self, request: Request) -> Response:
-        if self.compressed and _takes_gzip(request):
+        if self.compressed and _accepts_gzip(request):
             return Response(self.compressed, self.status, {**self.headers, "Content-Encoding": "gzip"})
         return Response(self.body, self.status, self.headers)
 
 
-class Pages:
-    """Pages by a key, the least recently used of too many forgotten."""
+class ResponseCache:
+    """Responses by a key. Drops the least recently used one if there are too many."""
 
     def __init__(self) -> None:
-        self._pages: OrderedDict[Hashable, Page] = OrderedDict()
+        self._responses: OrderedDict[Hashable, CachedResponse] = OrderedDict()
 
-    async def get(self, key: Hashable, make: Callable[[], Awaitable[Page]]) -> Page:
-        """The page of that key; one that is not well (its status is not 200) is not kept."""
-        page = self._pages.get(key)
-        if page is None:
-            page = await make()
-            if page.status == 200:
-                self._pages[key] = page
-                if len(self._pages) > MOST:
-                    self._pages.popitem(last=False)
+    async def get(self, key: Hashable, render: Callable[[], Awaitable[CachedResponse]]) -> CachedResponse:
+        """The response of that key. Only responses with status 200 are kept."""
+        response = self._responses.get(key)
+        if response is None:
+            response = await render()
+            if response.status == 200:
+                self._responses[key] = response
+                if len(self._responses) > MAX_RESPONSES:
+                    self._responses.popitem(last=False)
         else:
-            self._pages.move_to_end(key)
-        return page
+            self._responses.move_to_end(key)
+        return response
 
 
-class Assets:
-    """The files in a folder, those that compress well kept compressed."""
+class FrontendFiles:
+    """The files of a folder. Those that compress well are cached in compressed form."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._compressed: dict[str, bytes] = {}  # by path; 6 MB for all of Gradio 6.31's
 
     async def response(self, request: Request, path: str) -> Response | None:
-        """A file of the folder, None where there is none. `path`: without `..`."""
+        """A file of the folder; None if there is none. `path` must not contain `..`."""
         file = self._folder / path
         try:
             if not file.is_file() or not file.resolve().is_relative_to(self._folder):
                 return None
-        except OSError:  # a name that is longer than the system allows
+        except OSError:  # the name is longer than the system allows
             return None
         headers = ASSET_HEADERS | ({"Cache-Control": ASSET_CACHE} if path.startswith("assets/") else {})
-        if file.suffix not in COMPRESSED or not _takes_gzip(request):
+        if file.suffix not in GZIP_SUFFIXES or not _accepts_gzip(request):
             return FileResponse(file, headers=headers)
         if path not in self._compressed:
             self._compressed[path] = await asyncio.to_thread(lambda: gzip.compress(file.read_bytes(), 6, mtime=0))
-        kind = guess_type(path)[0] or "application/octet-stream"
-        return Response(self._compressed[path], headers={**headers, "Content-Encoding": "gzip"}, media_type=kind)
+        media_type = guess_type(path)[0] or "application/octet-stream"
+        return Response(self._compressed[path], headers={**headers, "Content-Encoding": "gzip"}, media_type=media_type)
 
 
-def _takes_gzip(request: Request) -> bool:
+def _accepts_gzip(request: Request) -> bool:
     return "gzip" in request.headers.get("accept-encoding", "")

@@ -1,4 +1,4 @@
-// Pictures to click: the name of the one that was clicked is the component's value.
+// Example images. The component's value is the name of the image that was clicked.
 element.addEventListener("click", (event) => {
   const name = event.target.closest("button")?.dataset.example;
   if (!name) return;

@@ -1,4 +1,4 @@
-"""The process of one job (`serve/demo/jobs.py`): what it may use, and what it does."""
+"""The process of one job (`serve/demo/jobs.py`): its resource limits, and the kinds of jobs."""
 
 from __future__ import annotations
 
@@ -14,63 +14,67 @@ from typing import Any
 
 from zoo.errors import ZooError
 
-MEMORY_BYTES = 1 << 30  # of data
-LARGEST_FILE = 256 << 20  # bytes that it may write into one
-CPU_S = 120  # twice the deadline of `serve/demo/jobs.py`: an end for a job whose server was killed
-NICE = 5  # the server's own threads come first
+MAX_MEMORY_BYTES = 1 << 30  # of data
+MAX_FILE_BYTES = 256 << 20
+MAX_CPU_S = 120  # twice the deadline of `serve/demo/jobs.py`; it ends a job whose server was killed
+NICE = 5  # below the server's own threads
 
 Progress = Callable[[int, int | None], None]
 
 
 def main(request: dict[str, Any]) -> None:
-    """Do what the request says; progress, and the result or an error, as lines of JSON on stdout."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no answer
-    threading.Thread(target=_end_with_server, daemon=True).start()
-    _limit()
+    """Run a job. Writes progress, then the result or an error, as lines of JSON to stdout."""
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries may print to stdout
+    threading.Thread(target=_exit_with_server, daemon=True).start()
+    _set_limits()
 
-    def answer(**message: Any) -> None:
-        print(json.dumps(message), file=answers, flush=True)
+    def send(**message: Any) -> None:
+        print(json.dumps(message), file=output, flush=True)
 
     try:
-        answer(result=KINDS[request["kind"]](request, lambda done, total: answer(progress=[done, total])))
+        send(result=KINDS[request["kind"]](request, lambda done, total: send(progress=[done, total])))
     except ZooError as error:
-        answer(error=str(error))
+        send(error=str(error))
     except MemoryError:
-        answer(error=f"This needs more than the {MEMORY_BYTES >> 30} GB of memory that the page may have: use the "
-                     "command, `zoo predict` or `zoo inspect`.")  # fmt: skip
+        limit = f"{MAX_MEMORY_BYTES >> 30} GB"
+        send(error=f"Out of memory (limit: {limit}). Use the command `zoo predict` or `zoo inspect`.")
     except Exception as error:
         traceback.print_exc()
-        answer(error=f"The server failed at this job ({type(error).__name__}): its log has the details.")
+        send(error=f"Internal server error ({type(error).__name__}). See the server's log.")
 
 
-def _end_with_server() -> None:
-    os.read(0, 1)  # nothing more is written there: it returns when the other end is closed
+def _exit_with_server() -> None:
+    os.read(0, 1)  # nothing more is sent: this returns when the server closes its end
     os._exit(1)
 
 
-def _limit() -> None:
+def _set_limits() -> None:
     if sys.platform == "win32":
         return
     import resource
 
     os.nice(NICE)
-    for kind, most in ((resource.RLIMIT_DATA, MEMORY_BYTES), (resource.RLIMIT_FSIZE, LARGEST_FILE),
-                       (resource.RLIMIT_CPU, CPU_S), (resource.RLIMIT_CORE, 0)):  # fmt: skip
-        with suppress(ValueError, OSError):  # it is lower already
-            resource.setrlimit(kind, (most, most))
-    with suppress(OSError):  # of this system alone; where all memory is used, a job ends and not the server
+    for resource_kind, limit in (
+        (resource.RLIMIT_DATA, MAX_MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+        (resource.RLIMIT_CPU, MAX_CPU_S),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        with suppress(ValueError, OSError):  # the limit is already lower
+            resource.setrlimit(resource_kind, (limit, limit))
+    with suppress(OSError):  # Linux only: if memory runs out, the kernel ends the job, not the server
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _classify(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from serve.demo.batches import classify
 
-    return classify(progress=progress, **_without(request, "kind"))
+    return classify(progress=progress, **{key: value for key, value in request.items() if key != "kind"})
 
 
-def _look_inside(request: dict[str, Any], progress: Progress) -> list[str]:
-    """Pictures of every layer at work, by their names in the folder, in reading order."""
+def _inspect(request: dict[str, Any], progress: Progress) -> list[str]:
+    """Draw figures of every layer. Returns their names in the folder, in reading order."""
     from zoo.images.read import Named
     from zoo.inspection.activations import look_inside
     from zoo.inspection.plots import write_pictures
@@ -80,8 +84,4 @@ def _look_inside(request: dict[str, Any], progress: Progress) -> list[str]:
     return [picture.name for picture in write_pictures(inside, Path(request["folder"]))]
 
 
-def _without(request: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in request.items() if key != name}
-
-
-KINDS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {"batch": _classify, "inside": _look_inside}
+KINDS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {"batch": _classify, "inside": _inspect}

@@ -1,33 +1,33 @@
-// A sheet of paper: strokes by mouse, finger or pen. At the end of each the picture is the component's value.
-const PEN = 22; // pixels of the sheet, which has 320: as a felt pen on a card
-const sheet = () => element.querySelector("canvas");
+// A canvas to draw on with mouse, finger or pen. The component's value is the drawing, updated after each stroke.
+const PEN_WIDTH = 22; // pixels of the canvas, which has 320: like a felt pen on a card
+const getCanvas = () => element.querySelector("canvas");
 let strokes = [];
 let current = null;
 
-function paint() {
-  const canvas = sheet();
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.strokeStyle = "#000";
-  pen.lineWidth = PEN;
-  pen.lineCap = pen.lineJoin = "round";
+function redraw() {
+  const canvas = getCanvas();
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.strokeStyle = "#000";
+  context.lineWidth = PEN_WIDTH;
+  context.lineCap = context.lineJoin = "round";
   for (const stroke of strokes) {
-    pen.beginPath();
-    pen.moveTo(stroke[0].x, stroke[0].y);
-    for (const point of stroke.length > 1 ? stroke.slice(1) : stroke) pen.lineTo(point.x, point.y);
-    pen.stroke();
+    context.beginPath();
+    context.moveTo(stroke[0].x, stroke[0].y);
+    for (const point of stroke.length > 1 ? stroke.slice(1) : stroke) context.lineTo(point.x, point.y);
+    context.stroke();
   }
 }
 
-function tell() {
-  paint();
-  props.value = strokes.length ? sheet().toDataURL("image/png") : "";
+function submit() {
+  redraw();
+  props.value = strokes.length ? getCanvas().toDataURL("image/png") : "";
   trigger("input");
 }
 
-function place(event) {
-  const canvas = sheet();
+function position(event) {
+  const canvas = getCanvas();
   const box = canvas.getBoundingClientRect();
   return {
     x: ((event.clientX - box.left) * canvas.width) / box.width,
@@ -36,29 +36,29 @@ function place(event) {
 }
 
 element.addEventListener("pointerdown", (event) => {
-  if (event.target !== sheet() || event.button !== 0) return;
+  if (event.target !== getCanvas() || event.button !== 0) return;
   event.preventDefault();
   event.target.setPointerCapture(event.pointerId);
-  current = [place(event)];
+  current = [position(event)];
   strokes.push(current);
-  paint();
+  redraw();
 });
 element.addEventListener("pointermove", (event) => {
   if (!current) return;
-  for (const part of event.getCoalescedEvents?.() ?? [event]) current.push(place(part));
-  paint();
+  for (const point of event.getCoalescedEvents?.() ?? [event]) current.push(position(point));
+  redraw();
 });
 for (const end of ["pointerup", "pointercancel"]) {
   element.addEventListener(end, () => {
     if (!current) return;
     current = null;
-    tell();
+    submit();
   });
 }
 element.addEventListener("click", (event) => {
-  const asked = event.target.closest("button")?.dataset.asked;
-  if (asked === "undo") strokes.pop();
-  if (asked === "clear") strokes = [];
-  if (asked) tell();
+  const action = event.target.closest("button")?.dataset.action;
+  if (action === "undo") strokes.pop();
+  if (action === "clear") strokes = [];
+  if (action) submit();
 });
-paint();
+redraw();

@@ -1,8 +1,8 @@
-"""What Gradio keeps in memory for every session, bounded and removed in time.
+"""Bounds what Gradio keeps in memory for each session, and removes it in time.
 
-A session is a name that the client invents. For each, Gradio keeps the last value of every component, results that
-nobody has fetched and the ids of events, up to 10,000 sessions and with no end. This page needs none of it once an
-event is answered: it keeps no state between events.
+A session is a name that the client chooses. For each, Gradio keeps the last value of every component, results that
+nobody has fetched, and the ids of events; for up to 10,000 sessions, and without an end. This page has no state between
+events, so it needs none of this once an event is answered.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from serve.service.asgi import Refused
+from serve.service.asgi import HTTPError
 
 if TYPE_CHECKING:
     from gradio.routes import App
 
-MOST = 500  # sessions that are known; those with nothing to fetch make room for others
-STATES = 64  # sessions whose components' values are kept, each up to 1 MB or so; any other starts with none
-IDLE_S = 120.0  # after its last event was answered, a session is forgotten
-UNFETCHED_S = 5.0  # a page fetches its answers at once; who does not may lose them where room is needed
-EVENTS = 16  # of one session, whose answers have not been fetched
+MAX_SESSIONS = 500  # if there are more, those with no results to fetch are forgotten
+MAX_STATES = 64  # sessions whose component values Gradio keeps, each of up to about 1 MB
+IDLE_S = 120.0  # a session is forgotten so long after its last event was answered
+UNFETCHED_S = 5.0  # pages fetch results at once; a session that does not may lose them if there are too many
+MAX_EVENTS = 16  # of one session, with results that have not been fetched
 
 
 class Sessions:
-    """The sessions of one page. For the thread of its event loop."""
+    """The known sessions of one page. For the thread of its event loop."""
 
     def __init__(self, page: App, idle_s: float = IDLE_S) -> None:
         self._page, self._queue, self._idle_s = page, page.get_blocks()._queue, idle_s
@@ -33,7 +33,7 @@ class Sessions:
         return len(self._last_used)
 
     def __contains__(self, session: str) -> bool:
-        """Whether there is something to be heard of this session."""
+        """Whether the session has messages to fetch, now or later."""
         return session in self._last_used and session in self._queue.pending_messages_per_session
 
     def has_event(self, event: str) -> bool:
@@ -42,24 +42,25 @@ class Sessions:
             event in events for events in self._queue.pending_event_ids_session.values()
         )
 
-    def enter(self, session: str) -> None:
-        """Make room for an event of a session. Raises Refused."""
-        if len(self._unfetched(session)) >= EVENTS:
-            raise Refused(429, f"The answers to {EVENTS} events of this session have not been fetched: fetch them, or "
-                          "load the page again.", retry_after="1")  # fmt: skip
-        if session not in self._last_used and len(self._last_used) >= MOST:
+    def admit(self, session: str) -> None:
+        """Register an event of a session. Raises HTTPError if the session, or the server, has too many."""
+        if len(self._unfetched(session)) >= MAX_EVENTS:
+            message = f"{MAX_EVENTS} results of this session have not been fetched. Fetch them, or reload the page."
+            raise HTTPError(429, message, retry_after="1")
+        if session not in self._last_used and len(self._last_used) >= MAX_SESSIONS:
             self.sweep(make_room=True)
             self._drop_oldest()
-            if len(self._last_used) >= MOST:
-                raise Refused(503, f"{MOST} visitors use this page already: try again in a minute.", retry_after="60")
+            if len(self._last_used) >= MAX_SESSIONS:
+                message = f"The page has too many visitors ({MAX_SESSIONS}). Try again in a minute."
+                raise HTTPError(503, message, retry_after="60")
         self._last_used[session] = time.monotonic()
 
     def _drop_oldest(self) -> None:
-        """Where there is no room, forget whoever has left its answers unfetched for the longest time."""
+        """If there are too many sessions, forget the one that has left results unfetched for the longest time."""
         now = time.monotonic()
-        left = [one for one, last in self._last_used.items() if now - last > UNFETCHED_S and not self._unanswered(one)]
-        if left and len(self._last_used) >= MOST:
-            self._forget(min(left, key=self._last_used.__getitem__))
+        stale = [one for one, last in self._last_used.items() if now - last > UNFETCHED_S and not self._unanswered(one)]
+        if stale and len(self._last_used) >= MAX_SESSIONS:
+            self._forget(min(stale, key=self._last_used.__getitem__))
 
     def _unanswered(self, session: str) -> int:
         return sum(event in self._queue.event_ids_to_events for event in self._unfetched(session))
@@ -68,7 +69,7 @@ class Sessions:
         return self._queue.pending_event_ids_session.get(session, set())
 
     def sweep(self, make_room: bool = False) -> None:
-        """Forget sessions whose events were answered some time ago; to make room, all whose answers were fetched."""
+        """Forget idle sessions; with `make_room`, all sessions whose results have been fetched."""
         now = time.monotonic()
         for session, last in list(self._last_used.items()):
             if self._unanswered(session):
@@ -79,10 +80,10 @@ class Sessions:
     def _forget(self, session: str) -> None:
         del self._last_used[session]
         holder = self._page.state_holder
-        for kept in (
+        for table in (
             holder.session_data,
             holder.time_last_used,
             self._queue.pending_messages_per_session,
             self._queue.pending_event_ids_session,
         ):
-            kept.pop(session, None)
+            table.pop(session, None)

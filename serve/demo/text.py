@@ -1,87 +1,88 @@
-"""What the page says: cards, answers and tables, as Markdown and HTML."""
+"""Text of the page as Markdown and HTML: model cards, results and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
 
-from serve.service.pool import Ticket
+from serve.service.pool import WorkItem
 from zoo.card import Calibration, Card
 from zoo.model import Row
 
-HINT = "*Draw or choose a picture: the answer stands here.*"
+HINT = "*Draw a digit or choose an image. The result appears here.*"
 
 
-def hint(text: str) -> str:
-    """A hint in the place of a table, as HTML."""
-    return f'<p class="zoo-hint">{escape(text)}</p>'
+def hint(message: str) -> str:
+    """HTML of a hint that stands in for a table."""
+    return f'<p class="zoo-hint">{escape(message)}</p>'
 
 
 def percent(share: float) -> str:
-    """As people read it; what rounds to 100 % without being it says so."""
+    """A share in percent. A share below 1 is never rounded to 100 %."""
     return ">99.99 %" if 0.99995 <= share < 1 else f"{share:.2%}".replace("%", " %")
 
 
 def card(card: Card, size_bytes: int) -> str:
-    """The facts of a model that help to judge its answers."""
+    """Markdown of a model's facts that help to judge its results."""
+    calibration = card.calibration
     facts = {
-        "knows": ", ".join(card.labels),
+        "labels": ", ".join(card.labels),
         "trained on": f"{card.dataset.title} ({card.dataset.licence})",
         "test accuracy": str(card.accuracy),
         "parameters": f"{card.parameters.keras:,}",
-        "multiply-adds an image": f"{card.macs:,}",
+        "multiply-adds per image": f"{card.macs:,}",
         "input": f"{card.input.height}×{card.input.width}×{card.input.channels}",
-        "unsure below": percent(card.calibration.unsure_below)
-        + ("" if measured(card.calibration) else " (no calibration run was made)"),
-        "file": f"{size_bytes / 1000:,.0f} KB",
+        "unsure below": percent(calibration.unsure_below)
+        + ("" if is_calibrated(calibration) else " (default: no calibration run was made)"),
+        "file size": f"{size_bytes / 1000:,.0f} KB",
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return f"**{card.name}**: {card.title}\n\n| | |\n|---|---|\n{rows}\n\n[the whole card](/models/{card.name})"
+    return f"**{card.name}**: {card.title}\n\n| | |\n|---|---|\n{rows}\n\n[Complete card (JSON)](/models/{card.name})"
 
 
-def answer(row: Row, card: Card, ticket: Ticket) -> str:
-    """A row in words; never more certain than the network."""
+def result(row: Row, card: Card, item: WorkItem) -> str:
+    """Markdown of a row."""
     if row.error:
-        error = row.error
-        if error.startswith(f"{row.input} "):
-            error = f"The picture {error.removeprefix(row.input).lstrip()}"
-        return f"### No answer\n\n{error}"
+        message = row.error
+        if message.startswith(f"{row.input} "):
+            message = f"The image {message.removeprefix(row.input).lstrip()}"
+        return f"### No result\n\n{message}"
     assert row.probability is not None
     text = f"### {row.label} · {percent(row.probability)}"
     if row.unsure:
-        text += f"\n\n**Unsure.** {_doubt(row.probability, card.calibration)}"
-    done = "; ".join(row.corrections) or "nothing: the picture already was as the network wants it"
-    return f"{text}\n\nDone to the picture: {done}.\n\n{latency(ticket)}"
+        text += f"\n\n**Unsure.** {_reason_for_doubt(row.probability, card.calibration)}"
+    corrections = "; ".join(row.corrections) or "none; the image already has the form that the network takes"
+    return f"{text}\n\nCorrections: {corrections}.\n\n{latency(item)}"
 
 
-def _doubt(probability: float, calibration: Calibration) -> str:
+def _reason_for_doubt(probability: float, calibration: Calibration) -> str:
     if probability >= calibration.unsure_below:
-        return "The picture leaves doubt about what is ink: see what was done to it."
-    bound = percent(calibration.unsure_below)
-    if measured(calibration):
-        return f"Half of this model's mistakes have a probability below {bound}, and so has this answer."
-    return f"The probability is below {bound}. How often this model is wrong there has not been measured."
+        return "It is not clear which parts of the image are ink; see the corrections."
+    threshold = percent(calibration.unsure_below)
+    if is_calibrated(calibration):
+        return f"The probability is below {threshold}, as it is for half of this model's mistakes."
+    return f"The probability is below {threshold}. How often this model is wrong below it has not been measured."
 
 
-def measured(calibration: Calibration) -> bool:
-    """Whether temperature and bound come from a calibration run. Without one the temperature is 1, which none finds."""
+def is_calibrated(calibration: Calibration) -> bool:
+    """Whether temperature and threshold come from a calibration run. Without one, the temperature is exactly 1."""
     return calibration.temperature != 1
 
 
-def latency(ticket: Ticket) -> str:
-    return (
-        f"decode and correct {ticket.decode_s * 1e3:.2f} ms · wait {ticket.queue_s * 1e3:.2f} ms · "
-        f"network {ticket.infer_s * 1e3:.2f} ms"
+def latency(item: WorkItem) -> str:
+    stages = {"decode and correct": item.decode_s, "queue": item.queue_s, "network": item.infer_s}
+    return "Time: " + " · ".join(
+        f"{stage} {seconds * 1e3:.2f}\N{NO-BREAK SPACE}ms" for stage, seconds in stages.items()
     )
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str) -> str:
-    """An HTML table; cells are text, or a picture where they begin with `data:image/`."""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+def table(header: Iterable[str], rows: Iterable[Iterable[str]], caption: str) -> str:
+    """An HTML table. Cells are text, or an image if they begin with `data:image/`."""
+    headings = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return (
         f'<div class="zoo-table" tabindex="0"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -1,7 +1,8 @@
-"""Whether a server process works, who may hear it, and what happens when it does not.
+"""Liveness and readiness of a server process, a listener for probes, and the end of a process that is stuck.
 
-A thread cannot be ended from outside. So where one stays in an item for several deadlines, the process says that it is
-neither live nor ready, takes nothing new, gives what else it has a short while, and ends; its parent starts another.
+A thread cannot be ended from outside. So if a thread stays at one step for several deadlines, the process reports that
+it is neither live nor ready, accepts nothing new, lets other requests finish for a short while, and exits. Its parent
+starts another process.
 """
 
 from __future__ import annotations
@@ -16,25 +17,37 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext, suppres
 import orjson
 
 from serve.server.log import LOG
-from serve.service.metrics import Metrics, Slots
+from serve.service.metrics import Metrics, ProcessSlots
 from serve.service.pool import Pool
 from serve.service.settings import Settings
 
-STUCK_DEADLINES = 3  # for one item: whoever waited for it has been answered with 504 long before
-EVERY_S = 1.0
-CONNECTIONS, READ_S = 64, 2.0  # of the second listener: at a time, and seconds for a request
+STUCK_DEADLINES = 3  # for one step: its client has got a 504 long before
+CHECK_EVERY_S = 1.0
+MAX_PROBES = 64  # connections to the listener for probes at a time
+NOT_FOUND = "Not found. This port serves /v2/health/live and /v2/health/ready only."
+PROBE_READ_S = 2.0  # in which a probe must send its request
 
 
 class Health:
-    """live: no worker has died or is stuck, here, and no process beside this one has died. ready: and all have started.
+    """Health of one process, and of the other processes as far as it knows.
 
-    leaving: what ends this process where it cannot go on; None leaves it as it is.
+    - live: no worker thread of this process has died or is stuck, and no other process has died.
+    - ready: live, and all processes have started.
     """
 
     def __init__(
-        self, pool: Pool, slots: Slots, metrics: Metrics, settings: Settings, leave: Callable[[], None] | None = None
+        self,
+        pool: Pool,
+        slots: ProcessSlots,
+        metrics: Metrics,
+        settings: Settings,
+        exit_process: Callable[[], None] | None = None,
     ) -> None:
-        self._pool, self._slots, self._metrics, self._settings, self._leave = pool, slots, metrics, settings, leave
+        """Args:
+        exit_process: ends a process that is stuck; None lets it run.
+        """
+        self._pool, self._slots, self._metrics, self._settings = pool, slots, metrics, settings
+        self._exit_process = exit_process
 
     def live(self) -> bool:
         started = [slot for slot in range(self._slots.count) if self._metrics.started(slot)]
@@ -44,24 +57,24 @@ class Health:
         return self.live() and all(self._metrics.started(slot) for slot in range(self._slots.count))
 
     async def watch(self) -> None:
-        """End the process where a worker thread is stuck or has died, or where this event loop itself stands still."""
+        """End the process if a worker thread is stuck or has died, or if this event loop itself is stuck."""
         limit_s = STUCK_DEADLINES * self._settings.deadline_s
-        with _watched_loop(limit_s) if self._leave else nullcontext(lambda: None) as alive:
-            while self._pool.alive and self._pool.longest_s() < limit_s:
-                alive()
-                await asyncio.sleep(EVERY_S)
+        with _loop_watchdog(limit_s) if self._exit_process else nullcontext(lambda: None) as reset_watchdog:
+            while self._pool.alive and self._pool.longest_step_s() < limit_s:
+                reset_watchdog()
+                await asyncio.sleep(CHECK_EVERY_S)
             self._pool.stuck = True
-            self._metrics.set("up", 0)  # the processes beside this one are not ready either
-            LOG.message(f"zoo: a worker has died, or is at one item for {limit_s:g} s: this process is replaced.")
+            self._metrics.set("up", 0)  # so that the other processes are not ready either
+            LOG.message(f"zoo: a worker thread died or was stuck for {limit_s:g} s. Restarting this process.")
             until = time.monotonic() + self._settings.deadline_s
             while self._metrics.in_flight() and time.monotonic() < until:
-                await asyncio.sleep(EVERY_S / 10)
-            if self._leave is not None:
+                await asyncio.sleep(CHECK_EVERY_S / 10)
+            if self._exit_process is not None:
                 LOG.flush()
-                self._leave()
+                self._exit_process()
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    async def watch_in_background(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self.watch())
         try:
             yield
@@ -69,39 +82,39 @@ class Health:
             task.cancel()
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        """Answer the health routes on a port of their own, where the settings name one: a reserve for probes.
+    async def listen_for_probes(self) -> AsyncIterator[None]:
+        """Answer the health routes on the health port, if the settings have one.
 
-        It has own connections, so it answers however many others the server has. Every process listens on it.
+        Its connections are its own, so it answers however many others the server has. Every process listens on it.
         """
         if self._settings.health_port is None:
             yield
             return
         server = await asyncio.start_server(
-            self._answer, self._settings.host, self._settings.health_port, reuse_port=True, limit=4096
+            self._answer_probe, self._settings.host, self._settings.health_port, reuse_port=True, limit=4096
         )
-        self._open = 0
+        self._probes = 0
         async with server:
             yield
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+    async def _answer_probe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._probes += 1
         try:
             with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                if self._open <= CONNECTIONS:
-                    async with asyncio.timeout(READ_S):
+                if self._probes <= MAX_PROBES:
+                    async with asyncio.timeout(PROBE_READ_S):
                         head = await reader.readuntil(b"\r\n\r\n")
                         writer.write(self._response(head))
                         await writer.drain()
         finally:
-            self._open -= 1
+            self._probes -= 1
             writer.close()
 
     def _response(self, head: bytes) -> bytes:
         method, path, *_ = (*head.split(b" ", 2), b"", b"")
         states = {b"/v2/health/live": ("live", self.live), b"/v2/health/ready": ("ready", self.ready)}
         if method not in (b"GET", b"HEAD") or path not in states:
-            status, body = b"404 Not Found", orjson.dumps({"error": "/v2/health/live and /v2/health/ready are here."})
+            status, body = b"404 Not Found", orjson.dumps({"error": NOT_FOUND})
         else:
             name, state_of = states[path]
             state = state_of()
@@ -111,10 +124,10 @@ class Health:
 
 
 @contextmanager
-def _watched_loop(limit_s: float) -> Iterator[Callable[[], None]]:
-    """End the process where what this gives is not called for `limit_s`, even if the interpreter stands still."""
-    with open(os.devnull, "w") as nowhere:
+def _loop_watchdog(limit_s: float) -> Iterator[Callable[[], None]]:
+    """Yields a function to call every `limit_s` at least. Otherwise the process ends, even if the interpreter hangs."""
+    with open(os.devnull, "w") as devnull:
         try:
-            yield lambda: faulthandler.dump_traceback_later(limit_s + EVERY_S, exit=True, file=nowhere)
+            yield lambda: faulthandler.dump_traceback_later(limit_s + CHECK_EVERY_S, exit=True, file=devnull)
         finally:
             faulthandler.cancel_dump_traceback_later()

@@ -2,7 +2,7 @@
 
 Protocol: https://github.com/kserve/open-inference-protocol; binary tensors: the extension of that name in
 https://github.com/triton-inference-server/server/tree/main/docs/protocol. A model takes one of two inputs, `image`,
-UINT8 [N,H,W,C], or `encoded`, BYTES [N], image files (in JSON as base64), and gives `logits` and `probabilities`,
+UINT8 [N,H,W,C], or `encoded`, BYTES [N] (image files; in JSON as base64). The outputs are `logits` and `probabilities`,
 FP32 [N,K], and `label`, BYTES [N].
 """
 
@@ -12,31 +12,31 @@ import asyncio
 import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from reprlib import repr as shown  # what came is shown shortened
+from reprlib import repr as short_repr
 from typing import Any
 
 import orjson
 
-from serve.server.inference_tensors import Tensor, Wanted, read_inputs, wanted_outputs, write_outputs
-from serve.server.predict_route import refuse_encoding
-from serve.server.request import NUMBER, Exchange
-from serve.service.asgi import Refused
+from serve.server.inference_tensors import InputTensor, RequestedOutput, read_inputs, read_outputs, write_outputs
+from serve.server.predict_route import reject_encoding
+from serve.server.request import NUMBER, Request
+from serve.service.asgi import HTTPError
 from serve.service.models import Service
-from serve.service.pool import Ticket
+from serve.service.pool import WorkItem
 from serve.service.settings import Settings
 from zoo.card import Card
 from zoo.images.read import Named
 from zoo.model import Scores
 
-LENGTH = b"inference-header-content-length"
-MAX_JSON = 4_000_000  # bytes: as objects, JSON takes up to 30 times its size; a photograph in base64 fits
-LARGE = 1 << 16  # bytes that are read beside the event loop, not in it
-LARGE_ANSWER = 10_000  # scores that are written beside it
-READER = ThreadPoolExecutor(1, "zoo-reader")  # one at a time, for the memory's sake
+LENGTH_HEADER = b"inference-header-content-length"
+MAX_JSON = 4_000_000  # bytes. JSON takes up to 30 times its size as objects; a photograph in base64 fits
+LARGE_REQUEST = 1 << 16  # bytes; larger requests are parsed in a thread, not in the event loop
+LARGE_RESPONSE = 10_000  # scores; larger responses are encoded in a thread
+JSON_THREAD = ThreadPoolExecutor(1, "zoo-json")  # one at a time, to bound the memory
 
 
 def metadata(card: Card) -> dict[str, Any]:
-    """What GET /v2/models/{name} answers."""
+    """The response to GET /v2/models/{name}."""
     scores = [{"name": name, "datatype": "FP32", "shape": [-1, len(card.labels)]} for name in Scores._fields]
     return {
         "name": card.name,
@@ -50,98 +50,109 @@ def metadata(card: Card) -> dict[str, Any]:
     }
 
 
-async def infer(exchange: Exchange, service: Service, settings: Settings, found: dict[str, str]) -> None:
-    runner = service.runner(found["name"])
+async def infer(request: Request, service: Service, settings: Settings, path_parameters: dict[str, str]) -> None:
+    runner = service.runner(path_parameters["name"])
     card = runner.model.card
-    check_version(card, found.get("version"))
-    refuse_encoding(exchange)
-    declared = exchange.header(LENGTH)
+    check_version(card, path_parameters.get("version"))
+    reject_encoding(request)
+    declared = request.header(LENGTH_HEADER)
     if declared is None and MAX_JSON < settings.max_body_bytes:
         try:
-            body = await exchange.body(MAX_JSON)
-        except Refused as refused:
-            raise _too_much_json() if refused.status == 413 else refused from None
+            body = await request.body(MAX_JSON)
+        except HTTPError as error:
+            raise _too_much_json() if error.status == 413 else error from None
     else:
-        body = await exchange.body(settings.max_body_bytes)
-    head = _head_length(declared, len(body))
-    large = len(body) > LARGE
-    request_id, tensor, wanted = await _in_reader(large, _read_large if large else _read, body, head, card)
+        body = await request.body(settings.max_body_bytes)
+    json_size = _json_size(declared, len(body))
+    large = len(body) > LARGE_REQUEST
+    request_id, tensor, outputs = await _run(large, _parse_large if large else _parse, body, json_size, card)
     del body
     sources = [Named(f"Image {number} of {len(tensor.items)}", data) for number, data in enumerate(tensor.items, 1)]
-    ticket = exchange.ticket = Ticket(runner, sources, tensor.array, wants="scores")
+    item = request.item = WorkItem(runner, sources, tensor.array, output="scores")
     del tensor
-    await service.pool.answer(ticket)
-    assert ticket.scores is not None
-    large = ticket.scores.logits.size > LARGE_ANSWER
-    head_bytes, binary = await _in_reader(large, _written, ticket.scores, card, wanted, request_id)
+    await service.pool.process(item)
+    assert item.scores is not None
+    large = item.scores.logits.size > LARGE_RESPONSE
+    json, binary = await _run(large, _encode, item.scores, card, outputs, request_id)
     if binary:
-        length = [(LENGTH, str(len(head_bytes)).encode())]
-        await exchange.reply(200, head_bytes + binary, b"application/octet-stream", length)
+        length = [(LENGTH_HEADER, str(len(json)).encode())]
+        await request.reply(200, json + binary, b"application/octet-stream", length)
     else:
-        await exchange.reply(200, head_bytes)
+        await request.reply(200, json)
 
 
-async def _in_reader(large: bool, work: Callable[..., Any], *arguments: Any) -> Any:
-    """What takes long is done in a thread, one at a time, so that the event loop goes on."""
+async def _run(large: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function; for large data in a thread, one at a time, so that the event loop is not blocked."""
     if not large:
-        return work(*arguments)
-    return await asyncio.get_running_loop().run_in_executor(READER, work, *arguments)
+        return function(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(JSON_THREAD, function, *arguments)
 
 
-def _written(scores: Scores, card: Card, wanted: list[Wanted], request_id: str | None) -> tuple[bytes, bytes]:
-    """The JSON of an answer, and the bytes that follow it."""
+def _encode(
+    scores: Scores, card: Card, requested: list[RequestedOutput], request_id: str | None
+) -> tuple[bytes, bytes]:
+    """The JSON of a response, and the bytes that follow it."""
     labels = [card.labels[index].encode() for index in scores.probabilities.argmax(axis=1)]
-    outputs, binary = write_outputs(wanted, {**scores._asdict(), "label": labels})
-    answer = {"model_name": card.name, "model_version": card.version, "outputs": outputs}
-    return orjson.dumps(answer if request_id is None else answer | {"id": request_id}), binary
+    outputs, binary = write_outputs(requested, {**scores._asdict(), "label": labels})
+    response = {"model_name": card.name, "model_version": card.version, "outputs": outputs}
+    return orjson.dumps(response if request_id is None else response | {"id": request_id}), binary
 
 
 def check_version(card: Card, version: str | None) -> None:
     if version and version != card.version:
-        raise Refused(404, f"There is no version {shown(version)} of {card.name}: there is {card.version!r}.")
+        raise HTTPError(404, f"{card.name} has no version {short_repr(version)}. Available: {card.version!r}.")
 
 
-def _head_length(declared: str | None, size: int) -> int:
-    """How many bytes of a body are JSON."""
+def _json_size(declared: str | None, size: int) -> int:
+    """How many bytes of a body are JSON: the header Inference-Header-Content-Length, or all."""
     if declared is None:
         return size
     if not NUMBER.fullmatch(declared) or int(declared) > size:
-        raise Refused(422, f"Inference-Header-Content-Length is {shown(declared)} and the body has {size} bytes.")
+        raise HTTPError(
+            422, f"Inference-Header-Content-Length is {short_repr(declared)}, but the body has {size} bytes."
+        )
     if int(declared) > MAX_JSON:
         raise _too_much_json()
     return int(declared)
 
 
-def _too_much_json() -> Refused:
-    return Refused(413, f"The request has more than {MAX_JSON / 1e6:g} MB of JSON: send tensors as bytes behind the "
-                   "JSON (binary_data_size), or fewer.", connection="close")  # fmt: skip
+def _too_much_json() -> HTTPError:
+    return HTTPError(
+        413,
+        f"The request has more than {MAX_JSON / 1e6:g} MB of JSON. Send tensors as binary data (binary_data_size), or "
+        "fewer of them.",
+        connection="close",
+    )
 
 
-def _read_large(body: bytes, head: int, card: Card) -> tuple[str | None, Tensor, list[Wanted]]:
-    """As `_read`, for JSON that may become a million objects, which are gone when this returns or raises.
+Parsed = tuple[str | None, InputTensor, list[RequestedOutput]]
 
-    It holds the interpreter while it parses, four times as long where garbage is collected meanwhile.
+
+def _parse_large(body: bytes, json_size: int, card: Card) -> Parsed:
+    """`_parse` for JSON that may become a million objects, all of which are freed when this returns or raises.
+
+    Parsing holds the interpreter's lock, four times as long if garbage is collected meanwhile.
     """
     gc.disable()
     try:
-        return _read(body, head, card)
-    except Refused as refused:
-        error = refused.with_traceback(None)  # whose frames would keep the objects
+        return _parse(body, json_size, card)
+    except HTTPError as raised:
+        error = raised.with_traceback(None)  # its frames would keep the objects alive
         error.__context__ = None
     finally:
         gc.enable()
     raise error
 
 
-def _read(body: bytes, head: int, card: Card) -> tuple[str | None, Tensor, list[Wanted]]:
-    """The request's id, its one input, and which outputs are asked for."""
+def _parse(body: bytes, json_size: int, card: Card) -> Parsed:
+    """The id of the request, its one input, and the outputs that it requests."""
     try:
-        request = orjson.loads(memoryview(body)[:head])
+        inference = orjson.loads(memoryview(body)[:json_size])
     except ValueError as error:
-        raise Refused(400, f"The request is not JSON ({error}): see the Open Inference Protocol.") from None
-    if not isinstance(request, dict):
-        raise Refused(422, "The request is not a JSON object: see the Open Inference Protocol.")
-    request_id = request.get("id")
+        raise HTTPError(400, f"The request is not JSON ({error}). See the Open Inference Protocol.") from None
+    if not isinstance(inference, dict):
+        raise HTTPError(422, "The request is not a JSON object. See the Open Inference Protocol.")
+    request_id = inference.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise Refused(422, f"The request's id is a string, not {shown(request_id)}.")
-    return request_id, read_inputs(request, memoryview(body)[head:], card), wanted_outputs(request)
+        raise HTTPError(422, f"'id' must be a string, not {short_repr(request_id)}.")
+    return request_id, read_inputs(inference, memoryview(body)[json_size:], card), read_outputs(inference)

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol ↔ arrays: as JSON, or as bytes behind the JSON."""
+"""Converts tensors of the Open Inference Protocol to arrays and back, as JSON or as binary data behind the JSON."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from base64 import b64decode
 from dataclasses import dataclass, field
 from itertools import chain
 from math import prod
-from reprlib import repr as shown  # what came is told shortened
+from reprlib import repr as short_repr
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from serve.server.request import MOST_FILES
-from serve.service.asgi import Refused
+from serve.server.request import MAX_FILES
+from serve.service.asgi import HTTPError
 from zoo.card import Card
 
 DATATYPES = {"image": "UINT8", "encoded": "BYTES"}
@@ -22,52 +22,54 @@ OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "label": "BYTES"}
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """name: "image", with an array uint8 `(N, H, W, C)`, or "encoded", with items, image files."""
-
-    name: str
-    array: npt.NDArray[np.uint8] | None = None
-    items: list[bytes] = field(default_factory=list)
+class InputTensor:
+    name: str  # "image" or "encoded"
+    array: npt.NDArray[np.uint8] | None = None  # of "image": uint8 `(N, H, W, C)`
+    items: list[bytes] = field(default_factory=list)  # of "encoded": image files
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedOutput:
     name: str
     binary: bool
 
 
-def read_inputs(request: dict[str, Any], binary: memoryview, card: Card) -> Tensor:
-    """The one input of a request, `binary` being what follows its JSON. Raises Refused, 422."""
+def read_inputs(request: dict[str, Any], binary: memoryview, card: Card) -> InputTensor:
+    """The one input of a request; `binary`: the bytes behind its JSON. Raises HTTPError 422."""
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise Refused(422, f"{card.name} takes one input, 'image' or 'encoded': send a list 'inputs' of one tensor.")
+        raise HTTPError(
+            422, f"{card.name} takes one input, 'image' or 'encoded'. 'inputs' must be a list of one tensor."
+        )
     tensor = inputs[0]
     name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
     if not isinstance(name, str) or name not in DATATYPES:
-        raise Refused(422, f"{card.name} has no input {shown(name)}: it takes 'image', UINT8, or 'encoded', BYTES.")
+        raise HTTPError(422, f"There is no input {short_repr(name)}. Inputs: 'image' (UINT8), 'encoded' (BYTES).")
     if datatype != DATATYPES[name]:
-        raise Refused(422, f"Input {name!r} is {DATATYPES[name]}, not {shown(datatype)}.")
-    if not isinstance(shape, list) or not all(type(side) is int and side >= 1 for side in shape):
-        raise Refused(422, f"The shape of {name!r} is a list of numbers of at least 1, not {shown(shape)}.")
+        raise HTTPError(422, f"Input {name!r} must be {DATATYPES[name]}, not {short_repr(datatype)}.")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 1 for size in shape):
+        raise HTTPError(422, f"The shape of {name!r} must be a list of positive integers, not {short_repr(shape)}.")
     expected = card.input.shape if name == "image" else ()
     if len(shape) != 1 + len(expected) or tuple(shape[1:]) != tuple(expected):
-        sides = ", ".join(["N", *map(str, expected)])
-        raise Refused(422, f"{card.name} takes {name!r} of shape [{sides}], not {shown(shape)}.")
-    if name == "encoded" and shape[0] > MOST_FILES:
-        raise Refused(422, f"A request holds at most {MOST_FILES} image files, not {shape[0]}: send several requests.")
-    size = _parameters(tensor).get("binary_data_size")
-    if size is not None:
-        if type(size) is not int or size != len(binary):
-            told = f"binary_data_size of {name!r} is {shown(size)}"
-            raise Refused(422, f"{told}, and {len(binary)} bytes follow the JSON.")
-        return (
-            Tensor(name, array=_array(binary, shape)) if name == "image" else Tensor(name, items=_items(binary, shape))
-        )
+        sizes = ", ".join(["N", *map(str, expected)])
+        raise HTTPError(422, f"{name!r} of {card.name} must have shape [{sizes}], not {short_repr(shape)}.")
+    if name == "encoded" and shape[0] > MAX_FILES:
+        raise HTTPError(422, f"At most {MAX_FILES} image files per request, not {shape[0]}. Send several requests.")
+    binary_size = _parameters(tensor).get("binary_data_size")
+    if binary_size is not None:
+        if type(binary_size) is not int or binary_size != len(binary):
+            raise HTTPError(
+                422,
+                f"binary_data_size of {name!r} is {short_repr(binary_size)}, but {len(binary)} bytes follow the JSON.",
+            )
+        if name == "image":
+            return InputTensor(name, array=_image_from_binary(binary, shape))
+        return InputTensor(name, items=_encoded_from_binary(binary, shape))
     if len(binary):
-        raise Refused(422, f"{len(binary)} bytes follow the JSON, and {name!r} tells no binary_data_size.")
+        raise HTTPError(422, f"{len(binary)} bytes follow the JSON, but {name!r} has no binary_data_size.")
     data = tensor.get("data")
     if not isinstance(data, list):
-        raise Refused(422, f"Input {name!r} has neither 'data' nor 'binary_data_size'.")
+        raise HTTPError(422, f"Input {name!r} has neither 'data' nor 'binary_data_size'.")
     return _image_from_json(data, shape) if name == "image" else _encoded_from_json(data, shape)
 
 
@@ -76,106 +78,106 @@ def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise Refused(422, f"'parameters' is an object, not {shown(parameters)}.")
+        raise HTTPError(422, f"'parameters' must be an object, not {short_repr(parameters)}.")
     return parameters
 
 
-def _array(binary: memoryview, shape: list[int]) -> npt.NDArray[np.uint8]:
+def _image_from_binary(binary: memoryview, shape: list[int]) -> npt.NDArray[np.uint8]:
     if len(binary) != prod(shape):
-        raise Refused(422, f"A UINT8 tensor of shape {shape} has {prod(shape)} bytes, not {len(binary)}.")
+        raise HTTPError(422, f"A UINT8 tensor of shape {shape} has {prod(shape)} bytes, not {len(binary)}.")
     return np.frombuffer(binary, np.uint8).reshape(shape)
 
 
-def _items(binary: memoryview, shape: list[int]) -> list[bytes]:
-    """BYTES: each item's length as 4 bytes, little-endian, then the item."""
+def _encoded_from_binary(binary: memoryview, shape: list[int]) -> list[bytes]:
+    """Items of the type BYTES: a length of 4 bytes, little-endian, then the item."""
     items: list[bytes] = []
-    at = 0
-    while at < len(binary) and len(items) <= shape[0]:
-        end = at + 4 + (struct.unpack_from("<I", binary, at)[0] if at + 4 <= len(binary) else len(binary))
+    start = 0
+    while start < len(binary) and len(items) <= shape[0]:
+        end = start + 4 + (struct.unpack_from("<I", binary, start)[0] if start + 4 <= len(binary) else len(binary))
         if end > len(binary):
-            raise Refused(422, f"Item {len(items) + 1} of 'encoded' goes past the end of its {len(binary)} bytes.")
-        items.append(bytes(binary[at + 4 : end]))
-        at = end
-    return _counted(items, shape)
+            raise HTTPError(422, f"Item {len(items) + 1} of 'encoded' extends past the end of its {len(binary)} bytes.")
+        items.append(bytes(binary[start + 4 : end]))
+        start = end
+    return _check_count(items, shape)
 
 
-def _counted(items: list[Any], shape: list[int]) -> list[Any]:
+def _check_count(items: list[Any], shape: list[int]) -> list[Any]:
     if len(items) != shape[0]:
-        more = "or more " if len(items) > shape[0] else ""
-        raise Refused(422, f"'encoded' has shape {shape} and {len(items)} {more}items.")
+        count = f"{len(items)} or more" if len(items) > shape[0] else str(len(items))
+        raise HTTPError(422, f"'encoded' has shape {shape}, but {count} items.")
     return items
 
 
-def _image_from_json(data: list[Any], shape: list[int]) -> Tensor:
-    """Nested or flat, as the protocol allows. Everything is looked at before an array is made of it."""
-    values = _flattened(data, shape)
+def _image_from_json(data: list[Any], shape: list[int]) -> InputTensor:
+    """From nested or flat lists, as the protocol allows. All values are checked before an array is allocated."""
+    values = _flatten(data, shape)
     if len(values) != prod(shape):
-        raise Refused(422, f"A tensor of shape {shape} has {prod(shape)} values; 'image' has {len(values)}.")
+        raise HTTPError(422, f"A tensor of shape {shape} has {prod(shape)} values, but 'image' has {len(values)}.")
     try:
         if set(map(type, values)) != {int}:
             raise ValueError
-        return Tensor("image", array=np.frombuffer(bytes(values), np.uint8).reshape(shape))
+        return InputTensor("image", array=np.frombuffer(bytes(values), np.uint8).reshape(shape))
     except ValueError:
-        raise Refused(422, "The data of 'image' are whole numbers from 0 to 255.") from None
+        raise HTTPError(422, "The data of 'image' must be integers from 0 to 255.") from None
 
 
-def _flattened(data: list[Any], shape: list[int]) -> list[Any]:
-    """The values of lists that are nested as the shape says; what holds no lists is flat."""
+def _flatten(data: list[Any], shape: list[int]) -> list[Any]:
+    """The values of lists that are flat, or nested according to the shape."""
     if not any(isinstance(value, list) for value in data):
         return data
     lists: list[Any] = [data]
-    for side in shape:
-        if not all(isinstance(part, list) and len(part) == side for part in lists):
-            raise Refused(422, f"The data of 'image' are lists that are not nested as the shape {shape} says.")
+    for size in shape:
+        if not all(isinstance(one, list) and len(one) == size for one in lists):
+            raise HTTPError(422, f"The data of 'image' must be flat, or nested according to its shape {shape}.")
         lists = list(chain.from_iterable(lists))
     return lists
 
 
-def _encoded_from_json(data: list[Any], shape: list[int]) -> Tensor:
+def _encoded_from_json(data: list[Any], shape: list[int]) -> InputTensor:
     try:
-        return Tensor("encoded", items=[_from_base64(item) for item in _counted(data, shape)])
+        return InputTensor("encoded", items=[_from_base64(item) for item in _check_count(data, shape)])
     except (ValueError, TypeError, AttributeError):
-        raise Refused(422, "In JSON, the items of 'encoded' are image files in base64.") from None
+        raise HTTPError(422, "In JSON, the items of 'encoded' must be image files in base64.") from None
 
 
 def _from_base64(text: str) -> bytes:
-    """Line ends and spaces between its characters are skipped, as encoders break lines (RFC 2045, section 6.8)."""
+    """Decode base64 with line breaks and spaces, which encoders insert (RFC 2045, section 6.8)."""
     return b64decode("".join(text.split()), validate=True)
 
 
-def wanted_outputs(request: dict[str, Any]) -> list[Wanted]:
-    """The outputs that a request names, or all; as bytes where it says so. Raises Refused, 422."""
+def read_outputs(request: dict[str, Any]) -> list[RequestedOutput]:
+    """The outputs that a request names, or all of them, and whether each is binary. Raises HTTPError 422."""
     binary = _parameters(request).get("binary_data_output", False) is True
-    asked = request.get("outputs")
-    if asked is None or asked == []:
-        return [Wanted(name, binary) for name in OUTPUTS]
-    if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
-        raise Refused(422, "'outputs' is a list of objects with a name.")
-    wanted: list[Wanted] = []
-    for output in asked:
+    outputs = request.get("outputs")
+    if outputs is None or outputs == []:
+        return [RequestedOutput(name, binary) for name in OUTPUTS]
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise HTTPError(422, "'outputs' must be a list of objects with a 'name'.")
+    requested: list[RequestedOutput] = []
+    for output in outputs:
         parameters, name = _parameters(output), output.get("name")
         if not isinstance(name, str) or name not in OUTPUTS:
-            raise Refused(422, f"There is no output {shown(name)}: there are {', '.join(OUTPUTS)}.")
-        if any(name == earlier.name for earlier in wanted):
-            raise Refused(422, f"Output {name!r} is asked for twice: name each once.")
+            raise HTTPError(422, f"There is no output {short_repr(name)}. Outputs: {', '.join(OUTPUTS)}.")
+        if any(name == earlier.name for earlier in requested):
+            raise HTTPError(422, f"Output {name!r} is listed twice. List each output once.")
         if "classification" in parameters or "shared_memory_region" in parameters:
-            raise Refused(422, "The classification and shared memory extensions are not served here.")
-        wanted.append(Wanted(name, parameters.get("binary_data", binary) is True))
-    return wanted
+            raise HTTPError(422, "The classification and shared memory extensions are not supported.")
+        requested.append(RequestedOutput(name, parameters.get("binary_data", binary) is True))
+    return requested
 
 
-def write_outputs(wanted: list[Wanted], values: dict[str, Any]) -> tuple[list[dict[str, Any]], bytes]:
-    """values: arrays float32 `(N, K)` or lists of bytes → the JSON of the outputs, and the bytes behind it."""
-    told, binary = [], []
-    for output in wanted:
-        value, text = values[output.name], OUTPUTS[output.name] == "BYTES"
+def write_outputs(requested: list[RequestedOutput], values: dict[str, Any]) -> tuple[list[dict[str, Any]], bytes]:
+    """Arrays float32 `(N, K)` or lists of bytes → the outputs for the JSON, and the binary data behind it."""
+    entries, binary = [], []
+    for output in requested:
+        value, is_text = values[output.name], OUTPUTS[output.name] == "BYTES"
         entry: dict[str, Any] = {"name": output.name, "datatype": OUTPUTS[output.name]}
-        entry["shape"] = [len(value)] if text else list(value.shape)
+        entry["shape"] = [len(value)] if is_text else list(value.shape)
         if output.binary:
-            data = b"".join(struct.pack("<I", len(item)) + item for item in value) if text else value.tobytes()
+            data = b"".join(struct.pack("<I", len(item)) + item for item in value) if is_text else value.tobytes()
             entry["parameters"] = {"binary_data_size": len(data)}
             binary.append(data)
         else:
-            entry["data"] = [item.decode() for item in value] if text else value.ravel().tolist()
-        told.append(entry)
-    return told, b"".join(binary)
+            entry["data"] = [item.decode() for item in value] if is_text else value.ravel().tolist()
+        entries.append(entry)
+    return entries, b"".join(binary)

@@ -1,20 +1,21 @@
-"""Which names a server answers to, and which sites' pages may use it.
+"""Checks of the Host and Origin headers, and CORS.
 
-Host: a page can make its own name point to 127.0.0.1 (DNS rebinding) and then read whatever the server answers. That
-needs a name, so addresses and names of this machine pass, and any other name must be allowed.
-Origin: a page of another site can send a form or text to this server without asking first. Requests that change
-something or cost something therefore come from pages of this server, of allowed sites, or from no page at all.
-CORS: pages of the sites in `cors_origins` may read answers (https://fetch.spec.whatwg.org/#http-cors-protocol).
+Host: a site can make its own name point to 127.0.0.1 (DNS rebinding) and then read the server's responses. That needs a
+name, so IP addresses and names of this machine are accepted, and any other name must be allowed.
+Origin: a page of another site can send a form or text to this server without a preflight request. Requests that change
+or cost something are therefore accepted only from pages of this server, from pages of allowed sites, or from clients
+that are not a page.
+CORS: pages of the sites in `cors_origins` may read responses (https://fetch.spec.whatwg.org/#http-cors-protocol).
 """
 
 from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from reprlib import repr as shown
+from reprlib import repr as short_repr
 
 from serve.server.request import Headers
-from serve.service.asgi import Refused
+from serve.service.asgi import HTTPError
 from serve.service.settings import Settings
 from zoo.errors import WrongUsage
 
@@ -22,63 +23,70 @@ NETLOC = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^\s/:?#@*\[\]\\]+)(:(?P<port>[0-
 ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{NETLOC.pattern}")
 NAME = re.compile(r"\*|(\*\.)?[^\s/:?#@*\[\]\\]+")
 PORTS = {"http": "80", "https": "443"}
-READING = ("GET", "HEAD", "OPTIONS")
-KNOWN = 1000  # values of headers that are remembered as allowed
-METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
-EXPOSED = b"X-Request-ID, Server-Timing, Retry-After, Inference-Header-Content-Length"
-PREFLIGHT_S = b"600"  # how long a browser may remember the answer to its question
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+CACHE_SIZE = 1000  # header values that are remembered as allowed
+ALLOWED_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
+EXPOSED_HEADERS = b"X-Request-ID, Server-Timing, Retry-After, Inference-Header-Content-Length"
+PREFLIGHT_S = b"600"  # how long a browser may cache the response to a preflight request
 
 
-class Sites:
-    """What one server allows, from its settings."""
+class OriginPolicy:
+    """The hosts and origins that a server allows."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises WrongUsage for an allowed host that is no name, or a CORS origin that is none."""
+        """Raises WrongUsage for an invalid allowed host or CORS origin."""
         for name in settings.allowed_hosts:
             if not NAME.fullmatch(name):
-                raise WrongUsage(f"--allowed-host takes a name such as zoo.example.org, '*.example.org' or '*', "
-                                 f"not {name!r}.")  # fmt: skip
+                raise WrongUsage(
+                    f"--allowed-host must be a name such as zoo.example.org, '*.example.org' or '*', not {name!r}."
+                )
         for origin in settings.cors_origins:
             if origin not in ("*", "null") and not ORIGIN.fullmatch(origin.lower()):
-                raise WrongUsage(f"--cors-origin takes an origin such as https://example.org or '*', not {origin!r}.")
+                raise WrongUsage(f"--cors-origin must be an origin such as https://example.org or '*', not {origin!r}.")
         names = {name.lower().rstrip(".") for name in settings.allowed_hosts}
         self._any_host = "*" in names
         self._allowed = names - {"*"}
         self._own = {"localhost", settings.host.lower().rstrip(".")}
         self._origins = {origin.lower() for origin in settings.cors_origins}
-        self._hosts_known: set[bytes] = set()
-        self._origins_known: set[tuple[bytes, bytes]] = set()
+        self._accepted_hosts: set[bytes] = set()
+        self._accepted_origins: set[tuple[bytes, bytes]] = set()
 
     def check_host(self, host: bytes) -> None:
-        """Raises Refused, 421, where a Host header names another server."""
-        if host in self._hosts_known:
+        """Raises HTTPError 421 for a Host header that is not allowed."""
+        if host in self._accepted_hosts:
             return
-        found = NETLOC.fullmatch(host.decode("latin-1").lower())
-        name = found["host"].rstrip(".") if found else ""
-        if not found or not (self._any_host or name in self._own or self._is_allowed(name) or _is_address(name)):
-            raise Refused(421, f"This server does not answer to the name {shown(host.decode('latin-1'))}: ask it by "
-                          "its address, or start it with --allowed-host NAME.")  # fmt: skip
-        if len(self._hosts_known) < KNOWN:
-            self._hosts_known.add(host)
+        match = NETLOC.fullmatch(host.decode("latin-1").lower())
+        name = match["host"].rstrip(".") if match else ""
+        if not match or not (self._any_host or name in self._own or self._is_allowed(name) or _is_address(name)):
+            raise HTTPError(
+                421,
+                f"Host {short_repr(host.decode('latin-1'))} is not allowed. Use the server's IP address, or start it "
+                "with --allowed-host NAME.",
+            )
+        if len(self._accepted_hosts) < CACHE_SIZE:
+            self._accepted_hosts.add(host)
 
     def check_origin(self, origin: bytes, host: bytes) -> None:
-        """Raises Refused, 403, where a page of another site that is not allowed sends a request."""
-        if (origin, host) in self._origins_known:
+        """Raises HTTPError 403 for a request from a page of a site that is not allowed."""
+        if (origin, host) in self._accepted_origins:
             return
         if not (self._may_read(origin) or self._same_site(origin, host)):
-            raise Refused(403, f"Pages of {shown(origin.decode('latin-1'))} may not use this server: start it with "
-                          "--cors-origin ORIGIN to let them.")  # fmt: skip
-        if len(self._origins_known) < KNOWN:
-            self._origins_known.add((origin, host))
+            raise HTTPError(
+                403,
+                f"Requests from pages of {short_repr(origin.decode('latin-1'))} are not allowed. Start the server with "
+                "--cors-origin ORIGIN to allow them.",
+            )
+        if len(self._accepted_origins) < CACHE_SIZE:
+            self._accepted_origins.add((origin, host))
 
     def _same_site(self, origin: bytes, host: bytes) -> bool:
-        """A page of this server, or of an allowed host: a proxy may have changed the Host header, but not Origin."""
+        """Whether a page is of this server or an allowed host. A proxy may change the Host header, but not Origin."""
         page = ORIGIN.fullmatch(origin.decode("latin-1").lower())
-        asked = NETLOC.fullmatch(host.decode("latin-1").lower())
+        target = NETLOC.fullmatch(host.decode("latin-1").lower())
         if not page:
             return False
         default = PORTS.get(page["scheme"])
-        if asked and page["host"] == asked["host"] and (page["port"] or default) == (asked["port"] or default):
+        if target and page["host"] == target["host"] and (page["port"] or default) == (target["port"] or default):
             return True
         return self._is_allowed(page["host"].rstrip("."))
 
@@ -88,27 +96,27 @@ class Sites:
     def _may_read(self, origin: bytes) -> bool:
         return "*" in self._origins or origin.decode("latin-1").lower() in self._origins
 
-    def cors(self, origin: bytes | None) -> Headers:
-        """What every answer's head adds for a page of that origin, None for a client that is no page."""
+    def cors_headers(self, origin: bytes | None) -> Headers:
+        """CORS headers of every response to a page of that origin; None for a client that is not a page."""
         if not self._origins:
             return []
         if "*" in self._origins:
-            return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]
-        varies = (b"vary", b"Origin")
+            return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED_HEADERS)]
+        vary = (b"vary", b"Origin")
         if origin is None or not self._may_read(origin):
-            return [varies]
+            return [vary]
         allow = (b"access-control-allow-origin", origin)
-        return [varies, allow, (b"access-control-expose-headers", EXPOSED)]
+        return [vary, allow, (b"access-control-expose-headers", EXPOSED_HEADERS)]
 
-    def preflight(self, origin: bytes, wanted: bytes) -> Headers:
-        """The head of the answer to a browser's question before a request, `wanted` being the headers it names.
+    def preflight_headers(self, origin: bytes, requested: bytes) -> Headers:
+        """Headers of the response to a preflight request; `requested`: the headers that it names.
 
-        Raises Refused, 403, where that page may not use the server.
+        Raises HTTPError 403 if that site is not allowed.
         """
         self.check_origin(origin, b"")
         return [
-            (b"access-control-allow-methods", METHODS),
-            (b"access-control-allow-headers", wanted or b"*"),
+            (b"access-control-allow-methods", ALLOWED_METHODS),
+            (b"access-control-allow-headers", requested or b"*"),
             (b"access-control-max-age", PREFLIGHT_S),
         ]
 

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, on plain ASGI: for routes where a framework would cost more than the network."""
+"""One HTTP request and its response on plain ASGI, for routes where a framework would cost more than the network."""
 
 from __future__ import annotations
 
@@ -12,16 +12,195 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from serve.service.asgi import ClientLeft, Message, Receive, Refused, Send
-from serve.service.pool import Ticket
+from serve.service.asgi import ClientDisconnected, HTTPError, Message, Receive, Send
+from serve.service.pool import WorkItem
 
-# One deadline for many things: as all get the same time, those that began first end first, and one timer will do.
-#
-# `asyncio.timeout` sets a timer a request, which costs a tenth of classifying an image.
+Headers = list[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+MAX_FILES = 1000  # image files per request
+SMALL_BODY_BYTES = 65_536  # always accepted, however many bytes other requests hold
+STALL_S = 5.0  # the longest time without any byte of a body
+GRACE_S, MIN_RATE = 5.0, 16_000  # after so many seconds, a body must have arrived with so many bytes/s on average
+NUMBER = re.compile(r"[0-9]{1,18}")  # int() rejects thousands of digits
+
+
+class Request:
+    """An HTTP request, and methods that send its response.
+
+    Every response carries the headers X-Request-ID and Server-Timing.
+    """
+
+    def __init__(
+        self, scope: Message, receive: Receive, send: Send, request_id: str, budget: BodyBudget, stalls: Deadlines
+    ) -> None:
+        self.scope, self.receive, self._send = scope, receive, send
+        self.method: str = scope["method"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.started = time.perf_counter()
+        self.id = request_id
+        self.route = "other"  # of `serve.service.metrics.ROUTES`
+        self.status = 0  # of the response; 0 before it begins
+        self.sent_bytes = self.body_bytes = 0
+        self.held_bytes = self.client_bytes = 0  # of the budget, and of the client's share
+        self.complete = False  # whether the body has been received
+        self.item: WorkItem | None = None
+        self.added_headers: Headers = []  # of the response
+        self._body_wait_s = 0.0
+        self._budget, self._stalls = budget, stalls
+
+    def header(self, name: bytes) -> str | None:
+        """A header of the request; `name` in lower case."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def client_network(self) -> str:
+        """The client whose share of the budget the body takes; "" for this machine's own addresses."""
+        host, *_ = self.scope.get("client") or ("",)
+        try:
+            address = ip_address(host)
+        except ValueError:  # a Unix socket
+            return ""
+        if isinstance(address, IPv6Address):
+            if address.ipv4_mapped is None:
+                return "" if address.is_loopback else str(IPv6Address(int(address) >> 64 << 64))
+            address = address.ipv4_mapped
+        return "" if address.is_loopback else str(address)
+
+    def query(self) -> dict[str, str]:
+        text = self.scope["query_string"]
+        return dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)) if text else {}
+
+    async def body(self, limit: int) -> bytes:
+        """The body. Raises HTTPError as soon as it is larger than `limit`, and ClientDisconnected."""
+        self.check_length(limit)
+        chunks: list[bytes] = []
+        while not self.complete:
+            message = await self.receive_chunk(limit)
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            chunks.append(message.get("body", b""))
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def check_length(self, limit: int) -> None:
+        """Raises HTTPError if Content-Length is larger than `limit`."""
+        declared = self.header(b"content-length")
+        if declared is not None and NUMBER.fullmatch(declared) and int(declared) > limit:
+            raise _too_large(limit)
+
+    async def receive_chunk(self, limit: int) -> Message:
+        """The next message of the request, counted.
+
+        Raises HTTPError as soon as the body is larger than `limit`, or arrives too slowly.
+        """
+        began = time.perf_counter()
+        try:
+            with self._stalls.start():
+                message = await self.receive()
+        except TimeoutError:
+            raise _too_slow(f"no data for {self._stalls.seconds:g} s") from None
+        self._body_wait_s += time.perf_counter() - began
+        chunk = message.get("body", b"")
+        self.body_bytes += len(chunk)
+        if self.body_bytes > limit:
+            raise _too_large(limit)
+        self._budget.take(self, len(chunk))
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self.complete = True
+        elif self.body_bytes < MIN_RATE * (self._body_wait_s - GRACE_S):
+            raise _too_slow(f"less than {MIN_RATE // 1000} KB/s")
+        return message
+
+    def release(self) -> None:
+        """Return the body's share of the budget."""
+        self._budget.release(self)
+
+    async def reply(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers | None = None) -> None:
+        start = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *(headers or ())]
+        await self.send({"type": "http.response.start", "status": status, "headers": start})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def reply_json(self, status: int, value: Any, headers: Headers | None = None) -> None:
+        await self.reply(status, orjson.dumps(value), headers=headers)
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send. It adds headers to the response, and records the status and the bytes sent."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), *self.added_headers, (b"x-request-id", self.id.encode())]
+            message["headers"] = [*headers, (b"server-timing", self._server_timing().encode())]
+        elif self.method == "HEAD":
+            message["body"] = b""
+        else:
+            self.sent_bytes += len(message.get("body", b""))
+        await self._send(message)
+
+    def _server_timing(self) -> str:
+        """Milliseconds by stage, as in https://www.w3.org/TR/server-timing/."""
+        total = f"total;dur={(time.perf_counter() - self.started) * 1e3:.3f}"
+        if self.item is None:
+            return total
+        item = self.item
+        return (
+            f"decode;dur={item.decode_s * 1e3:.3f}, queue;dur={item.queue_s * 1e3:.3f}, "
+            f"infer;dur={item.infer_s * 1e3:.3f}, {total}"
+        )
+
+
+def _too_slow(reason: str) -> HTTPError:
+    return HTTPError(408, f"The request body arrives too slowly ({reason}). Send it again.", connection="close")
+
+
+def _too_large(limit: int) -> HTTPError:
+    message = f"The request body is larger than {limit / 1e6:g} MB. Send less, or a smaller image."
+    return HTTPError(413, message, connection="close")
+
+
+class BodyBudget:
+    """Bytes of request bodies that the process holds at a time, so that many slow uploads cannot fill the memory.
+
+    Small bodies are always accepted. One client, which is an IPv4 address or an IPv6 network of 64 bits, may hold
+    `share` of the total. This machine's own addresses are exempt, because a proxy there stands for all of its clients.
+    """
+
+    def __init__(self, total_bytes: int, share: float = 0.25) -> None:
+        self.total_bytes, self.bytes_per_client, self.held_bytes = total_bytes, int(total_bytes * share), 0
+        self._by_client: Counter[str] = Counter()
+
+    def take(self, request: Request, size: int) -> None:
+        """Count received bytes. Raises HTTPError if the client, or all requests together, hold too many."""
+        self.held_bytes += size
+        request.held_bytes += size
+        if request.held_bytes <= SMALL_BODY_BYTES:
+            return
+        client = request.client_network()
+        if client:
+            self._by_client[client] += request.held_bytes - request.client_bytes
+            request.client_bytes = request.held_bytes
+            if self._by_client[client] > self.bytes_per_client:
+                message = "Too many large requests from your address at once. Try again in a moment."
+                raise HTTPError(429, message, retry_after="1", connection="close")
+        if self.held_bytes > self.total_bytes:
+            message = "Too many large requests at once. Try again in a moment."
+            raise HTTPError(503, message, retry_after="1", connection="close")
+
+    def release(self, request: Request) -> None:
+        """Return the bytes that a request holds."""
+        self.held_bytes -= request.held_bytes
+        if request.client_bytes:
+            client = request.client_network()
+            self._by_client[client] -= request.client_bytes
+            if not self._by_client[client]:
+                del self._by_client[client]
+        request.held_bytes = request.client_bytes = 0
 
 
 class Deadlines:
-    """Cancels what is not done after `seconds`; for one event loop at a time."""
+    """Cancels tasks that run longer than `seconds`; for one event loop at a time.
+
+    All tasks get the same time, so the oldest one expires first and one timer is enough. `asyncio.timeout` sets a timer
+    per request, which costs a tenth of classifying an image.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -30,23 +209,23 @@ class Deadlines:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> Deadline:
-        """To be used around what has a deadline, `with deadlines.start():`. Raises TimeoutError when it has passed."""
+        """A deadline for the code in `with deadlines.start():`, which raises TimeoutError when it expires."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # the one before has ended
+        if loop is not self._loop:  # the previous one has ended
             self._loop, self._timer = loop, None
             self._running.clear()
         deadline = Deadline(loop.time() + self.seconds, asyncio.current_task())
         self._running.append(deadline)
         if self._timer is None:
-            self._timer = loop.call_at(deadline.at, self._sweep, loop)
+            self._timer = loop.call_at(deadline.at, self._expire_due, loop)
         return deadline
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End what is late, forget what is done, and come back for the next."""
+    def _expire_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Expire what is due, drop what is done, and set the timer for the next."""
         now = loop.time()
         while self._running and (self._running[0].done or self._running[0].at <= now):
             self._running.popleft().expire()
-        self._timer = loop.call_at(self._running[0].at, self._sweep, loop) if self._running else None
+        self._timer = loop.call_at(self._running[0].at, self._expire_due, loop) if self._running else None
 
 
 class Deadline:
@@ -66,181 +245,8 @@ class Deadline:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.done = True
-        task, self._task = self._task, None  # its result may hold a request's body, and this waits here for its turn
+        task, self._task = self._task, None  # a task's result may hold a body, and this object stays queued for a while
         if self._expired and task is not None:
             task.uncancel()
             if kind is asyncio.CancelledError:
                 raise TimeoutError
-
-
-Headers = list[tuple[bytes, bytes]]
-
-JSON = b"application/json"
-MOST_FILES = 1000  # image files in one request
-SMALL = 65_536  # bytes of a body that are always taken, however much others hold
-STALL_S = 5.0  # in which some byte of a body must come
-GRACE_S, MIN_RATE = 5.0, 16_000  # seconds after which a body must have come with so many bytes a second on average
-NUMBER = re.compile(r"[0-9]{1,18}")  # int() refuses thousands of digits
-
-
-class Budget:
-    """Bytes of request bodies that the process holds at a time, so that many slow uploads cannot fill the memory.
-
-    Small bodies always pass. One client, which is an address or an IPv6 network of 64 bits, may hold `share` of all.
-    Addresses of this machine are exempt from that: there a proxy stands for all of its clients.
-    """
-
-    def __init__(self, most: int, share: float = 0.25) -> None:
-        self.most, self.share, self.held = most, int(most * share), 0
-        self._by_client: Counter[str] = Counter()
-
-    def take(self, exchange: Exchange, size: int) -> None:
-        """Count bytes that came. Raises Refused where the request, or its client, holds more than there is room for."""
-        self.held += size
-        exchange.held += size
-        if exchange.held <= SMALL:
-            return
-        client = exchange.client_network()
-        if client:
-            self._by_client[client] += exchange.held - exchange.held_by_client
-            exchange.held_by_client = exchange.held
-            if self._by_client[client] > self.share:
-                raise Refused(429, "Too many large requests at once from your address: ask again in a moment.",
-                              retry_after="1", connection="close")  # fmt: skip
-        if self.held > self.most:
-            raise Refused(503, "Too many large requests at once: ask again in a moment.",
-                          retry_after="1", connection="close")  # fmt: skip
-
-    def release(self, exchange: Exchange) -> None:
-        """Forget what a request held."""
-        self.held -= exchange.held
-        if exchange.held_by_client:
-            client = exchange.client_network()
-            self._by_client[client] -= exchange.held_by_client
-            if not self._by_client[client]:
-                del self._by_client[client]
-        exchange.held = exchange.held_by_client = 0
-
-
-class Exchange:
-    """What a handler gets: the request, and `reply`. Every answer carries the request's id and a Server-Timing."""
-
-    def __init__(
-        self, scope: Message, receive: Receive, send: Send, request_id: str, budget: Budget, stalls: Deadlines
-    ) -> None:
-        self.scope, self.receive, self._send = scope, receive, send
-        self.method: str = scope["method"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.started = time.perf_counter()
-        self.id, self.route, self.model = request_id, "other", ""
-        self.status, self.sent_bytes, self.body_bytes = 0, 0, 0
-        self.held = self.held_by_client = 0  # bytes, of the budget and of the client's share
-        self.whole = False  # whether the request's body has been read
-        self.ticket: Ticket | None = None
-        self._waited = 0.0  # seconds, for parts of the body
-        self.added_headers: Headers = []  # to the head of the answer
-        self._budget, self._stalls = budget, stalls
-
-    def header(self, name: bytes) -> str | None:
-        """A header of the request, its name in lower case."""
-        value = self.headers.get(name)
-        return None if value is None else value.decode("latin-1")
-
-    def client_network(self) -> str:
-        """Whose share of the budget the body takes, "" for this machine's own addresses."""
-        host, *_ = self.scope.get("client") or ("",)
-        try:
-            address = ip_address(host)
-        except ValueError:  # a Unix socket
-            return ""
-        if isinstance(address, IPv6Address):
-            if address.ipv4_mapped is None:
-                return "" if address.is_loopback else str(IPv6Address(int(address) >> 64 << 64))
-            address = address.ipv4_mapped
-        return "" if address.is_loopback else str(address)
-
-    def query(self) -> dict[str, str]:
-        text = self.scope["query_string"]
-        return dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)) if text else {}
-
-    async def body(self, limit: int) -> bytes:
-        """The request's body. Raises Refused as soon as it is larger than `limit`, or ClientLeft."""
-        self.look_at_length(limit)
-        parts: list[bytes] = []
-        while not self.whole:
-            message = await self.part(limit)
-            if message["type"] == "http.disconnect":
-                raise ClientLeft
-            parts.append(message.get("body", b""))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def look_at_length(self, limit: int) -> None:
-        """Raises Refused where the request says itself that it is larger than `limit`."""
-        declared = self.header(b"content-length")
-        if declared is not None and NUMBER.fullmatch(declared) and int(declared) > limit:
-            raise self._too_large(limit)
-
-    async def part(self, limit: int) -> Message:
-        """The next message of the request, counted.
-
-        Raises Refused as soon as the body is larger than `limit`, or comes too slowly.
-        """
-        began = time.perf_counter()
-        try:
-            with self._stalls.start():
-                message = await self.receive()
-        except TimeoutError:
-            raise self._too_slow(f"no byte of it came in {self._stalls.seconds:g} s") from None
-        self._waited += time.perf_counter() - began
-        part = message.get("body", b"")
-        self.body_bytes += len(part)
-        if self.body_bytes > limit:
-            raise self._too_large(limit)
-        self._budget.take(self, len(part))
-        if message["type"] == "http.request" and not message.get("more_body"):
-            self.whole = True
-        elif self.body_bytes < MIN_RATE * (self._waited - GRACE_S):
-            raise self._too_slow(f"less than {MIN_RATE // 1000} KB of it came in a second")
-        return message
-
-    def _too_slow(self, why: str) -> Refused:
-        return Refused(408, f"The request came too slowly ({why}): send it again.", connection="close")
-
-    def _too_large(self, limit: int) -> Refused:
-        return Refused(413, f"The request is larger than {limit / 1e6:g} MB: send less, or a smaller image.",
-                       connection="close")  # fmt: skip
-
-    def release(self) -> None:
-        """Give the body's share of the budget back."""
-        self._budget.release(self)
-
-    async def reply(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers | None = None) -> None:
-        start = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *(headers or ())]
-        await self.send({"type": "http.response.start", "status": status, "headers": start})
-        await self.send({"type": "http.response.body", "body": body})
-
-    async def reply_json(self, status: int, value: Any, headers: Headers | None = None) -> None:
-        await self.reply(status, orjson.dumps(value), headers=headers)
-
-    async def send(self, message: Message) -> None:
-        """ASGI's send, which adds id and timing to the head of the answer and remembers what was sent."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = [*message.get("headers", ()), *self.added_headers, (b"x-request-id", self.id.encode())]
-            message["headers"] = [*headers, (b"server-timing", self._timing().encode())]
-        elif self.method == "HEAD":
-            message["body"] = b""
-        else:
-            self.sent_bytes += len(message.get("body", b""))
-        await self._send(message)
-
-    def _timing(self) -> str:
-        """Milliseconds by stage, as in https://www.w3.org/TR/server-timing/."""
-        total = f"total;dur={(time.perf_counter() - self.started) * 1e3:.3f}"
-        if self.ticket is None:
-            return total
-        ticket = self.ticket
-        return (
-            f"decode;dur={ticket.decode_s * 1e3:.3f}, queue;dur={ticket.queue_s * 1e3:.3f}, "
-            f"infer;dur={ticket.infer_s * 1e3:.3f}, {total}"
-        )

@@ -1,7 +1,7 @@
-"""What a server counts, for Prometheus: plain numbers in a file that all its processes share, one row a process.
+"""Counters of a server for Prometheus: numbers in a memory-mapped file that all its processes share, a row per process.
 
-A process adds to its own row only, from its event loop, so nothing is locked and counting costs a microsecond;
-whichever process is asked for /metrics sums the rows.
+A process adds to its own row only, from its event loop, so no lock is needed and counting takes a microsecond. The
+process that answers /metrics sums the rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serve.service.pool import Ticket
+from serve.service.pool import WorkItem
 
 ROUTES = ("predict", "infer", "other")
 OUTCOMES = {
@@ -26,32 +26,38 @@ OUTCOMES = {
     408: "slow_body", 413: "too_large", 415: "media_type", 421: "wrong_host", 422: "unprocessable", 429: "too_many",
     499: "client_left", 500: "failed", 503: "overloaded", 504: "deadline",
 }  # fmt: skip
-IMAGES = ("ok", "failed", "unanswered")  # failed: could not be classified; unanswered: too late, or refused
-SECONDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip
-ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+IMAGE_OUTCOMES = ("ok", "failed", "unanswered")  # failed: cannot be classified; unanswered: too late, or rejected
+TIME_BUCKETS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip
+BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 STAGES = ("decode", "queue", "infer", "total")
-HISTOGRAMS = {**{stage: SECONDS for stage in STAGES}, "batch": ROWS}
+HISTOGRAMS = {**{stage: TIME_BUCKETS for stage in STAGES}, "batch": BATCH_BUCKETS}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CLAIM_S = 5.0  # how long a process tries to get a slot
 
 
 def outcome(status: int) -> str:
-    """The word for a status; what has none of its own goes with the first of its hundred."""
+    """The label of a status; a status without a label gets that of the first of its hundred."""
     return OUTCOMES.get(status) or OUTCOMES.get(status // 100 * 100, "ok")
 
 
 class Metrics:
-    """One process's row in the shared file, and the sum of all rows as Prometheus reads it."""
+    """The row of one process, and the sum of all rows in Prometheus' format."""
 
     def __init__(self, file: Path, slot: int, slots: int, models: list[str]) -> None:
-        """Args: file, which is made where it is missing; slot: this process's row of `slots`; models: full names."""
+        """Args:
+        file: created if it is missing.
+        slot: the row of this process.
+        slots: how many rows there are.
+        models: full names.
+        """
         self.slot, self._models = slot, models
-        keys: list[Any] = [("requests", route, word) for route in ROUTES for word in OUTCOMES.values()]
-        keys += [("images", model, word) for model in models for word in IMAGES]
+        keys: list[Any] = [("requests", route, label) for route in ROUTES for label in OUTCOMES.values()]
+        keys += [("images", model, label) for model in models for label in IMAGE_OUTCOMES]
         keys += [(name, bucket) for name, bounds in HISTOGRAMS.items() for bucket in range(len(bounds) + 1)]
         keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up", "unexpected"]
-        self._at: dict[Any, int] = {key: place for place, key in enumerate(keys)}
-        self._histograms = {  # bounds, and the places of the first bucket and of the sum
-            name: (bounds, self._at[name, 0], self._at[name, "sum"]) for name, bounds in HISTOGRAMS.items()
+        self._column: dict[Any, int] = {key: column for column, key in enumerate(keys)}
+        self._histograms = {  # bounds, and the columns of the first bucket and of the sum
+            name: (bounds, self._column[name, 0], self._column[name, "sum"]) for name, bounds in HISTOGRAMS.items()
         }
         size = slots * len(keys) * 8
         if not file.exists() or file.stat().st_size < size:
@@ -59,52 +65,52 @@ class Metrics:
                 empty.truncate(size)
         with file.open("r+b") as opened:
             shared = memoryview(mmap(opened.fileno(), size)).cast("d")
-        self._slots = [shared[row * len(keys) : (row + 1) * len(keys)] for row in range(slots)]
-        self._own = self._slots[slot]  # an element of it is changed in a tenth of the time that an array takes
-        self.set("in_flight", 0)  # of a process that died and had this row
+        self._rows = [shared[row * len(keys) : (row + 1) * len(keys)] for row in range(slots)]
+        self._own = self._rows[slot]  # changing an element of a memoryview takes a tenth of an array's time
+        self.set("in_flight", 0)  # a process that died may have had this row
         self.set("queue", 0)
         self.set("unexpected", 0)
         self.set("up", 0)
 
     def add(self, key: Any, amount: float = 1) -> None:
-        self._own[self._at[key]] += amount
+        self._own[self._column[key]] += amount
 
     def set(self, key: Any, value: float) -> None:
-        self._own[self._at[key]] = value
+        self._own[self._column[key]] = value
 
     def started(self, slot: int) -> bool:
-        """Whether the process of that slot answers, or did until it died."""
-        return bool(self._slots[slot][self._at["up"]])
+        """Whether the process of that slot is up, or was when it died."""
+        return bool(self._rows[slot][self._column["up"]])
 
     def in_flight(self) -> int:
         """Requests that this process is answering."""
-        return int(self._own[self._at["in_flight"]])
+        return int(self._own[self._column["in_flight"]])
 
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """One answer of a route of `ROUTES`."""
+    def count_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a response of a route of `ROUTES`."""
         self.add(("requests", route, outcome(status)))
         if route != "other":
             self._observe("total", seconds)
 
-    def ticket(self, ticket: Ticket) -> None:
-        """One ticket, answered or not."""
-        model = ticket.runner.model.card.name
-        if ticket.error is None and (ticket.given_up or not (ticket.rows or ticket.scores)):
-            self.add(("images", model, "unanswered"), ticket.size)
+    def count_images(self, item: WorkItem) -> None:
+        """Count the images of a work item, whether it was processed or not."""
+        model = item.runner.model.card.name
+        if item.error is None and (item.cancelled or not (item.rows or item.scores)):
+            self.add(("images", model, "unanswered"), item.size)
             return
-        self._observe("decode", ticket.decode_s)
-        self._observe("queue", ticket.queue_s)
-        self._observe("infer", ticket.infer_s)
-        if ticket.batch:
-            self._observe("batch", ticket.batch)
-        failed = ticket.size if ticket.error else sum(1 for one in ticket.prepared if one.error)
-        self.add(("images", model, "ok"), ticket.size - failed)
+        self._observe("decode", item.decode_s)
+        self._observe("queue", item.queue_s)
+        self._observe("infer", item.infer_s)
+        if item.batch_size:
+            self._observe("batch", item.batch_size)
+        failed = item.size if item.error else sum(1 for prepared in item.prepared if prepared.error)
+        self.add(("images", model, "ok"), item.size - failed)
         if failed:
             self.add(("images", model, "failed"), failed)
 
     def _observe(self, name: str, value: float) -> None:
-        bounds, first, total = self._histograms[name]
-        self._own[first + bisect_left(bounds, value)] += 1
+        bounds, first_bucket, total = self._histograms[name]
+        self._own[first_bucket + bisect_left(bounds, value)] += 1
         self._own[total] += value
 
     def text(self) -> bytes:
@@ -116,55 +122,57 @@ class Metrics:
         return generate_latest(registry)
 
     def collect(self) -> Iterator[Any]:
-        """For prometheus_client."""
+        """The collector interface of prometheus_client."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        total: npt.NDArray[np.float64] = np.sum([np.asarray(row) for row in self._slots], axis=0)
+        total: npt.NDArray[np.float64] = np.sum([np.asarray(row) for row in self._rows], axis=0)
         requests = CounterMetricFamily("zoo_requests", "HTTP requests answered.", labels=["route", "outcome"])
         for route in ROUTES:
-            for word in OUTCOMES.values():
-                requests.add_metric([route, word], total[self._at["requests", route, word]])
+            for label in OUTCOMES.values():
+                requests.add_metric([route, label], total[self._column["requests", route, label]])
         yield requests
-        images = CounterMetricFamily("zoo_images", "Images asked for.", labels=["model", "outcome"])
+        images = CounterMetricFamily("zoo_images", "Images in requests.", labels=["model", "outcome"])
         for model in self._models:
-            for word in IMAGES:
-                images.add_metric([model, word], total[self._at["images", model, word]])
+            for label in IMAGE_OUTCOMES:
+                images.add_metric([model, label], total[self._column["images", model, label]])
         yield images
-        stages = HistogramMetricFamily("zoo_stage_seconds", "Where requests spend their time.", labels=["stage"])
+        stages = HistogramMetricFamily("zoo_stage_seconds", "Time per request and stage.", labels=["stage"])
         for stage in STAGES:
             stages.add_metric([stage], *self._histogram(total, stage))
         yield stages
-        batch = HistogramMetricFamily("zoo_batch_rows", "Images in one call of the network.", labels=[])
+        batch = HistogramMetricFamily("zoo_batch_rows", "Images per call of the network.", labels=[])
         batch.add_metric([], *self._histogram(total, "batch"))
         yield batch
-        unexpected = total[self._at["unexpected"]]
-        yield CounterMetricFamily("zoo_unexpected_errors", "Pictures refused for an error of ours.", value=unexpected)
-        yield GaugeMetricFamily("zoo_in_flight", "Requests being answered.", value=total[self._at["in_flight"]])
-        yield GaugeMetricFamily("zoo_queue_length", "Requests waiting for a worker.", value=total[self._at["queue"]])
-        yield GaugeMetricFamily("zoo_processes", "Server processes that have started.", value=total[self._at["up"]])
+        for family, name, help_text, key in (
+            (CounterMetricFamily, "zoo_unexpected_errors", "Images rejected because of a bug.", "unexpected"),
+            (GaugeMetricFamily, "zoo_in_flight", "Requests in progress.", "in_flight"),
+            (GaugeMetricFamily, "zoo_queue_length", "Requests waiting for a worker thread.", "queue"),
+            (GaugeMetricFamily, "zoo_processes", "Server processes that are up.", "up"),
+        ):
+            yield family(name, help_text, value=total[self._column[key]])
 
     def _histogram(self, total: Any, name: str) -> tuple[list[tuple[str, float]], float]:
         bounds = [*(str(bound) for bound in HISTOGRAMS[name]), "+Inf"]
-        counts = accumulate(float(total[self._at[name, bucket]]) for bucket in range(len(bounds)))
-        return list(zip(bounds, counts, strict=True)), float(total[self._at[name, "sum"]])
+        counts = accumulate(float(total[self._column[name, bucket]]) for bucket in range(len(bounds)))
+        return list(zip(bounds, counts, strict=True)), float(total[self._column[name, "sum"]])
 
 
-# Numbers for a server's processes: each holds the lock on one byte of a shared file, and a dead one holds none.
+class ProcessSlots:
+    """Numbers of a server's processes: each process locks one byte of a shared file. A dead process holds no lock.
 
-CLAIM_S = 5.0
-
-
-class Slots:
-    """own: this process's number, from 0, the lowest that was free."""
+    Attributes:
+        own: the number of this process, the lowest that was free, from 0.
+        count: how many there are.
+    """
 
     def __init__(self, file: Path, count: int) -> None:
-        """Raises RuntimeError where every slot is held, which is more processes than there should be."""
+        """Raises RuntimeError if every slot is taken, so that there are more processes than there should be."""
         self.count = count
         self._file = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-        until = time.monotonic() + CLAIM_S  # a sibling may just be trying whether a slot's process is alive
+        until = time.monotonic() + CLAIM_S  # `alive` of another process locks a slot for a moment
         while (own := next((slot for slot in range(count) if self._lock(slot)), None)) is None:
             if time.monotonic() > until:
-                raise RuntimeError(f"All {count} slots of {file} are held.")
+                raise RuntimeError(f"All {count} process slots of {file} are taken.")
             time.sleep(0.05)
         self.own = own
 
@@ -178,7 +186,7 @@ class Slots:
         return True
 
     def _lock(self, slot: int) -> bool:
-        if os.name == "nt":  # one process there: the server starts no more
+        if os.name == "nt":  # the server has a single process there
             return True
         import fcntl
 

@@ -1,12 +1,12 @@
-"""Worker threads of a server: requests wait in two bounded queues, and each gets its own answer.
+"""Worker threads of a server. Requests wait in two bounded queues, and each gets its own result.
 
-On a CPU there is a thread for each core: a network this small gains nothing from being split, but the runtime gives up
-the interpreter's lock while it works, and another request is decoded meanwhile. A thread that finds several requests
+On a CPU there is a thread per core: a network this small gains nothing from being split, but the runtime releases the
+interpreter's lock while it works, and another request is decoded meanwhile. A thread that finds several requests
 waiting takes some together: one call of the session, one wake-up of the event loop. On a GPU one thread waits a little
-for others, and the batches are those that were warmed (`serve/service/pool.py`).
+for more requests, and the batches have sizes that were warmed up (`Runner`).
 
-Requests whose pictures are large are first decoded by threads of their own, few of them. So the memory that decoding
-takes is bounded over all requests, and small requests never wait behind large ones.
+Requests with large images are first decoded by a few threads of their own. This bounds the memory of decoding over all
+requests, and small requests never wait behind large ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import inf
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,147 +32,102 @@ from zoo.errors import BadInput, ZooError
 from zoo.images.headers import declared_pixels
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, Prepared, Row, Scores, prepare_all
+from zoo.model import CHUNK, Model, Prepared, Row, Scores, bind, check_images, make_rows, prepare_all, stack_pixels
 from zoo.runtime import Bound
 
-# Any number of images through one model, in session calls of the sizes that suit the device.
-
-GPU_SIZES = (1, 8, 32, 128, 256)  # a device prepares for each shape once, so only these are run
-
-
-@cache
-def gpu_thread() -> ThreadPoolExecutor:
-    """The one thread of this process that runs models on a GPU.
-
-    onnxruntime captures a CUDA graph for each thread anew, and keeps the plans of one shape: a second thread, or runs
-    of changing shapes without a graph, would plan every convolution again, which takes seconds (0014-gpu.md).
-    """
-    return ThreadPoolExecutor(1, "zoo-gpu")
+BATCH_IMAGES = 8  # that a thread takes at a time on a CPU; with more, requests would wait for each other
+GPU_BATCH_IMAGES = 256
+GPU_BATCH_WAIT_S = 0.002
+GPU_SIZES = (1, 8, 32, 128, 256)  # a GPU prepares each shape once, so only these are run
+LARGE_PIXELS = 1_000_000  # a request with more pixels is decoded by the threads for large ones
+MAX_LARGE_THREADS = 4  # and at most half of the cores
+MAX_LARGE_QUEUE = 32  # requests
+MIN_FILE_PIXELS = 4096  # counted per file at least, for the work that does not depend on its size
 
 
-class Runner:
-    """On a CPU the model's own session, a few images a call; on a GPU bound batches. For any number of threads."""
-
-    def __init__(self, model: Model) -> None:
-        """Opens what is needed and runs each size once: the first run of a session is its slowest."""
-        self.model = model
-        self._on_gpu = model.device == "cuda"
-        self._bound: dict[int, Bound] = {}
-        sizes = GPU_SIZES if self._on_gpu else (CHUNK,)
-        self.most = sizes[-1]
-        if self._on_gpu:
-            self._bound = gpu_thread().submit(lambda: {size: model.bind(size) for size in sizes}).result()
-        for size in sizes:
-            self._few(np.zeros((size, *model.card.input.shape), np.uint8))
-
-    def run(self, images: npt.NDArray[np.uint8]) -> Scores:
-        """uint8 `(N, H, W, C)`, N at least 1 → float32 `(N, K)` scores, as `Model.run`. Raises BadInput."""
-        if len(images) <= self.most:
-            return self._few(images)
-        parts = [self._few(images[start : start + self.most]) for start in range(0, len(images), self.most)]
-        return Scores(*(np.concatenate(scores) for scores in zip(*parts, strict=True)))
-
-    def _few(self, images: npt.NDArray[np.uint8]) -> Scores:
-        if not self._on_gpu:
-            return self.model.run(images)
-        size = next(size for size in self._bound if len(images) <= size)
-        return Scores(*gpu_thread().submit(self._bound[size].run, images).result())
-
-
-TOGETHER = 8  # images that a thread takes at a time on a CPU: more would wait for each other
-GPU_TOGETHER = 256
-GPU_WAIT_S = 0.002
-LARGE_PIXELS = 1_000_000  # of a request, from which on it is decoded among the large ones
-LARGE_THREADS = 4  # at most, and no more than half of the cores
-LARGE_WAITING = 32  # requests
-FILE_PIXELS = 4096  # what a file counts for at least: the work that does not depend on its size
-
-
-class Overloaded(ZooError):
-    """More waits already than is allowed to."""
+class QueueFull(ZooError):
+    """Too many requests are waiting."""
 
     http_status = 503
 
 
-class Stopped(ZooError):
-    """The server is ending, or a worker has died."""
+class PoolUnavailable(ZooError):
+    """The server is stopping, or a worker thread has died."""
 
     http_status = 503
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """One request for rows or scores, its answer, and where the time went.
-
-    sources: pictures, as `Model.predict` takes them, or `images`: uint8 `(N, H, W, C)`, as `Model.run` does.
-    wants: "rows", where a picture that fails is a row with an error, or "scores", where it is an error of the request.
-    size: how many images it holds. rows, scores: the answer, one of them. prepared: what was decoded. error: what was
-    raised instead of an answer. decode_s, queue_s, infer_s: seconds; batch: images in the session's call.
-    """
+class WorkItem:
+    """One request for the pool, its result, and how long each stage took."""
 
     runner: Runner
-    sources: list[Any] = field(default_factory=list)
-    images: npt.NDArray[np.uint8] | None = None
-    wants: str = "rows"
+    sources: list[Any] = field(default_factory=list)  # images as `Model.predict` takes them, or
+    images: npt.NDArray[np.uint8] | None = None  # an array uint8 `(N, H, W, C)` as `Model.run` takes it
+    # An image that fails is a row with an error for "rows", and the error of the whole item for "scores"
+    output: Literal["rows", "scores"] = "rows"
     top_k: int = 3
     fit: Fit = "crop"
-    rows: list[Row] = field(default_factory=list)
-    scores: Scores | None = None
-    prepared: list[Prepared] = field(default_factory=list)
-    error: Exception | None = None
-    given_up: bool = False
-    entered: float = 0.0
+    rows: list[Row] = field(default_factory=list)  # the result for output "rows"
+    scores: Scores | None = None  # the result for output "scores"
+    prepared: list[Prepared] = field(default_factory=list)  # the decoded sources
+    error: Exception | None = None  # raised instead of a result
+    cancelled: bool = False
+    queued_at: float = 0.0  # `time.perf_counter()`
     decode_s: float = 0.0
     queue_s: float = 0.0
     infer_s: float = 0.0
-    batch: int = 0
+    batch_size: int = 0  # images in the session's call
     decoded: bool = False
     future: asyncio.Future[None] | None = None
-    size: int = field(init=False)
+    size: int = field(init=False)  # images
 
     def __post_init__(self) -> None:
         self.size = len(self.sources) if self.images is None else len(self.images)
 
     def pixels(self) -> int:
-        """How many pixels decoding touches, as the files declare them."""
-        if len(self.sources) == 1:  # in half of the time
-            return _declared(self.sources[0])
-        return sum(max(FILE_PIXELS, _declared(source)) for source in self.sources)
+        """How many pixels decoding touches, according to the headers of the files."""
+        if len(self.sources) == 1:  # the usual case, in half of the time
+            return _source_pixels(self.sources[0])
+        return sum(max(MIN_FILE_PIXELS, _source_pixels(source)) for source in self.sources)
 
-    def give_up(self) -> None:
-        """Nobody waits any more: a worker need not go on, and what waits in the queue need not be kept in memory."""
-        self.given_up = True
+    def cancel(self) -> None:
+        """The client no longer waits: workers skip the item, and its data is freed while it is still in a queue."""
+        self.cancelled = True
         self.sources, self.images = [], None
 
 
-def _declared(source: Any) -> int:
+def _source_pixels(source: Any) -> int:
     data = source.data if isinstance(source, Named) else source
     return declared_pixels(data) if isinstance(data, bytes) else LARGE_PIXELS + 1
 
 
 class Pool:
-    """Threads that answer the tickets of one event loop. `start`, then `close`, which answers first what waits."""
+    """Threads that process the items of one event loop. Call `start`, and `close` at the end."""
 
     def __init__(self, device: str = "cpu", max_queue: int = 256, threads: int | None = None) -> None:
-        """Args: max_queue: tickets that may wait; threads: by default one a core, and one for a GPU."""
+        """Args:
+        max_queue: items that may wait.
+        threads: by default one per core, and one for a GPU.
+        """
         on_gpu = device == "cuda"
         self.max_queue = max_queue
-        self.together, self.wait_s = (GPU_TOGETHER, GPU_WAIT_S) if on_gpu else (TOGETHER, 0.0)
-        self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._large: SimpleQueue[Ticket | None] = SimpleQueue()
+        self.batch_images, self.batch_wait_s = (GPU_BATCH_IMAGES, GPU_BATCH_WAIT_S) if on_gpu else (BATCH_IMAGES, 0.0)
+        self._queue: SimpleQueue[WorkItem | None] = SimpleQueue()
+        self._large_queue: SimpleQueue[WorkItem | None] = SimpleQueue()
         self._closing = self._closed = self._died = False
-        self.stuck = False  # set by who watches the pool: nothing new is taken
+        self.stuck = False  # set by the health check: no new items are accepted
         self._waker: Waker | None = None
         count = threads or (1 if on_gpu else cores())
         self.threads = [
             threading.Thread(target=self._work, name=f"zoo-worker-{number}", daemon=True) for number in range(count)
         ]
         self.large_threads = [
-            threading.Thread(target=self._work_on_large, name=f"zoo-large-{number}", daemon=True)
-            for number in range(min(LARGE_THREADS, max(1, cores() // 2)))
+            threading.Thread(target=self._decode_large, name=f"zoo-large-{number}", daemon=True)
+            for number in range(min(MAX_LARGE_THREADS, max(1, cores() // 2)))
         ]
-
-        self._since = {thread.name: inf for thread in (*self.threads, *self.large_threads)}  # of the present items
+        # By thread name, when it began its current step: decoding one image, or one call of the network
+        self._step_started = {thread.name: inf for thread in (*self.threads, *self.large_threads)}
 
     def start(self) -> None:
         for thread in (*self.threads, *self.large_threads):
@@ -180,56 +135,58 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Tickets in the queues."""
-        return self._tickets.qsize() + self._large.qsize()
+        """Items in the queues."""
+        return self._queue.qsize() + self._large_queue.qsize()
 
     @property
     def alive(self) -> bool:
         """Whether no worker thread has died."""
         return not self._died
 
-    def longest_s(self) -> float:
-        """Seconds that a thread has been at its present item, the longest of all; 0 where none is busy."""
-        return max(0.0, time.monotonic() - min(self._since.values()))
+    def longest_step_s(self) -> float:
+        """Seconds that the slowest thread has spent on its current step; 0 if all are idle."""
+        return max(0.0, time.monotonic() - min(self._step_started.values()))
 
     def admit(self) -> None:
-        """Raises Overloaded or Stopped where a ticket would be refused: worth asking before a request is read."""
+        """Raises QueueFull or PoolUnavailable if an item would be rejected. Call it before a request is read."""
         if self._closing or self._died or self.stuck:
-            raise Stopped("The server is stopping or starting again: ask again in a moment.")
-        if self._tickets.qsize() >= self.max_queue:
-            raise Overloaded(f"{self.max_queue} requests are waiting already: ask again in a moment.")
+            raise PoolUnavailable("The server is stopping or restarting. Try again in a moment.")
+        if self._queue.qsize() >= self.max_queue:
+            raise QueueFull(f"The queue is full ({self.max_queue} requests). Try again in a moment.")
 
-    async def answer(self, ticket: Ticket) -> Ticket:
-        """Queue a ticket and wait for its answer; who stops waiting, for a deadline or because he left, gives it up.
+    async def process(self, item: WorkItem) -> WorkItem:
+        """Queue an item and wait for its result. An item whose caller is cancelled is cancelled too.
 
-        Raises: what kept the ticket from its answer, BadInput for one; Overloaded, Stopped.
+        Raises:
+            QueueFull, PoolUnavailable: the item was not processed.
+            Exception: the error of the item, for example BadInput.
         """
         self.admit()
-        queue = self._tickets
-        if ticket.images is None and ticket.pixels() > LARGE_PIXELS:
-            queue, most = self._large, min(self.max_queue, LARGE_WAITING)
-            if queue.qsize() >= most:
-                raise Overloaded(f"{most} requests with large images are waiting already: ask again in a moment.")
+        queue = self._queue
+        if item.images is None and item.pixels() > LARGE_PIXELS:
+            queue, limit = self._large_queue, min(self.max_queue, MAX_LARGE_QUEUE)
+            if queue.qsize() >= limit:
+                raise QueueFull(f"The queue for large images is full ({limit} requests). Try again in a moment.")
         loop = asyncio.get_running_loop()
         if self._waker is None or self._waker.loop is not loop:
             self._waker = Waker(loop)
-        ticket.future = loop.create_future()
-        ticket.entered = time.perf_counter()
-        queue.put(ticket)
+        item.future = loop.create_future()
+        item.queued_at = time.perf_counter()
+        queue.put(item)
         try:
-            await ticket.future
+            await item.future
         except BaseException:
-            ticket.give_up()
+            item.cancel()
             raise
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket
+        if item.error is not None:
+            raise item.error
+        return item
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Take no more tickets, answer those that wait, end the threads; at most `timeout_s`."""
+        """Accept no more items, process those that wait, and end the threads; at most `timeout_s`."""
         self._closing = True
         until = time.monotonic() + timeout_s
-        for queue, threads in ((self._large, self.large_threads), (self._tickets, self.threads)):
+        for queue, threads in ((self._large_queue, self.large_threads), (self._queue, self.threads)):
             for _ in threads:
                 queue.put(None)
             for thread in threads:
@@ -238,183 +195,233 @@ class Pool:
         self._closed = True
 
     def _work(self) -> None:
-        while (first := self._tickets.get()) is not None:
-            taken = self._with_others(first)
-            with self._ended(taken):
-                answer(taken, self._begin)
-            self._wake(taken)
+        """A worker thread."""
+        while (first := self._queue.get()) is not None:
+            batch = self._collect_batch(first)
+            with self._record_errors(batch):
+                process_batch(batch, self._begin_step)
+            self._wake(batch)
 
-    def _work_on_large(self) -> None:
-        """Decode large tickets, then hand them to the other threads: what is left to do is small."""
-        while (ticket := self._large.get()) is not None:
-            with self._ended([ticket]):
-                _queued(ticket)
-                if not ticket.given_up and _decoded(ticket, self._begin):
+    def _decode_large(self) -> None:
+        """A thread that decodes large items and passes them on to the workers, for which little work remains."""
+        while (item := self._large_queue.get()) is not None:
+            with self._record_errors([item]):
+                _add_queue_time(item)
+                if not item.cancelled and _decode(item, self._begin_step):
                     if self._closed:
-                        raise Stopped("The server has stopped: ask again in a moment.")
-                    ticket.entered = time.perf_counter()
-                    self._tickets.put(ticket)
+                        raise PoolUnavailable("The server has stopped. Try again in a moment.")
+                    item.queued_at = time.perf_counter()
+                    self._queue.put(item)
                     continue
-            self._wake([ticket])
+            self._wake([item])
 
-    def _begin(self) -> None:
-        """Note that this thread begins an item."""
-        self._since[threading.current_thread().name] = time.monotonic()
-
-    @contextmanager
-    def _ended(self, tickets: list[Ticket]) -> Iterator[None]:
-        """Around the work on tickets: whatever it raises is their error, and a thread that ends is missed."""
-        try:
-            yield
-        except Exception as error:
-            for ticket in tickets:
-                if not ticket.rows and ticket.scores is None:
-                    ticket.error = ticket.error or error
-        except BaseException:  # nothing that work on a picture may raise: this thread is ending
-            self._died = True
-            for ticket in tickets:
-                ticket.error = Stopped("The worker that had this request has died: ask again in a moment.")
-            self._wake(tickets)
-            raise
-        finally:
-            self._since[threading.current_thread().name] = inf
-
-    def _wake(self, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                assert self._waker is not None
-                assert ticket.future is not None
-                self._waker.wake(ticket.future)
-
-    def _with_others(self, first: Ticket) -> list[Ticket]:
-        """The ticket, and those behind it that go through the network with it."""
-        taken, size = [first], first.size
-        until = time.perf_counter() + self.wait_s
-        while size < self.together:
+    def _collect_batch(self, first: WorkItem) -> list[WorkItem]:
+        """The item, and the items behind it that go through the network with it."""
+        batch, size = [first], first.size
+        until = time.perf_counter() + self.batch_wait_s
+        while size < self.batch_images:
             try:
-                left = until - time.perf_counter()
-                other = self._tickets.get(timeout=left) if self.wait_s and left > 0 else self._tickets.get_nowait()
+                remaining = until - time.perf_counter()
+                if self.batch_wait_s and remaining > 0:
+                    other = self._queue.get(timeout=remaining)
+                else:
+                    other = self._queue.get_nowait()
             except Empty:
                 break
             if other is None:
-                self._tickets.put(None)  # the end is for later
+                self._queue.put(None)  # the mark of the end: this thread meets it again after the batch
                 break
-            taken.append(other)
+            batch.append(other)
             size += other.size
-        return taken
+        return batch
+
+    def _begin_step(self) -> None:
+        """Record that this thread begins a step."""
+        self._step_started[threading.current_thread().name] = time.monotonic()
+
+    @contextmanager
+    def _record_errors(self, items: list[WorkItem]) -> Iterator[None]:
+        """Whatever the work on items raises becomes their error. A thread that ends is recorded."""
+        try:
+            yield
+        except Exception as error:
+            for item in items:
+                if not item.rows and item.scores is None:
+                    item.error = item.error or error
+        except BaseException:  # no work on an image may raise it: this thread is ending
+            self._died = True
+            for item in items:
+                item.error = PoolUnavailable("The worker of this request died. Try again in a moment.")
+            self._wake(items)
+            raise
+        finally:
+            self._step_started[threading.current_thread().name] = inf
+
+    def _wake(self, items: list[WorkItem]) -> None:
+        for item in items:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                assert self._waker is not None
+                assert item.future is not None
+                self._waker.wake(item.future)
 
 
-def answer(tickets: list[Ticket], begin: Callable[[], None] = lambda: None) -> None:
-    """Decode and classify tickets together, those of one model in one call; each gets its answer or its error.
+def process_batch(items: list[WorkItem], begin_step: Callable[[], None] = lambda: None) -> None:
+    """Decode and classify items together, those of one model in one call. Each gets its result or its error.
 
-    `begin` is called before each item: a picture to decode, or images to classify.
+    `begin_step` is called before each image is decoded and before each call of the network.
     """
-    groups: dict[Runner, list[Ticket]] = defaultdict(list)
+    groups: dict[Runner, list[WorkItem]] = defaultdict(list)
     started = time.perf_counter()
-    for ticket in tickets:
-        _queued(ticket, started)
-        if not ticket.given_up and (ticket.decoded or _decoded(ticket, begin)):
-            groups[ticket.runner].append(ticket)
+    for item in items:
+        _add_queue_time(item, started)
+        if not item.cancelled and (item.decoded or _decode(item, begin_step)):
+            groups[item.runner].append(item)
     for runner, group in groups.items():
-        begin()
+        begin_step()
         started = time.perf_counter()
         try:
             _classify(runner, group)
         except Exception:
-            for ticket in group:  # one at a time, so that only the guilty one fails
-                _alone(runner, ticket)
-        for ticket in group:
-            ticket.infer_s = time.perf_counter() - started
+            for item in group:  # one at a time, so that only the item that causes the error fails
+                _classify_alone(runner, item)
+        for item in group:
+            item.infer_s = time.perf_counter() - started
 
 
-def _queued(ticket: Ticket, until: float | None = None) -> None:
-    """Add the time since a ticket was put into a queue."""
-    ticket.queue_s += (until or time.perf_counter()) - ticket.entered
+def _add_queue_time(item: WorkItem, until: float | None = None) -> None:
+    """Add the time since an item was put into a queue."""
+    item.queue_s += (until or time.perf_counter()) - item.queued_at
 
 
-def _decoded(ticket: Ticket, begin: Callable[[], None]) -> bool:
-    """Prepare a ticket's pictures; whether there is something to classify."""
+def _decode(item: WorkItem, begin_step: Callable[[], None]) -> bool:
+    """Decode and prepare the images of an item. Returns whether the item is to be classified."""
     started = time.perf_counter()
     try:
-        if ticket.images is None:
-            ticket.prepared = prepare_all(_wanted(ticket, begin), ticket.runner.model.card.input, ticket.fit)
-            if ticket.wants == "scores":
-                ticket.images = _all_or_error(ticket.prepared)
+        if item.images is None:
+            item.prepared = prepare_all(_active_sources(item, begin_step), item.runner.model.card.input, item.fit)
+            if item.output == "scores":
+                item.images = _stack_or_raise(item.prepared)
         else:
-            ticket.runner.model.check(ticket.images)
+            check_images(item.images, item.runner.model.card)
     except Exception as error:
-        ticket.error = error
-    ticket.decoded = True
-    ticket.decode_s = time.perf_counter() - started
-    return ticket.error is None and not ticket.given_up
+        item.error = error
+    item.decoded = True
+    item.decode_s = time.perf_counter() - started
+    return item.error is None and not item.cancelled
 
 
-def _wanted(ticket: Ticket, begin: Callable[[], None]) -> Iterator[Any]:
-    """A ticket's pictures, as long as somebody waits for the answer."""
-    for source in ticket.sources:
-        if ticket.given_up:
+def _active_sources(item: WorkItem, begin_step: Callable[[], None]) -> Iterator[Any]:
+    """The sources of an item, until it is cancelled."""
+    for source in item.sources:
+        if item.cancelled:
             return
-        begin()
+        begin_step()
         yield source
 
 
-def _all_or_error(prepared: list[Prepared]) -> npt.NDArray[np.uint8]:
+def _stack_or_raise(prepared: list[Prepared]) -> npt.NDArray[np.uint8]:
     for one in prepared:
         if one.error:
             raise BadInput(one.error)
     return np.stack([one.pixels for one in prepared if one.pixels is not None])
 
 
-def _alone(runner: Runner, ticket: Ticket) -> None:
-    try:
-        _classify(runner, [ticket])
-    except Exception as error:
-        ticket.error = error
-
-
-def _classify(runner: Runner, group: list[Ticket]) -> None:
-    """One run for a group of tickets, whose scores are then parted among them."""
-    arrays = [_pixels(ticket) for ticket in group]
-    together = [array for array in arrays if len(array)]
-    scores = runner.run(together[0] if len(together) == 1 else np.concatenate(together)) if together else None
+def _classify(runner: Runner, group: list[WorkItem]) -> None:
+    """Run a group of items in one call, and divide the scores among them."""
+    arrays = [_input_array(item) for item in group]
+    nonempty = [array for array in arrays if len(array)]
+    scores = runner.run(nonempty[0] if len(nonempty) == 1 else np.concatenate(nonempty)) if nonempty else None
     start = 0
-    for ticket, array in zip(group, arrays, strict=True):
+    for item, array in zip(group, arrays, strict=True):
         end = start + len(array)
         own = None if scores is None else Scores(*(values[start:end] for values in scores))
-        ticket.batch, start = sum(map(len, together)), end
-        if ticket.wants == "scores":
-            ticket.scores = own
+        item.batch_size, start = sum(map(len, nonempty)), end
+        if item.output == "scores":
+            item.scores = own
         else:
-            ticket.rows = list(runner.model.rows_of(ticket.prepared, None if own is None else own[1], ticket.top_k))
+            probabilities = None if own is None else own.probabilities
+            item.rows = make_rows(runner.model.card, item.prepared, probabilities, item.top_k)
 
 
-def _pixels(ticket: Ticket) -> Any:
-    if ticket.images is not None:
-        return ticket.images
-    good = [one.pixels for one in ticket.prepared if one.pixels is not None]
-    return np.stack(good) if good else ()
+def _classify_alone(runner: Runner, item: WorkItem) -> None:
+    try:
+        _classify(runner, [item])
+    except Exception as error:
+        item.error = error
 
 
-# Ends futures of an event loop from other threads, many with one call: waking a loop costs as much as a network.
+def _input_array(item: WorkItem) -> Any:
+    if item.images is not None:
+        return item.images
+    pixels = stack_pixels(item.prepared)
+    return () if pixels is None else pixels
+
+
+class Runner:
+    """Runs any number of images through one model, in chunks of the sizes that suit the device. Thread-safe.
+
+    On a CPU it uses the model's own session; on a GPU, bound batches of the sizes `GPU_SIZES`.
+
+    Attributes:
+        max_chunk: images per call of the session.
+    """
+
+    def __init__(self, model: Model) -> None:
+        """Open the sessions and run each size once, because the first run of a session is the slowest."""
+        self.model = model
+        self._on_gpu = model.device == "cuda"
+        self._bound: dict[int, Bound] = {}
+        sizes = GPU_SIZES if self._on_gpu else (CHUNK,)
+        self.max_chunk = sizes[-1]
+        if self._on_gpu:
+            self._bound = gpu_thread().submit(lambda: {size: bind(model, size) for size in sizes}).result()
+        for size in sizes:
+            self._run_chunk(np.zeros((size, *model.card.input.shape), np.uint8))
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Scores:
+        """uint8 `(N, H, W, C)`, N at least 1 → float32 `(N, K)` scores, as `Model.run`. Raises BadInput."""
+        if len(images) <= self.max_chunk:
+            return self._run_chunk(images)
+        starts = range(0, len(images), self.max_chunk)
+        chunks = [self._run_chunk(images[start : start + self.max_chunk]) for start in starts]
+        return Scores(*(np.concatenate(scores) for scores in zip(*chunks, strict=True)))
+
+    def _run_chunk(self, images: npt.NDArray[np.uint8]) -> Scores:
+        if not self._on_gpu:
+            return self.model.run(images)
+        size = next(size for size in self._bound if len(images) <= size)
+        return Scores(*gpu_thread().submit(self._bound[size].run, images).result())
+
+
+@cache
+def gpu_thread() -> ThreadPoolExecutor:
+    """The one thread of this process that runs models on a GPU.
+
+    onnxruntime captures a CUDA graph per thread, and keeps the plans of one shape: a second thread, or runs of changing
+    shapes without a graph, would plan every convolution again, which takes seconds (0014-gpu.md).
+    """
+    return ThreadPoolExecutor(1, "zoo-gpu")
 
 
 class Waker:
-    """For one event loop."""
+    """Completes futures of one event loop from other threads, several per call: waking a loop costs as much as running
+    a network.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._finished: deque[asyncio.Future[None]] = deque()
-        self._called = False
+        self._scheduled = False
 
     def wake(self, future: asyncio.Future[None]) -> None:
-        """From any thread. Raises RuntimeError where the loop is closed."""
-        self._finished.append(future)  # before the look at _called, which is cleared before they are taken
-        if not self._called:
-            self._called = True
-            self.loop.call_soon_threadsafe(self._end_all)
+        """Complete a future, from any thread. Raises RuntimeError if the loop is closed."""
+        self._finished.append(future)  # before _scheduled is read: it is cleared before the futures are taken
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon_threadsafe(self._complete_all)
 
-    def _end_all(self) -> None:
-        self._called = False
+    def _complete_all(self) -> None:
+        self._scheduled = False
         while self._finished:
             future = self._finished.popleft()
             if not future.done():

@@ -1,4 +1,4 @@
-"""The options of `zoo serve`, each also from the environment."""
+"""The options of `zoo serve`. Each can also be set in the environment."""
 
 from __future__ import annotations
 
@@ -11,29 +11,21 @@ DEFAULT_MODEL = "mnist14k"
 
 @dataclass(frozen=True)
 class Settings:
-    """models: a shell pattern of names. workers: server processes. max_queue: requests that may wait for a worker.
-
-    max_body_mb: of one request, in megabytes of 10^6 bytes. deadline_ms: from a request's first byte to its answer.
-    allowed_hosts, cors_origins: names that the server answers to, and sites whose pages may use it
-    (serve/server/origins.py). health_port: of a second listener for the health routes, None for none. key: what clients
-    must show, None for nothing. folder: where the processes of one server meet.
-    """
-
     host: str = "127.0.0.1"
     port: int = 8000
-    models: str = "*"
+    models: str = "*"  # shell pattern of model names
     device: Device = "auto"
-    workers: int = 1
-    max_queue: int = 256
-    max_body_mb: float = 16.0
-    deadline_ms: int = 10_000
+    workers: int = 1  # server processes
+    max_queue: int = 256  # requests that may wait for a worker thread
+    max_body_mb: float = 16.0  # of one request, in megabytes of 10^6 bytes
+    deadline_ms: int = 10_000  # from the first byte of a request to its response
     demo: bool = True
     access_log: bool = True
-    allowed_hosts: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
-    health_port: int | None = None
-    key: str | None = field(default=None, repr=False)
-    folder: str = ""
+    allowed_hosts: tuple[str, ...] = ()  # host names that the server accepts (serve/server/origins.py)
+    cors_origins: tuple[str, ...] = ()  # sites whose pages may use the server (serve/server/origins.py)
+    health_port: int | None = None  # of a second listener for the health routes; None for no listener
+    key: str | None = field(default=None, repr=False)  # API key that clients must send; None for no key
+    folder: str = ""  # files that the processes of one server share
 
     @property
     def max_body_bytes(self) -> int:

@@ -1,106 +1,142 @@
-"""The report: pages are what the committed run says, from its JSON file alone; stale blocks are found."""
+"""Tables and plots of benchmarks, and guards of the committed results in docs/benchmarks.
+
+Tests named `test_committed_...` check committed data, not code: they fail until somebody measures again.
+"""
 
 import json
-import re
 
 import pytest
 
-from bench.measure import P99_NEEDS
-from docs.build import benchmark_plots as plots
-from docs.build import benchmark_tables as tables
-from docs.build import benchmarks as report
-from docs.build.benchmark_run import RESULTS, RUN, Saved, read
+from bench.measure import P99_MIN_CALLS
+from bench.subjects import SHIPPED
+from docs.build import benchmarks, plots
+from docs.build.benchmarks import GPU_RESULTS, RUN, SavedRun, parse_summary
 
-SAVED = read()
-
-
-@pytest.mark.parametrize("page", list(report.pages()), ids=lambda page: page.name)
-def test_figures_are_those_of_the_saved_run(page):
-    text = page.read_text()
-    assert text == report.renewed(text, SAVED), "run `python -m docs.build`"
+SAVED = benchmarks.read()
+DEFAULTS = [entry.card.name for entry in SHIPPED if entry.card.default]
 
 
-def test_readme_and_report_have_figures_and_pictures():
-    assert {page.name for page in report.pages()} >= {"README.md", "benchmarks.md"}
-    text = "".join(page.read_text() for page in report.pages())
-    for name in plots.PICTURES:
-        assert (RESULTS / name).exists()
-        assert f"benchmarks/{name}" in text
-    assert set(re.findall(r"<!-- figures: (\S+) -->", text)) == set(report.BLOCKS)
+def saved_run(*rows):
+    return SavedRun(list(rows), {}, "", "", [])
 
 
-def test_a_changed_figure_is_found():
-    text = (report.REPOSITORY / "README.md").read_text()
-    row = SAVED.of(scope="array to label, in turn")[0]
-    figure = f"| {tables.short(row['times']['zoo.Model.run'])} |"
-    assert figure in text
-    stale = text.replace(figure, "| 0.001 |")
-    assert stale != report.renewed(stale, SAVED) == text
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_committed_run_has_every_default_model(name):
+    measured = {row["model"] for row in SAVED.select(scope="array to label, every model")}
+    assert name in measured, "run `pytest --benchmark-only --benchmark-json=docs/benchmarks/run.json`"
 
 
-def test_figures_that_nothing_writes_are_an_error():
-    with pytest.raises(ValueError, match="no figures 'nonsense'"):
-        report.renewed("<!-- figures: nonsense -->\n<!-- end of figures -->", SAVED)
-
-
-def test_every_row_says_what_a_sceptic_asks():
-    rows = [row for row in SAVED.rows if row["test"] in ("test_runtime", "test_model")]
+def test_committed_rows_name_their_conditions():
+    rows = [row for row in SAVED.rows if "share_of_peak" in row]
     assert rows
+    keys = {"scope", "n", "threads", "provider", "batch", "p50_ms", "p90_ms", "parameters", "macs"}
     for row in rows:
-        asked = {
-            "scope",
-            "n",
-            "threads",
-            "provider",
-            "batch",
-            "p50_ms",
-            "p90_ms",
-            "parameters",
-            "macs",
-            "share_of_peak",
-        }
-        assert asked <= row.keys()
-        assert ("p99_ms" in row) == (row["n"] >= P99_NEEDS)
+        assert keys <= row.keys()
+        assert ("p99_ms" in row) == (row["n"] >= P99_MIN_CALLS)
         assert row["gflops"] == pytest.approx(2 * row["macs"] * row["batch"] / row["p50_ms"] / 1e6, rel=0.01)
 
 
-def test_the_saved_run_names_no_machine_and_holds_no_single_times():
-    told = json.loads(RUN.read_text())
-    assert "node" not in told["machine_info"]
-    assert all("data" not in benchmark["stats"] for benchmark in told["benchmarks"])
+def test_committed_run_has_no_host_name_and_no_single_times():
+    content = json.loads(RUN.read_text())
+    assert "node" not in content["machine_info"]
+    assert all("data" not in benchmark["stats"] for benchmark in content["benchmarks"])
 
 
-def test_loadgens_own_logs_say_valid():
+def test_committed_loadgen_results_are_valid():
     assert SAVED.loadgen
-    for found in SAVED.loadgen:
-        told = tables.summary_of(found["log"])
-        assert told["Result is"] == "VALID", found["model"]
-        assert found["min_duration_s"] >= 10
-        assert found["min_queries"] >= 1000
-        assert found["asked"] == 10_000
+    for result in SAVED.loadgen:
+        assert parse_summary(result["log"])["Result is"] == "VALID", result["model"]
+        assert result["min_duration_s"] >= 10
+        assert result["min_queries"] >= 1000
+        assert result["asked"] == 10_000
 
 
-def test_a_faster_runtime_is_told_of():
-    ours = {"onnxruntime": {"p50_ms": 1.3}, "other": {"p50_ms": 1.0}}
-    row = {"scope": "session only, in turn", "model": "m", "batch": 1, "times": ours, "threads": {"other": 1}}
-    saved = Saved([row], {}, "", "", [])
-    assert "`other` is 1.30 times as fast for `m` at batch 1, on 1 thread(s)." in tables.peers(saved)
-    ours["other"]["p50_ms"] = 1.2
-    assert "No other runtime is more than 20 % faster" in tables.peers(saved)
+def test_committed_gpu_results_name_machine_and_commit():
+    files = sorted(GPU_RESULTS.glob("*.json"))
+    assert files
+    for path in files:
+        machine = json.loads(path.read_text())["steps"]["machine"]["result"]
+        assert machine["commit"] in path.name
+        assert "NVIDIA" in machine["gpu"]
+        assert machine["onnxruntime-gpu"]
 
 
-def test_below_half_of_the_peak_is_told_of():
-    row = SAVED.of(scope="array to label, every model")[0]
-    saved = Saved([row | {"share_of_peak": 0.4}], {}, "", "", [])
-    assert f"Below half: `{row['model']}`." in tables.shares(saved)
+def test_gpu_figures_stand_under_their_commit():
+    text = benchmarks.gpu()
+    assert text.count("On NVIDIA H100") == 1
+    for path in GPU_RESULTS.glob("*.json"):
+        results = {name: step.get("result") for name, step in json.loads(path.read_text())["steps"].items()}
+        commit = f"commit {results['machine']['commit']}"
+        part = "".join(paragraph for paragraph in text.split("\n\n") if commit in paragraph)
+        assert part
+        if training := results.get("training"):
+            assert f"mean {training['mean']:.2%}" in part
+            assert f"n = {training['n']}" in part
+        if speed := results.get("training_speed"):
+            assert f"{speed['seeds_5']['images_per_s']:,} images/s together" in part
 
 
-def test_pictures_are_drawn_from_the_run_alone(tmp_path):
-    for name, draw in plots.PICTURES.items():
-        draw(SAVED, tmp_path / name)
-        assert (tmp_path / name).stat().st_size > 5000
+def test_missing_gpu_figure_is_a_dash():
+    rows = [{"model": "m", "batch": 1, "way": "a", "p50_ms": 0.12345}, {"model": "m", "batch": 64, "way": "a"}]
+    assert benchmarks.gpu_latency(rows).splitlines()[2] == "| a | 0.123 | – | – | – |"
 
 
-def test_the_front_holds_what_no_other_beats():
+def test_faster_runtime_is_listed():
+    times = {"onnxruntime": {"p50_ms": 1.3}, "other": {"p50_ms": 1.0}}
+    row = {"scope": "session only, in turn", "model": "m", "batch": 1, "times": times, "threads": {"other": 1}}
+    assert "`other` is 1.30 times as fast for `m` at batch 1, on 1 thread(s)." in benchmarks.peers(saved_run(row))
+    times["other"]["p50_ms"] = 1.2
+    assert "No other runtime is more than 20 % faster" in benchmarks.peers(saved_run(row))
+
+
+def test_share_below_half_of_the_peak_is_listed():
+    row = SAVED.select(scope="array to label, every model")[0]
+    assert f"Below half: `{row['model']}`." in benchmarks.shares(saved_run(row | {"share_of_peak": 0.4}))
+
+
+def test_model_without_pytorch_times_has_dashes():
+    times = {"zoo.Model.run": {"n": 9, "p50_ms": 0.1, "p90_ms": 0.2}, "session.run": {"p50_ms": 0.1}}
+    row = {"scope": "array to label, in turn", "model": "m.plus-int8", "times": times, "ratios": {"session.run": 1.02}}
+    assert benchmarks.promises(saved_run(row)).splitlines()[2] == (
+        "| `m.plus-int8` | 9 | 0.1 | 0.2 | – | 1.020 | – | – | – | – |"
+    )
+
+
+def points(panel):
+    """All points of a panel's lines."""
+    return {(float(x), float(y)) for line in panel.lines for x, y in zip(*line.get_data(), strict=True)}
+
+
+def test_pareto_plot_has_every_model():
+    measured = SAVED.select(scope="array to label, every model")
+    figure = plots.pareto(SAVED)
+    drawn = [points(panel) for panel in figure.axes]
+    for row in measured:
+        for key in ("p50_ms", "parameters"):
+            assert any((row[key], 100 * row["accuracy"]) in panel for panel in drawn), row["model"]
+    names = " ".join(text.get_text() for panel in figure.axes for text in panel.texts)
+    assert all(row["model"] in names for row in measured)
+
+
+def test_pareto_front_has_models_that_no_other_beats():
     rows = [{"x": x, "accuracy": y, "model": str(x)} for x, y in ((1, 0.8), (2, 0.7), (3, 0.9), (3, 0.85), (4, 0.9))]
-    assert [(row["x"], row["accuracy"]) for row in plots._front(rows, "x")] == [(1, 0.8), (3, 0.9)]
+    assert [(row["x"], row["accuracy"]) for row in plots.pareto_front(rows, "x")] == [(1, 0.8), (3, 0.9)]
+
+
+def test_percentile_plot_has_every_runtime():
+    figure = plots.percentiles(SAVED)
+    panels = {panel.get_title(): panel for panel in figure.axes}
+    rows = SAVED.select(scope="session only", batch=1)
+    assert rows
+    for row in rows:
+        values = {x for x, _ in points(panels[row["model"]])}
+        assert {row["p50_ms"], row["p90_ms"], row["p99_ms"]} <= values
+
+
+def test_throughput_plot_has_every_rate():
+    left, right = (points(panel) for panel in plots.throughput(SAVED).axes)
+    for row in SAVED.select(scope="session only, by batch"):
+        assert {(float(size), rate) for size, rate in row["images_per_s"].items()} <= left
+    for row in SAVED.select(scope="array to label, by cores"):
+        for rates in row["images_per_s"].values():
+            assert {(float(n), rate) for n, rate in rates.items()} <= right

@@ -1,13 +1,15 @@
-"""What the documentation says is so: commands run, links lead somewhere, the written parts are current."""
+"""The documentation: its commands work, its links lead to files, its generated parts are current."""
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from docs.build.pages import MODEL_PAGES, pages, renewed
+from docs.build.__main__ import MODEL_PAGES, outdated, renew
 from tests.support.examples import REPOSITORY
 from zoo import registry
 from zoo.datasets.catalog import DATASETS
@@ -16,16 +18,17 @@ README = (REPOSITORY / "README.md").read_text()
 
 
 def commands(text):
-    """The `zoo` lines of a page's shell blocks."""
+    """The `zoo` commands in a page's shell blocks."""
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         for line in block.splitlines():
             line = line.split("&&")[-1].split("#")[0].strip()
-            if line.startswith("zoo ") and line != "zoo serve":  # which does not end: tests/serve/server/test_server.py
+            if line.startswith("zoo ") and line != "zoo serve":  # runs until stopped: tests/serve/server/test_server.py
                 yield line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", list(commands(README)))
-def test_the_readmes_commands_work(command):
+def test_readme_commands_work(command):
     done = subprocess.run(
         [sys.executable, "-m", "serve.cli", *shlex.split(command)[1:]]
         if "*" not in command
@@ -36,7 +39,7 @@ def test_the_readmes_commands_work(command):
     assert done.stdout or " -o " in command
 
 
-def test_the_readmes_first_answer_is_the_one_that_is_given():
+def test_readme_shows_the_output_of_its_first_command():
     first = next(commands(README))
     done = subprocess.run(
         [sys.executable, "-m", "serve.cli", *shlex.split(first)[1:]],
@@ -45,28 +48,56 @@ def test_the_readmes_first_answer_is_the_one_that_is_given():
     assert done.stdout.strip() in README
 
 
-def test_the_readmes_python_works():
+def test_readme_python_example_works():
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    names = {}
+    namespace = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        exec(block, names)
-    assert names["row"].label == "7"
-    assert names["scores"].logits.shape == (2, 10)
+        exec(block, namespace)
+    assert namespace["row"].label == "7"
+    assert namespace["scores"].logits.shape == (2, 10)
 
 
-@pytest.mark.parametrize("path", list(pages()), ids=lambda path: path.name)
-def test_what_is_written_from_cards_is_current(path):
-    assert path.exists(), "run `python -m docs.build`"
-    assert path.read_text() == pages()[path], "run `python -m docs.build`"
+@pytest.mark.slow
+def test_generated_pages_are_current():
+    assert outdated() == [], "run `python -m docs.build`, and delete pages of removed models"
 
 
-def test_no_page_is_left_over_from_a_model_that_is_gone():
-    assert set(MODEL_PAGES.iterdir()) == {path for path in pages() if path.parent == MODEL_PAGES}
+@pytest.mark.slow
+def test_check_reports_changed_missing_and_removed_pages(tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(REPOSITORY / "docs", root / "docs", ignore=shutil.ignore_patterns("*.json", "*.png", "*.py"))
+    shutil.copy(REPOSITORY / "README.md", root)
+    assert outdated(root) == []
+    readme, removed, missing = (root / name for name in ("README.md", "docs/models/x.md", "docs/accuracy.md"))
+    readme.write_text(README.replace("| MNIST | 14,624 |", "| MNIST | 14,625 |"))
+    removed.write_text("# A model that is not shipped")
+    missing.unlink()
+    assert set(outdated(root)) == {readme, removed, missing}
+
+
+def test_renew_writes_the_output_of_blocks():
+    page = "Text\n<!-- [[[cog cog.out('new') ]]] -->\nold\n<!-- [[[end]]] -->\nmore\n"
+    assert renew(page, Path("page.md")) == page.replace("old", "new")
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("<!-- [[[cog cog.out('x') ]]] -->\nnever closed\n", "page.md.*end"),
+        (
+            "<!-- [[[cog from docs.build import blocks; cog.out(blocks.benchmark('x')) ]]] -->\n<!-- [[[end]]] -->\n",
+            "'x'.*latency",
+        ),
+    ],
+)
+def test_block_that_fails_is_an_error(block, message):
+    with pytest.raises(ValueError, match=message):
+        renew(block, Path("page.md"))
 
 
 @pytest.mark.parametrize("card", [entry.card for entry in registry.scan()], ids=lambda card: card.name)
-def test_model_cards_are_read_by_the_hubs_own_library(card):
+def test_model_pages_are_valid_hub_model_cards(card):
     from huggingface_hub import ModelCard
 
     page = ModelCard((MODEL_PAGES / f"{card.name}.md").read_text())
@@ -77,13 +108,8 @@ def test_model_cards_are_read_by_the_hubs_own_library(card):
     assert f"{card.macs:,}" in page.text
 
 
-def test_a_page_without_its_block_is_an_error():
-    with pytest.raises(ValueError, match="no block"):
-        renewed("# A page", "block")
-
-
 @pytest.mark.parametrize("page", sorted(REPOSITORY.glob("*.md")) + sorted(REPOSITORY.glob("docs/**/*.md")), ids=str)
-def test_links_lead_somewhere(page):
+def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page} links to {target}"

@@ -1,6 +1,7 @@
-"""Seeded pictures of digits that touch the frame: as a detector cuts them out, or a person with scissors or a mouse.
+"""Random images of digits, cropped tightly: as a detector crops them, or a person with a mouse or scissors.
 
-A picture is a shape (`digit_shapes.py`, or printed) with narrow margins or none, in two colours, drawn or photographed.
+An image is a shape (from `digit_shapes.py`, or a printed digit) with narrow margins or none, in two colours, drawn or
+photographed. The same seed gives the same image.
 """
 
 from functools import cache
@@ -13,7 +14,7 @@ from tests.pictures.digit_pictures import painted
 from tests.pictures.digit_shapes import Array, Random
 
 HEIGHTS = (16, 28, 40, 64, 100, 180, 300, 450)
-PAIRS = (  # paper and ink: pen on white, chalk on black, a paint program's two ways
+PAIRS = (  # paper and ink: pen on white, chalk on black, and black on white and white on black as in paint programs
     ((235, 232, 225), (35, 35, 45)),
     ((30, 32, 34), (225, 225, 215)),
     ((255, 255, 255), (0, 0, 0)),
@@ -23,7 +24,7 @@ PAIRS = (  # paper and ink: pen on white, chalk on black, a paint program's two 
 
 @cache
 def fonts() -> tuple[str, ...]:
-    """Font files that matplotlib brings: DejaVu Sans, Serif and Mono, from extra light to bold, upright and slanted."""
+    """Font files of matplotlib: DejaVu Sans, Serif and Mono, from extra light to bold, upright and slanted."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -41,7 +42,7 @@ def printed(digit: int, font: str, size: int = 300) -> Array:
 
 
 def cut(shape: Array, margins: tuple[float, float, float, float]) -> Array:
-    """The shape with margins above, below, left and right, of its longer side; a negative one cuts into the ink."""
+    """The shape with margins above, below, left and right, as shares of its longer side; negative ones cut the ink."""
     x, y, width, height = cv2.boundingRect((shape > 0.5).astype(np.uint8))
     side = max(width, height)
     above, below, left, right = (round(margin * side) for margin in margins)
@@ -49,7 +50,7 @@ def cut(shape: Array, margins: tuple[float, float, float, float]) -> Array:
 
 
 def margins(random: Random) -> tuple[float, float, float, float]:
-    """None, a few percent all around, or on some sides only."""
+    """Random margins: none, a few percent on all sides, or on some sides only."""
     kind = random.random()
     if kind < 0.35:
         sides = np.zeros(4)
@@ -66,7 +67,7 @@ def margins(random: Random) -> tuple[float, float, float, float]:
 
 
 def colours(random: Random) -> tuple[Array, Array]:
-    """Paper and ink: a usual pair, or any two that differ by 90 grey levels in a channel and by 25 on average."""
+    """Paper and ink: a usual pair, or random colours that differ by 90 levels in one channel and by 25 on average."""
     if random.random() < 0.6:
         paper, ink = (np.array(colour, float) for colour in PAIRS[int(random.integers(len(PAIRS)))])
         return paper, ink
@@ -77,15 +78,15 @@ def colours(random: Random) -> tuple[Array, Array]:
 
 
 def tight(random: Random, shape: Array) -> Array:
-    """uint8 `(H, W, 3)`: the shape with narrow margins, 16 to 450 pixels high, a quarter of them widened.
+    """uint8 `(H, W, 3)`: the shape with narrow margins, 16 to 450 pixels high; a quarter of the images are widened.
 
-    Four of ten are drawn; the others have light that changes by up to half, blur, noise and JPEG.
+    40 % are drawn; the others have light that changes by up to half, blur, noise and JPEG compression.
     """
     coverage = cut(shape, margins(random))
     height = int(random.choice(HEIGHTS))
     width = height * coverage.shape[1] / coverage.shape[0]
     if random.random() < 0.25:
-        width = min(float(height), 1.5 * width)  # more would make a seven of a one
+        width = min(float(height), 1.5 * width)  # more would turn a one into a seven
     width = max(2, round(width))
     shrinks = max(coverage.shape) > max(height, width)
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -95,6 +96,7 @@ def tight(random: Random, shape: Array) -> Array:
 
 
 def photographed(random: Random, flat: Array) -> Array:
+    """Add a photograph's light, blur, noise and, mostly, JPEG compression."""
     height, width = flat.shape[:2]
     angle = random.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:height, 0:width]
@@ -104,9 +106,9 @@ def photographed(random: Random, flat: Array) -> Array:
     scene = cv2.GaussianBlur(scene, (0, 0), blur) if blur else scene
     scene = scene + random.normal(0, random.choice([0, 2, 5, 9]), scene.shape)
     scene = scene + random.normal(0, random.choice([0, 2, 4]), scene.shape[:2])[:, :, None]
-    seen = np.clip(scene, 0, 255).astype(np.uint8)
+    photo = np.clip(scene, 0, 255).astype(np.uint8)
     quality = int(random.choice([0, 45, 70, 90]))  # 0: PNG
     if not quality:
-        return seen
-    data = cv2.imencode(".jpg", seen, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        return photo
+    data = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)

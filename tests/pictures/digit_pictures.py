@@ -1,7 +1,7 @@
-"""Seeded pictures of digits as people make them: photographs of pen on paper, chalk, markers, drawings.
+"""Random images of digits as people make them: photographs of pen on paper, chalk, markers, drawings.
 
-A picture is a shape (`digit_shapes.py`) in a style. Tests and benchmarks read them; `examples/make_examples.py` draws
-with the same functions.
+An image is a shape from `digit_shapes.py` in one of `STYLES`; the same seed gives the same image. Tests and benchmarks
+classify them, and `examples/make_examples.py` draws the examples with the same functions.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.pictures.digit_shapes import Array, Random
 
 
 def placed(shape: Array, height: int, width: int, centre: tuple[float, float] = (0.5, 0.5)) -> Array:
-    """The shape pasted into an empty `(height, width)` at a relative centre (x, y), cut off where it does not fit."""
+    """The shape in an empty `(height, width)`, at a relative centre (x, y); what does not fit is cut off."""
     canvas = np.zeros((height, width), np.float32)
     top, left = round(centre[1] * height - shape.shape[0] / 2), round(centre[0] * width - shape.shape[1] / 2)
     y, x = max(0, top), max(0, left)
@@ -23,7 +23,7 @@ def placed(shape: Array, height: int, width: int, centre: tuple[float, float] = 
     return canvas
 
 
-def _somewhere(random: Random, room: float) -> tuple[float, float]:
+def _random_centre(random: Random, room: float) -> tuple[float, float]:
     return 0.5 + random.uniform(-room, room), 0.5 + random.uniform(-room, room)
 
 
@@ -57,14 +57,14 @@ def grain(random: Random, height: int, width: int, strength: float = 3.0) -> Arr
 
 
 def photographed(random: Random, scene: Array, noise: float = 4.0, blur: float = 0.8, quality: int = 80) -> Array:
-    """What a phone makes of a scene: a little perspective, blur, sensor noise, JPEG."""
+    """The scene as a phone's photo: slight perspective, blur, sensor noise, JPEG compression."""
     height, width = scene.shape[:2]
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     moved = corners + random.uniform(-0.03, 0.03, (4, 2)).astype(np.float32) * (width, height)
     lens = cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
-    seen = cv2.warpPerspective(scene, lens, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    seen = cv2.GaussianBlur(seen, (0, 0), blur) if blur else seen
-    noisy = seen + random.normal(0, noise, seen.shape) + random.normal(0, noise / 2, seen.shape[:2])[:, :, None]
+    photo = cv2.warpPerspective(scene, lens, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    photo = cv2.GaussianBlur(photo, (0, 0), blur) if blur else photo
+    noisy = photo + random.normal(0, noise, photo.shape) + random.normal(0, noise / 2, photo.shape[:2])[:, :, None]
     data = cv2.imencode(".jpg", np.clip(noisy, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
@@ -83,7 +83,7 @@ def pen_colour(random: Random) -> Array:
 def _pen(random: Random, shape: Array, shadow: float = 0.0, ground: Array | None = None, room: float = 0.12) -> Array:
     height, width = ((480, 640), (640, 480), (600, 600))[int(random.integers(3))]
     sheet = paper(random, height, width) if ground is None else ground[:height, :width]
-    scene = painted(placed(shape, *sheet.shape[:2], _somewhere(random, room)), sheet, pen_colour(random))
+    scene = painted(placed(shape, *sheet.shape[:2], _random_centre(random, room)), sheet, pen_colour(random))
     scene = scene * light(random, *sheet.shape[:2], depth=random.uniform(0.1, 0.5), shadow=shadow)
     return photographed(random, np.asarray(scene, np.float32), random.uniform(1, 6), random.uniform(0.4, 1.6))
 
@@ -119,7 +119,7 @@ def chalk(random: Random, shape: Array) -> Array:
     board = np.array([[30, 32, 34], [25, 55, 40]][int(random.integers(2))], np.float32)
     wiped = cv2.GaussianBlur(random.normal(0, 90, (height, width)).astype(np.float32), (0, 0), 14)[:, :, None]
     rough = np.clip(0.75 + random.normal(0, 0.22, (height, width)), 0.2, 1).astype(np.float32)
-    cover = placed(shape, height, width, _somewhere(random, 0.12)) * rough
+    cover = placed(shape, height, width, _random_centre(random, 0.12)) * rough
     scene = painted(cover, board + np.abs(wiped) + grain(random, height, width), (225, 225, 215))
     return photographed(random, np.asarray(scene * light(random, height, width), np.float32), 3.0, 0.9)
 
@@ -129,10 +129,10 @@ def marker(random: Random, shape: Array) -> Array:
 
 
 def table_edge(random: Random, shape: Array) -> Array:
-    """A sheet on a dark or wooden table that is seen on one or more sides."""
+    """A sheet on a dark or wooden table; the table is visible on one or more sides."""
     height, width = 560, 560
     sheet = painted(
-        placed(shape, height, width, _somewhere(random, 0.06)), paper(random, height, width), pen_colour(random)
+        placed(shape, height, width, _random_centre(random, 0.06)), paper(random, height, width), pen_colour(random)
     ).astype(np.float32)
     table = np.array([[45, 40, 38], [120, 85, 55], [70, 75, 85]][int(random.integers(3))], np.float32)
     wood = table + grain(random, height, width, 8)
@@ -154,7 +154,7 @@ def table_edge(random: Random, shape: Array) -> Array:
 def canvas(random: Random, shape: Array) -> Array:
     """A paint program: hard or smooth edges, black on white or white on black."""
     side = int(max(random.choice([200, 280, 400, 600]), shape.shape[0] * 1.2))
-    cover = placed(shape, side, side, _somewhere(random, 0.08))
+    cover = placed(shape, side, side, _random_centre(random, 0.08))
     cover = (cover > 0.5).astype(np.float32) if random.random() < 0.5 else cover
     colours = ((255, 255, 255), (0, 0, 0))
     return painted(cover, *(colours if random.random() < 0.6 else colours[::-1]))
@@ -176,7 +176,7 @@ def touching(random: Random, shape: Array) -> Array:
 def transparent(random: Random, shape: Array) -> Array:
     """uint8 `(H, W, 4)`: white, black or coloured ink on transparency, which may hide any colour."""
     side = int(shape.shape[0] * random.uniform(1.05, 1.6))
-    cover = placed(shape, side, side, _somewhere(random, 0.04))
+    cover = placed(shape, side, side, _random_centre(random, 0.04))
     ink = [(255, 255, 255), (0, 0, 0), (200, 40, 30), (20, 60, 200)][int(random.integers(4))]
     pixels = np.zeros((side, side, 4), np.uint8)
     pixels[:, :, :3] = (0, 255)[int(random.integers(2))]
@@ -196,23 +196,23 @@ def coloured(random: Random, shape: Array) -> Array:
     )
     ground, ink = pairs[int(random.integers(len(pairs)))]
     if random.random() < 0.5:
-        return painted(placed(shape, 400, 400, _somewhere(random, 0.06)), ground, ink)
-    scene = painted(placed(shape, 480, 480, _somewhere(random, 0.1)), ground + grain(random, 480, 480), ink)
+        return painted(placed(shape, 400, 400, _random_centre(random, 0.06)), ground, ink)
+    scene = painted(placed(shape, 480, 480, _random_centre(random, 0.1)), ground + grain(random, 480, 480), ink)
     return photographed(random, np.asarray(scene * light(random, 480, 480, 0.25), np.float32), 3.0, 0.8)
 
 
 def tiny(random: Random, shape: Array) -> Array:
-    """A digit of a twentieth of a large sheet."""
+    """A digit of about a twentieth of the height of a large sheet."""
     height, width = 1800, 2400
     high = int(random.integers(90, 160))
     small = cv2.resize(shape, (high, high), interpolation=cv2.INTER_AREA)
-    scene = painted(placed(small, height, width, _somewhere(random, 0.35)), (244, 243, 238), (40, 42, 60))
+    scene = painted(placed(small, height, width, _random_centre(random, 0.35)), (244, 243, 238), (40, 42, 60))
     scene = scene * light(random, height, width, 0.3)
     return photographed(random, np.asarray(scene, np.float32), 3.0, 0.8)
 
 
 def huge(random: Random, shape: Array) -> Array:
-    """Twelve megapixels, the digit a quarter to two thirds of its height."""
+    """Twelve megapixels; the digit has a quarter to two thirds of the height."""
     return np.asarray(cv2.resize(photo(random, shape), (4000, 3000), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
@@ -223,7 +223,7 @@ def low_resolution(random: Random, shape: Array) -> Array:
 
 
 def framed(random: Random, shape: Array) -> Array:
-    """A screenshot: a canvas with a thin border, a few pixels of the page around it."""
+    """A screenshot: a canvas with a thin border and a few pixels of the page around it."""
     pixels, page, gap = canvas(random, shape), int(random.integers(0, 14)), int(random.integers(1, 4))
     line = int(random.choice([0, 90, 170]))
     pixels = cv2.copyMakeBorder(pixels, gap, gap, gap, gap, cv2.BORDER_CONSTANT, value=(line,) * 3)

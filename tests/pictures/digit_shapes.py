@@ -1,7 +1,7 @@
-"""Shapes of digits, drawn from our own hand-written skeletons or taken from an MNIST-like array.
+"""Shapes of digits, drawn from hand-written strokes or from an MNIST image.
 
-`SKELETONS` holds a few ways to write each digit as strokes of points in a unit box, x to the right and y down; smooth
-curves go through them.
+`SKELETONS` has a few ways to write each digit: strokes of points in a unit square, x to the right and y down. Smooth
+curves go through the points.
 """
 
 from typing import Any
@@ -104,15 +104,15 @@ def curve(points: Stroke, steps: int = 24) -> Array:
 
 
 def strokes(digit: int, random: Random, variant: int | None = None) -> list[Array]:
-    """The digit's strokes, float64 `(P, 2)` each, about 0 to 1, written a little differently each time."""
-    ways = SKELETONS[digit]
-    way = ways[int(random.integers(len(ways))) if variant is None else variant]
+    """The digit's strokes, float64 `(P, 2)` each, about 0 to 1, with random slant, tilt, width and point positions."""
+    variants = SKELETONS[digit]
+    skeleton = variants[int(random.integers(len(variants))) if variant is None else variant]
     slant, tilt = random.normal(0.08, 0.12), random.normal(0, 0.06)
     stretch = random.uniform(0.62, 0.95)
     turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-    moved = {point: np.asarray(point) + random.normal(0, 0.018, 2) for stroke in way for point in stroke}
+    moved = {point: np.asarray(point) + random.normal(0, 0.018, 2) for stroke in skeleton for point in stroke}
     result = []
-    for stroke in way:
+    for stroke in skeleton:
         line = curve([tuple(moved[point]) for point in stroke]) - 0.5
         line[:, 0] = line[:, 0] * stretch - line[:, 1] * slant
         result.append(line @ turn.T + 0.5)
@@ -122,7 +122,11 @@ def strokes(digit: int, random: Random, variant: int | None = None) -> list[Arra
 def draw(
     digit: int, random: Random, size: int = 240, width: float = 0.08, variant: int | None = None, pressure: float = 0.15
 ) -> Array:
-    """float32 `(size·1.3, size·1.3)` coverage 0 to 1 of a digit `size` pixels high; width: stroke / size."""
+    """Draw a digit `size` pixels high: float32 `(size·1.3, size·1.3)`, coverage 0 to 1.
+
+    Args:
+        width: of the stroke, as a share of `size`. pressure: how much the width varies along a stroke.
+    """
     side = round(size * 1.3)
     big = np.zeros((side * 2, side * 2), np.uint8)
     for line in strokes(digit, random, variant):
@@ -136,38 +140,8 @@ def draw(
 
 
 def from_array(image: Array, size: int = 240) -> Array:
-    """float32 coverage of an MNIST-like uint8 `(28, 28)`, upscaled to smooth shapes; the digit is `size`."""
+    """Enlarge an MNIST image, uint8 `(28, 28)`, to a smooth float32 coverage; the digit is `size` pixels high."""
     side = round(size * 1.4)
     large = cv2.resize(np.asarray(image, np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     large = cv2.GaussianBlur(large, (0, 0), side / 28 * 0.45)
     return np.clip((large - 110) / 30 * 28 / side * 8 + 0.5, 0, 1).astype(np.float32)
-
-
-def thinned(shape: Array, to: float) -> Array:
-    """The shape with strokes of about `to` of its longest side: thinned to its middle lines, and grown again."""
-    side = 140
-    line = skeleton(cv2.resize(shape, (side, side), interpolation=cv2.INTER_AREA) > 0.5)
-    large = cv2.resize(line.astype(np.uint8) * 255, shape.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    grow = max(1, round((to - 0.01) * shape.shape[0] / 1.4)) | 1
-    grown = cv2.dilate(large, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow)))
-    return np.clip(cv2.GaussianBlur(grown, (0, 0), 1.2).astype(np.float32) / 255 * 2 - 0.5, 0, 1)
-
-
-def skeleton(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Middle lines one pixel wide (T. Zhang, C. Suen: A fast parallel algorithm for thinning, 1984)."""
-    line = np.pad(mask, 1)
-    while True:
-        before = int(line.sum())
-        for first in (True, False):
-            # the neighbours P2 to P9, from the north clockwise
-            p = [
-                np.roll(line, shift, (0, 1))
-                for shift in ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
-            ]
-            count = np.sum(p, axis=0)
-            turns = np.sum([~p[k] & p[(k + 1) % 8] for k in range(8)], axis=0)
-            n, e, s, w = p[0], p[2], p[4], p[6]
-            ends = ~(n & e & s) & ~(e & s & w) if first else ~(n & e & w) & ~(n & s & w)
-            line = line & ~((count >= 2) & (count <= 6) & (turns == 1) & ends)
-        if int(line.sum()) == before:
-            return np.asarray(line[1:-1, 1:-1])

@@ -63,7 +63,6 @@ def test_predict_opens_no_cuda_session_for_one_image(monkeypatch, capsys):
 def test_predict_reports_cuda_for_many_images(monkeypatch, capsys, model):
     class OnCuda:
         device, card = "cuda", model.card
-        sha256 = model.sha256
 
         def __getattr__(self, name):
             return getattr(model, name)

@@ -182,7 +182,7 @@ REFUSED = {  # name → what makes it, and a word of the sentence
     "png-rgba-16-25": (lambda: png(S, S, 16, 6, bytes(8 * S), interlace=1), "MB to decode"),
     "jpeg-too-large": (
         lambda: encoded(Image.new("L", (400, 400)), "JPEG").replace(b"\x08\1\x90\1\x90", b"\x08\x24\xb8\x24\xb8"),
-        "9400x9400 pixels, more than the 25 million",
+        "9400x9400 pixels, more than the limit of 25 million",
     ),
     "jpeg-1000-scans": (lambda: repeated_scans(2000, 1000, 5), "scans"),
     "jpeg-empty-segments": (lambda: b"\xff\xd8" + b"\xff\xe5\0\2" * 3_900_000 + b"\xff\xd9", "segments"),
@@ -195,7 +195,7 @@ REFUSED = {  # name → what makes it, and a word of the sentence
     "icon": (lambda: icon(png(13_300, 13_300, 8, 6, bytes(4), interlace=1)), "format ICO"),
     "bmp-run-length": (lambda: run_length_bmp(S), "run-length"),
     "ppm-comment": (lambda: b"P5\n#" + b"x" * 15_900_000 + b"\n1 1 255\n\0", "header"),
-    "ppm-text": (lambda: b"P2 2700 2700 255\n" + b"0 " * 7_290_000, "written as text"),
+    "ppm-text": (lambda: b"P2 2700 2700 255\n" + b"0 " * 7_290_000, "in text form"),
     "gif-comment": (lambda: frames(1)[:19] + b"!\xfe" + b"\1x" * 7_000_000 + b"\0" + frames(1)[19:], "first frame"),
     "tiff-fax": (lambda: encoded(Image.new("1", (S, S)), "TIFF", compression="group4"), "CCITT"),
     "tiff-huge-tile": (

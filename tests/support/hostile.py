@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.support.examples import CARD
+from tests.support.paths import CARD
 from zoo import registry
 from zoo.model_files import METADATA_KEY
 

@@ -1,11 +1,11 @@
-"""The command with a fault put in: pictures of some widths take for ever, hold the interpreter, or end the thread."""
+"""`zoo` with an injected fault: images of certain widths block a thread, hold the interpreter's lock, or raise."""
 
 import re
 import time
 
 from zoo.images import prepare
 
-SLEEPS, HOLDS, ENDS, FAILS = 31, 33, 35, 37  # pixels
+SLEEPS, HOLDS, ENDS, FAILS = 31, 33, 35, 37  # widths in pixels
 correct = prepare.CORRECTORS["digit"]
 
 
@@ -14,7 +14,7 @@ def faulty(pixels, *others):
     if width == SLEEPS:
         time.sleep(3600)
     if width == HOLDS:
-        re.match("(a+)+$", "a" * 60 + "b")  # in C, without giving up the interpreter's lock
+        re.match("(a+)+$", "a" * 60 + "b")  # in C, without releasing the interpreter's lock
     if width == ENDS:
         raise SystemExit
     if width == FAILS:
@@ -22,7 +22,7 @@ def faulty(pixels, *others):
     return correct(pixels, *others)
 
 
-if __name__ in ("__main__", "__mp_main__"):  # in the server's processes, and not in the tests' own
+if __name__ in ("__main__", "__mp_main__"):  # in the server's processes, not in the process of the tests
     prepare.CORRECTORS["digit"] = faulty
 
 if __name__ == "__main__":

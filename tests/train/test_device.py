@@ -1,6 +1,6 @@
-"""Training on a device (train/device.py): the same steps as on the CPU, side by side as alone, resumable.
+"""Training on a GPU (train/device.py): it matches training on the CPU, in parallel or alone, and can be resumed.
 
-Without a GPU the CPU takes its place: same code, no CUDA graph. What needs a GPU is marked `gpu`.
+Most tests run the device code on the CPU, without CUDA graphs. Tests that need a GPU are marked `gpu`.
 """
 
 from dataclasses import replace
@@ -16,19 +16,27 @@ from train.device import Steps, Trainee, fit_on_device
 from train.loop import Job, fit
 from train.progress import Progress
 from train.recipe import OneCycle
-from train.runs import Run, RunError
+from train.runs import Run
+from zoo.errors import RunError
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 SGD = replace(
-    RECIPE, network_options={}, optimizer="SGD", optimizer_options=recipe.find("cifar93k.plus").optimizer_options,
-    schedule=OneCycle(0.03), augment=(), ema=0.9,
-)  # fmt: skip
+    RECIPE,
+    network_options={},
+    optimizer="SGD",
+    optimizer_options=recipe.find("cifar93k.plus").optimizer_options,
+    schedule=OneCycle(0.03),
+    augment=(),
+    ema=0.9,
+)
 ADAM = replace(RECIPE, network_options={}, augment=())
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As the CPU runs here: sums on more threads differ in their last bits, and training amplifies that."""
+    """Use one thread: sums on several threads differ in their last bits, and training amplifies the difference."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,19 +60,19 @@ def weights_of(run):
     return load_file(run.weights)
 
 
-def furthest(one, other):
-    """The largest difference between weights or statistics; counters of steps, which nothing uses, are left out."""
+def max_difference(one, other):
+    """Return the largest difference between weights or statistics, without the unused counters of steps."""
     floats = [key for key in one if one[key].is_floating_point()]
     return max((one[key].double() - other[key].double()).abs().max().item() for key in floats)
 
 
-@pytest.mark.parametrize("chosen", [SGD, ADAM, replace(SGD, branches=1)], ids=["sgd", "adam", "branches"])
-def test_device_steps_learn_what_cpu_steps_learn(tmp_path, chosen):
-    """Five whole batches and a smaller one an epoch, in the same order: the weights agree within rounding."""
+@pytest.mark.parametrize("chosen", [SGD, ADAM], ids=["sgd", "adam"])
+def test_device_training_matches_cpu_training(tmp_path, chosen):
+    """With five full batches and a smaller one per epoch, in the same order, weights agree within rounding."""
     (run,), (result,) = on_the_cpu(tmp_path / "device", job(chosen))
     whole = Run(tmp_path / "cpu")
     expected = fit(job(chosen, device="cpu"), whole, stripes(330, 1), stripes(200, 2), quiet())
-    assert furthest(weights_of(run), weights_of(whole)) < 5e-3
+    assert max_difference(weights_of(run), weights_of(whole)) < 5e-3
     assert result["accuracy"] == pytest.approx(expected["accuracy"], abs=0.02)
     assert result["loss"] == pytest.approx(expected["loss"], rel=0.02)
     for line, other in zip(run.metrics(), whole.metrics(), strict=True):
@@ -72,24 +80,24 @@ def test_device_steps_learn_what_cpu_steps_learn(tmp_path, chosen):
         assert line["learning_rate"] == pytest.approx(other["learning_rate"])
 
 
-def test_seeds_side_by_side_end_as_alone(tmp_path):
+def test_parallel_seeds_match_single_runs(tmp_path):
     together, _ = on_the_cpu(tmp_path / "together", *(job(seed=seed) for seed in (0, 1, 2)))
     alone, _ = on_the_cpu(tmp_path / "alone", job(seed=1))
-    assert furthest(weights_of(together[1]), weights_of(alone[0])) == 0
-    assert furthest(weights_of(together[0]), weights_of(together[1])) > 0.01
+    assert max_difference(weights_of(together[1]), weights_of(alone[0])) == 0
+    assert max_difference(weights_of(together[0]), weights_of(together[1])) > 0.01
 
 
 class Interrupted(Progress):
-    """Ends the run when its first epoch has been written."""
+    """Raises KeyboardInterrupt after the first epoch has been written."""
 
     def epoch_done(self, line):
         if line["epoch"] == 1:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("every_s", [0.0, 1e9], ids=["each epoch", "seldom"])
+@pytest.mark.parametrize("every_s", [0.0, 1e9], ids=["each epoch", "at the end"])
 @pytest.mark.parametrize("chosen", [SGD, ADAM], ids=["sgd", "adam"])
-def test_interrupted_runs_resume_to_the_same_weights(tmp_path, chosen, every_s, monkeypatch):
+def test_resumed_runs_have_the_same_weights(tmp_path, chosen, every_s, monkeypatch):
     monkeypatch.setattr(on_device, "CHECKPOINT_S", every_s)
     augmented = replace(chosen, augment=(("shift", {"pixels": 2}),))
     jobs = [job(augmented, seed=seed) for seed in (0, 1)]
@@ -98,26 +106,26 @@ def test_interrupted_runs_resume_to_the_same_weights(tmp_path, chosen, every_s, 
         on_the_cpu(tmp_path / "broken", *jobs, progress=Interrupted("test", live=False))
     broken, _ = on_the_cpu(tmp_path / "broken", *jobs, resume=True)
     for one, other in zip(broken, whole, strict=True):
-        assert furthest(weights_of(one), weights_of(other)) == 0
+        assert max_difference(weights_of(one), weights_of(other)) == 0
         assert [line["epoch"] for line in one.metrics()] == [1, 2, 3]
 
 
 def test_cpu_run_is_not_resumed_on_a_device(tmp_path):
     fit(job(device="cpu", epochs=1), Run(tmp_path / "seed7"), stripes(64, 1), stripes(64, 2), quiet())
-    with pytest.raises(RunError, match="device was None and is 'cuda'"):
+    with pytest.raises(RunError, match="device was None, now 'cuda'"):
         on_the_cpu(tmp_path, job(epochs=1), resume=True)
 
 
-def test_device_run_agrees_with_its_recipe(tmp_path):
+def test_device_run_passes_the_export_check(tmp_path):
     (run,), _ = on_the_cpu(tmp_path, job(replace(SGD, epochs=1), epochs=1), data=stripes(64, 1))
-    run.check_settings(replace(SGD, epochs=1).settings())  # what export asks
+    run.check_settings(replace(SGD, epochs=1).settings())  # as export does
     assert run.read("config")["device"] == "cuda"
     assert run.read("environment")["device"] == "cpu"
 
 
 def test_average_of_too_few_steps_is_reported(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(on_device, "SUSPICIOUS", 0.05)
-    monkeypatch.setattr(Trainee, "_average", lambda *_: None)  # it stays what it was before the first step
+    monkeypatch.setattr(on_device, "MAX_AVERAGE_DROP", 0.05)
+    monkeypatch.setattr(Trainee, "_average", lambda *_: None)  # it keeps the initial weights
     _, (result,) = on_the_cpu(tmp_path, job())
     assert result["average_check"]["last"] - result["average_check"]["average"] > 0.05
     assert "choose a smaller ema" in capsys.readouterr().err
@@ -135,15 +143,15 @@ def test_average_follows_the_cpu_formula(tmp_path):
         trainee.step(torch.tensor([number]), 64)
         other.update_parameters(trainee.network)
     assert int(trainee.average.n_averaged) == int(other.n_averaged) == 10
-    for one, expected in zip(trainee.average.module.state_dict().values(), other.module.state_dict().values(),
-                             strict=True):  # fmt: skip
+    states = (average.module.state_dict().values() for average in (trainee.average, other))
+    for one, expected in zip(*states, strict=True):
         assert not one.is_floating_point() or torch.allclose(one, expected, atol=1e-5)
 
 
-def test_auto_is_cuda_only_where_torch_has_it(monkeypatch):
+def test_auto_device_is_cuda_if_available(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert on_device.available("auto") == on_device.available("cpu") == "cpu"
-    with pytest.raises(RunError, match="choose --device cpu"):
+    with pytest.raises(RunError, match=r"cannot use CUDA.*--device cpu"):
         on_device.available("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert on_device.available("auto") == "cuda"
@@ -155,18 +163,18 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch find
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("chosen", [SGD, ADAM], ids=["sgd", "adam"])
-def test_graph_steps_learn_what_cpu_steps_learn(tmp_path, chosen):
+def test_graph_training_matches_cpu_training(tmp_path, chosen):
     run, whole = Run(tmp_path / "gpu"), Run(tmp_path / "cpu")
     fit_on_device([job(chosen)], [run], stripes(330, 1), stripes(200, 2), [quiet()])
     fit(job(chosen, device="cpu"), whole, stripes(330, 1), stripes(200, 2), quiet())
     for line, other in zip(run.metrics(), whole.metrics(), strict=True):
         assert line["train_loss"] == pytest.approx(other["train_loss"], rel=0.2)
-    assert furthest(weights_of(run), weights_of(whole)) < 5e-3
+    assert max_difference(weights_of(run), weights_of(whole)) < 5e-3
 
 
 @needs_gpu
 @pytest.mark.gpu
-def test_capturing_changes_nothing(tmp_path):
+def test_capture_does_not_change_state(tmp_path):
     cuda = torch.device("cuda")
     part = stripes(330, 1)
     data = replace(part, images=part.images.to(cuda), labels=part.labels.to(cuda))
@@ -186,7 +194,7 @@ def test_capturing_changes_nothing(tmp_path):
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    """`python -m train mnist4k.plus` on made-up data, with the CPU in the place of a GPU."""
+    """Run `python -m train mnist4k.plus` on synthetic data, with the CPU in place of a GPU."""
     from click.testing import CliRunner
 
     from train import data as splits
@@ -194,8 +202,7 @@ def command(monkeypatch, tmp_path):
 
     monkeypatch.setattr(splits, "training_part", lambda *_: stripes(130, 1))
     monkeypatch.setattr(splits, "held_out_part", lambda *_: stripes(50, 2))
-    fit_there = on_device.fit_on_device
-    monkeypatch.setattr(on_device, "fit_on_device", lambda *given: fit_there(*given, device=CPU))
+    monkeypatch.setattr(on_device, "fit_on_device", lambda *args: fit_on_device(*args, device=CPU))
 
     def run(*arguments):
         return CliRunner().invoke(main, ["mnist4k.plus", "--epochs", "1", "--runs", str(tmp_path), *arguments])
@@ -217,12 +224,12 @@ def test_command_trains_a_range_of_seeds(command, tmp_path, monkeypatch, device)
         assert f"mnist4k.plus seed {seed}: " in done.output
     again = command("--seeds", "1-2", "--device", device)
     assert again.exit_code == 1
-    assert "--resume continues it" in again.output
+    assert "already contains a run" in again.output
     assert command("--seeds", "1-2", "--device", device, "--resume").exit_code == 0
 
 
 @pytest.mark.parametrize("seeds", ["4-0", "a", "1-", "-1", "1,2"])
-def test_command_refuses_what_is_no_range_of_seeds(command, seeds):
+def test_command_refuses_invalid_seed_ranges(command, seeds):
     done = command(f"--seeds={seeds}")
     assert done.exit_code == 2
-    assert "is a range such as 0-4" in done.output
+    assert "Invalid --seeds" in done.output

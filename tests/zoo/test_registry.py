@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import zoo
-from tests.support.examples import DEFAULT, add_model
+from tests.support.paths import DEFAULT, add_model
 from zoo import registry
 from zoo.errors import BadModel, ModelNotFound
 

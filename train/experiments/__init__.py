@@ -1,4 +1,4 @@
-"""Claims put to the test: a study's variants are trained with several seeds, and its page tells what held.
+"""Studies: claims and ablations, measured with several seeds.
 
-study (data) → run → docs/experiments/STUDY/VARIANT.seedN.json → quantities → verdicts → docs/experiments.md, plots
+study (data) → run → docs/experiments/STUDY/VARIANT.seedN.json → analysis → docs/experiments.md, docs/accuracy.md
 """

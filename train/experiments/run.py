@@ -1,4 +1,4 @@
-"""Training a study's variants: one JSON file a variant and seed, written when the run is finished."""
+"""Train a study's variants; each finished run writes one JSON file."""
 
 import json
 import statistics
@@ -8,9 +8,8 @@ from typing import Any
 
 from train import evaluate, networks, start
 from train.data import Part, held_out_part, training_part
-from train.experiments.quantities import Result
+from train.experiments.analysis import Result, Results
 from train.experiments.study import Study
-from train.experiments.verdicts import Results
 from train.loop import Job, fit
 from train.progress import Progress
 from train.recipe import Recipe
@@ -18,7 +17,7 @@ from train.robustness import accuracies
 from train.runs import Run
 
 RESULTS = Path(__file__).parents[2] / "docs" / "experiments"
-MIDDLE = 3  # of the five severities
+SEVERITY = 3  # the middle one of five
 
 
 def result_file(study: Study, variant: str, seed: int, results: Path = RESULTS) -> Path:
@@ -26,17 +25,17 @@ def result_file(study: Study, variant: str, seed: int, results: Path = RESULTS) 
 
 
 def read(study: Study, results: Path = RESULTS) -> Results:
-    """The results that are there, by variant and seed."""
-    found: Results = {variant: {} for variant in study.variants}
-    for variant, seeds in found.items():
+    """Return the results of the finished runs, by variant and seed."""
+    by_variant: Results = {variant: {} for variant in study.variants}
+    for variant, by_seed in by_variant.items():
         for path in (results / study.name).glob(f"{variant}.seed*.json"):
-            told = json.loads(path.read_text(encoding="utf-8"))
-            seeds[told["seed"]] = told
-    return found
+            result = json.loads(path.read_text(encoding="utf-8"))
+            by_seed[result["seed"]] = result
+    return by_variant
 
 
 def missing(study: Study, seeds: int, only: tuple[str, ...] = (), results: Path = RESULTS) -> Iterator[tuple[str, int]]:
-    """The runs that are still to do, every variant's seed 0 first."""
+    """Yield variant and seed of the runs without a result, seed 0 of every variant first."""
     for seed in range(seeds):
         for variant in only or study.variants:
             if not result_file(study, variant, seed, results).exists():
@@ -44,35 +43,44 @@ def missing(study: Study, seeds: int, only: tuple[str, ...] = (), results: Path 
 
 
 def train(
-    study: Study, variant: str, seed: int, threads: int | None, runs: Path | None, folder: str | None,
+    study: Study,
+    variant: str,
+    seed: int,
+    threads: int | None,
+    runs: Path | None,
+    folder: str | None,
     results: Path = RESULTS,
-) -> Result:  # fmt: skip
-    """Train one variant, or go on with it where it was interrupted; write and return its result.
+) -> Result:
+    """Train one variant, resuming an interrupted run; write and return its result.
 
     Args:
-        threads: None for those that an interrupted run was begun with, and else for as many as are fastest.
-        runs, folder: where run folders and where the data lie, as everywhere in `train/`.
+        threads: None for the number an interrupted run was started with, or for the fastest number.
+        runs: folder with the run folders, default `$ZOO_HOME/runs`.
+        folder: folder with the data, as in `zoo.datasets.catalog.load`.
     """
     recipe = study.variants[variant]
-    run = Run.of(f"{study.name}.{variant}", "twin", seed, runs)
-    learned, validation = training_part(recipe.dataset, "twin", folder), held_out_part(recipe.dataset, "twin", folder)
+    run = Run.of(f"{study.name}.{variant}", "calibration", seed, runs)
+    training = training_part(recipe.dataset, "calibration", folder)
+    validation = held_out_part(recipe.dataset, "calibration", folder)
     if threads is None:
-        threads = run.begun_with()["threads"] if run.checkpoint.exists() else start.fastest(recipe, learned).threads
-    job = Job(recipe, "twin", seed, recipe.epochs, threads)
-    title = f"{study.name} {variant} seed {seed}"
-    told = fit(job, run, learned, validation, Progress(title), resume=run.checkpoint.exists())
+        threads = run.saved_config()["threads"] if run.checkpoint.exists() else start.fastest(recipe, training).threads
+    job = Job(recipe, "calibration", seed, recipe.epochs, threads)
+    progress = Progress(f"{study.name} {variant} seed {seed}")
+    training_s = fit(job, run, training, validation, progress, resume=run.checkpoint.exists())["training_s"]
 
+    if study.reads_test:
+        measured: dict[str, Any] = _train_and_test_accuracy(recipe, run, training, folder)
+    else:
+        measured = corrupted(recipe, run, validation)
     result = {
         "study": study.name,
         "variant": variant,
         "seed": seed,
         "settings": recipe.settings(),
-        "learned_from": len(learned),
+        "learned_from": len(training),
         "epochs": run.metrics(),
-        **(
-            _beyond_validation(recipe, run, learned, folder) if study.reads_test else corrupted(recipe, run, validation)
-        ),
-        "training_s": told["training_s"],
+        **measured,
+        "training_s": training_s,
         "threads": threads,
         **({"teacher_sha256": run.read("config")["teacher_sha256"]} if recipe.distill else {}),
         "environment": run.read("environment"),
@@ -83,23 +91,23 @@ def train(
     return result
 
 
-def _beyond_validation(recipe: Recipe, run: Run, learned: Part, folder: str | None) -> dict[str, float]:
-    """What the final weights reach on the images that they learned from, and on the test images."""
+def _train_and_test_accuracy(recipe: Recipe, run: Run, training: Part, folder: str | None) -> dict[str, float]:
+    """Measure the final weights on the images they were trained on and on the test images."""
     network = networks.load(recipe, run.weights)
     test = held_out_part(recipe.dataset, "full", folder)
     scores = evaluate.logits(network, test.images, recipe)
     return {
-        "train_accuracy": evaluate.accuracy(evaluate.logits(network, learned.images, recipe), learned.labels),
+        "train_accuracy": evaluate.accuracy(evaluate.logits(network, training.images, recipe), training.labels),
         "test_accuracy": evaluate.accuracy(scores, test.labels),
         "test_loss": evaluate.loss(scores, test.labels),
     }
 
 
 def corrupted(recipe: Recipe, run: Run, validation: Part) -> dict[str, Any]:
-    """What the final weights reach on validation images corrupted in every way at the middle severity, and the mean."""
+    """Measure the final weights on validation images with every corruption at the middle severity."""
     network = networks.load(recipe, run.weights)
-    kinds = accuracies(
-        lambda images: evaluate.logits(network, images, recipe).argmax(1), validation, recipe.dataset, [MIDDLE]
+    by_severity = accuracies(
+        lambda images: evaluate.logits(network, images, recipe).argmax(1), validation, recipe.dataset, [SEVERITY]
     )
-    told = {kind: accuracy for kind, [accuracy] in kinds.items()}
-    return {"corrupted_accuracy": statistics.fmean(told.values()), "corrupted": told}
+    by_kind = {kind: accuracy for kind, [accuracy] in by_severity.items()}
+    return {"corrupted_accuracy": statistics.fmean(by_kind.values()), "corrupted": by_kind}

@@ -1,4 +1,7 @@
-"""Study: the variants of a recipe and the claims about them, as data. Studies live beside this file: `week2.py`."""
+"""A study as data: variants of a recipe, with claims about them or ablation steps between them.
+
+The studies are in `week2.py`, `ablation_mnist.py` and `ablation_cifar.py`.
+"""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -7,20 +10,20 @@ from typing import Literal
 from train.recipe import Recipe
 from zoo.errors import WrongUsage
 
-Verdict = Literal["holds", "does not hold", "cannot be told"]
 Expected = Literal["same", "more", "less", "no less", "at least", "none"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison that a claim stands or falls with.
+    """One comparison that decides about a claim.
 
-    quantity: a function of `train/experiments/quantities.py`.
-    variant: the variant whose quantity is judged.
-    against: another variant, compared seed by seed; or for "at least" the figure to reach.
-    expected: "same": within ± margin; "more", "less": than the other; "no less": less by no more than margin;
-        "at least": the mean over seeds reaches the figure; "none": zero for every seed.
-    margin: in the quantity's unit, what counts as no difference.
+    Attributes:
+        quantity: a key of `train.experiments.analysis.QUANTITIES`.
+        variant: the variant whose quantity is judged.
+        expected: "same": equal within ± margin. "more", "less": than the other variant. "no less": at most margin
+            less than the other variant. "at least": the mean over seeds reaches a figure. "none": zero for every seed.
+        against: another variant, compared seed by seed; for "at least" the figure to reach.
+        margin: largest difference that counts as no difference, in the quantity's unit.
     """
 
     quantity: str
@@ -32,55 +35,61 @@ class Check:
 
 @dataclass(frozen=True)
 class Claim:
-    """title: a few words; said: what the notes say; checks: all must hold for the claim to hold."""
+    """A claim of the course notes. It holds if all its checks hold."""
 
     title: str
-    said: str
+    quote: str  # what the notes say
     checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True)
-class Rung:
-    """A step of a ladder: `variant` changes one thing of the variant `on`; `text` says which, and why it stays or not.
+class Step:
+    """A step of an ablation: `variant` differs from the variant `base` in one change, which `text` describes.
 
-    kept: whether later steps and the final recipes stand on it, decided by hand from the validation split; None where
-        that is still open.
+    `kept` says whether later steps and the final recipes include the change. It is decided by hand on the validation
+    split; None if it is not decided yet.
     """
 
     variant: str
-    on: str
+    base: str
     text: str
     kept: bool | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """name, title and text of its page; variants by name; what is asked of them; how many seeds it asks for.
+    """Variants of a recipe that are trained with several seeds, to check claims or as an ablation.
 
-    start: what the variant is that a ladder's first rung stands on.
-
-    A study asks either whether claims hold or, as a ladder, what each rung adds. Every run learns from the training
-    split, and the validation split is measured after every epoch. The test set is read once after the last epoch where
-    `reads_test`; a ladder, which chooses, does not read it.
+    Every run trains on the training split and is measured on the validation split after every epoch. With `reads_test`
+    the test set is read once, after the last epoch. An ablation chooses settings and therefore never reads it.
     """
 
     name: str
-    title: str
+    title: str  # title and introduction of the study's section in the documentation
     text: str
     variants: dict[str, Recipe]
     claims: tuple[Claim, ...] = ()
-    rungs: tuple[Rung, ...] = ()
-    start: str = "the notes' training"
+    steps: tuple[Step, ...] = ()
+    start: str = "the notes' training"  # describes the variant that the first step is based on
+    note: str = ""  # printed below the steps
     seeds: int = 3
     reads_test: bool = True
 
 
-NAMES = ("week2", "ablation-mnist", "ablation-cifar", "ablation-cifar90k", "ablation-mnist4k", "ablation-mnist10k")
+MODULES = {  # study → module of `train.experiments` that defines it
+    "week2": "week2",
+    "ablation-mnist": "ablation_mnist",
+    "ablation-cifar": "ablation_cifar",
+    "ablation-cifar90k": "ablation_cifar",
+    "ablation-mnist4k": "ablation_mnist",
+    "ablation-mnist10k": "ablation_mnist",
+}
+NAMES = tuple(MODULES)
 
 
 def find(name: str) -> Study:
-    """The study of that name. Raises WrongUsage."""
-    if name not in NAMES:
+    """Return the study of that name. Raises WrongUsage."""
+    if name not in MODULES:
         raise WrongUsage(f"There is no study {name!r}. There are: {', '.join(NAMES)}.")
-    found: Study = import_module(f"train.experiments.{name.replace('-', '_')}").STUDY
-    return found
+    studies: dict[str, Study] = import_module(f"train.experiments.{MODULES[name]}").STUDIES
+    return studies[name]

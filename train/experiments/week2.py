@@ -13,40 +13,40 @@ BASE = replace(find("mnist14k.notes"), precision="bfloat16")
 SMALL = (10, 10, 8, 8)  # 9,824 parameters
 
 
-def changed(network_options: dict[str, Any] | None = None, **settings: Any) -> Recipe:
-    """The base recipe with other settings."""
+def variant(network_options: dict[str, Any] | None = None, **settings: Any) -> Recipe:
+    """Return the base recipe with other settings."""
     return replace(BASE, network_options=BASE.network_options | (network_options or {}), **settings)
 
 
-STUDY = Study(
+WEEK2 = Study(
     name="week2",
     title="Week 2 of the course notes: eight claims about a small MNIST network",
     text=(
-        "The network of 14,624 parameters and its variants, each trained for 20 epochs from the same initial seeds. "
-        "Learned from 55,000 images, measured on the 5,000 of the validation split after every epoch and on the 10,000 "
-        "test images once, after the last: accuracies are a little lower than those of models that learn from all "
-        "60,000. Training steps compute in bfloat16 (torch's autocast; weights and statistics in float32), which takes "
-        "two thirds of the time here. The notes trained each network once."
+        "The network of 14,624 parameters and its variants, each trained for 20 epochs with the same seeds. The runs "
+        "train on 55,000 images and are measured on the 5,000 images of the validation split after every epoch, and on "
+        "the 10,000 test images once, after the last epoch. The accuracies are a little lower than those of models "
+        "trained on all 60,000 images. Training steps compute in bfloat16 (torch's autocast; weights and statistics "
+        "stay in float32), which takes two thirds of the time here. The notes trained each network once."
     ),
     variants={
         "base": BASE,
-        "squeeze-first": changed({"squeeze_first": True}),
-        "softmax-dropout": changed({"logit_dropout": 0.1}),
-        "last-16": changed({"body": (16, 16, 16, 16)}),
-        "small": changed({"body": SMALL}),
-        "small-less-dropout": changed({"body": SMALL, "dropout": 0.03}),
-        "small-large-batch": changed({"body": SMALL, "dropout": 0.03}, batch_size=512),
-        "constant-rate": changed(schedule=Constant(0.003)),
+        "squeeze-first": variant({"squeeze_first": True}),
+        "softmax-dropout": variant({"logit_dropout": 0.1}),
+        "last-16": variant({"body": (16, 16, 16, 16)}),
+        "small": variant({"body": SMALL}),
+        "small-less-dropout": variant({"body": SMALL, "dropout": 0.03}),
+        "small-large-batch": variant({"body": SMALL, "dropout": 0.03}, batch_size=512),
+        "constant-rate": variant(schedule=Constant(0.003)),
     },
     claims=(
         Claim(
-            "1x1 before or after the max pool",
-            "No difference between the 1x1 convolution before and after the max pool.",
+            "1x1 convolution before or after the max pool",
+            "There is no difference between the 1x1 convolution before and after the max pool.",
             (Check("test_accuracy", "squeeze-first", "same", "base", 0.1),),
         ),
         Claim(
             "Dropout before the softmax",
-            "It hides the generalisation gap: the training accuracy in the log falls, the gap itself does not.",
+            "It hides the generalisation gap: the training accuracy in the log falls, but the gap itself does not.",
             (
                 Check("logged_gap", "softmax-dropout", "less", "base"),
                 Check("gap", "softmax-dropout", "same", "base", 0.1),
@@ -54,7 +54,7 @@ STUDY = Study(
         ),
         Claim(
             "Last convolution with 10 channels instead of 16",
-            "Still 99.47 %: the 2,400 parameters are not missed.",
+            "Still 99.47 %: the 2,400 parameters make no difference.",
             (Check("test_accuracy", "base", "no less", "last-16", 0.1),),
         ),
         Claim(
@@ -64,14 +64,14 @@ STUDY = Study(
         ),
         Claim(
             "A larger batch",
-            "It reaches the same accuracy but fluctuates from epoch to epoch.",
+            "It reaches the same accuracy but fluctuates between epochs.",
             (
                 Check("test_accuracy", "small-large-batch", "no less", "small-less-dropout", 0.1),
                 Check("fluctuation", "small-large-batch", "more", "small-less-dropout"),
             ),
         ),
         Claim(
-            "No schedule of the learning rate",
+            "No learning rate schedule",
             "The accuracy fluctuates in the last epochs.",
             (Check("fluctuation", "constant-rate", "more", "base"),),
         ),
@@ -82,8 +82,10 @@ STUDY = Study(
         ),
         Claim(
             "Accuracy that never falls",
-            "The submitted network has a monotonically increasing accuracy (their own log falls at epoch 8).",
+            "The accuracy of the submitted network increases monotonically (their own log falls at epoch 8).",
             (Check("falls", "base", "none"),),
         ),
     ),
 )
+
+STUDIES = {WEEK2.name: WEEK2}

@@ -1,7 +1,9 @@
-"""Training against the clock: seconds from the start of the process to an accuracy on MNIST's test set.
+"""Training against the clock: seconds from the start of the process to a target accuracy on MNIST's test set.
 
-`python -m train mnist-fast --target 99.4`. A run trains for the epochs of the target's recipe, reads the test set once
-and stops, whatever it finds there.
+    python -m train mnist-fast --target 99.4
+
+A run trains for the epochs of the target's recipe, reads the test set once and stops, whether or not it has reached the
+target.
 """
 
 import os
@@ -9,6 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -26,32 +29,32 @@ from train.recipe import Recipe
 
 @dataclass(frozen=True)
 class Result:
-    """part: what was measured on, "test" or "validation"; right of images; seconds: of each stretch, in order."""
+    """Accuracy and times of a run."""
 
-    part: str
-    right: int
+    part: str  # the part it was measured on: "test" or "validation"
+    correct: int
     images: int
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # of each stage, in order
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.seconds.items())
         return (
-            f"{self.right} of {self.images} {self.part} images ({self.right / self.images:.2%}), "
+            f"{self.correct} of {self.images} {self.part} images correct ({self.correct / self.images:.2%}), "
             f"{sum(self.seconds.values()):.2f} s after the start of the process ({parts})."
         )
 
 
 class AdamW:
-    """torch.optim.AdamW's step (Loshchilov and Hutter, arXiv 1711.05101) without its class.
+    """The step of torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101) without that class.
 
-    Making an optimizer of torch.optim imports torch's compiler, which costs time at the start.
+    Creating an optimizer of torch.optim imports torch's compiler, which slows the start.
     """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], betas: tuple[float, float], weight_decay: float, eps: float = 1e-8
     ) -> None:
-        self.param_groups = [{"params": list(parameters), "lr": 0.0}]
-        self.state = [(torch.zeros_like(each), torch.zeros_like(each)) for each in self.param_groups[0]["params"]]
+        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": 0.0}]
+        self.state = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in self.param_groups[0]["params"]]
         self.betas, self.weight_decay, self.eps, self.steps = betas, weight_decay, eps, 0
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -70,8 +73,8 @@ class AdamW:
             parameter.addcdiv_(mean, square.sqrt().div_(root).add_(self.eps), value=-rate)
 
 
-def trained(recipe: Recipe, seed: int, threads: int, data: Part) -> nn.Module:
-    """The average of the network's weights after the recipe's epochs on `data`, as `train.loop.fit` would have it."""
+def train(recipe: Recipe, seed: int, threads: int, data: Part) -> nn.Module:
+    """Train as `train.loop.fit` does; return the network with the averaged weights."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
@@ -84,12 +87,14 @@ def trained(recipe: Recipe, seed: int, threads: int, data: Part) -> nn.Module:
 
 
 def run(target: str, kind: Kind, seed: int, threads: int, folder: str | None) -> Result:
-    """Train the target's recipe and measure it once, on what its kind is measured on (`train/data.py`).
+    """Train the target's recipe, and measure it once on the held-out data of the run's kind (`train/data.py`).
 
     Args:
-        target: a key of RECIPES. folder: where the data lie, as in `zoo.datasets.catalog.load`.
+        target: a key of RECIPES.
+        folder: folder with the data, as in `zoo.datasets.catalog.load`.
     """
-    recipe, clock, seconds = on_this_processor(RECIPES[target]), 0.0, {}
+    recipe, clock = on_this_processor(RECIPES[target]), 0.0
+    seconds: dict[str, float] = {}
 
     def lap(name: str) -> None:
         nonlocal clock
@@ -99,7 +104,7 @@ def run(target: str, kind: Kind, seed: int, threads: int, folder: str | None) ->
     lap("imports")
     data, held_out = training_part("mnist", kind, folder), held_out_part("mnist", kind, folder)
     lap("data")
-    network = trained(recipe, seed, threads, data)
+    network = train(recipe, seed, threads, data)
     lap("training")
     share = accuracy(logits(network, held_out.images, recipe), held_out.labels)
     lap("test")
@@ -107,29 +112,27 @@ def run(target: str, kind: Kind, seed: int, threads: int, folder: str | None) ->
 
 
 def since_start() -> float:
-    """Seconds since this process began, imports included; where there is no /proc, since this file was imported."""
+    """Return the seconds since this process started; without /proc, since this module was imported."""
     try:
-        after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return time.monotonic() - _IMPORTED
-    ticks = int(after_name[19])  # starttime, the 22nd field of proc_pid_stat(5)
+    ticks = int(fields[19])  # starttime, the 22nd field of proc_pid_stat(5)
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 _IMPORTED = time.monotonic()
 
 
-# `python -m train mnist-fast`: the command, apart from `train/fast/run.py`, which imports torch.
-
-
 @click.command("mnist-fast")
-@click.option("--target", type=click.Choice(list(RECIPES)), default="99.0", show_default=True, help="In percent.")
-@click.option("--seed", default=0, show_default=True, help="Decides initial weights, order, augmentation.")
-@click.option("--twin", is_flag=True, help="Learn from the training split only and measure on the validation split.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder with the data. [ZOO_DATA]")
+@click.option(
+    "--target", type=click.Choice(list(RECIPES)), default="99.0", show_default=True, help="Target accuracy in percent."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
+@click.option("--calibration-run", is_flag=True, help="Train without the validation split and measure on it.")
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Data folder. [$ZOO_DATA]")
 @click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
-def mnist_fast(target: str, seed: int, twin: bool, data: str | None, threads: int) -> None:
-    """Train on MNIST against the clock: docs/training-speed.md."""
-
-    result = run(target, "twin" if twin else "full", seed, threads, data)
+def mnist_fast(target: str, seed: int, calibration_run: bool, data: str | None, threads: int) -> None:
+    """Train on MNIST against the clock (docs/training-speed.md)."""
+    result = run(target, "calibration" if calibration_run else "full", seed, threads, data)
     click.echo(f"{target} seed {seed}: {result}")

@@ -1,1 +1,1 @@
-"""One file per model: a docstring with the exact command and the result, and RECIPE."""
+"""One file per recipe: the docstring gives the exact command and the result; `RECIPE` is the data."""

@@ -1,6 +1,6 @@
-"""What a file is and how large, from its first bytes: before anything is decoded, and without Pillow or OpenCV."""
+"""The format and size of an image file from its first bytes, without Pillow or OpenCV."""
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import importlib
 from typing import TYPE_CHECKING, cast
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from zoo.images.formats.common import Header
 
     class Reader(Protocol):
-        """A module of zoo/formats."""
+        """A module of zoo/images/formats."""
 
         def size(self, data: bytes) -> tuple[int, int]: ...
 
         def parse(self, data: bytes) -> Header: ...
 
 
-READ = {  # format → the module of zoo/formats that reads it
+READ = {  # format → the module of zoo/images/formats that reads it
     "PNG": "png", "JPEG": "jpeg", "WebP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff", "AVIF": "avif",
     "PNM": "pnm",
 }  # fmt: skip
@@ -43,15 +43,14 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes, format
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # bytes of the information header, by version
 
-
-START = 256  # bytes in which a file shows its format
+START = 256  # bytes of a file that `sniff` needs
 
 
 def sniff(start: bytes) -> str | None:
-    """The format of what begins like an image file, read by us or not, such as "PNG" or "HEIC"; None for anything else.
+    """The format of an image file, supported or not, such as "PNG" or "HEIC". None for other files.
 
     Args:
-        start: the first 32 bytes of a file, or more; SVG and XBM are found only where they show in them.
+        start: at least the first 32 bytes of a file. SVG and XBM are recognised only if their names occur in them.
     """
     for offset, magic, name in _MAGIC:
         if start.startswith(magic, offset):
@@ -76,7 +75,7 @@ def sniff(start: bytes) -> str | None:
 
 
 def _brand(start: bytes) -> str | None:
-    """Of an ISO base media file: its own brand, or the first known one that it is compatible with."""
+    """The format of an ISO base media file: its major brand's, or that of the first known compatible brand."""
     length = min(int.from_bytes(start[:4], "big"), len(start))
     for brand in (start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))):
         if brand in (b"avif", b"avis"):
@@ -98,14 +97,14 @@ def _text(start: bytes) -> str | None:
 
 
 def reader(format: str) -> Reader:
-    """The module that reads a format of `READ`; imported here, for the command needs one of them at most."""
+    """The module that reads a format of `READ`. Imported on demand, because most commands need at most one."""
     return cast("Reader", importlib.import_module(f"zoo.images.formats.{READ[format]}"))
 
 
 def declared_pixels(data: bytes) -> int:
-    """How many pixels decoding this file will touch, from its header alone: takes microseconds, and never raises.
+    """The number of pixels that decoding this file will process, from its header. Takes microseconds, never raises.
 
-    0 where the file is refused before anything is decoded (too large, not read, damaged), and where nothing is known.
+    0 for a file that is refused before decoding (too large, not supported, damaged) or whose size is unknown.
     """
     try:
         format = sniff(data[:256])

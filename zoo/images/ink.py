@@ -1,10 +1,10 @@
-"""A picture → its ink map: how much each pixel differs from the paper around it, whatever the colours and the light.
+"""A picture → its ink map: how much each pixel differs from the paper around it, for any colours and lighting.
 
-Pen on white, chalk on black, white ink on transparency and red on blue all become the same thing here: light ink on a
-black ground. `zoo/images/digits.py` finds the digit in it.
+Pen on white, chalk on black, white ink on transparency and red on blue all become light ink on black.
+`zoo/images/digits.py` finds the digit in the map.
 """
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 from dataclasses import dataclass
 
@@ -26,29 +26,30 @@ from zoo.images.levels import (
     two_levels,
 )
 
-LONGEST = 512  # pixels a side: at this size a 7-pixel pen line of a 12-megapixel photo is still one pixel wide
-_BOLDEST = 0.33  # of a drawing's longer side: a stroke that fills a third of it leaves no room for a digit
-_SAME = 12  # grey levels, of 255, within which JPEG and sensor noise leave a flat paper
-_STILL = 24  # grey levels: a border that varies less has one colour
-_FAINTEST = 0.06  # of full contrast: grey 200 on paper of 235 differs by 0.064
-_SIGNAL = 4.0  # ink exceeds the paper's noise this many times; of 200,000 normal values about six do
-_EDGE = 0.4  # of full ink: where a blurred stroke ends
-_HALF = 0.5  # of full ink, as the high threshold where two levels are known
-FADED = 0.2  # of full ink: how faint a stroke may become that hangs on a solid one
+LONGEST = 512  # pixels per side: at this size a 7-pixel pen line of a 12-megapixel photo is still one pixel wide
+_WIDEST_STROKE = 0.33  # of a drawing's longer side: a stroke that fills a third of it leaves no room for a digit
+_SAME_COLOUR = 12  # grey levels of 255: JPEG and sensor noise on flat paper stay within them
+_PLAIN_BORDER = 24  # grey levels: a border that varies less has one colour
+_MIN_CONTRAST = 0.06  # of full contrast: grey 200 on paper of 235 differs by 0.064
+_SIGNAL_TO_NOISE = 4.0  # of ink; of 200,000 normally distributed values about six exceed it
+_STROKE_EDGE = 0.4  # of full ink: where a blurred stroke ends
+_HALF_INK = 0.5  # of full ink: the high threshold where two levels are known
+FADED = 0.2  # of full ink: how faint a stroke may become that is connected to a solid one
 
 
 @dataclass(frozen=True)
 class Ink:
-    """What differs from the paper.
+    """The ink map of a picture.
 
-    amount: float32 `(h, w)`, about 0 for paper and at most about 1.
-    thresholds: from which amount on a pixel is ink. The low one keeps faint parts of strokes; the high one, Otsu's,
-        also parts the ink from fainter lines that are printed on the paper.
-    faintest: amount above the paper's noise, from which on a pixel may belong to a stroke that fades.
-    scale: pixels of the picture a pixel of the map.
-    margin: pixels of paper that were added on each side of the map, where the ink may touch the frame.
-    sure: is it clear which of two levels is the ink.
-    notes: what was done, in words.
+    Attributes:
+        amount: float32 `(h, w)`, about 0 for paper and at most about 1.
+        thresholds: amounts from which on a pixel is ink. The low one keeps faint parts of strokes. The high one,
+            Otsu's, also separates the ink from fainter lines that are printed on the paper.
+        faintest: amount above the paper's noise, from which on a pixel may belong to a fading stroke.
+        scale: pixels of the picture per pixel of the map, along one side.
+        margin: pixels of paper that were added on each side of the map, because the ink may touch the frame.
+        sure: whether it is clear which of two levels is the ink.
+        corrections: the corrections that were made, in words.
     """
 
     amount: npt.NDArray[np.float32]
@@ -57,58 +58,61 @@ class Ink:
     scale: int
     margin: int
     sure: bool
-    notes: tuple[str, ...]
+    corrections: tuple[str, ...]
 
 
 def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
-    """The ink of a picture.
+    """Make the ink map of a picture.
 
     Args:
         pixels: uint8 `(H, W, C)`, C 1, 3 or 4 (RGBA, alpha not premultiplied).
     Returns:
-        Ink of a map whose longest side is at most 512 pixels.
+        Ink whose map has at most 512 pixels per side.
     Raises:
-        BadInput: nothing in the picture stands out from its ground.
+        BadInput: nothing in the picture stands out from its background.
     """
     height, width = pixels.shape[:2]
     scale = -(-max(height, width) // LONGEST)
-    channels, notes = _visible(_reduced(pixels, scale) if scale > 1 else pixels)
-    drawing = _drawing(channels) if _has_one_colour(channels) else None
+    channels, corrections = _visible(_reduced(pixels, scale) if scale > 1 else pixels)
+    drawing = _drawing(channels) if _has_plain_border(channels) else None
     if drawing is None:
         small = reduced(channels, SMALL)
         axis = main_axis(LOG_LIGHT[small])
         levels = two_levels(channels, small, axis)
-        if levels is not None and levels.contrast > _FAINTEST:
-            return _of_levels(levels, scale, notes)
+        if levels is not None and levels.contrast > _MIN_CONTRAST:
+            return _from_levels(levels, scale, corrections)
         drawing = _drawing(channels)
     amount, dark = drawing or _photograph(channels, axis)
-    if dark and not notes:
-        notes.append("inverted: the ink was dark")
+    if dark and not corrections:
+        corrections.append("inverted: the ink was dark")
     if drawing is None:
-        notes.append("flattened the uneven background")
+        corrections.append("flattened the uneven background")
     thresholds, faintest = _thresholds(amount, drawing is None, height, width)
-    return Ink(amount, thresholds, faintest, scale, 0, True, tuple(notes))
+    return Ink(amount, thresholds, faintest, scale, 0, True, tuple(corrections))
 
 
-def _of_levels(levels: Levels, scale: int, notes: list[str]) -> Ink:
+def _from_levels(levels: Levels, scale: int, corrections: list[str]) -> Ink:
     margin = max(2, max(levels.amount.shape) // 8)
     amount = cv2.copyMakeBorder(levels.amount, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0)
-    if levels.dark and not notes:
-        notes.append("inverted: the ink was dark")
-    thresholds = (max(_FAINTEST, _EDGE * levels.contrast), max(_FAINTEST, _HALF * levels.contrast))
-    faintest = max(_FAINTEST, FADED * levels.contrast)
-    return Ink(np.asarray(amount, np.float32), thresholds, faintest, scale, margin, levels.sure, tuple(notes))
+    if levels.dark and not corrections:
+        corrections.append("inverted: the ink was dark")
+    low, high = (max(_MIN_CONTRAST, share * levels.contrast) for share in (_STROKE_EDGE, _HALF_INK))
+    faintest = max(_MIN_CONTRAST, FADED * levels.contrast)
+    return Ink(np.asarray(amount, np.float32), (low, high), faintest, scale, margin, levels.sure, tuple(corrections))
 
 
-def _has_one_colour(channels: Array) -> bool:
-    """Whether the border has."""
+def _has_plain_border(channels: Array) -> bool:
+    """Whether the border has one colour."""
     border = np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
-    return int(np.ptp(border, axis=0).max()) <= _STILL
+    return int(np.ptp(border, axis=0).max()) <= _PLAIN_BORDER
 
 
 def _reduced(pixels: Array, factor: int) -> Array:
-    """INTER_AREA, so that a thin line becomes a faint one and does not vanish; by a whole factor, which is fast."""
-    while factor % 2 == 0 and min(pixels.shape[:2]) > 1:  # twice as fast in halves
+    """The picture made smaller by a whole factor.
+
+    INTER_AREA makes a thin line fainter instead of dropping it, and is fast for whole factors.
+    """
+    while factor % 2 == 0 and min(pixels.shape[:2]) > 1:  # halving repeatedly is twice as fast
         height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
         halved = cv2.resize(pixels[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
         pixels, factor = halved.reshape(height, width, -1), factor // 2
@@ -118,55 +122,55 @@ def _reduced(pixels: Array, factor: int) -> Array:
 
 
 def _visible(pixels: Array) -> tuple[Array, list[str]]:
-    """The channels that carry the drawing, uint8 `(H, W, 1 or 3)`: the colours, or the transparency."""
+    """The channels that carry the drawing (colours or transparency), uint8 `(H, W, 1 or 3)`, and corrections."""
     if pixels.shape[2] < 4:
         return pixels, []
     colours, alpha = np.ascontiguousarray(pixels[:, :, :3]), np.ascontiguousarray(pixels[:, :, 3])
     low, high, _, _ = cv2.minMaxLoc(alpha)
-    if high < 16:  # 6 % opaque: nobody sees it
-        raise BadInput("The picture is fully transparent: there is no ink in it. Draw a digit, or flatten the picture.")
+    if high < 16:  # at most 6 % opaque, which is invisible
+        raise BadInput("The picture is fully transparent: draw a digit, or flatten the picture.")
     if high - low < 16:
         return colours, []
-    plate = (alpha > (low + high) / 2).astype(np.uint8)
-    _, _, box_width, box_height = cv2.boundingRect(plate)
-    _, deviation = cv2.meanStdDev(colours, mask=plate)
-    # A photograph with cut corners fills its box (a disc 79 % of it) and has colours of its own; ink does not.
-    if cv2.countNonZero(plate) > 0.6 * box_width * box_height and float(deviation.max()) > _SAME:
-        paper = median(colours[plate > 0])
+    opaque = (alpha > (low + high) / 2).astype(np.uint8)
+    _, _, box_width, box_height = cv2.boundingRect(opaque)
+    _, deviation = cv2.meanStdDev(colours, mask=opaque)
+    # A photograph with cut corners fills most of its box (a disc fills 79 %) and has several colours; ink does not.
+    if cv2.countNonZero(opaque) > 0.6 * box_width * box_height and float(deviation.max()) > _SAME_COLOUR:
+        paper = median(colours[opaque > 0])
         weight = alpha[:, :, None].astype(np.float32) / np.float32(high)
         return np.asarray(np.rint(colours * weight + paper * (1 - weight)), np.uint8), []
     return alpha[:, :, None], ["used the transparency as ink"]
 
 
 def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
-    """For a picture whose paper has one colour: float32 `(H, W)` distance from it, 0 to 1, and whether the ink is dark.
+    """Distance of each pixel from a paper of one colour, float32 `(H, W)`, 0 to 1, and whether the ink is dark.
 
-    None for a photograph: its light and noise spread the colours.
+    None for a photograph, in which light and noise spread the paper's colours.
     """
     top, bottom, left, right = _frame(channels)
     channels = channels[top : channels.shape[0] - bottom, left : channels.shape[1] - right]
     first = _common_colour(channels)
-    other = _far(channels, first)
-    shares = np.cumsum(np.bincount(other.ravel(), minlength=256)) / other.size
-    if shares[_SAME] < 0.4 or shares[3] < 0.9 * shares[_SAME]:
+    paper, distance = first, _distance(channels, first)
+    shares = np.cumsum(np.bincount(distance.ravel(), minlength=256)) / distance.size
+    if shares[_SAME_COLOUR] < 0.4 or shares[3] < 0.9 * shares[_SAME_COLOUR]:
         return None
-    paper, distance = first, other
-    if shares[_SAME] < 0.8:  # a bold digit may cover more than its paper; then the border shows which is which:
-        # so it does for all of 600 MNIST digits cropped to their ink, also where they are bold and cover most of it
-        second = _common_colour(channels[other > _SAME])
-        other = _far(channels, second)
-        if _at_border(other <= _SAME) > _at_border(distance <= _SAME):
-            paper, distance = second, other
-    if _widest(distance > max(_SAME, int(distance.max()) // 4)) > _BOLDEST:
-        return None  # no stroke: a shadow on smooth paper
-    ink = (distance > max(_SAME, int(distance.max()) // 2)).astype(np.uint8)
+    if shares[_SAME_COLOUR] < 0.8:
+        # A bold digit may cover more than its paper. Then the colour that covers more of the border is the paper: true
+        # for all of 600 MNIST digits cropped to their ink, also where they are bold and cover most of the picture.
+        second = _common_colour(channels[distance > _SAME_COLOUR])
+        from_second = _distance(channels, second)
+        if _at_border(from_second <= _SAME_COLOUR) > _at_border(distance <= _SAME_COLOUR):
+            paper, distance = second, from_second
+    if _widest(distance > max(_SAME_COLOUR, int(distance.max()) // 4)) > _WIDEST_STROKE:
+        return None  # not a stroke, but a shadow on smooth paper
+    ink = (distance > max(_SAME_COLOUR, int(distance.max()) // 2)).astype(np.uint8)
     dark = bool(ink.any()) and sum(cv2.mean(channels, mask=ink)) < float(paper.sum())
     whole = cv2.copyMakeBorder(distance, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
     return whole.astype(np.float32) / np.float32(255), dark
 
 
 def _widest(mask: Array) -> float:
-    """Diameter of the largest disc in a mask, of the longer side; it ends at the border."""
+    """Diameter of the largest disc inside a mask, as a share of the longer side."""
     height, width = mask.shape
     shrink = min(1.0, SMALL / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -176,9 +180,9 @@ def _widest(mask: Array) -> float:
 
 
 def _frame(channels: Array) -> tuple[int, int, int, int]:
-    """Pixels of a window's frame around a canvas: top, bottom, left, right.
+    """Pixels of a window frame around a canvas: top, bottom, left, right.
 
-    A frame is a line along two opposite borders, or a change of colour there, before anything is drawn.
+    A frame is a line, or a change of colour, along two opposite borders.
     """
     widths: list[int] = []
     green = np.ascontiguousarray(channels[:, :, channels.shape[2] // 2])
@@ -190,36 +194,36 @@ def _frame(channels: Array) -> tuple[int, int, int, int]:
 
 
 def _last_change(lines: Array) -> int:
-    """How many of the rows come before the last of them that is of one colour and differs from its neighbour."""
+    """How many rows the frame has: up to the last row that has one colour and differs from its neighbour."""
     middle = median(lines.T).astype(np.int16)
-    uniform = np.mean(np.abs(lines - middle[:, None]) <= _SAME, axis=1) > 0.9
-    change = (np.abs(np.diff(middle)) > _SAME) & uniform[:-1]
+    uniform = np.mean(np.abs(lines - middle[:, None]) <= _SAME_COLOUR, axis=1) > 0.9
+    change = (np.abs(np.diff(middle)) > _SAME_COLOUR) & uniform[:-1]
     places = np.flatnonzero(change)
     return int(places[-1]) + 2 if places.size else 0
 
 
 def _common_colour(colours: Array) -> Array:
-    """uint8 `(C,)`: the most frequent one of `(H, W, C)` or `(P, C)`, roughly; a sample of 4,096 pixels tells."""
+    """uint8 `(C,)`: roughly the most frequent colour of `(H, W, C)` or `(P, C)`, from a sample of 4,096 pixels."""
     sample = colours.reshape(-1, colours.shape[-1])
     sample = sample[:: max(1, len(sample) // 4096)]
     green = sample[:, sample.shape[1] // 2]
-    often = int(np.argmax(np.bincount(green, minlength=256)))
-    return np.asarray(median(sample[np.abs(green.astype(int) - often) <= _SAME]), np.uint8)
+    most_frequent = int(np.argmax(np.bincount(green, minlength=256)))
+    return np.asarray(median(sample[np.abs(green.astype(int) - most_frequent) <= _SAME_COLOUR]), np.uint8)
 
 
-def _far(channels: Array, colour: Array) -> npt.NDArray[np.uint8]:
-    """uint8 `(H, W)`: the largest difference of a channel from a colour."""
+def _distance(channels: Array, colour: Array) -> npt.NDArray[np.uint8]:
+    """uint8 `(H, W)`: the largest difference of any channel from a colour."""
     height, width, count = channels.shape
-    row = channels.reshape(1, height * width, count)  # four rows of one pixel each look like a colour to OpenCV
+    row = channels.reshape(1, height * width, count)  # OpenCV takes an array of four rows and one column for a colour
     planes = cv2.split(cv2.absdiff(row, np.array([*colour, *[0] * (4 - count)], np.float64)))
-    far = planes[0]
+    largest = planes[0]
     for plane in planes[1:]:
-        far = cv2.max(far, plane)
-    return np.asarray(far.reshape(height, width), np.uint8)
+        largest = cv2.max(largest, plane)
+    return np.asarray(largest.reshape(height, width), np.uint8)
 
 
 def _at_border(mask: Array) -> float:
-    """How much of the border and of the corners, an eighth of the shorter side each, a mask covers: 0 to 2."""
+    """Share of the border plus share of the corners that a mask covers, 0 to 2. A corner is an eighth of a side."""
     rim = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     size = max(1, min(mask.shape) // 8)
     corners = [
@@ -231,27 +235,30 @@ def _at_border(mask: Array) -> float:
 
 
 def _photograph(channels: Array, axis: Array) -> tuple[npt.NDArray[np.float32], bool]:
-    """Distance of every pixel from the paper around it, float32 `(H, W)`, 0 to about 1, and whether the ink is dark.
+    """Distance of each pixel from the paper around it, float32 `(H, W)`, 0 to about 1, and whether the ink is dark.
 
-    axis: the mix of channels, as `main_axis` gives it. Ink is what is rarer within a stroke's width.
+    Of light and dark, the one that is rarer within a stroke's width is ink.
+
+    Args:
+        axis: the mix of channels from `main_axis`.
     """
     height, width = channels.shape[:2]
     light = cv2.LUT(np.ascontiguousarray(channels), LOG_LIGHT).reshape(height, width, -1)
     grey = light @ axis
-    fast = grey - slow_part(grey)
-    dark = float(np.mean(fast * fast * fast)) < 0
+    detail = grey - slow_part(grey)
+    dark = float(np.mean(detail * detail * detail)) < 0
     grey = -grey if dark else grey
-    amount: Array = grey - cv2.resize(_ground(grey), (width, height), interpolation=cv2.INTER_LINEAR)
+    amount: Array = grey - cv2.resize(_background(grey), (width, height), interpolation=cv2.INTER_LINEAR)
     amount -= median(amount[::3, ::3].ravel())
     if max(height, width) > SMALL:
         amount = cv2.GaussianBlur(amount, (3, 3), 0)  # noise of single pixels
     return np.asarray(amount, np.float32), dark
 
 
-def _ground(grey: Array) -> Array:
-    """The ground without the ink, at most 96 pixels a side: a morphological opening, so shadows and tables stay.
+def _background(grey: Array) -> Array:
+    """The background without the ink, at most 96 pixels per side: a morphological opening, which keeps shadows.
 
-    The border is continued outwards, so that a strip of table or a dark corner counts as wide.
+    The border is replicated outwards, so that a strip of table or a dark corner is wide enough to be background.
     """
     small = reduced(grey[:, :, None], SMALL)[:, :, 0]
     kernel = max(3, round(WIDEST_STROKE * min(small.shape)) | 1)
@@ -264,15 +271,15 @@ def _ground(grey: Array) -> Array:
 def _thresholds(amount: Array, photograph: bool, height: int, width: int) -> tuple[tuple[float, float], float]:
     """`Ink.thresholds` and `Ink.faintest`."""
     noise = 1.4826 * float(median(np.abs(amount[::3, ::3]).ravel()))  # from the median of a normal distribution
-    floor = max(_FAINTEST, _SIGNAL * noise) if photograph else _FAINTEST
+    floor = max(_MIN_CONTRAST, _SIGNAL_TO_NOISE * noise) if photograph else _MIN_CONTRAST
     above = amount[amount > floor]
     if above.size == 0:
         raise BadInput(
-            f"The picture ({width}x{height}) holds no ink that stands out from its ground: it seems blank. "
-            "Draw a digit with more contrast."
+            f"The picture ({width}x{height}) seems blank, because no ink stands out from the background: "
+            "draw a digit with more contrast."
         )
     levels = np.asarray(np.minimum(above * 255, 255), np.uint8)
     otsu, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     full = float(levels[levels > otsu].mean()) if otsu < levels.max() else float(otsu)
-    low, high = max(floor, _EDGE * full / 255), max(floor, min((otsu + 0.5) / 255, float(above.max())))
+    low, high = max(floor, _STROKE_EDGE * full / 255), max(floor, min((otsu + 0.5) / 255, float(above.max())))
     return (low, high), max(floor, FADED * full / 255)

@@ -1,6 +1,6 @@
 """A photograph of any size and shape → the small colour picture that a network for photographs takes."""
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 from typing import Literal
 
@@ -15,58 +15,58 @@ from zoo.images.formats.common import strips
 Fit = Literal["crop", "whole"]
 FITS: tuple[Fit, ...] = ("crop", "whole")
 
-THINNEST = 8  # times as long as wide: the centre of a longer strip shows nothing of the picture
+MAX_ASPECT = 8  # longer side / shorter side: the centre of a longer strip shows too little of the picture
 
 
-def to_square(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tuple[str, ...]]:
-    """Bring a photograph into a network's form; one that is in it comes back unchanged to the bit.
+def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tuple[str, ...]]:
+    """Bring a photograph into a network's form. One that already has it is returned unchanged to the bit.
 
     Args:
         pixels: uint8 `(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied).
         expected: the network's input, C 3.
-        fit: "crop" takes the largest centred piece of the right shape; "whole" shrinks the whole picture into it, with
-            a border of its mean colour.
+        fit: "crop" takes the largest centred piece of the right proportions; "whole" scales the whole picture to fit,
+            padded with its mean colour.
     Returns:
         uint8 `(expected.height, expected.width, 3)`, and the corrections in words, in order.
     Raises:
-        BadInput: a picture so thin that its centre shows nothing of it, where it would be cropped, or that the whole of
-            it would be less than a pixel wide.
+        BadInput: a picture so thin that cropping would show too little of it, or that the whole of it would be less
+            than a pixel wide.
     """
     height, width = pixels.shape[:2]
-    notes: list[str] = []
+    corrections: list[str] = []
     if pixels.shape[2] == 1:
-        notes.append("took grey for all three colours")
+        corrections.append("converted grey to RGB")
     elif pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
-        notes.append("laid on white")
+        corrections.append("placed on a white background")
     if (height, width) == (expected.height, expected.width):
-        return _opaque_colour(pixels), tuple(notes)
+        return _opaque_colour(pixels), tuple(corrections)
     if fit == "crop":
-        if max(height / width, width / height) > THINNEST:
+        if max(height / width, width / height) > MAX_ASPECT:
             raise BadInput(
-                f"The picture is {width}x{height}, a strip whose centre shows little of it: "
-                "crop it yourself, or use the whole of it (fit='whole')."
+                f"The picture ({width}x{height}) is too thin, its centre would show little of it: "
+                "crop it yourself, or use the whole picture (fit='whole')."
             )
         colour = _opaque_colour(_centre(pixels, expected.width / expected.height))
         if colour.shape[:2] != (height, width):
-            notes.append(f"cropped to the middle {colour.shape[1]}x{colour.shape[0]}")
+            corrections.append(f"cropped to the central {colour.shape[1]}x{colour.shape[0]}")
         scale = expected.width / colour.shape[1]
         resized = _resized(colour, expected.width, expected.height)
     else:
         if max(height / width, width / height) > max(expected.height, expected.width):
-            raise BadInput(f"The picture is {width}x{height}, too thin a strip to be seen when it is reduced: crop it.")
+            raise BadInput(f"The picture ({width}x{height}) is too thin to be reduced as a whole: crop it.")
         colour = _opaque_colour(pixels)
         scale = min(expected.height / height, expected.width / width)
         small = _resized(colour, max(1, round(width * scale)), max(1, round(height * scale)))
-        resized = _bordered(small, expected)
+        resized = _padded(small, expected)
         if small.shape != resized.shape:
-            notes.append("bordered with its mean colour")
+            corrections.append("padded with its mean colour")
     if colour.shape[:2] != (expected.height, expected.width):
-        notes.append(f"{'reduced' if scale < 1 else 'enlarged'} to {expected.width}x{expected.height}")
-    return resized, tuple(notes)
+        corrections.append(f"{'reduced' if scale < 1 else 'enlarged'} to {expected.width}x{expected.height}")
+    return resized, tuple(corrections)
 
 
 def _opaque_colour(pixels: Pixels) -> Pixels:
-    """RGB `(H, W, 3)`; what is transparent is laid on white."""
+    """RGB `(H, W, 3)`; transparent pixels are placed on white."""
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     if pixels.shape[2] == 3:
@@ -91,13 +91,13 @@ def _centre(pixels: Pixels, aspect: float) -> Pixels:
 
 
 def _resized(colour: Pixels, width: int, height: int) -> Pixels:
-    """INTER_AREA averages what falls into a pixel, so nothing is aliased; enlarging is cubic."""
+    """Resize without aliasing: INTER_AREA averages all pixels that fall into one; enlarging is cubic."""
     smaller = width <= colour.shape[1] and height <= colour.shape[0]
     method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(np.ascontiguousarray(colour), (width, height), interpolation=method), np.uint8)
 
 
-def _bordered(small: Pixels, expected: Input) -> Pixels:
+def _padded(small: Pixels, expected: Input) -> Pixels:
     height, width = small.shape[:2]
     whole = np.empty((expected.height, expected.width, 3), np.uint8)
     whole[:] = np.rint(small.reshape(-1, 3).mean(axis=0)).astype(np.uint8)

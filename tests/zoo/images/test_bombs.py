@@ -118,8 +118,7 @@ def test_a_member_behind_a_long_header_is_named_and_the_rest_is_read(tmp_path):
     count, images, errors = read(tmp_path / "b.tar")
     assert (count, images) == (3, 2)
     assert errors == [
-        f"{tmp_path}/b.tar/short.png cannot be read: its header has 100,000 bytes, more than the limit of "
-        "65,536."
+        f"{tmp_path}/b.tar/short.png cannot be read: its header has 100,000 bytes, more than the limit of 65,536."
     ]
 
 

@@ -117,7 +117,7 @@ def test_mnist_enlarged_to_blocks_comes_back_to_the_bit(side: int) -> None:
         for pixels, notes in ((blocks, ()), (255 - blocks, ("inverted: the ink was dark",))):
             result, corrections = to_mnist(pixels)
             np.testing.assert_array_equal(result, image)
-            assert corrections == ("took 28x28 blocks for pixels", *notes)
+            assert corrections == ("reduced 28x28 blocks to one pixel each", *notes)
 
 
 def test_small_or_shifted_28x28_is_corrected() -> None:
@@ -286,7 +286,7 @@ BLANK = {
 
 @pytest.mark.parametrize("name", BLANK)
 def test_blank_is_refused(name: str) -> None:
-    with pytest.raises(BadInput, match=r"blank|fully transparent|no digit|no single digit|digits: crop"):
+    with pytest.raises(BadInput, match=r"blank|fully transparent|not a single digit|digits: crop"):
         to_mnist(BLANK[name])
 
 
@@ -316,7 +316,7 @@ def test_several_digits_are_refused(rows: int, columns: int, gap: float) -> None
                 sheet[top : top + shape.shape[0], right : right + shape.shape[1]] = shape[: sheet.shape[0] - top]
             right += max(shape.shape[1] for shape in high) + round(130 * gap)
             assert column + 1 == columns or right < sheet.shape[1]
-        with pytest.raises(BadInput, match=r"digits: crop it to one\."):
+        with pytest.raises(BadInput, match=r"contain \d+ digits: crop it"):
             to_mnist(pictures.painted(sheet, (255, 255, 255), (0, 0, 0)))
 
 
@@ -471,5 +471,5 @@ def test_ink_that_was_left_out_makes_an_answer_unsure(model: Any) -> None:
 def test_many_pieces_are_refused_with_their_number() -> None:
     page = np.full((512, 512, 1), 255, np.uint8)
     page[16:496:3, 16:496:3] = 0
-    with pytest.raises(BadInput, match=r"^The picture holds 25600 separate marks and no single digit: crop it to one"):
+    with pytest.raises(BadInput, match=r"25600 separate marks.*crop it"):
         to_mnist(page)

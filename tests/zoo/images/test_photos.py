@@ -9,7 +9,7 @@ from skimage import data
 import zoo
 from zoo.card import Input
 from zoo.errors import BadInput
-from zoo.images.photos import to_square
+from zoo.images.photos import fit_to_input
 from zoo.images.prepare import prepare
 from zoo.model import Model
 
@@ -23,7 +23,7 @@ def solid(height, width, colour=(200, 10, 30)):
 def test_what_is_in_the_form_comes_back_to_the_bit():
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     for fit in ("crop", "whole"):
-        result, notes = to_square(picture, CIFAR, fit)
+        result, notes = fit_to_input(picture, CIFAR, fit)
         np.testing.assert_array_equal(result, picture)
         assert notes == ()
 
@@ -32,32 +32,32 @@ def test_the_middle_is_cropped_and_averaged():
     picture = solid(64, 128, (0, 0, 0))
     picture[:, 32:96] = 255
     picture[::2, 32:96] = 55  # stripes of one pixel: aliasing would leave one of the two values
-    result, notes = to_square(picture, CIFAR, "crop")
+    result, notes = fit_to_input(picture, CIFAR, "crop")
     assert result.shape == (32, 32, 3)
     assert (result == 155).all()
-    assert notes == ("cropped to the middle 64x64", "reduced to 32x32")
+    assert notes == ("cropped to the central 64x64", "reduced to 32x32")
 
 
 def test_the_whole_is_kept_with_a_border():
     picture = solid(100, 200)
-    result, notes = to_square(picture, CIFAR, "whole")
+    result, notes = fit_to_input(picture, CIFAR, "whole")
     assert (result == [200, 10, 30]).all()
-    assert notes == ("bordered with its mean colour", "reduced to 32x32")
+    assert notes == ("padded with its mean colour", "reduced to 32x32")
     picture[:, :20] = 0
-    result, _ = to_square(picture, CIFAR, "whole")
+    result, _ = fit_to_input(picture, CIFAR, "whole")
     assert (result[16, 0] == 0).all()
     assert 0 < result[0, 0, 0] < 200
 
 
 def test_grey_transparent_and_small_pictures():
-    result, notes = to_square(solid(32, 32, (90,)), CIFAR, "crop")
+    result, notes = fit_to_input(solid(32, 32, (90,)), CIFAR, "crop")
     assert (result == 90).all()
-    assert notes == ("took grey for all three colours",)
-    result, notes = to_square(solid(32, 32, (10, 20, 30, 0)), CIFAR, "crop")
+    assert notes == ("converted grey to RGB",)
+    result, notes = fit_to_input(solid(32, 32, (10, 20, 30, 0)), CIFAR, "crop")
     assert (result == 255).all()
-    assert notes == ("laid on white",)
-    assert to_square(solid(32, 32, (10, 20, 30, 255)), CIFAR, "crop")[1] == ()
-    result, notes = to_square(solid(8, 8), CIFAR, "crop")
+    assert notes == ("placed on a white background",)
+    assert fit_to_input(solid(32, 32, (10, 20, 30, 255)), CIFAR, "crop")[1] == ()
+    result, notes = fit_to_input(solid(8, 8), CIFAR, "crop")
     assert (result == [200, 10, 30]).all()
     assert notes == ("enlarged to 32x32",)
 
@@ -65,34 +65,34 @@ def test_grey_transparent_and_small_pictures():
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 31), (500, 64), (31, 32), (3000, 2000)])
 @pytest.mark.parametrize("fit", ["crop", "whole"])
 def test_any_size(size, fit):
-    assert to_square(solid(*size), CIFAR, fit)[0].shape == (32, 32, 3)
+    assert fit_to_input(solid(*size), CIFAR, fit)[0].shape == (32, 32, 3)
 
 
 def test_a_strip_is_refused_unless_it_is_taken_whole():
-    with pytest.raises(BadInput, match=r"900x100, a strip .*\(fit='whole'\)"):
-        to_square(solid(100, 900), CIFAR, "crop")
-    assert to_square(solid(100, 900), CIFAR, "whole")[0].shape == (32, 32, 3)
+    with pytest.raises(BadInput, match=r"900x100.*too thin.*fit='whole'"):
+        fit_to_input(solid(100, 900), CIFAR, "crop")
+    assert fit_to_input(solid(100, 900), CIFAR, "whole")[0].shape == (32, 32, 3)
 
 
 def test_a_strip_of_less_than_a_pixel_is_refused_whole_too():
-    with pytest.raises(BadInput, match="33x1, too thin a strip"):
-        to_square(solid(1, 33), CIFAR, "whole")
-    assert to_square(solid(1, 32), CIFAR, "whole")[0].shape == (32, 32, 3)
+    with pytest.raises(BadInput, match=r"33x1.*too thin"):
+        fit_to_input(solid(1, 33), CIFAR, "whole")
+    assert fit_to_input(solid(1, 32), CIFAR, "whole")[0].shape == (32, 32, 3)
 
 
 def test_every_colour_and_alpha_is_laid_on_white_exactly():
     colour, alpha = np.mgrid[:256, :256]
     picture = np.stack([colour, colour, colour, alpha], axis=2).astype(np.uint8)
-    result, notes = to_square(picture, Input(256, 256, 3, "photo"), "crop")
+    result, notes = fit_to_input(picture, Input(256, 256, 3, "photo"), "crop")
     expected = np.rint((colour * alpha + 255 * (255 - alpha)) / 255)  # there are no ties
     np.testing.assert_array_equal(result, np.stack([expected] * 3, axis=2))
-    assert notes == ("laid on white",)
+    assert notes == ("placed on a white background",)
 
 
 def test_a_real_photograph_through_the_whole_way():
     result, notes = prepare(data.chelsea(), CIFAR)
     assert result.shape == (32, 32, 3)
-    assert notes == ("cropped to the middle 300x300", "reduced to 32x32")
+    assert notes == ("cropped to the central 300x300", "reduced to 32x32")
     assert result.std() > 20
 
 
@@ -110,8 +110,8 @@ def test_a_model_for_photographs_takes_them(model):
     photo_model = Model(graph.SerializeToString(), "cpu")
     row = photo_model.predict(data.chelsea(), fit="whole")
     assert row.model == "cifar93k.notes"
-    assert row.corrections == ("bordered with its mean colour", "reduced to 32x32")
-    assert photo_model.predict([data.chelsea()])[0].corrections[0] == "cropped to the middle 300x300"
+    assert row.corrections == ("padded with its mean colour", "reduced to 32x32")
+    assert photo_model.predict([data.chelsea()])[0].corrections[0] == "cropped to the central 300x300"
 
 
 @pytest.mark.parametrize("fit", ["crop", "whole"])

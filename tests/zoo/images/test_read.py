@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from skimage import data as photographs
 
 from zoo.errors import BadInput
-from zoo.images.formats.plain_png import plain_pixels
+from zoo.images.formats.png import plain_pixels
 from zoo.images.read import Named, decode
 
 
@@ -85,12 +85,12 @@ def test_palette_bilevel_16_bit_cmyk_and_la():
 
     deep = encoded((np.arange(1024, dtype=np.uint16) * 64).reshape(32, 32))
     picture = decode(deep)
-    assert picture.notes == ("reduced to 8 bits",)
+    assert picture.corrections == ("reduced to 8 bits",)
     np.testing.assert_allclose(picture.pixels.ravel(), np.arange(1024) * 64 / 257, atol=0.51)  # up to 65,472 of 65,535
 
     cmyk = Image.new("CMYK", (5, 4), (0, 255, 255, 0))
     picture = decode(cmyk)
-    assert picture.notes == ("converted from CMYK",)
+    assert picture.corrections == ("converted from CMYK",)
     assert picture.pixels[0, 0].tolist() == [255, 0, 0]
 
     assert decode(Image.new("1", (3, 2), 1)).pixels.tolist() == [[[255]] * 3] * 2
@@ -112,13 +112,13 @@ def test_exif_orientation_turns_the_picture_upright():
     exif[0x0112] = 0  # means nothing
     file = io.BytesIO()
     Image.fromarray(array).save(file, "JPEG", exif=exif)
-    assert decode(file.getvalue()).notes == ()
+    assert decode(file.getvalue()).corrections == ()
     exif[0x0112] = 6  # the camera was turned: rows of the file are columns of the scene
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG", exif=exif)
     picture = decode(file.getvalue())
     np.testing.assert_array_equal(picture.pixels, np.rot90(array, -1))
-    assert picture.notes == ("turned upright as its EXIF orientation says",)
+    assert picture.corrections == ("rotated upright (EXIF orientation)",)
 
 
 def test_an_orientation_in_a_text_chunk_counts_whichever_way_the_picture_comes():
@@ -143,12 +143,12 @@ def test_animation_gives_its_first_frame_and_says_so(form):
     for source in (file.getvalue(), Image.open(io.BytesIO(file.getvalue()))):
         picture = decode(source)
         assert picture.pixels[0, 0, 0] == 10
-        assert picture.notes == ("used the first frame",)
+        assert picture.corrections == ("used the first frame",)
     image = Image.open(io.BytesIO(file.getvalue()))
     image.seek(1)
     picture = decode(image)
     assert picture.pixels[0, 0, 0] == 200
-    assert picture.notes == ("used frame 2",)
+    assert picture.corrections == ("used frame 2",)
     assert image.tell() == 1
 
 
@@ -172,19 +172,19 @@ def test_arrays_of_other_types_are_scaled(array, first):
         (encoded(gradient())[:-30], "cut short"),
         (encoded(gradient(), "JPEG")[:300], "cut short"),
         (png(50_000, 50_000), "50000x50000"),
-        (png(70_000, 1), "70000x1 pixels, and no side"),
+        (png(70_000, 1), "70000x1 pixels, more than the limit of 65,535 per side"),
         (png(4, 4, body=b"\0\1"), "cut short"),
         (np.zeros((3, 3, 2), np.uint8), "(3, 3, 2)"),
         (np.zeros((0, 3), np.uint8), "(0, 3)"),
         (np.full((3, 3), 65_536), "up to 65536"),
-        (np.full((3, 3), -1), "below zero"),
-        (np.array([[0.5, np.nan]]), "not finite"),
+        (np.full((3, 3), -1), "negative"),
+        (np.array([[0.5, np.nan]]), "non-finite"),
         (np.zeros((3, 3), complex), "complex128"),
         ("a\0b.png", "cannot be read"),
         (np.full((3, 3), 1e6), "up to 1e+06"),
         ("no/such/file.png", "does not exist"),
         (".", "folder"),
-        ("", "empty name"),
+        ("", "path of an image is empty"),
         (object(), "'object'"),
     ],
 )
@@ -263,5 +263,5 @@ def test_files_without_an_end_are_not_waited_for(tmp_path, monkeypatch):
             decode(name)
     (tmp_path / "large.png").write_bytes(bytes(11))
     monkeypatch.setattr("zoo.images.read.LARGEST", 10)
-    with pytest.raises(BadInput, match="has 11 bytes, more than the 10 that are read"):
+    with pytest.raises(BadInput, match="has 11 bytes, more than the limit of 10"):
         decode(tmp_path / "large.png")

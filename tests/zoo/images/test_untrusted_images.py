@@ -115,7 +115,7 @@ def test_other_formats_are_refused_by_name_and_start_no_program(name, monkeypatc
     monkeypatch.setattr(subprocess, "Popen", fail)
     monkeypatch.setattr(os, "system", fail)
     make, word = bombs.REFUSED[name]
-    with pytest.raises(BadInput, match=f"is in the {word}, which is not read: save it as PNG or JPEG"):
+    with pytest.raises(BadInput, match=f"is in the {word}, which is not supported: save it as PNG or JPEG"):
         decode(make())
 
 
@@ -134,7 +134,7 @@ def test_pixels_are_bounded_in_every_format(form, limit):
     assert decode(data).pixels.shape == (400, 400, 3)
     limit("0.15")
     assert declared_pixels(data) == 0
-    with pytest.raises(BadInput, match=r"400x400 pixels, more than the 0.15 million.*ZOO_MAX_MEGAPIXELS"):
+    with pytest.raises(BadInput, match=r"400x400 pixels, more than the limit of 0.15 million.*ZOO_MAX_MEGAPIXELS"):
         decode(data)
     with pytest.raises(BadInput, match=r"more than the 0\.15 million"):
         decode(Image.open(io.BytesIO(data)))
@@ -147,7 +147,7 @@ def test_pixels_are_bounded_in_every_format(form, limit):
 @pytest.mark.parametrize("value", ["many", "0", "-3", "nan", "inf", "0.01"])
 def test_a_limit_that_is_no_number_is_refused(value, limit):
     limit(value)
-    with pytest.raises(WrongUsage, match="ZOO_MAX_MEGAPIXELS is a number of megapixels"):
+    with pytest.raises(WrongUsage, match=r"ZOO_MAX_MEGAPIXELS is .*number of megapixels"):
         limits.max_pixels()
     assert declared_pixels(small("PNG")) == 0
 
@@ -177,7 +177,7 @@ def test_the_first_frame_of_a_gif_counts_where_it_is_larger_than_the_screen():
 
 def test_an_av1_stream_larger_than_its_container_declares_is_refused():
     data = encoded(Image.new("RGB", (3000, 3000)), "AVIF", quality=0, speed=10)
-    with pytest.raises(BadInput, match=r"64x64 pixels\) would take 252 MB"):
+    with pytest.raises(BadInput, match=r"64x64 pixels\) needs 252 MB"):
         decode(bombs.declaring(64, data))
 
 
@@ -201,10 +201,10 @@ def test_padding_units_of_an_av1_stream_are_bounded():
     from zoo.images.formats import avif
 
     padding = bytes([15 << 3 | 2, 0])
-    with pytest.raises(avif.Refused, match="more than 1,000 units"):
+    with pytest.raises(avif.DecodeError, match="more than 1,000 units"):
         avif._coded_pixels(padding * 1_000_000)
     timed = bytes([0b000_0_0_1_00]) + bytes(8) + bytes(10**6)  # an interval's length is coded in zeros that never end
-    with pytest.raises(avif.Refused):
+    with pytest.raises(avif.DecodeError):
         avif._coded_pixels(bytes([1 << 3]) + timed)
 
 
@@ -227,7 +227,7 @@ def test_metadata_are_read_in_linear_time():
     packet = b"XML:com.adobe.xmp\0\0\0\0\0" + b"tiff:Orientation" * 10**6
     files = [png[:33] + chunk(kind, text) + png[33:] for kind, text in ((b"eXIf", repeated), (b"iTXt", packet))]
     for data in [*files, jpeg[:2] + segments + jpeg[2:]]:
-        assert decode(data).notes == ()
+        assert decode(data).corrections == ()
     assert time.process_time() - started < 1
 
 
@@ -283,13 +283,13 @@ def test_refuses_tiff_whose_jpeg_is_smaller(channels):
     image = Image.new("RGB" if channels == 3 else "L", (32, 8))
     assert decode(strip(32, 8, encoded(image, "JPEG"), 7, 8, channels)).pixels.shape == (8, 32, channels)
     for width, height in ((32, 32), (40, 8), (32, 9)):
-        with pytest.raises(BadInput, match="not of the size that it declares"):
+        with pytest.raises(BadInput, match="does not have the declared size"):
             decode(strip(width, height, encoded(image, "JPEG"), 7, 8, channels))
 
 
 @pytest.mark.parametrize(("code", "name"), [(2, "CCITT"), (3, "Group 3"), (4, "Group 4"), (6, "old-style JPEG")])
 def test_refuses_tiff_compressions_that_do_not_tell_which_rows_they_filled(code, name):
-    with pytest.raises(BadInput, match=f"{name}.*which is not read: save it as PNG"):
+    with pytest.raises(BadInput, match=f"{name}.*which is not supported: save it as PNG"):
         decode(strip(32, 32, b"\0\x10\1", code, 1))
 
 
@@ -515,7 +515,7 @@ def test_every_small_size_gives_pixels_or_bad_input(channels):
 def test_arrays_that_only_claim_to_be_large_are_refused_at_once():
     for shape in ((10**6, 10**6), (10**9, 1), (1, 10**9, 3)):
         started = time.process_time()
-        with pytest.raises(BadInput, match="no side may have more than 65,535"):
+        with pytest.raises(BadInput, match="limit of 65,535 per side"):
             decode(np.broadcast_to(np.uint8(7), shape))
         assert time.process_time() - started < 0.1
 
@@ -590,7 +590,7 @@ def test_same_pixels_same_answer_whatever_the_container(bits, channels):
         np.testing.assert_array_equal(picture.pixels, expected)
         reduced = bits > 8 or (isinstance(container, np.ndarray) and container.dtype.kind == "f")
         if isinstance(container, np.ndarray):
-            assert picture.notes == (("reduced to 8 bits",) if reduced else ())
+            assert picture.corrections == (("reduced to 8 bits",) if reduced else ())
 
 
 @given(st.lists(st.floats(0, 60_000, width=32), min_size=1, max_size=40))

@@ -22,7 +22,7 @@ from zoo.inspection.plots import draw_pictures, write_pictures
 
 @pytest.fixture(scope="module")
 def inside():
-    from tests.support.examples import REPOSITORY
+    from tests.support.paths import REPOSITORY
 
     return look_inside("mnist14k", REPOSITORY / "examples" / "five.jpg")
 
@@ -108,7 +108,7 @@ def test_pictures_come_one_after_the_other(inside, tmp_path):
 @pytest.mark.parametrize(("name", "limit"), [("mnist14k", 3), ("cifar90k", 8)])
 def test_pictures_are_drawn_soon(name, limit, tmp_path):
     """CPU seconds."""
-    from tests.support.examples import REPOSITORY
+    from tests.support.paths import REPOSITORY
 
     started = time.process_time()
     drawn = draw_pictures(look_inside(name, REPOSITORY / "examples" / "five.jpg"), tmp_path)
@@ -130,7 +130,7 @@ def test_without_matplotlib_another_font_is_taken(monkeypatch, tmp_path, inside)
 
 def test_a_source_is_read_once(tmp_path):
     """An open file and a pipe can only be read once; what they give is what the path gives."""
-    from tests.support.examples import REPOSITORY
+    from tests.support.paths import REPOSITORY
 
     path = REPOSITORY / "examples" / "five.jpg"
     expected = look_inside("mnist14k", path)
@@ -152,7 +152,7 @@ def test_a_source_is_read_once(tmp_path):
 
 
 def test_a_folder_and_a_file_on_its_own_can_be_looked_into(tmp_path):
-    from tests.support.examples import REPOSITORY
+    from tests.support.paths import REPOSITORY
 
     picture = REPOSITORY / "examples" / "five.jpg"
     folder = registry.find("mnist4k").folder

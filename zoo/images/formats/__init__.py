@@ -1,7 +1,7 @@
-"""One module a file format: what its header declares, and its pixels.
+"""One module per file format, each with two functions.
 
-A module has two functions. `size(data)` gives `(width, height)` in microseconds. `parse(data)` reads the rest of the
-header into a `Header`, which is all that decoding needs: nothing is allocated for pixels before the caller has checked
-its size and the memory that it takes. Both raise `Refused`. Only what carries pixels ever reaches a decoder of Pillow
-or OpenCV: text, EXIF, colour profiles, thumbnails and further frames stay behind.
+`size(data)` returns `(width, height)` in microseconds. `parse(data)` reads the rest of the header into a `Header`,
+which is all that decoding needs. Both raise `DecodeError`. No memory is allocated for pixels before the caller has
+checked their number and the memory that decoding takes. Decoders of Pillow and OpenCV only get the parts of a file that
+carry pixels; texts, EXIF, colour profiles, thumbnails and further frames are left out.
 """

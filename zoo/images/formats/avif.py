@@ -1,11 +1,12 @@
 """AVIF stills: every coded item is measured before Pillow's libavif gets the file.
 
-What a box declares (`ispe`) binds no decoder: the AV1 stream has a size of its own, up to 65536x65536, and may hold
-hidden frames that are decoded and never shown. So the streams' sequence headers are read (AV1 specification, 5.5) and
-their frames counted. Metadata items are blanked: Pillow would parse EXIF of any size. Animations are refused.
+Decoders ignore the size in a box (`ispe`): the AV1 stream has a size of its own, up to 65536x65536, and may contain
+hidden frames that are decoded and never shown. So the sequence headers of the streams are read (AV1 specification, 5.5)
+and their frames counted. Metadata items are blanked, because Pillow would parse EXIF of any size. Animations are
+refused.
 """
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import io
 import struct
@@ -13,22 +14,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zoo.errors import reason
-from zoo.images.formats.common import Array, Header, Refused, damaged, pillow_pixels
+from zoo.images.formats.common import Array, DecodeError, Header, damaged, pillow_pixels
 
-_MOST_BOXES = 1_000
-_LARGEST_META = 2**20  # bytes, a colour profile included
-_MOST_PIECES = 1_100  # items and pieces of them: a grid has at most 256 cells, each perhaps with alpha
-_MOST_UNITS = 1_000  # of a stream
-_LONGEST_SEQUENCE = 1_024  # bytes of its header that are read; 32 operating points take 400
-_BYTES_A_PIXEL = 28  # 12 bits 4:4:4 as planes, once more for film grain; RGBA from libavif, Pillow's and ours
-_SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # types of AV1's units
+_MAX_BOXES = 1_000
+_MAX_META = 2**20  # bytes, including a colour profile
+_MAX_EXTENTS = 1_100  # items and their extents: a grid has at most 256 cells, each possibly with alpha
+_MAX_UNITS = 1_000  # of a stream
+_MAX_SEQUENCE_HEADER = 1_024  # bytes that are read; 32 operating points take 400
+_BYTES_PER_PIXEL = 28  # 12-bit 4:4:4 planes, twice with film grain; RGBA of libavif, of Pillow and in our array
+_SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # types of AV1 units (OBU)
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Of the largest item that is declared."""
+    """The size of the largest declared item."""
     sizes = [struct.unpack_from(">II", data, start + 4) for start in _meta(data).sizes]
     if not sizes:
-        raise damaged("it declares no picture")
+        raise damaged("it declares no picture size")
     width, height = max(sizes, key=lambda pair: pair[0] * pair[1])
     if not width or not height:
         raise damaged(f"it declares {width}x{height} pixels")
@@ -36,8 +37,8 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, and where the content begins and ends (ISO 14496-12, 4.2)."""
-    for _ in range(_MOST_BOXES):
+    """Type, and start and end of the content, of each box (ISO 14496-12, 4.2)."""
+    for _ in range(_MAX_BOXES):
         if start + 8 > stop:
             return
         length, kind = struct.unpack_from(">I4s", data, start)
@@ -50,28 +51,28 @@ def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int
             raise damaged("it ends in the middle of its picture")
         yield kind, content, end
         start = end
-    raise Refused(f"is an AVIF of more than {_MOST_BOXES:,} parts: save it again")
+    raise DecodeError(f"is an AVIF of more than {_MAX_BOXES:,} boxes: save it again")
 
 
 @dataclass(frozen=True)
 class _Meta:
-    """sizes: where `ispe` boxes are. kinds: of items, by number, and where each is written. spans: of their data."""
+    """The meta box. Numbers are positions in the file."""
 
-    sizes: tuple[int, ...]
-    kinds: dict[int, tuple[bytes, int]]
-    spans: dict[int, list[tuple[int, int]]]
+    sizes: tuple[int, ...]  # of `ispe` boxes
+    kinds: dict[int, tuple[bytes, int]]  # item → its type, and the position of the type
+    spans: dict[int, list[tuple[int, int]]]  # item → start and end of its data
 
 
 def _meta(data: bytes) -> _Meta:
     top = list(_boxes(data, 0, len(data)))
     if data[8:12] == b"avis" or any(kind == b"moov" for kind, _, _ in top):
-        raise Refused("is an animated AVIF, which is not read: save its first frame as PNG")
+        raise DecodeError("is an animated AVIF, which is not supported: save its first frame as PNG")
     metas = [(start, end) for kind, start, end in top if kind == b"meta"]
     if len(metas) != 1:
-        raise damaged("it declares no picture")
+        raise damaged("it has no meta box")
     start, end = metas[0]
-    if end - start > _LARGEST_META:
-        raise Refused(f"is an AVIF with more than {_LARGEST_META:,} bytes of headers: save it again")
+    if end - start > _MAX_META:
+        raise DecodeError(f"is an AVIF with more than {_MAX_META:,} bytes of headers: save it again")
     inside = {kind: (begin, stop) for kind, begin, stop in _boxes(data, start + 4, end)}
     sizes: list[int] = []
     for kind, begin, stop in _boxes(data, *inside.get(b"iprp", (0, 0))):
@@ -81,7 +82,7 @@ def _meta(data: bytes) -> _Meta:
 
 
 def _kinds(data: bytes, start: int, end: int) -> dict[int, tuple[bytes, int]]:
-    """Of the item information box (ISO 14496-12, 8.11.6)."""
+    """The items' types, from the item information box (ISO 14496-12, 8.11.6)."""
     kinds: dict[int, tuple[bytes, int]] = {}
     if end - start < 6:
         return kinds
@@ -95,7 +96,7 @@ def _kinds(data: bytes, start: int, end: int) -> dict[int, tuple[bytes, int]]:
 
 
 def _spans(data: bytes, inside: dict[bytes, tuple[int, int]]) -> dict[int, list[tuple[int, int]]]:
-    """Of the item location box (ISO 14496-12, 8.11.3): where each item's data begin and end."""
+    """Start and end of each item's data, from the item location box (ISO 14496-12, 8.11.3)."""
     spans: dict[int, list[tuple[int, int]]] = {}
     if b"iloc" not in inside:
         return spans
@@ -112,15 +113,15 @@ def _spans(data: bytes, inside: dict[bytes, tuple[int, int]]) -> dict[int, list[
             raise damaged("its list of items is cut short")
         return int.from_bytes(data[position - count : position], "big")
 
-    items, pieces = number(4 if version == 2 else 2), 0
+    items, total_extents = number(4 if version == 2 else 2), 0
     for _ in range(items):
         item = number(4 if version == 2 else 2)
         method = number(2) & 15 if version in (1, 2) else 0
         number(2)
         base, extents = number(base_bytes), number(2)
-        pieces += 1 + extents
-        if method > 1 or pieces > _MOST_PIECES:
-            raise Refused("is an AVIF whose data are kept in a rare way, which is not read: save it as PNG")
+        total_extents += 1 + extents
+        if method > 1 or total_extents > _MAX_EXTENTS:
+            raise DecodeError("is an AVIF with an unusual data layout, which is not supported: save it as PNG")
         if method == 1:
             base += inside.get(b"idat", (len(data), 0))[0]
         for _ in range(extents):
@@ -136,10 +137,9 @@ def parse(data: bytes) -> Header:
     meta = _meta(data)
     streams = {item: spans for item, spans in meta.spans.items() if meta.kinds.get(item, (b"", 0))[0] == b"av01"}
     if not streams:
-        raise damaged("it holds no picture")
-    if sum(min(end, len(data)) - min(begin, len(data)) for spans in streams.values() for begin, end in spans) > len(
-        data
-    ):
+        raise damaged("it has no AV1 picture")
+    ends = [(min(begin, len(data)), min(end, len(data))) for spans in streams.values() for begin, end in spans]
+    if sum(end - begin for begin, end in ends) > len(data):
         raise damaged("its items overlap")
     coded = sum(_coded_pixels(b"".join(data[begin:end] for begin, end in spans)) for spans in streams.values())
     file = bytearray(data)
@@ -147,21 +147,19 @@ def parse(data: bytes) -> Header:
         if kind in (b"Exif", b"mime"):
             file[at : at + 4] = b"skip"
     pixels = max(width * height, coded)
-    return _Avif(width, height, _BYTES_A_PIXEL * pixels + len(data), file=bytes(file))
+    return _Avif(width, height, _BYTES_PER_PIXEL * pixels + len(data), file=bytes(file))
 
 
 @dataclass(frozen=True)
 class _Avif(Header):
-    """file: without metadata."""
-
-    file: bytes = b""
+    file: bytes = b""  # without metadata
 
     def pixels(self) -> tuple[Array, tuple[str, ...]]:
         from PIL import ImageOps, features
 
         if not features.check("avif"):
-            raise Refused(
-                "is an AVIF, which this Pillow does not read: install Pillow 11.3 or newer, or save it as PNG"
+            raise DecodeError(
+                "is an AVIF, which the installed Pillow cannot read: install Pillow 11.3 or newer, or save it as PNG"
             )
         from PIL import AvifImagePlugin
 
@@ -169,57 +167,58 @@ class _Avif(Header):
             if image.size[0] * image.size[1] > self.width * self.height:
                 raise damaged("its picture is larger than it declares")
             image.load()
-            try:  # rotations and mirrorings that the container asks for, which Pillow gives as an EXIF orientation
+            try:  # Pillow returns the container's rotation and mirroring as an EXIF orientation
                 turned = image.getexif().get(0x0112, 1) in range(2, 9)
             except Exception as error:
                 raise damaged(reason(error)) from None
-            pixels, notes = pillow_pixels(ImageOps.exif_transpose(image) if turned else image)
-            return pixels, notes
+            pixels, corrections = pillow_pixels(ImageOps.exif_transpose(image) if turned else image)
+            return pixels, corrections
 
 
 def _coded_pixels(stream: bytes) -> int:
-    """Pixels of all frames that an AV1 stream makes a decoder decode, at most. Raises Refused."""
+    """An upper bound on the pixels of all frames that decoding an AV1 stream decodes. Raises DecodeError."""
     position, largest, frames, units = 0, 0, 0, 0
     while position < len(stream):
         units += 1
-        if units > _MOST_UNITS:
-            raise Refused(f"is an AVIF of more than {_MOST_UNITS:,} units: save it again")
+        if units > _MAX_UNITS:
+            raise DecodeError(f"is an AVIF of more than {_MAX_UNITS:,} units: save it again")
         head = stream[position]
         kind, position = head >> 3 & 15, position + 1 + (head >> 2 & 1)
         if head & 0x80:
-            raise damaged("its picture does not begin like one")
+            raise damaged("its AV1 data are invalid")
         length = len(stream) - position
         if head & 2:
             length, position = _leb128(stream, position)
         if position + length > len(stream):
             raise damaged("it ends in the middle of its picture")
         if kind == _SEQUENCE:
-            largest = max(largest, _largest_frame(stream[position : position + min(length, _LONGEST_SEQUENCE)]))
+            largest = max(largest, _largest_frame(stream[position : position + min(length, _MAX_SEQUENCE_HEADER)]))
         frames += kind in (_FRAME_HEADER, _FRAME)
         position += length
     if not largest or not frames:
-        raise damaged("it holds no picture")
+        raise damaged("it has no frames")
     return largest * frames
 
 
 def _leb128(stream: bytes, position: int) -> tuple[int, int]:
+    """A variable-length number, and the position behind it (AV1 specification, 4.10.5)."""
     value = 0
     for at, byte in enumerate(stream[position : position + 8]):
         value |= (byte & 0x7F) << 7 * at
         if byte < 0x80:
             return value, position + at + 1
-    raise damaged("its picture does not begin like one")
+    raise damaged("its AV1 data are invalid")
 
 
 def _largest_frame(header: bytes) -> int:
-    """Pixels of the largest frame that a sequence header allows."""
+    """Pixels of the largest frame that a sequence header allows (AV1 specification, 5.5)."""
     bits, position = int.from_bytes(header, "big"), 8 * len(header)
 
     def read(count: int) -> int:
         nonlocal position
         position -= count
         if position < 0:
-            raise damaged("its picture does not begin like one")
+            raise damaged("its AV1 data are invalid")
         return bits >> position & (1 << count) - 1
 
     read(4)  # profile, still picture
@@ -230,7 +229,7 @@ def _largest_frame(header: bytes) -> int:
         decoder_model = delay_bits = 0
         if read(1):  # timing information
             read(64)
-            if read(1):  # equal intervals, whose length is coded as zeros and as many bits and one more
+            if read(1):  # equal intervals; their length is coded as n zeros, a one and n bits
                 zeros = 0
                 while not read(1):
                     zeros += 1
@@ -252,4 +251,4 @@ def _largest_frame(header: bytes) -> int:
     width, height = read(width_bits) + 1, read(height_bits) + 1
     if reduced:
         return width * height
-    return 1 << width_bits + height_bits  # a frame may have a size of its own, of as many bits
+    return 1 << width_bits + height_bits  # a frame may have its own size, of as many bits

@@ -1,12 +1,12 @@
-"""BMP without compression, decoded by Pillow. Run-length coding is refused: Pillow decodes it in Python, and slowly."""
+"""BMP without compression, decoded by Pillow. Run-length coding is refused: Pillow decodes it in Python, slowly."""
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import io
 import struct
 from dataclasses import dataclass
 
-from zoo.images.formats.common import Array, Header, Refused, damaged, pillow_pixels
+from zoo.images.formats.common import Array, DecodeError, Header, damaged, pillow_pixels
 
 _COMPRESSED = {1: "run-length coding", 2: "run-length coding", 4: "a JPEG inside", 5: "a PNG inside"}
 
@@ -32,7 +32,7 @@ class _Bmp(Header):
 
         with BmpImagePlugin.BmpImageFile(io.BytesIO(self.data)) as image:
             if image.size != (self.width, self.height):
-                raise damaged("its header holds values that BMP does not know")
+                raise damaged("its header has invalid values")
             image.load()
             return pillow_pixels(image)
 
@@ -41,10 +41,10 @@ def parse(data: bytes) -> Header:
     width, height = size(data)
     bits, compression = struct.unpack_from("<HI", data, 28) if data[14] != 12 else (data[24], 0)
     if compression in _COMPRESSED:
-        raise Refused(f"is a BMP with {_COMPRESSED[compression]}, which is not read: save it as PNG")
+        raise DecodeError(f"is a BMP with {_COMPRESSED[compression]}, which is not supported: save it as PNG")
     if bits not in (1, 4, 8, 16, 24, 32):
-        raise damaged(f"it declares {bits} bits a pixel")
+        raise damaged(f"it declares {bits} bits per pixel")
     if 14 + data[14] + (width * bits + 31) // 32 * 4 * height > len(data):
         raise damaged("it ends in the middle of its pixels")
-    held, given = (1, 3) if bits <= 8 else (4, 4 if bits == 32 else 3)
-    return _Bmp(width, height, (held + given) * width * height, data=data)
+    pillow_bytes, array_bytes = (1, 3) if bits <= 8 else (4, 4 if bits == 32 else 3)  # per pixel
+    return _Bmp(width, height, (pillow_bytes + array_bytes) * width * height, data=data)

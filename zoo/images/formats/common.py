@@ -1,6 +1,6 @@
-"""What the formats share: why a file is refused, and the ways from Pillow's images and from other dtypes to arrays."""
+"""Shared by all formats: errors, 8-bit conversion, arrays from Pillow's and OpenCV's images, EXIF orientation."""
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import re
 import struct
@@ -18,56 +18,58 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 FIRST_FRAME, FROM_CMYK, REDUCED = "used the first frame", "converted from CMYK", "reduced to 8 bits"
-_WHOLE = (255, 1023, 4095, 16383, 65535)  # the largest values of 8, 10, 12, 14 and 16 bits
-_FRACTIONS = (1, 2, 4, 8, 16, 32, 64, 128)  # the largest values of floats that are not whole numbers
-_STRIP = 2**16  # pixels that are converted at a time: what is in two forms at once stays in the cache
-_SMALL = 2**20
+_WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)  # the largest values of 8, 10, 12, 14 and 16 bits
+_FLOAT_WHITE_LEVELS = (1, 2, 4, 8, 16, 32, 64, 128)  # for floats that are not whole numbers
+_STRIP = 2**16  # pixels that are converted at a time, so that both copies stay in the cache
+_SMALL = 2**20  # pixels: smaller pictures are converted in one call
+_SWAPPED_BYTES = 4 * 2**20  # bytes whose channels are swapped at a time
 
 
-class Refused(Exception):
-    """Why a file is not decoded: the rest of a sentence that begins with its name, without the full stop."""
+class DecodeError(Exception):
+    """Why a file is not decoded. The message is the end of a sentence that begins with the file's name."""
 
 
-def damaged(reason: str) -> Refused:
-    return Refused(f"is damaged or cut short ({reason}): get the file again")
+def damaged(reason: str) -> DecodeError:
+    """The error for a file that breaks the rules of its format."""
+    return DecodeError(f"is damaged or cut short ({reason}): get the file again")
 
 
 def strips(picture: Array) -> Iterator[slice]:
-    """Rows of a picture `(H, W, ...)`, of 65,536 pixels together or a single row."""
+    """Slices of a picture's rows `(H, W, ...)`, each of about 65,536 pixels or a single row."""
     step = max(1, _STRIP // picture.shape[1])
     for top in range(0, len(picture), step):
         yield slice(top, top + step)
 
 
 def to_8_bits(values: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """Any real values → uint8 of the same shape, and a note where precision was lost. Raises Refused.
+    """Any real values → uint8 of the same shape, and a correction where precision was lost. Raises DecodeError.
 
-    One rule for arrays and files: black is 0, and white is the smallest of 255, 1023, 4095, 16383 and 65535 that holds
-    the largest value, for cameras and scanners keep 10, 12 or 14 bits in 16. Floats up to 1 have their white at 1, and
-    those that are not whole numbers at 2, 4, and so on to 128 before 255.
+    One rule for arrays and files: black is 0. White is the smallest of 255, 1023, 4095, 16383 and 65535 that is not
+    below the largest value, because cameras and scanners store 10, 12 or 14 bits in 16. For floats up to 1 white is 1;
+    for floats that are not whole numbers, the powers of two from 2 to 128 come before 255.
     """
     if values.dtype == np.uint8:
         return values, ()
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255), ()
     if values.dtype.kind not in "iuf":
-        raise Refused(f"holds {values.dtype}, not integers, bools or floats: use .astype(np.uint8)")
+        raise DecodeError(f"has dtype {values.dtype}, not integers, bools or floats: use .astype(np.uint8)")
     low, high = values.min(), values.max()
     if not (low >= 0 and high < np.inf):  # false for NaN too
-        raise Refused("has pixel values below zero or not finite: save it with 8 bits a channel")
-    fractions: tuple[int, ...] = ()
+        raise DecodeError("has negative or non-finite pixel values: save it with 8 bits per channel")
+    float_levels: tuple[int, ...] = ()
     if values.dtype.kind == "f":
-        fractions = _FRACTIONS if 1 < high <= 128 and not _are_whole(values) else (1,)
-    white = next((level for level in fractions + _WHOLE if level >= high), None)
+        float_levels = _FLOAT_WHITE_LEVELS if 1 < high <= 128 and not _are_whole(values) else (1,)
+    white = next((level for level in float_levels + _WHITE_LEVELS if level >= high), None)
     if white is None:
-        raise Refused(f"has pixel values up to {high:g}: save it with 8 or 16 bits a channel")
-    if white == 255 and not fractions:
+        raise DecodeError(f"has pixel values up to {high:g}: save it with 8 or 16 bits per channel")
+    if white == 255 and not float_levels:
         return values.astype(np.uint8), ()
     pixels = np.empty(values.shape, np.uint8)  # every strip is written below
     for rows in strips(values):
-        strip: Array = values[rows].astype(np.float32 if fractions else np.uint16).reshape(len(pixels[rows]), -1)
-        pixels[rows] = cv2.convertScaleAbs(strip, alpha=255 / white).reshape(pixels[rows].shape)  # rounded
-    return pixels, (REDUCED,) if white > 255 or fractions else ()
+        strip: Array = values[rows].astype(np.float32 if float_levels else np.uint16).reshape(len(pixels[rows]), -1)
+        pixels[rows] = cv2.convertScaleAbs(strip, alpha=255 / white).reshape(pixels[rows].shape)  # rounds
+    return pixels, (REDUCED,) if white > 255 or float_levels else ()
 
 
 def _are_whole(values: Array) -> bool:
@@ -75,7 +77,7 @@ def _are_whole(values: Array) -> bool:
 
 
 def pillow_pixels(image: PILImage.Image) -> tuple[Array, tuple[str, ...]]:
-    """A loaded image's pixels and notes, as `Header.pixels` gives them."""
+    """The pixels and corrections of a loaded image, as `Header.pixels` returns them."""
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         return _copied(image, mode, 1), ()
@@ -104,7 +106,20 @@ def _copied(image: PILImage.Image, mode: str, channels: int) -> Array:
     return copy
 
 
-# The orientation that a file's metadata declare, read without trusting anything else in them.
+def rgb_order(pixels: Array) -> Array:
+    """OpenCV's `(H, W)` or `(H, W, C)` in BGR(A) order → `(H, W, C)` in RGB(A) order."""
+    if pixels.ndim == 2:
+        return pixels[:, :, np.newaxis]
+    code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    if pixels.size <= _SWAPPED_BYTES:
+        return cv2.cvtColor(pixels, code)
+    rows = max(1, _SWAPPED_BYTES // (pixels.shape[1] * pixels.shape[2]))
+    for top in range(0, len(pixels), rows):  # in place, to avoid a second copy of a large picture
+        pixels[top : top + rows] = cv2.cvtColor(pixels[top : top + rows], code)
+    return pixels
+
+
+# EXIF orientation, read without trusting anything else in the metadata.
 
 UPRIGHT = 1
 _TAG = 0x0112
@@ -115,7 +130,7 @@ _LONGEST = 2**20  # bytes in which an orientation is looked for
 
 
 def orientation(exif: bytes) -> int | None:
-    """From EXIF, with or without its "Exif" prefix; None where it has none, or is no EXIF."""
+    """The orientation in EXIF data, with or without their "Exif" prefix; None where there is none."""
     exif = exif[:_LONGEST].removeprefix(_PREFIX).removeprefix(_PREFIX)  # some programs write it twice
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:
@@ -135,30 +150,31 @@ def orientation(exif: bytes) -> int | None:
 
 
 def from_xmp(packet: bytes) -> int | None:
-    found = _XMP.search(packet[:_LONGEST])
-    return int(found[1]) if found else None
-
-
-# What a file declares: all that its decoding needs. Apart from the rest, for the smallest files need none of it.
+    """The orientation in an XMP packet, or None."""
+    match = _XMP.search(packet[:_LONGEST])
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file declares.
+    """The header of a file, with all that decoding needs.
 
-    memory: bytes that decoding takes at its peak, beside the file and any copy of it.
-    orientation: as EXIF counts, 1 to 8. notes: what decoding does to the picture, in words.
+    Attributes:
+        width, height: in pixels, before `orientation` is applied.
+        memory: bytes that decoding takes at its peak, in addition to the file and any copy of it.
+        orientation: EXIF's, 1 to 8.
+        corrections: changes that decoding makes to the picture, in words.
     """
 
     width: int
     height: int
     memory: int
     orientation: int = 1
-    notes: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
 
     def pixels(self) -> tuple[Array, tuple[str, ...]]:
-        """`(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied), and further notes.
+        """`(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied), and further corrections.
 
-        Any integer or float dtype. Raises Refused, and whatever a decoder raises for damaged data.
+        Any integer or float dtype. Raises DecodeError, and any error of a decoder for damaged data.
         """
         raise NotImplementedError

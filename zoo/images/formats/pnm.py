@@ -1,15 +1,15 @@
-"""PBM, PGM and PPM in their binary forms (P4, P5, P6): a short header, and the samples as they are."""
+"""PBM, PGM and PPM in their binary forms (P4, P5, P6): a short header and uncompressed samples."""
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.images.formats.common import Array, Header, Refused, damaged
+from zoo.images.formats.common import Array, DecodeError, Header, damaged
 
-_LONGEST_HEADER = 4096  # bytes, comments included
+_MAX_HEADER = 4096  # bytes, including comments
 _SPACE = rb"(?:[ \t\r\n]|#[^\r\n]*[\r\n])+"
 _NUMBER = rb"(\d{1,9})"
 _BITMAP = re.compile(rb"P4" + _SPACE + _NUMBER + _SPACE + _NUMBER + rb"[ \t\r\n]")
@@ -21,16 +21,16 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def _header(data: bytes) -> tuple[int, int, int, int]:
-    """Width, height, the largest value, and where the samples begin."""
+    """Width, height, the largest value, and the position of the samples."""
     if data[1:2] in (b"1", b"2", b"3"):
-        raise Refused("is a PBM, PGM or PPM written as text, which is not read: save it in the binary form, or as PNG")
-    found = (_BITMAP if data[1:2] == b"4" else _MAP).match(data[:_LONGEST_HEADER])
-    if not found:
-        raise damaged("its header is not a PBM's, PGM's or PPM's")
-    width, height, *largest = map(int, found.groups())
-    if not width or not height or not 0 < (largest or [1])[0] < 65_536:
-        raise damaged(f"it declares {width}x{height} pixels of values up to {largest[0] if largest else 1}")
-    return width, height, largest[0] if largest else 1, found.end()
+        raise DecodeError("is a PBM, PGM or PPM in text form, which is not supported: save it in binary form or as PNG")
+    match = (_BITMAP if data[1:2] == b"4" else _MAP).match(data[:_MAX_HEADER])
+    if not match:
+        raise damaged("it has no valid PBM, PGM or PPM header")
+    width, height, largest = (int(number) for number in (*match.groups(), "1")[:3])
+    if not width or not height or not 0 < largest < 65_536:
+        raise damaged(f"it declares {width}x{height} pixels of values up to {largest}")
+    return width, height, largest, match.end()
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""TIFF: the first directory's picture, in strips or tiles, assembled here from bytes whose number is known.
+"""TIFF: the picture of the first directory, in strips or tiles, assembled here from bytes whose number is known.
 
-A TIFF may declare more rows than its compressed data hold, and decoders then hand out memory that nobody wrote. So no
-decoder of TIFF is asked for pixels. Strips are sliced (no compression), inflated (deflate), or decompressed by Pillow's
-libtiff as grey bytes (LZW, PackBits), which raises an error for short data; a strip that holds a JPEG is decoded like
-any JPEG after its own header has been checked to cover the strip. Samples, predictors, palettes and alpha are applied
-here. CCITT fax coding is refused: libtiff does not tell which rows it filled.
+A TIFF may declare more rows than its compressed data hold. TIFF decoders then return memory that was never written, so
+none of them decodes pixels here. Strips are sliced (no compression), inflated (deflate), or decompressed by Pillow's
+libtiff as grey bytes (LZW, PackBits), which raises an error for short data. A strip that holds a JPEG is decoded like
+any JPEG, once its own header is known to cover the strip. Samples, predictors, palettes and alpha are applied here.
+CCITT fax coding is refused, because libtiff does not report which rows it filled.
 """
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import io
 import struct
@@ -22,34 +22,35 @@ import numpy as np
 
 from zoo.images.formats import common as exif
 from zoo.images.formats import jpeg
-from zoo.images.formats.common import FROM_CMYK, Array, Header, Refused, damaged, pillow_pixels, strips, to_8_bits
+from zoo.images.formats.common import FROM_CMYK, Array, DecodeError, Header, damaged, pillow_pixels, strips, to_8_bits
 
-_TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG: what the tags below are written in
+_TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG: the types of the tags below
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 273, 274, 277, 278, 279, 284
 _PREDICTOR, _PALETTE, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 317, 320, 322, 323, 324, 325
 _EXTRA, _FORMAT, _JPEG_TABLES = 338, 339, 347
-_USED = frozenset({
+_READ_TAGS = frozenset({
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS,
     _PLANAR, _PREDICTOR, _PALETTE, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _EXTRA, _FORMAT,
 })  # fmt: skip
 _NONE, _LZW, _JPEG, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 7, 8, 32946, 32773
 _READ = frozenset({_NONE, _LZW, _JPEG, _DEFLATE, _OLD_DEFLATE, _PACKBITS})
-_NAMES = {2: "CCITT fax coding", 3: "CCITT Group 3 fax coding", 4: "CCITT Group 4 fax coding", 6: "old-style JPEG",
-          34712: "JPEG 2000", 34925: "LZMA compression", 50000: "Zstandard compression", 50001: "WebP"}  # fmt: skip
+_NOT_READ = {2: "CCITT fax coding", 3: "CCITT Group 3 fax coding", 4: "CCITT Group 4 fax coding", 6: "old-style JPEG",
+             34712: "JPEG 2000", 34925: "LZMA compression", 50000: "Zstandard compression", 50001: "WebP"}  # fmt: skip
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INDEXED, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _INDEXED: 1, _CMYK: 4, _YCBCR: 3}  # samples
-_ASSOCIATED, _ALPHA, _COREL = 1, 2, 999  # ExtraSamples: alpha that colours are multiplied with, or not; Corel Draw's
-_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # SampleFormat; 4 says that nothing is known
+_ASSOCIATED, _ALPHA, _COREL = 1, 2, 999  # ExtraSamples: premultiplied alpha, plain alpha, Corel Draw's plain alpha
+_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # SampleFormat; 4 is "undefined"
 _DEPTHS = {"u": {1, 2, 4, 8, 12, 16, 32}, "i": {8, 16, 32}, "f": {16, 32, 64}}
 _DIFFERENCES, _FLOAT_DIFFERENCES = 2, 3  # predictors
-_MOST_TAGS = 4_096
-_MOST_CHUNKS = 16_384  # strips or tiles: 20 µs of work each beside their pixels
-_MOST_SEGMENTS, _LONGEST_TABLES = 100, 2**16  # of each JPEG, and bytes of the tables that all share
-_MOST_JPEGS = 2_000  # strips or tiles with a JPEG each: 0.1 ms of work each beside its pixels
+_MAX_TAGS = 4_096
+_MAX_CHUNKS = 16_384  # strips or tiles: 20 µs of work each, in addition to their pixels
+_MAX_JPEGS = 2_000  # strips or tiles with a JPEG each: 0.1 ms of work each, in addition to their pixels
+_MAX_SEGMENTS = 100  # of each JPEG
+_MAX_TABLES = 2**16  # bytes of the tables that all JPEGs share
 _BATCH = 4 * 2**20  # bytes that are decompressed at a time, unless a single strip has more
-_PIECE = 2**16
-_MCU = 32  # pixels a side of the largest unit that JPEG codes: a frame may be rounded up to it
+_PIECE = 2**16  # compressed bytes that are inflated at a time
+_MCU = 32  # pixels per side of the largest unit that JPEG codes: a frame may be rounded up to it
 _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
@@ -65,13 +66,14 @@ def _dimensions(tags: dict[int, tuple[int, ...]]) -> tuple[int, int]:
 
 
 def _order(data: bytes) -> str:
+    """The byte order, as in `struct`."""
     if data[2:4] in (b"+\0", b"\0+"):
-        raise Refused("is a BigTIFF, which is not read: save it as TIFF or PNG")
+        raise DecodeError("is a BigTIFF, which is not supported: save it as TIFF or PNG")
     return "<" if data.startswith(b"II") else ">"
 
 
-def _directory(data: bytes, wanted: frozenset[int] = _USED) -> dict[int, tuple[int, ...]]:
-    """The values of some tags, from the first directory; the chain of others is never followed."""
+def _directory(data: bytes, wanted: frozenset[int] = _READ_TAGS) -> dict[int, tuple[int, ...]]:
+    """The values of some tags of the first directory. The chain to further directories is never followed."""
     order = _order(data)
     if len(data) < 8:
         raise damaged("it ends before its picture")
@@ -79,12 +81,12 @@ def _directory(data: bytes, wanted: frozenset[int] = _USED) -> dict[int, tuple[i
     if start + 2 > len(data):
         raise damaged("it ends before its picture")
     (count,) = struct.unpack_from(order + "H", data, start)
-    if count > _MOST_TAGS or start + 2 + 12 * count > len(data):
+    if count > _MAX_TAGS or start + 2 + 12 * count > len(data):
         raise damaged(f"its directory declares {count:,} entries")
     tags: dict[int, tuple[int, ...]] = {}
     for place in range(start + 2, start + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", data, place)
-        if tag in wanted and tag not in tags and kind in _TYPES and 0 < number <= 4 * _MOST_CHUNKS:
+        if tag in wanted and tag not in tags and kind in _TYPES and 0 < number <= 4 * _MAX_CHUNKS:
             layout = f"{order}{number}{_TYPES[kind]}"
             at = place + 8 if struct.calcsize(layout) <= 4 else struct.unpack_from(order + "I", data, place + 8)[0]
             if at + struct.calcsize(layout) > len(data):
@@ -98,67 +100,62 @@ def _directory(data: bytes, wanted: frozenset[int] = _USED) -> dict[int, tuple[i
 
 @dataclass(frozen=True)
 class _Tiff(Header):
-    """kind: of a sample, `u`, `i` or `f`; bits: of one. samples: of a pixel, those that are ignored included.
-
-    planar: each sample has a plane of its own. alpha: the value of ExtraSamples where a sample is alpha, or None.
-    chunk: width and height of a strip or tile; chunks: `(offset, bytes)` of each, plane by plane. The last strip of a
-    plane may have fewer rows; tiles reach beyond the picture.
-    """
+    """The first directory. A chunk is a strip or tile; a plane's last strip may have fewer rows, tiles may overhang."""
 
     data: bytes = b""
     order: str = "<"
-    bits: int = 8
-    kind: str = "u"
-    samples: int = 1
-    planar: bool = False
+    bits: int = 8  # of a sample
+    kind: str = "u"  # of a sample: unsigned, signed ("i") or float ("f")
+    samples: int = 1  # per pixel, including ignored ones
+    planar: bool = False  # each sample has a plane of its own
     compression: int = _NONE
     photometric: int = _BLACK_IS_ZERO
     predictor: int = 1
-    flipped: bool = False
-    alpha: int | None = None
+    flipped: bool = False  # bits of a byte in reverse order
+    alpha: int | None = None  # the value of ExtraSamples where a sample is alpha
     palette: tuple[int, ...] = ()
-    tables: bytes = b""
+    tables: bytes = b""  # that all JPEGs share
     tiled: bool = False
-    chunk: tuple[int, int] = (0, 0)
-    chunks: tuple[tuple[int, int], ...] = ()
+    chunk: tuple[int, int] = (0, 0)  # width and height of a chunk
+    chunks: tuple[tuple[int, int], ...] = ()  # offset and bytes of each, plane by plane
 
     def pixels(self) -> tuple[Array, tuple[str, ...]]:
-        notes: tuple[str, ...] = ()
+        corrections: tuple[str, ...] = ()
         if self.compression == _JPEG:
             values = self._from_jpegs()
         elif self.photometric == _INDEXED:
-            return self._looked_up(self._values()[:, :, 0]), ()
+            return self._apply_palette(self._values()[:, :, 0]), ()
         else:
-            values, notes = to_8_bits(self._values())
+            values, corrections = to_8_bits(self._values())
             if self.bits < 8:
                 values *= np.uint8(255 // (2**self.bits - 1))
         if self.photometric == _WHITE_IS_ZERO:
             np.subtract(255, values[:, :, :1], out=values[:, :, :1])
         if self.photometric == _CMYK:
-            return _from_cmyk(values), (*notes, FROM_CMYK)
+            return _from_cmyk(values), (*corrections, FROM_CMYK)
         if self.alpha == _ASSOCIATED:
             _unmultiply(values)
         if values.shape[2] == 2:
             values = values[:, :, [0, 0, 0, 1]]
-        return values, notes
+        return values, corrections
 
-    def needed(self) -> int:
-        """Bytes: the values, and what they are converted to or the chunks that are decompressed, whichever is more."""
+    def memory_needed(self) -> int:
+        """Peak bytes: the values, plus the larger of their converted copy and the chunks being decompressed."""
         pixels, size = self.width * self.height, -(-self.bits // 8)
         converted = {_INDEXED: 3, _CMYK: 3}.get(self.photometric, 4 if self.used == 2 else 0)
-        later = pixels * (converted + (self.used if size > 1 or self.kind == "f" else 0))
+        copy = pixels * (converted + (self.used if size > 1 or self.kind == "f" else 0))
         chunk = self._stride * self.chunk[1]
-        at_once = {_LZW: 3 * chunk, _PACKBITS: 3 * chunk, _JPEG: 7 * self.chunk[0] * self.chunk[1]}
-        return pixels * self.used * size + max(later, at_once.get(self.compression, 0)) + 4 * _BATCH
+        decompressed = {_LZW: 3 * chunk, _PACKBITS: 3 * chunk, _JPEG: 7 * self.chunk[0] * self.chunk[1]}
+        return pixels * self.used * size + max(copy, decompressed.get(self.compression, 0)) + 4 * _BATCH
 
     @property
     def used(self) -> int:
-        """Samples of a pixel that are not ignored."""
+        """Samples per pixel that are not ignored."""
         return _COLOURS[self.photometric] + (self.alpha is not None)
 
     @property
     def _interleaved(self) -> int:
-        """Samples of a pixel in one chunk."""
+        """Samples per pixel in one chunk."""
         return 1 if self.planar else self.samples
 
     @property
@@ -167,7 +164,7 @@ class _Tiff(Header):
         return (self.chunk[0] * self._interleaved * self.bits + 7) // 8
 
     def _places(self) -> Iterator[_Place]:
-        """Of each chunk that is used, in order."""
+        """The places of all chunks that are read, in order."""
         across, down = -(-self.width // self.chunk[0]), -(-self.height // self.chunk[1])
         for index in range(across * down * (self.used if self.planar else 1)):
             plane, cell = divmod(index, across * down)
@@ -176,13 +173,13 @@ class _Tiff(Header):
             yield _Place(index, plane, cell % across * self.chunk[0], top, rows)
 
     def _values(self) -> Array:
-        """`(H, W, samples)` of the samples' own dtype; those of fewer than 8 bits as uint8. Every value is written."""
+        """`(H, W, samples)` in the samples' own dtype, or uint8 for fewer than 8 bits. Every value is written."""
         dtype = "u1" if self.bits < 8 else f"{self.kind}{-(-self.bits // 8)}"
         values = np.empty((self.height, self.width, self.used), dtype)
         for place, first, packed in self._blocks():
             top = place.top + first
             if top >= self.height:
-                continue  # of a tile, what is below the picture
+                continue  # the part of a tile below the picture
             block = self._unpacked(packed[: self.height - top])[:, : self.width - place.left]
             at = slice(top, top + len(block)), slice(place.left, place.left + block.shape[1])
             if self.planar:
@@ -192,7 +189,7 @@ class _Tiff(Header):
         return values
 
     def _blocks(self) -> Iterator[tuple[_Place, int, Array]]:
-        """Parts of all chunks: the chunk, the part's first row in it, and uint8 `(rows, bytes of a row)`."""
+        """Parts of all chunks: the chunk, the part's first row in it, and uint8 `(rows, bytes per row)`."""
         step = max(1, _BATCH // max(self._stride, self.chunk[0] * self._interleaved))
         if self.compression in (_LZW, _PACKBITS):
             for batch in self._batches(step):
@@ -213,7 +210,7 @@ class _Tiff(Header):
                 yield place, first, np.frombuffer(part, np.uint8).reshape(count, self._stride)
 
     def _batches(self, step: int) -> Iterator[list[_Place]]:
-        """Chunks of about that many rows together, all of the same height but for the last of them."""
+        """Groups of chunks with about `step` rows in total, of equal height except for the last chunk."""
         batch: list[_Place] = []
         for place in self._places():
             batch.append(place)
@@ -230,13 +227,13 @@ class _Tiff(Header):
         return content.translate(_REVERSED) if self.flipped else content
 
     def _slices(self, place: _Place) -> Callable[[int], bytes]:
-        """Reads a chunk that is not compressed."""
+        """A function that reads a number of bytes of an uncompressed chunk."""
         file = io.BytesIO(self.data)
         file.seek(self.chunks[place.number][0])
         return (lambda count: file.read(count).translate(_REVERSED)) if self.flipped else file.read
 
     def _unpacked(self, packed: Array) -> Array:
-        """uint8 `(rows, bytes)` → samples `(rows, columns, samples of a pixel)`, without the predictor."""
+        """uint8 `(rows, bytes)` → samples `(rows, columns, samples per pixel)`, with the predictor undone."""
         rows, samples = len(packed), self._interleaved
         count = self.chunk[0] * samples
         if self.predictor == _FLOAT_DIFFERENCES:  # Adobe Photoshop TIFF Technical Note 3
@@ -254,13 +251,13 @@ class _Tiff(Header):
         else:
             values = packed.view(f"{self.order}{self.kind}{self.bits // 8}")
         values = values.reshape(rows, -1, samples)
-        if self.predictor == _DIFFERENCES:  # of the bits, whatever they mean
+        if self.predictor == _DIFFERENCES:  # of the raw bits, for floats too
             size = self.bits // 8
             summed = np.cumsum(values.view(f"{self.order}u{size}"), axis=1, dtype=f"u{size}")
             values = summed.view(f"{self.kind}{size}")
         return np.asarray(values)
 
-    def _looked_up(self, indices: Array) -> Array:
+    def _apply_palette(self, indices: Array) -> Array:
         table = np.array(self.palette, np.uint16).reshape(3, -1).T >> 8
         pixels = np.empty((self.height, self.width, 3), np.uint8)
         for rows in strips(pixels):
@@ -271,12 +268,12 @@ class _Tiff(Header):
         pixels = np.empty((self.height, self.width, self.used), np.uint8)
         for place in self._places():
             content = self._one_jpeg(place)
-            frame = jpeg.read_frame(content, _MOST_SEGMENTS)
+            frame = jpeg.read_frame(content, _MAX_SEGMENTS)
             if frame.progressive:
-                raise Refused("is a TIFF with progressive JPEG inside, which is not read: save it as PNG")
+                raise DecodeError("is a TIFF with progressive JPEG inside, which is not supported: save it as PNG")
             whole = self.chunk[0] <= frame.width <= self.chunk[0] + _MCU and place.rows <= frame.height
             if not whole or frame.height > self.chunk[1] + _MCU or frame.components != self._interleaved:
-                raise damaged("a JPEG inside is not of the size that it declares")
+                raise damaged("a JPEG inside does not have the declared size")
             block = jpeg.decode(content, frame)[0][: min(place.rows, self.height - place.top)]
             block = block[:, : self.width - place.left]
             at = slice(place.top, place.top + len(block)), slice(place.left, place.left + block.shape[1])
@@ -287,7 +284,7 @@ class _Tiff(Header):
         return pixels
 
     def _one_jpeg(self, place: _Place) -> bytes:
-        """A chunk's JPEG, with the tables that all share, and an Adobe segment that says what its components are."""
+        """A chunk's JPEG, with the shared tables, and an Adobe segment that declares its colour space."""
         offset, length = self.chunks[place.number]
         colours = bytes([self.photometric == _YCBCR])
         adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + colours if self._interleaved == 3 else b""
@@ -295,9 +292,9 @@ class _Tiff(Header):
 
 
 class _Place(NamedTuple):
-    """Where a strip or tile belongs: its number in the file, its plane, its first column and row, and its rows."""
+    """The position of a strip or tile."""
 
-    number: int
+    number: int  # in the file
     plane: int
     left: int
     top: int
@@ -305,7 +302,7 @@ class _Place(NamedTuple):
 
 
 def _inflated(content: bytes) -> Callable[[int], bytes]:
-    """Reads what the content inflates to, part by part."""
+    """A function that reads a number of bytes of the inflated content."""
     inflater, position = zlib.decompressobj(), 0
 
     def read(count: int) -> bytes:
@@ -327,7 +324,14 @@ def _inflated(content: bytes) -> Callable[[int], bytes]:
 
 
 def _decompressed(compression: int, stride: int, rows: list[int], strips: list[bytes]) -> Array:
-    """Strips of so many rows each → uint8 `(all rows, stride)`, by libtiff, which raises for a strip that is short."""
+    """Decompress strips with libtiff, which raises an error for short data: uint8 `(sum(rows), stride)`.
+
+    libtiff gets a new TIFF of grey bytes that consists of these strips.
+
+    Args:
+        stride: bytes per row.
+        rows: number of rows of each strip.
+    """
     from PIL import TiffImagePlugin
 
     count, body = len(strips), b"".join(strips)
@@ -361,7 +365,7 @@ def _from_cmyk(values: Array) -> Array:
 
 
 def _unmultiply(pixels: Array) -> None:
-    """In place: divide the colours by the alpha that they were multiplied with."""
+    """Divide the colours by the alpha that they were multiplied with, in place."""
     for rows in strips(pixels):
         *colours, alpha = cv2.split(np.ascontiguousarray(pixels[rows]))
         divided = [cv2.divide(colour, alpha, scale=255) for colour in colours]  # 0 where alpha is 0
@@ -369,7 +373,6 @@ def _unmultiply(pixels: Array) -> None:
 
 
 def parse(data: bytes) -> Header:
-    """Of the first directory."""
     tags = _directory(data)
     width, height = _dimensions(tags)
 
@@ -378,25 +381,20 @@ def parse(data: bytes) -> Header:
 
     compression, photometric = value(_COMPRESSION, _NONE), value(_PHOTOMETRIC, _WHITE_IS_ZERO)
     if compression not in _READ:
-        name = _NAMES.get(compression, f"an unknown compression ({compression})")
-        raise Refused(f"is a TIFF with {name} inside, which is not read: save it as PNG")
+        name = _NOT_READ.get(compression, f"an unknown compression ({compression})")
+        raise DecodeError(f"is a TIFF with {name}, which is not supported: save it as PNG")
     samples, colours = value(_SAMPLES, 1), _COLOURS.get(photometric, 0)
     bits, kind = _sample(tags, samples)
-    known = photometric != _INDEXED or (bits <= 8 and kind == "u")
+    supported = photometric != _INDEXED or (bits <= 8 and kind == "u")
     if compression == _JPEG:
-        known = (bits, kind, samples) == (8, "u", colours) and photometric in (
-            _WHITE_IS_ZERO,
-            _BLACK_IS_ZERO,
-            _RGB,
-            _YCBCR,
-        )
+        supported = (bits, kind, samples) == (8, "u", colours) and photometric not in (_INDEXED, _CMYK)
     elif photometric == _YCBCR:
-        known = False
+        supported = False
     planar = value(_PLANAR, 1) == 2 and samples > 1
-    if not (known and 0 < colours <= samples <= 8) or (planar and photometric == _YCBCR):
-        raise Refused(
-            f"is a TIFF of a rare kind (photometric interpretation {photometric}, {samples} samples of {bits} bits), "
-            "which is not read: save it as PNG"
+    if not (supported and 0 < colours <= samples <= 8) or (planar and photometric == _YCBCR):
+        raise DecodeError(
+            f"is an unusual TIFF (photometric interpretation {photometric}, {samples} samples of {bits} bits), "
+            "which is not supported: save it as PNG"
         )
     predictor = value(_PREDICTOR, 1) if compression in (_LZW, _DEFLATE, _OLD_DEFLATE) else 1
     if (
@@ -404,7 +402,9 @@ def parse(data: bytes) -> Header:
         and not (predictor == _DIFFERENCES and bits in (8, 16, 32))
         and not (predictor == _FLOAT_DIFFERENCES and kind == "f")
     ):
-        raise Refused(f"is a TIFF with the predictor {predictor} for {bits} bits, which is not read: save it as PNG")
+        raise DecodeError(
+            f"is a TIFF with predictor {predictor} for {bits} bits, which is not supported: save it as PNG"
+        )
     alpha = None
     if samples > colours and photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
         meaning = value(_EXTRA, _ALPHA if photometric == _RGB else 0)
@@ -417,7 +417,7 @@ def parse(data: bytes) -> Header:
     tables = b""
     if _JPEG_TABLES in tags:
         start, length = tags[_JPEG_TABLES]
-        if length > _LONGEST_TABLES:
+        if length > _MAX_TABLES:
             raise damaged(f"its JPEG tables have {length:,} bytes")
         tables = data[start : start + length]
     header = _Tiff(
@@ -441,30 +441,30 @@ def parse(data: bytes) -> Header:
         tiled=tiled,
         chunk=(value(_TILE_WIDTH, 0), value(_TILE_HEIGHT, 0)) if tiled else strip,
     )
-    return replace(header, chunks=_chunks(header, tags), memory=header.needed())
+    return replace(header, chunks=_chunks(header, tags), memory=header.memory_needed())
 
 
 def _sample(tags: dict[int, tuple[int, ...]], samples: int) -> tuple[int, str]:
-    """Bits of a sample, and `u`, `i` or `f`; all samples of a pixel are alike."""
+    """Bits of a sample, and its kind: `u`, `i` or `f`. All samples of a pixel must be alike."""
     bits, formats = set(tags.get(_BITS, (1,))[:samples]), set(tags.get(_FORMAT, (1,))[:samples])
     kind = _KINDS.get(min(formats)) if len(formats) == 1 else None
     if len(bits) > 1 or min(bits) not in _DEPTHS.get(kind or "", ()):
-        raise Refused("is a TIFF whose samples are of a rare kind, which is not read: save it as PNG")
+        raise DecodeError("is a TIFF with an unusual sample format, which is not supported: save it as PNG")
     return min(bits), str(kind)
 
 
 def _chunks(header: _Tiff, tags: dict[int, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
-    """Offset and length of each strip or tile that is used. Raises Refused where they are too few or too many."""
+    """Offset and length of each strip or tile that is read. Raises DecodeError where there are too few or too many."""
     columns, rows = header.chunk
     if not columns or not rows:
         raise damaged(f"it declares tiles of {columns}x{rows} pixels")
     across, down = -(-header.width // columns), -(-header.height // rows)
     count = across * down * (header.used if header.planar else 1)
-    most = _MOST_JPEGS if header.compression == _JPEG else _MOST_CHUNKS
-    if count > most:
-        raise Refused(f"is a TIFF of more than {most:,} strips or tiles: save it as PNG")
+    limit = _MAX_JPEGS if header.compression == _JPEG else _MAX_CHUNKS
+    if count > limit:
+        raise DecodeError(f"is a TIFF of more than {limit:,} strips or tiles: save it as PNG")
     if across * down * columns * rows > 4 * header.width * header.height + _BATCH:
-        raise Refused(f"is a TIFF whose tiles, of {columns}x{rows}, are much larger than its picture: save it as PNG")
+        raise DecodeError(f"is a TIFF with tiles of {columns}x{rows}, much larger than its picture: save it as PNG")
     offsets = tags.get(_TILE_OFFSETS if header.tiled else _OFFSETS, ())
     lengths = tags.get(_TILE_COUNTS if header.tiled else _COUNTS, ())
     if not lengths and (header.compression == _NONE or count == 1):
@@ -472,8 +472,7 @@ def _chunks(header: _Tiff, tags: dict[int, tuple[int, ...]]) -> tuple[tuple[int,
     if len(offsets) < count or len(lengths) < count:
         raise damaged("it declares fewer strips than its picture has")
     chunks = tuple(zip(offsets[:count], lengths[:count], strict=True))
-    if header.compression != _NONE and sum(min(length, len(header.data)) for _, length in chunks) > 2 * len(
-        header.data
-    ):
-        raise damaged("its strips overlap")  # a small file could make much work of few bytes
+    used_bytes = sum(min(length, len(header.data)) for _, length in chunks)
+    if header.compression != _NONE and used_bytes > 2 * len(header.data):
+        raise damaged("its strips overlap")  # which would let a small file cause a lot of work
     return chunks

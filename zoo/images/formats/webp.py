@@ -1,10 +1,10 @@
-"""WebP: its still picture, or an animation's first frame, rewritten as a still one and decoded by OpenCV.
+"""WebP: the still picture, or an animation's first frame rewritten as a still picture, decoded by OpenCV.
 
-Pillow opens every WebP as an animation, with two canvases beside the picture; OpenCV's decoder of still pictures takes
-a third of that memory, and gives the same pixels to the bit.
+Pillow opens every WebP as an animation, with two canvases in addition to the picture. OpenCV's decoder of still
+pictures takes a third of that memory and gives the same pixels to the bit.
 """
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import struct
 from collections.abc import Iterator
@@ -14,31 +14,30 @@ import cv2
 import numpy as np
 
 from zoo.images.formats import common as exif
-from zoo.images.formats.common import FIRST_FRAME, Array, Header, damaged
-from zoo.images.formats.plain_png import rgb_order
+from zoo.images.formats.common import FIRST_FRAME, Array, Header, damaged, rgb_order
 
-_MOST_CHUNKS = 10_000  # an animation has one a frame; EXIF comes after them
+_MAX_CHUNKS = 10_000  # an animation has one per frame; EXIF comes after them
 _HAS_ALPHA = 0x10
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Of the canvas."""
+    """The size of the canvas."""
     for kind, start, end in _chunks(data, 12, len(data)):
         if kind == b"VP8X" and end - start >= 10:
-            return _three(data, start + 4) + 1, _three(data, start + 7) + 1
+            return _uint24(data, start + 4) + 1, _uint24(data, start + 7) + 1
         if kind in (b"VP8 ", b"VP8L"):
             return _frame_size(data, kind, start, end)
         break
-    raise damaged("it holds no picture")
+    raise damaged("it has no picture")
 
 
-def _three(data: bytes, at: int) -> int:
+def _uint24(data: bytes, at: int) -> int:
     return int.from_bytes(data[at : at + 3], "little")
 
 
 def _chunks(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, and where its content begins and ends."""
-    for _ in range(_MOST_CHUNKS):
+    """Type, and start and end of the content, of each chunk."""
+    for _ in range(_MAX_CHUNKS):
         if start + 8 > stop:
             return
         kind, length = struct.unpack_from("<4sI", data, start)
@@ -50,7 +49,7 @@ def _chunks(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, in
 
 
 def _frame_size(data: bytes, kind: bytes, start: int, end: int) -> tuple[int, int]:
-    """RFC 6386, 9.1, and the specification of lossless WebP, 3."""
+    """Width and height of a frame (RFC 6386, 9.1; specification of lossless WebP, 3)."""
     if kind == b"VP8 " and end - start >= 10 and data[start + 3 : start + 6] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", data, start + 6)
         width, height = width & 0x3FFF, height & 0x3FFF
@@ -59,16 +58,14 @@ def _frame_size(data: bytes, kind: bytes, start: int, end: int) -> tuple[int, in
     if kind == b"VP8L" and end - start >= 5 and data[start] == 0x2F:
         bits = int.from_bytes(data[start + 1 : start + 5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    raise damaged("its picture does not begin like one")
+    raise damaged("its picture data are invalid")
 
 
 @dataclass(frozen=True)
 class _WebP(Header):
-    """file: a still WebP of the frame. place: its column, row, width and height on the canvas, which may have alpha."""
-
-    file: bytes = b""
-    alpha: bool = False
-    place: tuple[int, int, int, int] = (0, 0, 0, 0)
+    file: bytes = b""  # a still WebP of the frame
+    alpha: bool = False  # whether the canvas has alpha
+    place: tuple[int, int, int, int] = (0, 0, 0, 0)  # left, top, width and height of the frame on the canvas
 
     def pixels(self) -> tuple[Array, tuple[str, ...]]:
         left, top, width, height = self.place
@@ -78,7 +75,7 @@ class _WebP(Header):
         frame = rgb_order(pixels)
         if (width, height) == (self.width, self.height):
             return frame, ()
-        canvas = np.zeros((self.height, self.width, 4 if self.alpha else 3), np.uint8)  # where the frame is not
+        canvas = np.zeros((self.height, self.width, 4 if self.alpha else 3), np.uint8)
         inside = canvas[top : top + height, left : left + width]
         inside[:, :, 3:] = 255
         inside[:, :, : frame.shape[2]] = frame[:, :, : inside.shape[2]]
@@ -92,8 +89,8 @@ def parse(data: bytes) -> Header:
     for kind, start, end in _chunks(data, 12, stop):
         if kind == b"ANMF" and not still and end - start >= 16:
             animated = True
-            left, top = 2 * _three(data, start), 2 * _three(data, start + 3)
-            place = left, top, _three(data, start + 6) + 1, _three(data, start + 9) + 1
+            left, top = 2 * _uint24(data, start), 2 * _uint24(data, start + 3)
+            place = left, top, _uint24(data, start + 6) + 1, _uint24(data, start + 9) + 1
             still = _still(data, start + 16, end)
         elif kind in (b"VP8 ", b"VP8L", b"ALPH") and not still:
             still = _still(data, start - 8, stop)
@@ -102,10 +99,10 @@ def parse(data: bytes) -> Header:
         elif kind == b"XMP ":
             packet = exif.from_xmp(data[start:end]) or 0 if packet is None else packet
     if not still:
-        raise damaged("it holds no picture")
+        raise damaged("it has no picture")
     file, frame_width, frame_height = still
     if (frame_width, frame_height) != place[2:] or place[0] + frame_width > width or place[1] + frame_height > height:
-        raise damaged("its frame is not of the size that it declares")
+        raise damaged("its frame does not have the declared size")
     canvas = 0 if place[2:] == (width, height) else 4 * width * height
     return _WebP(
         width,
@@ -120,7 +117,7 @@ def parse(data: bytes) -> Header:
 
 
 def _still(data: bytes, start: int, stop: int) -> tuple[bytes, int, int]:
-    """The first picture from there on as a file of its own, its width and its height."""
+    """The first picture between two positions as a file of its own, its width and its height."""
     alpha = b""
     for kind, begin, end in _chunks(data, start, stop):
         if kind == b"ALPH":
@@ -134,7 +131,7 @@ def _still(data: bytes, start: int, stop: int) -> tuple[bytes, int, int]:
             return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body, width, height
         elif kind not in (b"VP8X", b"ICCP", b"ANIM"):
             continue
-    raise damaged("it holds no picture")
+    raise damaged("it has no picture")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

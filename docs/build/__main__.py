@@ -1,0 +1,102 @@
+"""Writes every generated page, table and plot from saved results: `python -m docs.build`. It measures nothing.
+
+`--check` writes nothing, and exits with 1 if a page is not current. Plots are not compared, because their bytes depend
+on matplotlib's version.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from cogapp import Cog
+
+from docs.build import accuracy, benchmarks, experiments, model_cards, plots, training_speed
+from docs.build.blocks import shipped_cards
+from train import robustness
+from train.experiments import run, study
+
+REPOSITORY = Path(__file__).parents[2]
+MODEL_PAGES = REPOSITORY / "docs" / "models"
+
+
+def pages(root: Path = REPOSITORY) -> dict[Path, str]:
+    """Every page that is generated, or that has generated blocks, with its current text.
+
+    Raises:
+        ValueError: a block is not closed or its code fails.
+    """
+    written = {root / path.relative_to(REPOSITORY): text for path, text in whole_pages().items()}
+    for path in (*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md"))):
+        if path not in written and "[[[cog" in (text := path.read_text(encoding="utf-8")):
+            written[path] = renew(text, path)
+    return written
+
+
+def renew(text: str, path: Path) -> str:
+    """The page with the output of its cog blocks renewed. Raises ValueError for a block that cog cannot run."""
+    try:
+        return str(Cog().process_string(text, str(path)))
+    except Exception as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def whole_pages() -> dict[Path, str]:
+    """The pages that have no text of their own."""
+    docs = REPOSITORY / "docs"
+    cards = shipped_cards()
+    studies = [study.find(name) for name in study.NAMES]
+    corrupted = {name: result["mean"] for name, result in robustness.read().items()}
+    head = "# Experiments\n\nWritten by `python -m docs.build` from the results in [`experiments/`](experiments).\n"
+    claims = [experiments.text(each, run.read(each)) for each in studies if each.claims]
+    ablations = [(each, run.read(each)) for each in studies if not each.claims]
+    return {
+        docs / "experiments.md": "\n".join([head, *claims]),
+        docs / "accuracy.md": accuracy.page(cards, ablations, corrupted),
+        docs / "training-speed.md": training_speed.page(*training_speed.read()),
+        **{MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in cards},
+    }
+
+
+def draw_plots() -> Iterator[Path]:
+    """Draw every plot; yields its path."""
+    run.RESULTS.mkdir(exist_ok=True)
+    for each in map(study.find, study.NAMES):
+        if each.claims:
+            yield from experiments.draw(each, run.read(each), run.RESULTS)
+    for name, draw in plots.PLOTS.items():
+        path = benchmarks.RESULTS / name
+        draw(benchmarks.read()).savefig(path, dpi=100)
+        yield path
+
+
+def outdated(root: Path = REPOSITORY) -> list[Path]:
+    """Pages that are not current, and model pages without a model."""
+    current = pages(root)
+    changed = [path for path, text in current.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    removed = [path for path in sorted((root / "docs" / "models").glob("*.md")) if path not in current]
+    return changed + removed
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a page is not current.")
+def main(check: bool) -> None:
+    """Write every generated page, table and plot from saved results."""
+    try:
+        if check:
+            if stale := outdated():
+                names = ", ".join(str(path.relative_to(REPOSITORY)) for path in stale)
+                sys.exit(f"Not current: {names}. Run `python -m docs.build`, and delete pages of removed models.")
+            return
+        for path, text in pages().items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            click.echo(path.relative_to(REPOSITORY))
+        for path in draw_plots():
+            click.echo(path.relative_to(REPOSITORY))
+    except ValueError as error:
+        sys.exit(f"docs.build: {error}")
+
+
+if __name__ == "__main__":
+    main()
