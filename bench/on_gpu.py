@@ -140,7 +140,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
     import zoo
     from zoo.datasets import catalog as datasets
     from zoo.errors import ZooError
-from zoo.model import bind
+    from zoo.model import bind
 
     rows = []
     for card in zoo.list_models(options.models):
@@ -369,6 +369,7 @@ def _session(name: str, batch: int, cuda_options: dict[str, str]) -> Callable[[]
 
 def _bound(name: str, batch: int, device: str, method: str, pinned: bool) -> Callable[[], Any]:
     import zoo
+    from zoo.model import bind
 
     model = zoo.load(name, device)  # type: ignore[arg-type]
     images = _images(name, batch)
