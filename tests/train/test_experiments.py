@@ -162,14 +162,14 @@ def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):
     kinds = []
     monkeypatch.setattr(run, "training_part", lambda *_: stripes(256, seed=1))
     monkeypatch.setattr(run, "held_out_part", lambda _, kind, __: kinds.append(kind) or stripes(128, seed=2))
-    assert "| `average`: moving average | `start` | not yet measured |" in accuracy.page([], [(ablation, {})])
+    assert "| `average`: moving average | `start` | not yet measured |" in accuracy.ablation(ablation, {})
     while missing := next(run.missing(ablation, 2, results=tmp_path), None):
         assert "test_accuracy" not in run.train(ablation, *missing, 1, tmp_path / "runs", None, tmp_path)
     assert set(kinds) == {"calibration"}
     results = run.read(ablation, tmp_path)
     own, other = (results[name][0]["epochs"][-1]["validation_loss"] for name in ("average", "start"))
     del results["average"][1], results["start"][1]
-    page = accuracy.page([], [(ablation, results)])
+    page = accuracy.ablation(ablation, results)
     assert "A note below the steps." in page
     assert "2 of 6 runs are done" in page
     assert f"| {1000 * own:.1f} (1) | {1000 * (own - other):+.1f} (1) |" in page
@@ -180,7 +180,7 @@ def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):
 
 
 def test_accuracy_page_compares_with_reference_recipes():
-    page = accuracy.page([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], [], {"a.plus": 0.8})
+    page = accuracy.models([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], {"a.plus": 0.8})
     assert "| 99.50 % (1) | +0.50 points | 80.00 % |" in page
     assert page.count("points |") == 1
     assert page.count("| 80.00 % |") == 1
