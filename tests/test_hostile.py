@@ -1,7 +1,7 @@
-"""Every command on hostile cards and model files: a sentence, the right exit code, bounded time and memory.
+"""Every command on hostile cards and model files: an error message, a documented exit code, bounded time and memory.
 
-The commands run in a process of their own with limits, so that a crash, a hang or a gigabyte is a failed test and
-not the end of all tests: `python -m tests.test_hostile FOLDER` runs them on every file of a folder.
+The commands run in a process of their own with limits, so that a crash, a hang or excessive memory fails one test and
+does not end the test session. `python -m tests.test_hostile FOLDER` runs them on every file of a folder.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
-CODES = {0, 1, 2, 3}
-SECONDS = 5  # of CPU, a command; the slowest measured took 0.6
-MEMORY = 4 * 2**30  # bytes of address space, of which onnxruntime and OpenCV reserve most
+EXIT_CODES = {0, 1, 2, 3}
+MAX_CPU_SECONDS = 5  # per command; the slowest took 0.6
+MAX_ADDRESS_SPACE = 4 * 2**30  # bytes; onnxruntime and OpenCV reserve most of it
 
 
-def command(*arguments: str) -> tuple[object, str, str, float]:
-    """Exit code (or the exception that escaped), stdout, stderr, CPU seconds."""
+def run_command(*arguments: str) -> tuple[object, str, str, float]:
+    """Returns exit code (or the exception that escaped), stdout, stderr and CPU seconds."""
     from serve.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -32,32 +32,32 @@ def command(*arguments: str) -> tuple[object, str, str, float]:
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main()
-    except SystemExit as left:
-        code = left.code
+    except SystemExit as end:
+        code = end.code
     except BaseException as error:
         code = f"{type(error).__name__}: {error}"
     return code, out.getvalue(), err.getvalue(), time.process_time() - started
 
 
-def faults(*arguments: str) -> list[str]:
-    """What is wrong with how a command ended."""
-    code, out, err, seconds = command(*arguments)
-    found = []
-    if code not in CODES:
-        found.append(f"left with {code}")
+def command_faults(*arguments: str) -> list[str]:
+    """Run a command; returns what is wrong with its end or its output."""
+    code, out, err, seconds = run_command(*arguments)
+    problems = []
+    if code not in EXIT_CODES:
+        problems.append(f"exit code {code}")
     if not (out + err).replace("\n", "").isprintable():
-        found.append("printed control characters")
+        problems.append("printed control characters")
     if code != 0 and not err and "FAILED" not in out and "damaged" not in out:
-        found.append("said nothing")
+        problems.append("no error message")
     if max(map(len, err.splitlines()), default=0) > 1000 or "Traceback" in err or "[E:onnxruntime" in out + err:
-        found.append(f"said {err[:200]!r}")
-    if seconds > SECONDS:
-        found.append(f"took {seconds:.1f} s")
-    return [f"zoo {' '.join(arguments)}: {fault}" for fault in found]
+        problems.append(f"printed {err[:200]!r}")
+    if seconds > MAX_CPU_SECONDS:
+        problems.append(f"took {seconds:.1f} s")
+    return [f"zoo {' '.join(arguments)}: {problem}" for problem in problems]
 
 
 def library_faults(path: str) -> list[str]:
-    """The same of zoo.load and predict: only ZooErrors are raised."""
+    """Load a model and classify an image; returns any error that is not a ZooError."""
     import numpy as np
 
     import zoo
@@ -74,21 +74,30 @@ def library_faults(path: str) -> list[str]:
 
 
 def attack(folder: Path) -> list[str]:
-    """All commands on all files of a folder, and on a home folder of such models."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    """Run all commands on all files of a folder, and on the models of its ZOO_HOME."""
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_SPACE, MAX_ADDRESS_SPACE))
     picture, out = str(folder / "picture.png"), str(folder / "out")
-    found = [*faults("list"), *faults("list", "--json"), *faults("doctor"), *faults("verify", "own*")]
+    problems = [
+        *command_faults("list"),
+        *command_faults("list", "--json"),
+        *command_faults("doctor"),
+        *command_faults("verify", "own*"),
+    ]
     for path in sorted((folder / "files").iterdir()):
-        print(path, file=sys.stderr, flush=True)  # the last line of a crash names its file
-        found += library_faults(str(path))
-        found += [*faults("info", str(path)), *faults("verify", str(path), "--device", "cpu")]
-        found += faults("predict", picture, "--device", "cpu", "--model", str(path))
-        found += faults("inspect", picture, "--out", out, "--model", str(path))
+        print(path, file=sys.stderr, flush=True)  # after a crash, the last line is the file at fault
+        problems += library_faults(str(path))
+        problems += [*command_faults("info", str(path)), *command_faults("verify", str(path), "--device", "cpu")]
+        problems += command_faults("predict", picture, "--device", "cpu", "--model", str(path))
+        problems += command_faults("inspect", picture, "--out", out, "--model", str(path))
     for path in sorted((folder / "home" / "models").iterdir()):
         name = path.name
-        found += [*faults("info", name), *faults("verify", name, "--device", "cpu"), *faults("verify", str(path))]
-        found += faults("predict", picture, "--device", "cpu", "--model", name)
-    return found
+        problems += [
+            *command_faults("info", name),
+            *command_faults("verify", name, "--device", "cpu"),
+            *command_faults("verify", str(path)),
+        ]
+        problems += command_faults("predict", picture, "--device", "cpu", "--model", name)
+    return problems
 
 
 def run_attack(folder: Path) -> list[str]:
@@ -102,6 +111,7 @@ def run_attack(folder: Path) -> list[str]:
 
 
 def prepare(folder: Path, files: dict[str, bytes], cards: list[str]) -> None:
+    """Write model files, a ZOO_HOME with cards, and a picture."""
     from PIL import Image
 
     (folder / "files").mkdir(parents=True)
@@ -118,9 +128,9 @@ def prepare(folder: Path, files: dict[str, bytes], cards: list[str]) -> None:
     picture.save(folder / "picture.png")
 
 
-def some(things, count, seed=0):
-    things = list(things)
-    return random.Random(seed).sample(things, min(count, len(things)))
+def sample(items, count, seed=0):
+    items = list(items)
+    return random.Random(seed).sample(items, min(count, len(items)))
 
 
 @pytest.mark.attack
@@ -133,21 +143,21 @@ def test_commands_survive_hostile_files(tmp_path):
     for place, model in hostile.with_external_data("../secret").items():
         files[f"external {place}.onnx"] = model.SerializeToString()
     texts = [text for text in hostile.cards() if len(text) < 2**20 and "\ud800" not in text]
-    for number, text in enumerate(some(texts, 60)):
+    for number, text in enumerate(sample(texts, 60)):
         files[f"card-{number:02}.onnx"] = hostile.with_card(text)
-    prepare(tmp_path, files, some(hostile.cards(), 60, seed=1))
+    prepare(tmp_path, files, sample(hostile.cards(), 60, seed=1))
     assert len(files) > 150
     assert run_attack(tmp_path) == []
 
 
 @pytest.mark.attack
 def test_harness_detects_faults(tmp_path, monkeypatch):
-    """The harness itself: an escaped exception, a traceback and a control character are found."""
+    """It detects an exception that escapes and a control character."""
     monkeypatch.setattr("zoo.model.card_of", lambda name: 1 / 0)
-    assert faults("info", "x")[0] == "zoo info x: left with ZeroDivisionError: division by zero"
+    assert command_faults("info", "x")[0] == "zoo info x: exit code ZeroDivisionError: division by zero"
     monkeypatch.setattr("serve.cli.output.card_page", lambda card: print("\x1b[31m"))
     monkeypatch.setattr("zoo.model.card_of", lambda name: None)
-    assert faults("info", "x") == ["zoo info x: printed control characters"]
+    assert command_faults("info", "x") == ["zoo info x: printed control characters"]
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class Slot:
 
 
 class RemoteNetwork:
-    """In a worker: stands in for a `Bound` in `Model.answer`; the network runs in the process with the GPU."""
+    """In a worker: stands in for a `Bound`; the network runs in the process with the GPU."""
 
     def __init__(self, address: Any, key: bytes, memory: str, shape: tuple[int, ...], classes: int) -> None:
         self._arguments = address, key, memory, shape, classes

@@ -1,4 +1,4 @@
-"""What worker processes do in tests; it imports little, since each of them loads it."""
+"""Functions for worker processes in tests. Imports little, because every worker imports it."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ def die(*_):
 
 
 def die_of_poison(sources):
-    """As a decoder that crashes."""
+    """Crash on images named "poison", as a decoder could."""
     if any("poison" in name for name in sources if isinstance(name, str)):
         os.kill(os.getpid(), signal.SIGSEGV)
     return [(name_of(source), getattr(source, "error", None)) for source in sources]

@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from docs.build import accuracy, experiments
 from tests.support.examples import RECIPE, stripes
@@ -23,6 +25,17 @@ pytestmark = pytest.mark.slow
 def result(test=0.99, train=0.995, logged=0.98, validations=(0.9, 0.95, 0.94, 0.96)):
     lines = [{"epoch": n, "train_accuracy": logged, "validation_accuracy": v} for n, v in enumerate(validations, 1)]
     return {"test_accuracy": test, "train_accuracy": train, "epochs": lines, "training_s": 60.0}
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def coloured(plot):
+    """Count the pixels of a plot that are not grey."""
+    pixels = np.asarray(Image.open(plot).convert("RGB")).astype(int)
+    return int((pixels.max(2) - pixels.min(2) > 50).sum())
 
 
 def test_quantities_of_a_result():
@@ -144,8 +157,10 @@ def test_claims_from_training_to_page(tmp_path, monkeypatch):
     page = experiments.text(claims, results)
     assert "4 of 4 runs are done" in page
     assert "n = 2" in page
-    experiments.draw(claims, results, tmp_path)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"claims-curves.png", "claims-differences.png"}
+    plots = experiments.draw(claims, results, tmp_path)
+    assert [path.name for path in plots] == ["claims-curves.png", "claims-differences.png"]
+    empty = experiments.draw(claims, run.read(claims, tmp_path / "nothing"), make_folder(tmp_path / "empty"))
+    assert all(coloured(plot) > coloured(other) for plot, other in zip(plots, empty, strict=True))
 
 
 def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):

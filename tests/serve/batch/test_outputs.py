@@ -1,10 +1,9 @@
-"""Which outputs a command line may ask for, and what stdout gets."""
+"""Output formats and files of `zoo predict`: which are accepted, what they contain, what is never overwritten."""
 
 import csv
 import io
 import json
 import os
-import subprocess
 import sys
 import zipfile
 
@@ -17,13 +16,9 @@ import pytest
 from serve.batch.formats import encode, header
 from serve.batch.outputs import Stdout, check_out, encoding_of
 from serve.batch.pipeline import Block
+from tests.support.command import zoo
 from zoo.errors import WrongUsage
 from zoo.model import Row
-
-
-def zoo_predict(*arguments, **options):
-    command = [sys.executable, "-m", "serve.cli", "predict", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
 @pytest.mark.parametrize(
@@ -36,11 +31,11 @@ def zoo_predict(*arguments, **options):
         (["--resume"], "add -o FILE"),
     ],
 )
-def test_invalid_output_options_exit_with_2(tmp_path, arguments, words):
-    done = zoo_predict("x.png", *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_invalid_output_options_exit_with_2(run, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("predict", "x.png", *arguments)
+    assert code == 2
+    assert words in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,16 +66,17 @@ def test_check_out_refuses_images_pipes_and_inputs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("argument", ["@rows.csv", "rows.csv", "row*.csv"])
-def test_rows_never_replace_their_list(tmp_path, argument):
+def test_rows_never_replace_their_list(run, tmp_path, monkeypatch, argument):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").write_bytes(b"no.png")
     (tmp_path / "row2.csv").write_bytes(b"no.png")
-    done = zoo_predict(argument, "-o", "rows.csv", cwd=tmp_path)
-    assert (done.returncode, (tmp_path / "rows.csv").read_bytes()) == (2, b"no.png")
-    assert "is one of the input files" in done.stderr
+    code, _, err = run("predict", argument, "-o", "rows.csv")
+    assert (code, (tmp_path / "rows.csv").read_bytes()) == (2, b"no.png")
+    assert "is one of the input files" in err
 
 
 def write_inputs(folder):
-    """An image that no reader knows by its content, in every place from which images can be read."""
+    """Write a file that only its suffix marks as an image to every place that images are read from."""
     damaged = b"\0\0\2 no targa"
     (folder / "in").mkdir()
     for path in ("in/a.tga", "b.dat", "in/c.tga"):
@@ -103,35 +99,37 @@ def write_inputs(folder):
         (["in/c.tga"], "soft.csv"), (["z.csv"], "z.csv"), (["z.*"], "z.csv"), (["missing.png", "in"], "soft.csv"),
     ],
 )  # fmt: skip
-def test_rows_never_replace_an_input(tmp_path, arguments, out):
+def test_rows_never_replace_an_input(run, tmp_path, monkeypatch, arguments, out):
+    monkeypatch.chdir(tmp_path)
     damaged = write_inputs(tmp_path)
     before = (tmp_path / out).read_bytes()
-    done = zoo_predict(*arguments, "-o", out, "--format", "csv", cwd=tmp_path)
-    assert (done.returncode, (tmp_path / out).read_bytes()) == (2, before)
-    assert f"{out} is one of the input files" in done.stderr
+    code, _, err = run("predict", *arguments, "-o", out, "--format", "csv")
+    assert (code, (tmp_path / out).read_bytes()) == (2, before)
+    assert f"{out} is one of the input files" in err
     assert (tmp_path / "in/a.tga").read_bytes() == (tmp_path / "in/c.tga").read_bytes() == damaged
     assert not list(tmp_path.glob("*.parts"))
 
 
 @pytest.mark.parametrize("name", ["a.ppm", "rows.csv", "a.avif", "new.heic"])
-def test_rows_never_replace_an_image(tmp_path, name):
-    """By its content, whatever its suffix; and none is made that is named like one."""
+def test_rows_never_replace_an_image(run, tmp_path, monkeypatch, name):
+    """A file with the content of an image is never overwritten, and no file with an image's suffix is created."""
+    monkeypatch.chdir(tmp_path)
     if name != "new.heic":
         (tmp_path / name).write_bytes(b"P6\n1 1\n255\nabc")
     (tmp_path / "l.txt").write_text(f"{name}\n")
     for arguments in (["@l.txt"], ["other.png"]):
-        done = zoo_predict(*arguments, "-o", name, "--format", "csv", cwd=tmp_path)
-        assert done.returncode == 2
-        assert f"{name} is an image or has the suffix of one" in done.stderr
+        code, _, err = run("predict", *arguments, "-o", name, "--format", "csv")
+        assert code == 2
+        assert f"{name} is an image or has the suffix of one" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "l.txt"} - {"new.heic"})
 
 
 def test_parquet_without_pyarrow_exits_with_2(tmp_path):
     (tmp_path / "pyarrow.py").write_text("raise ImportError")
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
-    done = zoo_predict("x.png", "-o", tmp_path / "x.parquet", env=os.environ | {"PYTHONPATH": path})
+    done = zoo("predict", "x.png", "-o", tmp_path / "x.parquet", env={"PYTHONPATH": path})
     assert done.returncode == 2
-    assert done.stderr == "zoo: Writing parquet needs pyarrow: pip install 'pocketzoo[data]'.\n"
+    assert "pip install 'pocketzoo[data]'" in done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".py" and path.is_file()] == []
 
 
@@ -141,32 +139,35 @@ def test_csv_on_stdout_keeps_control_characters(capsys):
     assert capsys.readouterr().out.splitlines(keepends=True)[1:] == ['"a\033[31m\r', 'b.png",m,,,,[],,no\n']
 
 
-EVIL = "a\033[31m\x9b31m\u202e\udce9é\r\nb.png"
+HOSTILE = "a\033[31m\x9b31m\u202e\udce9é\r\nb.png"
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
 def test_rows_cannot_control_the_terminal(form, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    rows = [Row(EVIL, "m", error=f"{EVIL} is a link to {EVIL}."), Row("b", EVIL, EVIL, 0.5, False, (), (EVIL,))]
+    rows = [
+        Row(HOSTILE, "m", error=f"{HOSTILE} is a link to {HOSTILE}."),
+        Row("b", HOSTILE, HOSTILE, 0.5, False, (), (HOSTILE,)),
+    ]
     Stdout(form, 20).write(Block(encode(rows, form), 1))
-    shown = capsys.readouterr().out
-    plain = click.unstyle(shown) if form == "table" else shown
-    assert all(sign.isprintable() or sign == "\n" for sign in plain)
+    output = capsys.readouterr().out
+    plain = click.unstyle(output) if form == "table" else output
+    assert all(character.isprintable() or character == "\n" for character in plain)
     assert "é" in plain
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 def test_names_that_are_not_utf8_are_escaped(form):
     rows = [Row("caf\udce9→.png", "m", error="caf\udce9→.png is a link to x\udcff.")]
-    told = ("caf\\udce9→.png", "caf\\udce9→.png is a link to x\\udcff.")
+    expected = ("caf\\udce9→.png", "caf\\udce9→.png is a link to x\\udcff.")
     data = encode(rows, form)
     if form == "jsonl":
         for read in (json.loads, orjson.loads):
             row = read(data)
-            assert (row["input"], row["error"]) == told
+            assert (row["input"], row["error"]) == expected
         (row,) = pa.json.read_json(pa.BufferReader(data)).to_pylist()
     elif form == "csv":
         (row,) = csv.DictReader(io.StringIO((header("csv") + data).decode()))
     else:
         (row,) = pa.ipc.open_stream(data).read_all().to_pylist()
-    assert (row["input"], row["error"]) == told
+    assert (row["input"], row["error"]) == expected

