@@ -25,7 +25,7 @@ from zoo.datasets import catalog as datasets
 from zoo.errors import ZooError
 
 RESULTS = Path(__file__).parents[1] / "docs" / "training-speed"
-YARDSTICK = "pytorch-example"
+BASELINE = "pytorch-example"
 EPOCHS = 6  # of the baseline, at most
 SCORE_LINE = re.compile(r"(\d+) of (\d+) test images")
 LAP = re.compile(r"(imports|data|training|test) ([\d.]+)")
@@ -44,7 +44,7 @@ CONTESTANTS = {
         target: Contestant(f"-m train mnist-fast --target={target} --seed={{seed}} --threads={{threads}}")
         for target in RECIPES
     },
-    YARDSTICK: Contestant(f"-m bench.pytorch_example {{folder}} --epochs={EPOCHS} --seed={{seed}}", stops_at=0.99),
+    BASELINE: Contestant(f"-m bench.pytorch_example {{folder}} --epochs={EPOCHS} --seed={{seed}}", stops_at=0.99),
 }
 
 

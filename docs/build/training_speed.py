@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from bench.training_speed import RESULTS, YARDSTICK
+from bench.training_speed import BASELINE, RESULTS
 from docs.build.benchmarks import table
 from train.fast.recipes import RECIPES
 from train.recipe import Recipe
@@ -35,7 +35,7 @@ def tables(runs: list[Run], profiles: dict[str, list[Run]]) -> dict[str, str]:
     Raises:
         ValueError: the runs come from different machines, thread counts or versions of torch.
     """
-    by_contestant = {name: [run for run in runs if run["contestant"] == name] for name in (*RECIPES, YARDSTICK)}
+    by_contestant = {name: [run for run in runs if run["contestant"] == name] for name in (*RECIPES, BASELINE)}
     names = ("conditions", "comparison", "stages", "recipes", "steps", "runs")
     if not all(by_contestant.values()):
         return dict.fromkeys(names, "Not measured yet: `python -m bench.training_speed`.")
@@ -79,8 +79,8 @@ def comparison(by_contestant: dict[str, list[Run]]) -> str:
             f"{target:.1%}: {sum(share >= target for share in shares)} of {len(runs)}",
             max(run["peak_mb"] for run in runs),
         ])  # fmt: skip
-    ours, theirs = ([run["scores"][-1]["seconds"] for run in by_contestant[name]] for name in ("99.0", YARDSTICK))
-    capped = sum(_share(run) < 0.99 for run in by_contestant[YARDSTICK])
+    ours, theirs = ([run["scores"][-1]["seconds"] for run in by_contestant[name]] for name in ("99.0", BASELINE))
+    capped = sum(_share(run) < 0.99 for run in by_contestant[BASELINE])
     lower_bound = f" This is a lower bound: {capped} of the runs ended before they reached it." if capped else ""
     head = " | runs | test accuracy, mean ± sd | lowest | seconds, mean ± sd | target reached | peak memory, MB"
     return (
