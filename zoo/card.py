@@ -1,10 +1,10 @@
-"""Card: all that is known of one model, as frozen data.
+"""Card: the metadata of one model, as frozen dataclasses.
 
-A card is written by `train/export.py` from measurements, never by hand. It travels inside `model.onnx` (metadata key
-`zoo.model_files.METADATA_KEY`, JSON) and, with the files' sizes and digests added, beside it as `card.json`.
+Cards are written by `train/export.py` from measurements, never by hand. The card is inside `model.onnx` (JSON, metadata
+key `zoo.model_files.METADATA_KEY`) and, with the sizes and digests of the files added, beside it as `card.json`.
 
-Cards of other people's models are read too. `Card.from_json` checks every field against its annotation, bounds
-included, so that nothing else has to: what is a Card can be printed, drawn and computed with.
+Cards of other people's models are read too. `Card.from_json` checks every field against its annotation, including
+bounds, so no other code has to: every field of a Card can be printed, plotted and computed with.
 """
 
 import json
@@ -23,17 +23,17 @@ SCHEMA_VERSION = 1
 
 Form = Literal["digit", "photo"]
 
-LONGEST_TEXT = 10_000  # characters of a string, and members of a list
-DEEPEST = 10  # lists and objects inside each other, in what a card holds of settings and environments
+MAX_LENGTH = 10_000  # characters of a string, or members of a list
+MAX_DEPTH = 10  # of nested lists and objects in settings and environments
 
-
-# Annotations of fields: a number's bounds, both included; a string's pattern, which all of it matches, and its words.
+# Annotations of fields. For numbers: the bounds, both included. For strings: a pattern that the whole string matches,
+# and its description in error messages.
 Share = Annotated[float, 0, 1]
 Count = Annotated[int, 0, 2**53]  # JavaScript and other readers of JSON are exact up to there
 Positive = Annotated[float, 1e-6, 1e9]
 NotNegative = Annotated[float, 0, 1e12]
 
-# Both become file names, words of a command and parts of a URL.
+# Names become file names, arguments of commands and parts of URLs.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 Name = Annotated[str, NAME, "a name of letters, digits and . _ + -"]
 FileName = Annotated[str, NAME, "the name of a file in the model's folder"]
@@ -43,15 +43,14 @@ Label = Annotated[str, re.compile(".{1,200}"), "a label of 1 to 200 characters"]
 
 @dataclass(frozen=True)
 class Input:
-    """What the network takes: uint8 `(N, height, width, channels)`; `form` says how a user's picture is brought there.
-
-    "digit": as MNIST, 28x28x1, light on dark, centred (`zoo/images/digits.py`). "photo": RGB, centre crop, resized.
-    """
+    """The network's input: uint8 `(N, height, width, channels)`."""
 
     height: Annotated[int, 1, 1024]
     width: Annotated[int, 1, 1024]
     channels: Annotated[int, 1, 4]
     form: Form
+    """How pictures are prepared. "digit": MNIST's form, 28x28x1, light on dark, centred (`zoo/images/digits.py`).
+    "photo": RGB, cropped to the centre and resized (`zoo/images/photos.py`)."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,9 +59,9 @@ class Input:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """name: of `zoo.datasets.catalog`; the rest for people."""
+    """The data set that the model was trained on."""
 
-    name: str
+    name: str  # in `zoo.datasets.catalog`
     title: str
     licence: str
     source: str
@@ -70,33 +69,31 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class Parameters:
-    """trainable: that the optimizer moves. keras: plus batch norm's moving statistics. deployed: numbers in the ONNX
-    file, where batch norm is folded into the convolutions.
-    """
+    """Numbers of parameters."""
 
-    trainable: Count
-    keras: Count
-    deployed: Count
+    trainable: Count  # updated by the optimizer
+    keras: Count  # as Keras counts them: trainable, plus the moving statistics of batch norm
+    deployed: Count  # in the ONNX file, where batch norm is folded into the convolutions
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Last-epoch test accuracies of the same recipe from several seeds, in the order of the seeds; sd with n - 1."""
+    """Test accuracies of the same recipe with several seeds, after the last epoch."""
 
-    accuracies: tuple[Share, ...]
+    accuracies: tuple[Share, ...]  # in the order of the seeds
     mean: Share
-    sd: Share | None  # None for a single seed
+    sd: Share | None  # with n - 1; None for a single seed
     n: Count
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of the shipped weights on the whole test set, last epoch; `interval95` is Wilson's, for the finite test set."""
+    """Accuracy of the shipped weights (last epoch) on the whole test set."""
 
     value: Share
     correct: Count
     images: Annotated[int, 1, 2**53]
-    interval95: tuple[Share, Share]
+    interval95: tuple[Share, Share]  # Wilson's interval, for the size of the test set
     loss: NotNegative  # mean cross-entropy in nats, before the temperature
     seeds: Seeds
 
@@ -108,69 +105,60 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Calibration:
-    """temperature: `probabilities = softmax(logits / temperature)`. unsure_below: a top probability under it is called
-    unsure. source: how both were found. ece_*: expected calibration error on the test set, 15 bins, 0 to 1.
-    """
+    """Temperature scaling, and the threshold for unsure results."""
 
-    temperature: Positive
-    unsure_below: Share
-    source: str
-    ece_before: Share
-    ece_after: Share
+    temperature: Positive  # probabilities = softmax(logits / temperature)
+    unsure_below: Share  # a result with a lower top probability is marked unsure
+    source: str  # how both were determined
+    ece_before: Share  # expected calibration error on the test set, 15 bins, 0 to 1, without the temperature
+    ece_after: Share  # the same with the temperature
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of the network, from the ONNX file. output: `(C, H, W)` or `(K,)`; receptive_field: pixels of the input
-    seen by one value, along one side; macs: multiply-accumulates an image.
-    """
+    """One layer of the network, from the ONNX file."""
 
     name: str
     kind: str
-    output: tuple[Count, ...]
-    receptive_field: Count
+    output: tuple[Count, ...]  # `(C, H, W)` or `(K,)`
+    receptive_field: Count  # pixels of the input per side that one value depends on
     parameters: Count
-    macs: Count
+    macs: Count  # multiply-accumulates per image
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights came about. settings: the recipe's fields. seconds: wall time of the shipped seed's training.
+    """How the weights were trained."""
 
-    environment: machine and versions; its "precision" is what the steps were computed in, where the settings' bfloat16
-    is what they were to be computed in on a processor that has it.
-    """
-
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # the recipe's fields
     seed: Count
     epochs: Count
-    seconds: NotNegative
+    seconds: NotNegative  # wall time of training the shipped seed
     source: str
     environment: dict[str, Any]
+    """Machine and versions. Its "precision" is the one that was used. The settings' "bfloat16" is only a request, for
+    processors that have it."""
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How an int8 variant was made, and what it costs and gains beside the model that it comes from.
+    """How an int8 model was made, and its accuracy and latency compared with the original model."""
 
-    of: that model's name. accuracy_change: on the whole test set, as a share (negative is worse). latency_ratio: its
-    time over that model's, by processor and batch size, medians of calls in turn on one thread; the last processor is
-    the one that it was made on, those before it timed earlier files of the same graph.
-    """
-
-    of: Name
+    of: Name  # the original model
     scheme: str
     calibration_images: Count
-    accuracy_change: Annotated[float, -1, 1]
+    accuracy_change: Annotated[float, -1, 1]  # on the whole test set, as a share; negative is worse
     latency_ratio: dict[str, dict[str, NotNegative]]
+    """Processor → batch size → time of this model / time of the original: medians of alternating calls on one thread.
+    The model was made on the last processor. Those before it timed earlier files of the same graph."""
 
     def __str__(self) -> str:
-        told = {
-            processor: ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in ratios.items())
+        times = [
+            f"{', '.join(f'{ratio:.2f} at batch {batch}' for batch, ratio in ratios.items())} on {processor}"
             for processor, ratios in self.latency_ratio.items()
-        }
-        times = "; ".join(f"{ratios} on {processor}" for processor, ratios in told.items())
-        return f"{self.accuracy_change:+.2%} accuracy beside {self.of}; share of its time, on one thread: {times}"
+        ]
+        ratios = "; ".join(times)
+        return f"{self.accuracy_change:+.2%} accuracy beside {self.of}; share of its time, on one thread: {ratios}"
 
 
 @dataclass(frozen=True)
@@ -182,7 +170,7 @@ class File:
 
 @dataclass(frozen=True)
 class Card:
-    """All that is known of one model. `files` is empty in the card that is embedded in the ONNX file."""
+    """The metadata of one model."""
 
     schema_version: int
     name: Name
@@ -201,7 +189,7 @@ class Card:
     layers: tuple[Layer, ...]
     opset: Count
     versions: dict[str, str]
-    files: tuple[File, ...] = ()
+    files: tuple[File, ...] = ()  # empty in the card inside the ONNX file
     quantization: Quantization | None = None
 
     @property
@@ -214,10 +202,10 @@ class Card:
         for entry in self.files:
             if entry.name == name:
                 return entry
-        raise BadModel(f"The card of {self.name} lists no {name}: export the model again.")
+        raise BadModel(f"The card of {self.name} lists no file {name}: export the model again.")
 
     def embedded(self) -> "Card":
-        """The card as the ONNX file carries it, without the files' digests."""
+        """The card as it is inside the ONNX file, without the list of files."""
         return replace(self, files=())
 
     def to_json(self, indent: int | None = None) -> str:
@@ -225,74 +213,74 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Card":
-        """Read a card, every field checked; `where` names its place in sentences. Raises BadModel."""
+        """Read a card and check every field. Error messages call its file `where`. Raises BadModel."""
         try:
             if len(text) > LARGEST_CARD:
-                raise _Invalid(f"it has {len(text):,} characters, more than the {LARGEST_CARD:,} that are read")
-            data = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+                raise _Invalid(f"it has {len(text):,} characters, more than the limit of {LARGEST_CARD:,}")
+            data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
             if not isinstance(data, dict) or "schema_version" not in data:
                 raise _Invalid("it has no schema_version")
             if data["schema_version"] != SCHEMA_VERSION:
                 raise BadModel(
-                    f"The card in {where} has schema version {_short(data['schema_version'])}, and this pocketzoo "
-                    f"reads {SCHEMA_VERSION}: install the pocketzoo that wrote it, or export the model again."
+                    f"The card in {where} has schema version {_short(data['schema_version'])}, but this version of "
+                    f"pocketzoo reads {SCHEMA_VERSION}: install the version that wrote it, or export the model again."
                 )
-            card: Card = _check_of(cast(Any, cls))(data)
-            _check_whole(card)
+            card: Card = _check_for(cast(Any, cls))(data)
+            _check_consistency(card)
             return card
-        except (ValueError, RecursionError) as error:  # of json; _Invalid
-            said = "it is nested too deeply" if isinstance(error, RecursionError) else printable(str(error)[:300])
+        except (ValueError, RecursionError) as error:  # from json; _Invalid
+            detail = "it is nested too deeply" if isinstance(error, RecursionError) else printable(str(error)[:300])
             raise BadModel(
-                f"The card in {where} is damaged or not a pocketzoo card ({said}): export the model again, or install "
-                "the pocketzoo that wrote it."
+                f"The card in {where} is damaged or not a pocketzoo card ({detail}): export the model again, or "
+                "install the version of pocketzoo that wrote it."
             ) from None
 
 
 class _Invalid(ValueError):
-    """A field that is not what its annotation says; the message is the sentence's middle."""
+    """A field that does not match its annotation. The message is a part of the sentence for the user."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Of a key that is there twice, readers take the first or the last: it is refused."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Duplicate keys are refused, because some readers take the first and others the last."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise _Invalid("an object in it has a key twice")
-    return found
+    return members
 
 
-def _no_number(name: str) -> float:
-    raise _Invalid(f"it holds {name}, which is no number of JSON")
+def _refuse_constant(name: str) -> float:
+    raise _Invalid(f"it contains {name}, which is not a JSON number")
 
 
 def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:59]}…"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-Check = Callable[[Any], Any]  # a value of JSON → the value of the field; raises _Invalid
+Check = Callable[[Any], Any]  # a JSON value → the value of the field; raises _Invalid
 
 
 @cache
-def _check_of(kind: Any) -> Check:
-    """How to read a value of JSON as an annotation wants it: objects as dataclasses, lists as tuples.
+def _check_for(kind: Any) -> Check:
+    """The function that reads a JSON value as an annotation demands: objects as dataclasses, lists as tuples.
 
-    Made once for every annotation of `Card`; what is wrong is said without the field's name, which `_member` adds.
+    Made once for every annotation of `Card`. Error messages do not have the field's name, which `_member` adds.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         kind, *rule = arguments
-        return partial(_matching if kind is str else _between, _check_of(kind), *rule)
+        return partial(_matching if kind is str else _between, _check_for(kind), *rule)
     if is_dataclass(kind):
-        checks = {field.name: _check_of(cast(Any, field.type)) for field in fields(kind)}
+        checks = {field.name: _check_for(cast(Any, field.type)) for field in fields(kind)}
         needed = {field.name for field in fields(kind) if field.default is MISSING}
         return lambda value: _dataclass(kind, checks, needed, value)
     if origin is tuple:
         length = None if arguments[-1] is Ellipsis else len(arguments)
-        return partial(_list, _check_of(arguments[0]), length)
+        return partial(_list, _check_for(arguments[0]), length)
     if origin is dict:
-        return partial(_dict, _check_of(arguments[1]))
-    if origin in (Union, UnionType):  # of something and None
-        return partial(_optional, _check_of(arguments[0]))
+        return partial(_dict, _check_for(arguments[1]))
+    if origin in (Union, UnionType):  # of a type and None
+        return partial(_optional, _check_for(arguments[0]))
     if origin is Literal:
         return partial(_one_of, arguments)
     return _any if kind is Any else partial(_plain, kind)
@@ -309,15 +297,15 @@ def _dataclass(kind: Any, checks: dict[str, Check], needed: set[str], value: Any
     if not isinstance(value, dict):
         raise _Invalid(f" is {_short(value)}, not an object")
     if unknown := value.keys() - checks.keys():
-        raise _Invalid(f"{_short(min(unknown))} is a field that is not known here")
+        raise _Invalid(f"{_short(min(unknown))} is an unknown field")
     if missing := needed - value.keys():
         raise _Invalid(f"{min(missing)} is missing")
     return kind(**{name: _member(checks[name], name, one) for name, one in value.items()})
 
 
 def _list(check: Check, length: int | None, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list) or len(value) > LONGEST_TEXT or (length is not None and len(value) != length):
-        raise _Invalid(f" is {_short(value)}, not a list of {length or f'at most {LONGEST_TEXT:,}'}")
+    if not isinstance(value, list) or len(value) > MAX_LENGTH or (length is not None and len(value) != length):
+        raise _Invalid(f" is {_short(value)}, not a list of {length or f'at most {MAX_LENGTH:,}'}")
     return tuple([_member(check, f"[{index}]", one) for index, one in enumerate(value)])
 
 
@@ -333,25 +321,25 @@ def _optional(check: Check, value: Any) -> Any:
 
 def _one_of(choices: tuple[str, ...], value: Any) -> Any:
     if value not in choices:
-        raise _Invalid(f" is {_short(value)}, which is unknown here: one of {', '.join(choices)}")
+        raise _Invalid(f" is {_short(value)}, not one of {', '.join(choices)}")
     return value
 
 
 def _plain(kind: Any, value: Any) -> Any:
-    """A bool, a string that can be printed, or a finite number; an integer is a float too, a bool is no number."""
+    """A bool, a printable string, or a finite number. An integer is accepted as a float, a bool is not a number."""
     if type(value) is not kind and not (kind is float and type(value) is int):
         names = {bool: "true or false", str: "a string", int: "an integer", float: "a number"}
         raise _Invalid(f" is {_short(value)}, not {names[kind]}")
-    if kind is str and (len(value) > LONGEST_TEXT or not value.isprintable()):
-        raise _Invalid(f" is {_short(value)}, not {LONGEST_TEXT:,} printable characters at most")
+    if kind is str and (len(value) > MAX_LENGTH or not value.isprintable()):
+        raise _Invalid(f" is {_short(value)}, not at most {MAX_LENGTH:,} printable characters")
     if kind is float and not math.isfinite(value):
         raise _Invalid(f" is {value}, not a finite number")
     return value
 
 
 def _any(value: Any, depth: int = 0) -> Any:
-    """Plain JSON of any form, not too deep, with printable strings and finite numbers."""
-    if depth > DEEPEST:
+    """Any JSON value that is not nested too deeply, with printable strings and finite numbers."""
+    if depth > MAX_DEPTH:
         raise _Invalid(" is nested too deeply")
     if isinstance(value, dict):
         return {_plain(str, key): _any(one, depth + 1) for key, one in value.items()}
@@ -366,22 +354,25 @@ def _between(check: Check, low: float, high: float, value: Any) -> Any:
     return value
 
 
-def _matching(check: Check, pattern: re.Pattern[str], words: str, value: Any) -> Any:
+def _matching(check: Check, pattern: re.Pattern[str], description: str, value: Any) -> Any:
     if not pattern.fullmatch(check(value)):
-        raise _Invalid(f" is {_short(value)}, not {words}")
+        raise _Invalid(f" is {_short(value)}, not {description}")
     return value
 
 
-def _check_whole(card: Card) -> None:
-    """What no single field can show. Raises _Invalid."""
+def _check_consistency(card: Card) -> None:
+    """Check the rules between fields. Raises _Invalid."""
     shape, accuracy = card.input.shape, card.accuracy
-    for holds, said in (
-        (0 < len(set(card.labels)) == len(card.labels), "labels are not all different, or there is none"),
-        (card.input.form != "digit" or shape == (28, 28, 1), f"a digit is 28x28x1, not {'x'.join(map(str, shape))}"),
+    for valid, problem in (
+        (0 < len(set(card.labels)) == len(card.labels), "labels are empty or not all different"),
+        (
+            card.input.form != "digit" or shape == (28, 28, 1),
+            f"a digit is 28x28x1, not {'x'.join(map(str, shape))}",
+        ),
         (card.input.form != "photo" or card.input.channels == 3, "a photo has 3 channels"),
         (accuracy.correct <= accuracy.images, "accuracy.correct is more than accuracy.images"),
-        (accuracy.seeds.n == len(accuracy.seeds.accuracies) > 0, "accuracy.seeds.n is not how many there are"),
-        (len({file.name for file in card.files}) == len(card.files), "files has a name twice"),
+        (accuracy.seeds.n == len(accuracy.seeds.accuracies) > 0, "accuracy.seeds.n is not the number of accuracies"),
+        (len({file.name for file in card.files}) == len(card.files), "files lists a name twice"),
     ):
-        if not holds:
-            raise _Invalid(said)
+        if not valid:
+            raise _Invalid(problem)

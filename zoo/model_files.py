@@ -1,12 +1,12 @@
-"""A model's files before anything else reads them: bounded, inside their folder, and of the form that is promised.
+"""Checks of model files before anything else reads them: size, place and structure.
 
-An ONNX file is a protobuf message that may name other files, call itself and loop for ever. Ours are one flat graph
-(docs/decisions/0001-one-file.md), and `check_onnx` refuses every other file before the runtime sees it. It walks over
-the message's fields with a table; the package onnx is no dependency of the command, and a parser of the whole message
-would read the weights too.
+An ONNX file is a protobuf message that may refer to other files, call itself and loop forever. Our models are one flat
+graph (docs/decisions/0001-one-file.md); `check_onnx` refuses every other file before the runtime opens it. It walks
+over the message's fields with a table, because the command does not depend on the package onnx, and a parser of the
+whole message would read the weights too.
 """
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import os
 import stat
@@ -16,12 +16,12 @@ from zoo.errors import BadModel, ModelNotFound, reason
 
 METADATA_KEY = "pocketzoo.card"
 
-LARGEST_CARD = 2**20  # bytes; the longest of the cards that are shipped has 11,000
-LARGEST_MODEL = 2**30  # bytes; a protobuf message ends at 2**31
-MOST_FIELDS = 500_000  # of an ONNX file: some 20,000 operators; the walk over them takes less than a second
+LARGEST_CARD = 2**20  # bytes; the longest shipped card has 11,000
+LARGEST_MODEL = 2**30  # bytes; the limit of protobuf is 2**31
+MAX_FIELDS = 500_000  # of an ONNX file: about 20,000 operators; walking over them takes less than a second
 
-# Fields by number, from onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto): a table for a message that
-# is walked, a string for what a model of ours never holds. All other fields are skipped.
+# Fields by number, from onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). A table: a message to walk
+# into. A string: something that our models never contain. All other fields are skipped.
 Table = dict[int, "Table | str"]
 _TENSOR: Table = {13: "weights in another file", 14: "weights in another file"}
 _SPARSE: Table = {1: _TENSOR, 2: _TENSOR}
@@ -46,58 +46,61 @@ def read_file(path: Path, limit: int, within: Path | None = None) -> bytes:
     """Read a file of a model.
 
     Args:
-        limit: in bytes; a larger file is refused unread.
-        within: a folder that the file must lie in once all links are followed.
+        limit: in bytes; a larger file is refused without reading it.
+        within: a folder that must contain the file, after following links.
     Raises:
-        ModelNotFound: there is none. BadModel: not a regular file, too large, outside of the folder, or unreadable.
+        ModelNotFound: there is no such file.
+        BadModel: not a regular file, too large, outside of the folder, or unreadable.
     """
     try:
         if within is not None and not path.resolve().is_relative_to(within.resolve()):
-            raise BadModel(f"{path} is a link that leads out of {within}: copy the file there.")
-        # a pipe is not waited for: nobody may ever write there
+            raise BadModel(f"{path} is a link to a file outside of {within}: copy the file into the folder.")
+        # non-blocking, because opening a pipe would wait for a writer
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise BadModel(f"{path} is not a regular file: a model's files are.")
+                raise BadModel(f"{path} is not a regular file: copy the file itself there.")
             if status.st_size > limit:
-                size = f"{status.st_size:,} bytes, more than the {limit:,}"
-                raise BadModel(f"{path} has {size} that are read: get the file again.")
-            content = file.read(status.st_size + 1)  # a larger number would be allocated before anything is read
+                raise BadModel(f"{path} has {status.st_size:,} bytes, more than the limit of {limit:,}: get it again.")
+            content = file.read(status.st_size + 1)  # not `limit`: that much memory would be allocated first
         if len(content) != status.st_size:
             raise BadModel(f"{path} changed while it was read: try again.")
         return content
     except FileNotFoundError:
         if path.is_symlink():
-            raise BadModel(f"{path} is a link that leads nowhere: get the file again.") from None
+            raise BadModel(f"{path} is a broken link: get the file again.") from None
         raise ModelNotFound(f"There is no model file {path}: check the path.") from None
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: of links that lead to each other
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise BadModel(f"{path} cannot be read ({reason(error)}): check the path.") from None
 
 
-def check_onnx(content: bytes, where: str) -> str | None:
+def check_onnx(content: bytes, source_name: str) -> str | None:
     """Refuse an ONNX file that is not one flat graph with its weights inside.
 
     Args:
-        content: of the file. where: its name in sentences.
+        content: of the file.
+        source_name: the file's name in error messages.
     Returns:
-        The card that the file carries, as text, or None.
+        The card inside the file, as text, or None.
     Raises:
         BadModel: damaged; too large; or a file that reads other files, loops, or defines functions.
     """
     if len(content) > LARGEST_MODEL:
-        raise BadModel(f"{where} has {len(content):,} bytes, more than the {LARGEST_MODEL:,} that are read.")
+        raise BadModel(f"{source_name} has {len(content):,} bytes, more than the limit of {LARGEST_MODEL:,}.")
     try:
-        return _walk(content, where)
+        return _walk(content, source_name)
     except (IndexError, _Malformed, UnicodeDecodeError):
-        raise BadModel(f"{where} is not an ONNX model, or is damaged or cut short: get the file again.") from None
+        raise BadModel(
+            f"{source_name} is not an ONNX model, or it is damaged or cut short: get the file again."
+        ) from None
 
 
 class _Malformed(ValueError):
-    """Bytes that are no protobuf message."""
+    """The bytes are not a protobuf message."""
 
 
-def _walk(content: bytes, where: str) -> str | None:
+def _walk(content: bytes, source_name: str) -> str | None:
     cards: list[str] = []
     unread: list[tuple[int, int, Table]] = [(0, len(content), _MODEL)]
     fields = 0
@@ -105,28 +108,30 @@ def _walk(content: bytes, where: str) -> str | None:
         position, end, table = unread.pop()
         while position < end:
             fields += 1
-            if fields > MOST_FIELDS:
-                raise BadModel(f"{where} has more than {MOST_FIELDS:,} parts: a model of pocketzoo has a few thousand.")
+            if fields > MAX_FIELDS:
+                raise BadModel(
+                    f"{source_name} has more than {MAX_FIELDS:,} fields: pocketzoo models have a few thousand."
+                )
             number, wire, value, start, position = _field(content, position, end)
             inner = table.get(number)
             in_this_file = table is _TENSOR and number == _DATA_LOCATION and wire == _VARINT and value == 0
             if inner is None or in_this_file:
                 continue
             if isinstance(inner, str):
-                raise BadModel(f"{where} holds {inner}: a model of pocketzoo is one flat graph in one file.")
+                raise BadModel(f"{source_name} contains {inner}: a pocketzoo model is one flat graph in one file.")
             if wire != _BYTES:
                 raise _Malformed
             if inner is _METADATA:
-                cards += _card(content, start, position, where)
+                cards += _card(content, start, position, source_name)
             else:
                 unread.append((start, position, inner))
     if len(cards) > 1:
-        raise BadModel(f"{where} carries {len(cards)} cards: export the model again.")
+        raise BadModel(f"{source_name} contains {len(cards)} cards: export the model again.")
     return cards[0] if cards else None
 
 
 def _field(content: bytes, position: int, end: int) -> tuple[int, int, int, int, int]:
-    """Number, wire type, value of a varint, where the field's bytes begin, and where the next field begins."""
+    """A field's number, wire type and varint value, the position of its bytes, and that of the next field."""
     tag, position = _varint(content, position)
     number, wire = tag >> 3, tag & 7
     start, value = position, 0
@@ -145,9 +150,9 @@ def _field(content: bytes, position: int, end: int) -> tuple[int, int, int, int,
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
-    """An unsigned number of 7 bits a byte, the low ones first, and the position behind it."""
+    """An unsigned number, 7 bits per byte and the low ones first, and the position behind it."""
     value = content[position]
-    if value < 0x80:  # nearly all
+    if value < 0x80:  # the most frequent case
         return value, position + 1
     value &= 0x7F
     for shift in range(7, 70, 7):
@@ -159,10 +164,12 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
     raise _Malformed
 
 
-def _card(content: bytes, position: int, end: int, where: str) -> list[str]:
-    """The value of a metadata entry, where it is the card's."""
+def _card(content: bytes, position: int, end: int, source_name: str) -> list[str]:
+    """The value of a metadata entry in a list; an empty list if it is not the card."""
     if end - position > LARGEST_CARD:
-        raise BadModel(f"{where} has metadata of {end - position:,} bytes, more than the {LARGEST_CARD:,} of a card.")
+        raise BadModel(
+            f"{source_name} has metadata of {end - position:,} bytes, more than the limit of {LARGEST_CARD:,}."
+        )
     entry = {1: b"", 2: b""}  # key and value
     while position < end:
         number, wire, _, start, position = _field(content, position, end)

@@ -1,10 +1,11 @@
-"""The zoo: finds models by scanning cards. A model is a folder with a card.json and a model.onnx, not code.
+"""Finds models by scanning cards. A model is a folder with a card.json and a model.onnx, not code.
 
-Shipped models lie in `zoo/models/`, the user's own in `$ZOO_HOME/models/`. Shipped names win: nothing in a user's
-folder can take one. A bare architecture (`mnist14k`) means its recipe marked `default` (`mnist14k.plus`).
+Shipped models are in `zoo/models/`, the user's own in `$ZOO_HOME/models/`. Shipped names have precedence, so nothing in
+the user's folder can replace a shipped model. An architecture (`mnist14k`) means its model that is marked `default`
+(`mnist14k.plus`).
 
-A user's folder may hold models of other people. A damaged one is left out of lists with its reason (`damaged()`), and
-neither hides nor breaks another.
+The user's folder may contain models of other people. Damaged ones are left out of lists, do not affect other models,
+and are reported by `damaged()`.
 """
 
 import os
@@ -17,21 +18,21 @@ from zoo.card import NAME, Card
 from zoo.errors import BadModel, ModelNotFound, ZooError, reason
 from zoo.model_files import LARGEST_CARD, LARGEST_MODEL, read_file
 
-# Where pocketzoo keeps a user's own files: models, training runs and decoded data sets.
-
 
 def home() -> Path:
-    """`$ZOO_HOME`, or `pocketzoo` in the user's cache folder. The folder is not created here.
+    """The folder of the user's own models, training runs and cached data sets. It is not created here.
+
+    `$ZOO_HOME`, or `pocketzoo` in the user's cache folder.
 
     Raises:
-        ZooError: neither is there.
+        ZooError: the user has no home folder.
     """
     try:
         if chosen := os.environ.get("ZOO_HOME"):
             return Path(chosen).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pocketzoo"
     except RuntimeError as error:
-        raise ZooError(f"There is no home folder ({reason(error)}): set ZOO_HOME to a folder of yours.") from None
+        raise ZooError(f"There is no home folder ({reason(error)}): set ZOO_HOME to a folder.") from None
 
 
 SHIPPED = Path(__file__).parent / "models"
@@ -39,73 +40,78 @@ SHIPPED = Path(__file__).parent / "models"
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that the zoo knows: its card, and the folder that holds its files."""
+    """A model: its card, and the folder of its files."""
 
     card: Card
     folder: Path
 
     @property
     def shipped(self) -> bool:
-        """Whether it came with pocketzoo, rather than from the user's folder or a path."""
+        """Whether the model is part of pocketzoo, rather than in the user's folder or at a path."""
         return self.folder.parent == SHIPPED
 
     def read(self, name: str) -> bytes:
-        """The content of one of its files.
+        """The content of one of the model's files.
 
-        Shipped files may be links, as package managers lay them; those of other models lie in the model's folder.
+        Shipped files may be links, which some package managers create. Other models' files must be in their folder.
 
         Raises:
-            ModelNotFound: it is not there. BadModel: it cannot be read, is too large, or lies elsewhere.
+            ModelNotFound: there is no such file.
+            BadModel: it cannot be read, is too large, or is outside of the folder.
         """
         return read_file(self.folder / name, LARGEST_MODEL, None if self.shipped else self.folder)
 
 
 def scan(pattern: str = "*") -> list[Entry]:
-    """All models whose name or architecture matches a shell pattern, sorted by name, but for `damaged()` ones.
+    """All models whose name or architecture matches a shell pattern, sorted by name, without `damaged()` ones.
 
-    A pattern without wildcards that is neither a name nor an architecture means what begins with it.
+    A pattern without wildcards that is neither a name nor an architecture matches the names that begin with it.
     """
-    entries = [entry for entry in _survey() if isinstance(entry, Entry)]
-    found = [entry for entry in entries if _matches(entry.card.name, pattern)]
-    if not found and pattern and not is_pattern(pattern):
-        found = [entry for entry in entries if entry.card.name.startswith(pattern)]
-    return found
+    entries = [entry for entry in _read_cards() if isinstance(entry, Entry)]
+    matches = [entry for entry in entries if _matches(entry.card.name, pattern)]
+    if not matches and pattern and not is_pattern(pattern):
+        matches = [entry for entry in entries if entry.card.name.startswith(pattern)]
+    return matches
 
 
 def damaged(pattern: str = "*") -> list[BadModel]:
-    """What is wrong with the models that cannot be listed, each as its sentence; by the names of their folders."""
-    return [problem for problem in _survey(lambda name: _matches(name, pattern)) if isinstance(problem, BadModel)]
+    """An error for each model that cannot be listed, sorted by the names of the folders."""
+    return [problem for problem in _read_cards(lambda name: _matches(name, pattern)) if isinstance(problem, BadModel)]
 
 
 def is_pattern(name: str) -> bool:
+    """Whether a name contains wildcards."""
     return any(sign in name for sign in "*?[")
 
 
 def find(name: str) -> Entry:
-    """The model of that full name, or an architecture's default one.
+    """The model of a full name, or the default model of an architecture.
 
     Raises:
-        ModelNotFound: with the names that come nearest. BadModel: it is there, and damaged.
+        ModelNotFound: the message suggests similar names.
+        BadModel: the model is damaged.
     """
     if NAME.fullmatch(name):
         for parent in (SHIPPED, home() / "models"):
             if os.path.lexists(parent / name / "card.json"):
                 return _entry(parent / name)
-    of_architecture = [entry for entry in _survey(lambda full: full.split(".")[0] == name) if isinstance(entry, Entry)]
-    shipped_first = sorted(of_architecture, key=lambda entry: (not entry.shipped, not entry.card.default))
+    same_architecture = _read_cards(lambda full_name: full_name.split(".")[0] == name)
+    entries = [entry for entry in same_architecture if isinstance(entry, Entry)]
+    shipped_first = sorted(entries, key=lambda entry: (not entry.shipped, not entry.card.default))
     if shipped_first and (shipped_first[0].card.default or len(shipped_first) == 1):
         return shipped_first[0]
     raise ModelNotFound(not_found(name, [entry.card.name for entry in scan()]))
 
 
 def open_folder(folder: Path) -> Entry:
-    """The model in a folder anywhere, whatever the folder's name. Raises ModelNotFound, BadModel."""
+    """The model in any folder; the folder's name does not matter. Raises ModelNotFound, BadModel."""
     card = Card.from_json(_text(folder / "card.json", folder), str(folder / "card.json"))
-    card.file("model.onnx")  # a card that lists no model is damaged
+    card.file("model.onnx")  # raises BadModel for a card that does not list it
     return Entry(card, folder)
 
 
 def not_found(name: str, known: list[str]) -> str:
+    """The error message for an unknown name, with similar names."""
     from difflib import get_close_matches
 
     architectures = {full.split(".")[0] for full in known} - {name}
@@ -118,26 +124,26 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name.split(".")[0], pattern)
 
 
-def _survey(wanted: Callable[[str], bool] = lambda name: True) -> list[Entry | BadModel]:
-    """What the cards say, of the models whose folder has a wanted name, sorted by these names.
+def _read_cards(wanted: Callable[[str], bool] = lambda name: True) -> list[Entry | BadModel]:
+    """The models, or their errors, whose folders have a wanted name; sorted by name.
 
-    A shipped model stands for an own one of its name.
+    A shipped model replaces a user's model of the same name.
     """
     folders = {folder.name: folder for parent in (home() / "models", SHIPPED) for folder in _folders(parent)}
-    found: list[Entry | BadModel] = []
+    entries: list[Entry | BadModel] = []
     for name in sorted(filter(wanted, folders)):
         try:
-            found.append(_entry(folders[name]))
+            entries.append(_entry(folders[name]))
         except ZooError as problem:
-            found.append(problem if isinstance(problem, BadModel) else BadModel(str(problem)))
-    return found
+            entries.append(problem if isinstance(problem, BadModel) else BadModel(str(problem)))
+    return entries
 
 
 def _folders(parent: Path) -> Iterator[Path]:
-    """Folders with a card. Those whose name begins with a dot are models in the making."""
+    """Folders with a card. Names that begin with a dot are unfinished exports."""
     try:
         names = os.listdir(parent)
-    except (OSError, ValueError):  # nobody has made it, or it is none
+    except (OSError, ValueError):  # it does not exist, or is not a folder
         return
     for name in names:
         if not name.startswith(".") and os.path.lexists(parent / name / "card.json"):
@@ -146,11 +152,11 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 def _entry(folder: Path) -> Entry:
     if folder.parent != SHIPPED and _real(folder).parent != _real(folder.parent):
-        raise BadModel(f"{folder} is a link to another place: copy the model there, or use its path as the name.")
+        raise BadModel(f"{folder} is a link: copy the model into its place, or load the model by its real path.")
     entry = open_folder(folder)
     if entry.card.name != folder.name:
         raise BadModel(
-            f"{folder / 'card.json'} says that it is {entry.card.name!r}: the folder must have the model's name."
+            f"{folder / 'card.json'} is the card of {entry.card.name!r}: rename the folder to the model's name."
         )
     return entry
 
@@ -158,8 +164,8 @@ def _entry(folder: Path) -> Entry:
 def _real(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError):  # links that lead to each other
-        raise BadModel(f"{path} is a link that leads nowhere: remove it.") from None
+    except (OSError, RuntimeError):  # links in a circle
+        raise BadModel(f"{path} is a broken link: remove it.") from None
 
 
 def _text(path: Path, folder: Path) -> str:

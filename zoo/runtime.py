@@ -1,10 +1,10 @@
-"""The only file of `zoo/` and `serve/` that imports onnxruntime: opens sessions, and says what this machine can run.
+"""Opens ONNX Runtime sessions on CPU or CUDA. The only file of `zoo/` and `serve/` that imports onnxruntime.
 
-onnxruntime and onnxruntime-gpu write the same folder, so pocketzoo requires neither; the extras `cpu` and `gpu` bring
-one of them, and a missing or doubled runtime is one sentence that says what to install.
+onnxruntime and onnxruntime-gpu install into the same directory, so pocketzoo requires neither. The extras `cpu` and
+`gpu` install one of them. If none or both are installed, the error message names the commands that fix it.
 """
 
-from __future__ import annotations  # the command starts with this file: they need not be evaluated
+from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import contextlib
 import ctypes
@@ -23,7 +23,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from zoo import runtime as page_locked
 from zoo.errors import BadModel, DeviceUnavailable, reason
 from zoo.model_files import check_onnx
 
@@ -32,65 +31,70 @@ DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-# Options of onnxruntime's CUDA provider (docs/decisions/0014-gpu.md has what each of them is worth).
+# Options of onnxruntime's CUDA provider (docs/decisions/0014-gpu.md has the effect of each).
 CUDA_OPTIONS = {
-    "use_tf32": "0",  # TF32 keeps 10 bits of a factor: logits were off by up to 0.019
+    "use_tf32": "0",  # TF32 rounds factors to 10 bits: logits were off by up to 0.019
     "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm for every new shape
 }
-CUDA_OPTIONS_TF32 = {"use_tf32": "1", "prefer_nhwc": "1"}  # the layout of tensor cores, which float32 has no use for
-CUDA_GRAPH = {"enable_cuda_graph": "1"}  # for runs with bound memory of one shape: zoo/runtime.py
-TF32 = "ZOO_CUDA_TF32"  # environment variable: 1 lets CUDA multiply in TF32
-GRAPH_ID = "gpu_graph_id"  # of a run: which captured graph it replays or captures; -1 for none
+CUDA_OPTIONS_TF32 = {"use_tf32": "1", "prefer_nhwc": "1"}  # the layout of tensor cores, which float32 does not use
+CUDA_GRAPH = {"enable_cuda_graph": "1"}  # for `Bound`
+TF32 = "ZOO_CUDA_TF32"  # environment variable: 1 allows TF32 on CUDA
+GRAPH_ID = "gpu_graph_id"  # run option: the number of the graph to capture or replay; -1 for none
 NO_GRAPH = "-1"
 
-# One run at a time on a GPU: a replay reads and writes memory that the next one needs, and nothing may allocate on the
-# device while a graph is captured.
+# Only one run at a time on a GPU: a replay reads and writes memory that the next one needs, and no memory may be
+# allocated on the device while a graph is captured.
 gpu_lock = threading.Lock()
 
-# Distributions that all install the folder `onnxruntime`; with two of them, files of both are mixed.
+# Distributions that install the folder `onnxruntime`. If two are installed, their files are mixed.
 _RUNTIMES = re.compile(r"(onnxruntime(?:_gpu|_openvino|_directml|_qnn|_rocm|_migraphx)?)-\d.*\.dist-info")
 
 INSTALL = "pip install 'pocketzoo[cpu]' for this machine's processor, or 'pocketzoo[gpu]' for an NVIDIA GPU"
 
 
-def open_session(model: bytes, device: Device, where: str) -> tuple[Any, str]:
-    """Open an ONNX model for one-thread use from any number of threads.
+def open_session(model: bytes, device: Device, source_name: str) -> tuple[Any, str]:
+    """Open an ONNX model. Each run uses one thread; any number of threads may call `run`.
 
     Args:
         model: the content of an ONNX file.
-        device: "cpu"; "cuda", which fails rather than fall back; "auto", the CPU, which answers sooner wherever a
-            session is opened for one image or a few. Who has many asks for CUDA (serve/devices.py).
-        where: the model's name or path, for sentences.
+        device: "cpu"; "cuda", which never falls back to the CPU; or "auto", which is the CPU: it is faster for a few
+            images. `serve/devices.py` chooses CUDA for many images.
+        source_name: the model's name or path in error messages.
     Returns:
-        The `onnxruntime.InferenceSession`, and the device that it runs on, "cpu" or "cuda".
+        The `onnxruntime.InferenceSession`, and its device, "cpu" or "cuda".
     Raises:
-        DeviceUnavailable: no usable runtime, or the device cannot be used. BadModel: not an ONNX model.
+        DeviceUnavailable: no usable runtime, or the device cannot be used.
+        BadModel: not an ONNX model.
     """
     runtime = import_runtime()
     if device not in DEVICES:
         raise DeviceUnavailable(f"Unknown device {device!r}: choose one of {', '.join(DEVICES)}.")
     if device in ("auto", "cpu"):
-        return _session(runtime, model, "cpu", where), "cpu"
+        return _session(runtime, model, "cpu", source_name), "cpu"
     if PROVIDERS["cuda"] not in runtime.get_available_providers():
         raise DeviceUnavailable(
             f"The installed onnxruntime {runtime.__version__} cannot use CUDA: "
             "pip uninstall onnxruntime, then pip install 'pocketzoo[gpu]', or choose --device cpu."
         )
-    return _session(runtime, model, "cuda", where), "cuda"
+    return _session(runtime, model, "cuda", source_name), "cuda"
 
 
 def has_cuda() -> bool:
-    """Whether the installed runtime was built for CUDA; a session may still not open. Raises DeviceUnavailable."""
+    """Whether the installed runtime supports CUDA. Opening a session may still fail. Raises DeviceUnavailable."""
     return PROVIDERS["cuda"] in import_runtime().get_available_providers()
 
 
 def cuda_options() -> dict[str, str]:
-    """Options of the CUDA provider, as they are used here now."""
+    """The current options of the CUDA provider."""
     return CUDA_OPTIONS | (CUDA_OPTIONS_TF32 if os.environ.get(TF32) == "1" else {})
 
 
 def run_options(device: str, graph: int | None = None) -> Any:
-    """What a session's run takes: None on a CPU, else the number of the CUDA graph that it replays, or none of them."""
+    """Options of a session's run: None on a CPU.
+
+    Args:
+        graph: the number of the CUDA graph that the run captures or replays; None for a run without a graph.
+    """
     if device != "cuda":
         return None
     options = import_runtime().RunOptions()
@@ -98,56 +102,57 @@ def run_options(device: str, graph: int | None = None) -> Any:
     return options
 
 
-def _session(runtime: Any, model: bytes, device: str, where: str) -> Any:
+def _session(runtime: Any, model: bytes, device: str, source_name: str) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1  # networks this small scale across requests: docs/decisions/0003-runtime.md
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what it would print of a model's names is in the errors that it raises
-    # A model is one file (docs/decisions/0001-one-file.md): check_onnx refuses others, and this is a folder in which
-    # the runtime finds none should it have missed one.
+    options.log_severity_level = 4  # errors are raised; the log would print names from the model
+    # A model is one file (docs/decisions/0001-one-file.md). check_onnx refuses references to other files; if it missed
+    # one, the runtime would look for the file in this empty place.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    check_onnx(model, where)
+    check_onnx(model, source_name)
     try:
         if device == "cuda":
-            with contextlib.redirect_stdout(sys.stderr):  # it prints what it could not load
+            with contextlib.redirect_stdout(sys.stderr):  # it prints the libraries that it could not load
                 runtime.preload_dlls()
             session = _cuda_session(runtime, model, options)
         else:
             session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]], enable_fallback=0)
-    except Exception as error:  # onnxruntime's classes of errors are not public
+    except Exception as error:  # onnxruntime's error classes are not public
         if device == "cuda":
-            raise DeviceUnavailable(f"CUDA cannot be used here ({reason(error)}): choose --device cpu.") from None
-        raise BadModel(f"{where} is not an ONNX model that opens ({reason(error)}): get the file again.") from None
+            raise DeviceUnavailable(f"CUDA cannot be used ({reason(error)}): choose --device cpu.") from None
+        raise BadModel(
+            f"{source_name} cannot be opened as an ONNX model ({reason(error)}): get the file again."
+        ) from None
     used = session.get_providers()[0]
     if used != PROVIDERS[device]:
         raise DeviceUnavailable(
-            f"onnxruntime fell back to {used} instead of {PROVIDERS[device]}: look at `zoo doctor` for the reason, "
-            "or choose --device cpu."
+            f"onnxruntime fell back to {used} instead of {PROVIDERS[device]}: see `zoo doctor`, or choose --device cpu."
         )
     return session
 
 
 def _cuda_session(runtime: Any, model: bytes, options: Any) -> Any:
-    """With CUDA graphs, or without where a part of the model stays on the CPU: then the runtime refuses them."""
-    chosen = cuda_options()
+    """A session with CUDA graphs; without graphs if the runtime refuses them, as for models with CPU-only parts."""
+    plain = cuda_options()
     try:
-        providers = [(PROVIDERS["cuda"], chosen | CUDA_GRAPH)]
+        providers = [(PROVIDERS["cuda"], plain | CUDA_GRAPH)]
         return runtime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception:
-        return runtime.InferenceSession(model, options, providers=[(PROVIDERS["cuda"], chosen)], enable_fallback=0)
+        return runtime.InferenceSession(model, options, providers=[(PROVIDERS["cuda"], plain)], enable_fallback=0)
 
 
 def import_runtime() -> Any:
     """The onnxruntime module. Raises DeviceUnavailable if it is missing, broken, or installed twice."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.29 it tells its makers of every session; read here
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.29 it reports every session; read at import
     try:
         import onnxruntime
     except ImportError as error:
         if error.name == "onnxruntime":
             raise DeviceUnavailable(f"No ONNX runtime is installed: {INSTALL}.") from None
         raise DeviceUnavailable(f"The ONNX runtime cannot be imported ({error}): {INSTALL}.") from None
-    if not hasattr(onnxruntime, "InferenceSession"):  # a folder that an uninstall left half empty
-        raise DeviceUnavailable(f"The ONNX runtime's folder is incomplete: {INSTALL}, with --force-reinstall.")
+    if not hasattr(onnxruntime, "InferenceSession"):  # uninstalling one of two runtimes left an incomplete folder
+        raise DeviceUnavailable(f"The installed ONNX runtime is incomplete: {INSTALL}, with --force-reinstall.")
     installed = installed_runtimes(Path(onnxruntime.__file__).parents[1])
     if len(installed) > 1:
         raise DeviceUnavailable(
@@ -164,10 +169,10 @@ def installed_runtimes(site_packages: Path) -> list[str]:
 
 
 def describe_runtime(model: bytes) -> list[tuple[str, str]]:
-    """What `zoo doctor` shows: the runtime, and for each provider whether a session with `model` really opens.
+    """Rows for `zoo doctor`: the runtime, and for each provider whether it opens a session with `model`.
 
     Args:
-        model: the content of an ONNX file; empty where there is none to try.
+        model: the content of an ONNX file; empty if none is available.
     """
     runtime = import_runtime()
     distributions = installed_runtimes(Path(runtime.__file__).parents[1])
@@ -178,7 +183,7 @@ def describe_runtime(model: bytes) -> list[tuple[str, str]]:
             rows.append((provider, "available, not used by pocketzoo"))
             continue
         if not model:
-            rows.append((provider, "not tried: there is no whole model to open"))
+            rows.append((provider, "not tested: no undamaged model to open"))
             continue
         try:
             _session(runtime, model, devices[provider], "the model")
@@ -188,41 +193,45 @@ def describe_runtime(model: bytes) -> list[tuple[str, str]]:
     return rows
 
 
-# A session with its input and outputs bound to memory of one size: what a GPU wants.
-#
-# On a GPU input and outputs lie in page-locked memory of the host (zoo/runtime.py), which the kernels read and write
-# themselves: no copy is called for. With one shape at one address the run is a CUDA graph: one launch instead of one a
-# layer. The runtime captures it at the first run, again in every thread that runs it.
-
-_graphs = count(1)  # 0 is what the runtime takes for a run without a number
+_graph_numbers = count(1)  # 0 would mean a run without a number
 
 
 class Bound:
-    """Runs up to `batch` images at a time; input and outputs are allocated once.
+    """Runs up to `batch` images at a time, with fixed memory for input and outputs.
 
-    pinned: whether they are page-locked memory of the host, which the device uses without a copy.
+    On a GPU, this is page-locked memory of the host, which the kernels read and write without a copy. With one shape at
+    one address, a run is a CUDA graph: one launch instead of one per layer. The runtime captures the graph at the first
+    run, and again in every thread that runs it.
+
+    Attributes:
+        batch: the number of images per run.
+        pinned: whether the memory is page-locked.
     """
 
     def __init__(
         self, session: Any, device: str, shape: tuple[int, ...], classes: int, batch: int, pinned: bool = True
     ) -> None:
-        """Args: session, device as `zoo.runtime.open_session` gives them; shape `(H, W, C)` of an image.
+        """Allocate and bind the memory.
 
-        pinned: False binds memory of the device, and images and scores are copied.
+        Args:
+            session, device: as returned by `open_session`.
+            shape: `(H, W, C)` of an image.
+            classes: the number of labels.
+            pinned: False binds memory of the device; images and scores are then copied.
         """
         self.batch, self._device = batch, device
         self._session, self._binding = session, session.io_binding()
         self._staging: npt.NDArray[np.uint8]
         self._scores: list[Any]  # arrays, or the runtime's values
-        self._options = run_options(device, next(_graphs))
+        self._options = run_options(device, next(_graph_numbers))
         self._lock: Any = gpu_lock if device == "cuda" else nullcontext()
         self.pinned = device == "cuda" and pinned and self._bind_pinned((batch, *shape), (batch, classes))
         if not self.pinned:
             self._bind_device((batch, *shape), (batch, classes))
 
     def _bind_pinned(self, images: tuple[int, ...], scores: tuple[int, ...]) -> bool:
-        staging = page_locked.allocate(images, np.uint8)
-        arrays: list[Any] = [page_locked.allocate(scores, np.float32) for _ in range(2)]
+        staging = allocate(images, np.uint8)
+        arrays: list[Any] = [allocate(scores, np.float32) for _ in range(2)]
         if staging is None or any(array is None for array in arrays):
             return False
         self._staging, self._scores = staging, arrays
@@ -243,35 +252,35 @@ class Bound:
     def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """uint8 `(N, H, W, C)`, N at most `batch` → logits and probabilities, float32 `(N, K)`.
 
-        A smaller N runs a whole batch too, so that the device sees one shape. May be called from several threads, of
-        which one runs at a time.
+        A smaller N runs a whole batch too, so that the device sees only one shape. Several threads may call this; one
+        runs at a time.
         """
         return self.run_parts([images])
 
     def run_parts(
         self, parts: Sequence[npt.NDArray[np.uint8]]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """As `run` for the parts one after the other, together at most `batch` images."""
+        """Like `run` for the concatenated parts, together at most `batch` images."""
         n = sum(map(len, parts))
         with self._lock:
             np.concatenate(parts, out=self._staging[:n])
             self.replay()
-            logits, probabilities = ((s if self.pinned else s.numpy())[:n].copy() for s in self._scores)
+            arrays = self._scores if self.pinned else [score.numpy() for score in self._scores]
+            logits, probabilities = (array[:n].copy() for array in arrays)
         return logits, probabilities
 
     def replay(self) -> None:
-        """Run what is in `staging` and wait for the scores."""
+        """Run the images that are in the bound memory, and wait for the scores."""
         if not self.pinned:
             self._image.update_inplace(self._staging)
         self._session.run_with_iobinding(self._binding, self._options)
         self._binding.synchronize_outputs()
 
 
-# Page-locked memory of the host: what a GPU reads and writes itself, at the address that the host uses.
-#
-# onnxruntime gives Python no such memory (1.31: no device of `get_ep_devices()` has a HOST_ACCESSIBLE one), so it comes
-# from the CUDA runtime library that onnxruntime has loaded. With unified addressing, which every 64-bit CUDA system
-# has, the GPU uses it through the same pointer ("CUDA C++ Programming Guide", mapped memory).
+# Page-locked memory of the host, which a GPU uses through the same pointer: with unified addressing, which every 64-bit
+# CUDA system has ("CUDA C++ Programming Guide", mapped memory). onnxruntime has no Python API for it (1.31: no device
+# of `get_ep_devices()` has HOST_ACCESSIBLE memory), so it comes from the CUDA runtime library that onnxruntime has
+# loaded.
 
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "cudart64_13.dll", "cudart64_12.dll")
 PORTABLE_AND_MAPPED = 1 | 2  # cudaHostAllocPortable, cudaHostAllocMapped
@@ -279,10 +288,10 @@ HOST = 1  # cudaMemoryTypeHost
 
 
 def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, library: Any = None) -> npt.NDArray[Any] | None:
-    """An array of zeros in page-locked memory, freed with the last reference to it; None where there is no CUDA.
+    """An array of zeros in page-locked memory, freed with its last reference; None if there is no CUDA.
 
     Args:
-        library: the CUDA runtime library; by default the one that is loaded, or can be.
+        library: the CUDA runtime library; by default it is loaded by its name.
     """
     library = library or _library()
     if library is None:
@@ -294,14 +303,14 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, library: Any = None) 
         return None
     memory = (ctypes.c_ubyte * size).from_address(pointer.value)
     free = weakref.finalize(memory, library.cudaFreeHost, ctypes.c_void_p(pointer.value))
-    free.atexit = False  # the driver may be gone by then, and it frees what is left
+    free.atexit = False  # at exit, the driver may be unloaded already; it frees the memory itself
     array: npt.NDArray[Any] = np.frombuffer(memoryview(memory), kind, prod(shape)).reshape(shape)
     array[...] = 0
     return array
 
 
 def is_page_locked(array: npt.NDArray[Any], library: Any = None) -> bool:
-    """Whether the CUDA runtime knows the array's memory as page-locked."""
+    """Whether the array is in page-locked memory, according to the CUDA runtime."""
     library = library or _library()
     if library is None:
         return False
@@ -311,7 +320,7 @@ def is_page_locked(array: npt.NDArray[Any], library: Any = None) -> bool:
 
 
 class _Attributes(ctypes.Structure):
-    """cudaPointerAttributes; the reserved end is generous."""
+    """cudaPointerAttributes, with more reserved space than needed."""
 
     _fields_ = (
         ("type", ctypes.c_int),

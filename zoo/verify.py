@@ -1,4 +1,4 @@
-"""Is a model what its card says? Hashes, the embedded card and, where the data are, the accuracy on all test images."""
+"""Checks a model against its card: file hashes, the embedded card and, if the data set is available, the accuracy."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,28 +15,29 @@ from zoo.model_files import LARGEST_MODEL, read_file
 from zoo.registry import Entry
 from zoo.runtime import Device
 
-TOLERANCE = 2  # images; another CPU's rounding can flip an answer that stands on the edge
+TOLERANCE = 2  # images; another CPU rounds differently, which can change a result that is close to a tie
 CHUNK = 32
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. passed: None where it could not be looked at; detail: a sentence either way."""
+    """The result of one check."""
 
     name: str
-    passed: bool | None
+    passed: bool | None  # None if the check could not be made
     detail: str
 
 
 def verify(model: Entry | Path, folder: str | None = None, device: Device = "auto") -> Iterator[Check]:
-    """Yield the checks of one model, stopping where a file is not the one that the card describes.
+    """Yield the checks of one model. Stops after a file that differs from the card.
 
     Args:
-        model: a model with its card beside it, or the path of an ONNX file on its own, as `zoo.model.locate` gives
-            them. A file on its own can only be compared with the card that it carries.
-        folder: where test data lie, as in `zoo.datasets.catalog.load`; nothing is downloaded.
+        model: a registry entry, or the path of an ONNX file on its own, as returned by `zoo.model.locate`. A file on
+            its own can only be compared with the card inside it.
+        folder: the folder of the test data, as in `zoo.datasets.catalog.load`; nothing is downloaded.
     Raises:
-        ModelNotFound: there is no file at the path. DeviceUnavailable: no runtime, or not on that device.
+        ModelNotFound: there is no file at the path.
+        DeviceUnavailable: no ONNX runtime, or the device cannot be used.
     """
     if isinstance(model, Path):
         content = read_file(model, LARGEST_MODEL)
@@ -51,7 +52,7 @@ def verify(model: Entry | Path, folder: str | None = None, device: Device = "aut
     try:
         opened = Model(content, device, where)
         same = isinstance(model, Path) or opened.card == model.card.embedded()
-        yield Check("card", same, f"the file carries {_card_found(model, same)}")
+        yield Check("card", same, _card_detail(model, same))
         yield _check_accuracy(opened, opened.card if isinstance(model, Path) else model.card, folder)
     except BadModel as error:
         yield Check("form", False, str(error))
@@ -65,44 +66,44 @@ def _check_files(entry: Entry) -> Iterator[Check]:
             if file.name == "model.onnx":
                 yield Check(file.name, False, f"{entry.folder / file.name} is missing: get the model again.")
             else:
-                yield Check(file.name, None, "not installed here: weights for training stay in the repository")
+                yield Check(file.name, None, "not installed: training weights are only in the repository")
             continue
         except BadModel as error:
             yield Check(file.name, False, str(error))
             continue
-        found, path = _sha256(content), entry.folder / file.name
-        if found == file.sha256:
-            yield Check(file.name, True, f"sha256 {found[:12]}…, {len(content):,} bytes")
+        digest, path = _sha256(content), entry.folder / file.name
+        if digest == file.sha256:
+            yield Check(file.name, True, f"sha256 {digest[:12]}…, {len(content):,} bytes")
         else:
-            yield Check(file.name, False, f"{path} has another sha256 than the card says: get the model again.")
+            yield Check(file.name, False, f"{path} has another sha256 than the card: get the model again.")
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _card_found(model: Entry | Path, same: bool) -> str:
+def _card_detail(model: Entry | Path, same: bool) -> str:
     if isinstance(model, Path):
-        return "a card that fits its network"
-    return f"{'the same' if same else 'another'} card"
+        return "the card inside the file matches its network"
+    return "the card inside the file is the same" if same else "the card inside the file differs from card.json"
 
 
 def _check_accuracy(model: Model, card: Card, folder: str | None) -> Check:
     known = datasets.DATASETS.get(card.dataset.name)
     if known is None:
-        return Check("accuracy", None, f"not recomputed: the data set {card.dataset.name!r} is not known here")
+        return Check("accuracy", None, f"not recomputed: unknown data set {card.dataset.name!r}")
     if (known.image_shape, known.labels) != (card.input.shape, card.labels):
-        return Check("accuracy", False, f"the card's input and labels are not those of {known.title}")
+        return Check("accuracy", False, f"the card's input and labels differ from those of {known.title}")
     try:
         test = datasets.load(card.dataset.name, "test", folder, download=False)
     except DataNotFound as error:
         return Check("accuracy", None if folder is None else False, f"not recomputed: {error}")
     except BadData as error:
         return Check("accuracy", False, f"not recomputed: {error}")
-    right = 0
+    correct = 0
     for start in range(0, len(test.labels), CHUNK):
         scores = model.run(test.images[start : start + CHUNK])
-        right += int(np.count_nonzero(scores.logits.argmax(1) == test.labels[start : start + CHUNK]))
-    passed = abs(right - card.accuracy.correct) <= TOLERANCE
-    detail = f"{right} of {len(test.labels)} test images right, the card says {card.accuracy.correct}"
+        correct += int(np.count_nonzero(scores.logits.argmax(1) == test.labels[start : start + CHUNK]))
+    passed = abs(correct - card.accuracy.correct) <= TOLERANCE
+    detail = f"{correct} of {len(test.labels)} test images correct; in the card: {card.accuracy.correct}"
     return Check("accuracy", passed, detail)

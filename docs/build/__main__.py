@@ -11,10 +11,9 @@ from pathlib import Path
 import click
 from cogapp import Cog
 
-from docs.build import accuracy, benchmarks, experiments, model_cards, plots, training_speed
-from docs.build.blocks import shipped_cards
-from train import robustness
-from train.experiments import run, study
+from docs.build import benchmarks, experiments, model_cards, plots
+from docs.build.blocks import shipped_cards, studies
+from train.experiments import run
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL_PAGES = REPOSITORY / "docs" / "models"
@@ -26,7 +25,7 @@ def pages(root: Path = REPOSITORY) -> dict[Path, str]:
     Raises:
         ValueError: a block is not closed or its code fails.
     """
-    written = {root / path.relative_to(REPOSITORY): text for path, text in whole_pages().items()}
+    written = {root / path.relative_to(REPOSITORY): text for path, text in model_pages().items()}
     for path in (*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md"))):
         if path not in written and "[[[cog" in (text := path.read_text(encoding="utf-8")):
             written[path] = renew(text, path)
@@ -41,27 +40,15 @@ def renew(text: str, path: Path) -> str:
         raise ValueError(f"{path}: {error}") from error
 
 
-def whole_pages() -> dict[Path, str]:
-    """The pages that have no text of their own."""
-    docs = REPOSITORY / "docs"
-    cards = shipped_cards()
-    studies = [study.find(name) for name in study.NAMES]
-    corrupted = {name: result["mean"] for name, result in robustness.read().items()}
-    head = "# Experiments\n\nWritten by `python -m docs.build` from the results in [`experiments/`](experiments).\n"
-    claims = [experiments.text(each, run.read(each)) for each in studies if each.claims]
-    ablations = [(each, run.read(each)) for each in studies if not each.claims]
-    return {
-        docs / "experiments.md": "\n".join([head, *claims]),
-        docs / "accuracy.md": accuracy.page(cards, ablations, corrupted),
-        docs / "training-speed.md": training_speed.page(*training_speed.read()),
-        **{MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in cards},
-    }
+def model_pages() -> dict[Path, str]:
+    """The page of every shipped model, which has no text outside its template."""
+    return {MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped_cards()}
 
 
 def draw_plots() -> Iterator[Path]:
     """Draw every plot; yields its path."""
     run.RESULTS.mkdir(exist_ok=True)
-    for each in map(study.find, study.NAMES):
+    for each in studies():
         if each.claims:
             yield from experiments.draw(each, run.read(each), run.RESULTS)
     for name, draw in plots.PLOTS.items():

@@ -6,10 +6,13 @@ A page has a block `<!-- [[[cog from docs.build import blocks; cog.out(blocks.NA
 
 import statistics
 
-from docs.build import benchmarks
+from docs.build import accuracy, benchmarks, experiments
+from docs.build import training_speed as speed
 from docs.build.benchmarks import table
 from train import robustness as robustness_results
 from train.corruptions import KINDS
+from train.experiments import run, study
+from train.experiments.study import Study
 from zoo import registry
 from zoo.card import Card
 
@@ -61,3 +64,30 @@ def robustness(dataset: str) -> str:
         accuracies = [results[name]["kinds"][kind] for name in names]
         rows.append([kind, *(f"{statistics.fmean(values):.1%} ({values[-1]:.1%})" for values in accuracies)])
     return table(" | ".join(["", *(f"`{name}`" for name in names)]), rows)
+
+
+def studies() -> list[Study]:
+    """Every study. Those with claims are experiments, the others ablations."""
+    return [study.find(name) for name in study.NAMES]
+
+
+def experiment_sections() -> str:
+    """A section per experiment: claims, verdicts and variants."""
+    return "\n\n".join(experiments.text(each, run.read(each)) for each in studies() if each.claims)
+
+
+def ablations() -> str:
+    """A section per ablation, with a row per step."""
+    return "\n\n".join(accuracy.ablation(each, run.read(each)) for each in studies() if not each.claims)
+
+
+def accuracies() -> str:
+    """Accuracy over seeds, gain over the reference recipes and accuracy on corrupted images, a row per model."""
+    return accuracy.models(
+        shipped_cards(), {name: result["mean"] for name, result in robustness_results.read().items()}
+    )
+
+
+def training_speed(name: str) -> str:
+    """A table or sentence of `docs.build.training_speed.tables`."""
+    return speed.tables(*speed.read())[name]

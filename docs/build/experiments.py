@@ -1,4 +1,4 @@
-"""docs/experiments.md: a study's claims, verdicts, tables and plots."""
+"""The sections of docs/experiments.md: a study's claims, verdicts, tables and plots."""
 
 from pathlib import Path
 
@@ -30,10 +30,6 @@ def text(study: Study, results: Results) -> str:
         f"{study.seeds * len(study.variants)} runs are done. The settings, epochs and result of every run are in "
         f"`docs/experiments/{study.name}/`.",
         "",
-        "A verdict follows from the 95 % interval of the mean over seeds (Student's t). For a comparison of two "
-        "variants it is the interval of the paired differences by seed. With one seed there is no interval, and the "
-        "verdict is undecided.",
-        "",
         "| claim | verdict |",
         "|---|---|",
         *(f"| {claim.title} | {_verdict(findings)} |" for claim, findings in judged),
@@ -48,7 +44,6 @@ def text(study: Study, results: Results) -> str:
         "| variant | parameters, as Keras counts | batch | test accuracy, mean ± sd (n) | training, mean |",
         "|---|---|---|---|---|",
         *(_row(study, variant, results) for variant in study.variants),
-        "",
     ]
     return "\n".join(lines)
 

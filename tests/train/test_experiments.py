@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from docs.build import accuracy, experiments
 from tests.support.examples import RECIPE, stripes
@@ -23,6 +25,17 @@ pytestmark = pytest.mark.slow
 def result(test=0.99, train=0.995, logged=0.98, validations=(0.9, 0.95, 0.94, 0.96)):
     lines = [{"epoch": n, "train_accuracy": logged, "validation_accuracy": v} for n, v in enumerate(validations, 1)]
     return {"test_accuracy": test, "train_accuracy": train, "epochs": lines, "training_s": 60.0}
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def coloured(plot):
+    """Count the pixels of a plot that are not grey."""
+    pixels = np.asarray(Image.open(plot).convert("RGB")).astype(int)
+    return int((pixels.max(2) - pixels.min(2) > 50).sum())
 
 
 def test_quantities_of_a_result():
@@ -144,8 +157,10 @@ def test_claims_from_training_to_page(tmp_path, monkeypatch):
     page = experiments.text(claims, results)
     assert "4 of 4 runs are done" in page
     assert "n = 2" in page
-    experiments.draw(claims, results, tmp_path)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"claims-curves.png", "claims-differences.png"}
+    plots = experiments.draw(claims, results, tmp_path)
+    assert [path.name for path in plots] == ["claims-curves.png", "claims-differences.png"]
+    empty = experiments.draw(claims, run.read(claims, tmp_path / "nothing"), make_folder(tmp_path / "empty"))
+    assert all(coloured(plot) > coloured(other) for plot, other in zip(plots, empty, strict=True))
 
 
 def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):
@@ -162,14 +177,14 @@ def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):
     kinds = []
     monkeypatch.setattr(run, "training_part", lambda *_: stripes(256, seed=1))
     monkeypatch.setattr(run, "held_out_part", lambda _, kind, __: kinds.append(kind) or stripes(128, seed=2))
-    assert "| `average`: moving average | `start` | not yet measured |" in accuracy.page([], [(ablation, {})])
+    assert "| `average`: moving average | `start` | not yet measured |" in accuracy.ablation(ablation, {})
     while missing := next(run.missing(ablation, 2, results=tmp_path), None):
         assert "test_accuracy" not in run.train(ablation, *missing, 1, tmp_path / "runs", None, tmp_path)
     assert set(kinds) == {"calibration"}
     results = run.read(ablation, tmp_path)
     own, other = (results[name][0]["epochs"][-1]["validation_loss"] for name in ("average", "start"))
     del results["average"][1], results["start"][1]
-    page = accuracy.page([], [(ablation, results)])
+    page = accuracy.ablation(ablation, results)
     assert "A note below the steps." in page
     assert "2 of 6 runs are done" in page
     assert f"| {1000 * own:.1f} (1) | {1000 * (own - other):+.1f} (1) |" in page
@@ -180,7 +195,7 @@ def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):
 
 
 def test_accuracy_page_compares_with_reference_recipes():
-    page = accuracy.page([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], [], {"a.plus": 0.8})
+    page = accuracy.models([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], {"a.plus": 0.8})
     assert "| 99.50 % (1) | +0.50 points | 80.00 % |" in page
     assert page.count("points |") == 1
     assert page.count("| 80.00 % |") == 1

@@ -183,7 +183,7 @@ def test_page_is_built_from_runs(little_mnist, monkeypatch, tmp_path):
         assert run.output.count("after") == 3, "finished runs are not repeated"
     runs, _ = speed.read(results)
     assert [(run["contestant"], run["seed"]) for run in runs[:3]] == [("99.0", 0), ("99.0", 1), ("99.4", 0)]
-    page = speed.page(runs, {})
+    page = "\n".join(speed.tables(runs, {}).values())
     assert "| `mnist-fast --target 99.0` | 2 | 99.10% ± 0.00% | 99.10% |" in page
     assert "99.4%: 0 of 2" in page
     assert "2 of the runs" in page
@@ -191,7 +191,7 @@ def test_page_is_built_from_runs(little_mnist, monkeypatch, tmp_path):
     other = json.loads(json.dumps(runs[0]))
     other["environment"]["torch"] = "1.0"
     with pytest.raises(ValueError, match="different machines or versions"):
-        speed.page([*runs, other], {})
+        speed.tables([*runs, other], {})
 
 
 def test_profile_parts_sum_to_the_step():
@@ -199,13 +199,13 @@ def test_profile_parts_sum_to_the_step():
     assert profile["parts_ms"].keys() == speed.PARTS.keys()
     # the parts are medians and the step is a mean, which a busy machine stretches
     assert 0.05 < sum(profile["parts_ms"].values()) / profile["step_ms"] < 1.5
-    table = "\n".join(speed._steps({"99.4": [profile | {"peak_mb": {"imports": 1, "data": 2, "steps": 3}}]}))
+    table = speed.steps({"99.4": [profile | {"peak_mb": {"imports": 1, "data": 2, "steps": 3}}]})
     assert f"| optimizer | {profile['parts_ms']['optimizer']:.2f} (" in table
     assert "| peak memory, MB | 1 → 2 → 3 |" in table
 
 
 def test_page_without_runs_says_not_measured():
-    assert "Not measured yet" in speed.page([], {})
+    assert all("Not measured yet" in text for text in speed.tables([], {}).values())
 
 
 def test_committed_runs_match_the_targets():

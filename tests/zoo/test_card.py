@@ -12,7 +12,7 @@ from zoo.card import Card
 from zoo.errors import BadModel
 
 
-def test_json_and_back(model):
+def test_json_round_trip(model):
     card = model.card
     assert Card.from_json(card.to_json(), "here") == card
     assert Card.from_json(card.to_json(indent=2), "here") == card
@@ -32,18 +32,21 @@ def test_reading_a_shipped_card_changes_nothing(entry):
         (lambda data: data.pop("labels"), "labels is missing"),
         (lambda data: data.update(schema_version=99), "schema version 99"),
         (lambda data: data.update(schema_version=True), "schema_version is True, not an integer"),
-        (lambda data: data["input"].update(depth=3), "input.'depth' is a field that is not known here"),
+        (lambda data: data["input"].update(depth=3), "input.'depth' is an unknown field"),
         (lambda data: data.update(layers=None), "layers is None, not a list"),
-        (lambda data: data.update(surprise=1), "'surprise' is a field"),
+        (lambda data: data.update(surprise=1), "'surprise' is an unknown field"),
         (lambda data: data.update(labels=[1, 2]), r"labels.[0] is 1, not a string"),
-        (lambda data: data.update(labels=[]), "there is none"),
+        (lambda data: data.update(labels=[]), "labels are empty"),
         (lambda data: data.update(labels=["a", "a"]), "not all different"),
         (lambda data: data.update(default="yes"), "default is 'yes', not true or false"),
         (lambda data: data.update(macs=True), "macs is True, not an integer"),
         (lambda data: data.update(macs=-1), "macs is -1, not from 0 to"),
         (lambda data: data.update(name="../../x"), "name is '../../x', not a name of letters"),
-        (lambda data: data.update(title="\x1b[31mred"), r"title is '\x1b[31mred', not 10,000 printable characters"),
-        (lambda data: data.update(title="\ud800"), r"title is '\ud800', not 10,000 printable"),
+        (
+            lambda data: data.update(title="\x1b[31mred"),
+            r"title is '\x1b[31mred', not at most 10,000 printable",
+        ),
+        (lambda data: data.update(title="\ud800"), r"title is '\ud800', not at most 10,000 printable"),
         (lambda data: data["input"].update(height=0), "input.height is 0, not from 1 to 1024"),
         (lambda data: data["input"].update(height=10**9), "input.height is 1000000000, not from"),
         (lambda data: data["input"].update(height=32), "a digit is 28x28x1, not 32x28x1"),
@@ -51,7 +54,7 @@ def test_reading_a_shipped_card_changes_nothing(entry):
         (lambda data: data["calibration"].update(unsure_below=-0.1), "calibration.unsure_below is -0.1, not from 0"),
         (lambda data: data["calibration"].update(temperature=0), "calibration.temperature is 0, not from"),
         (lambda data: data["accuracy"].update(correct=10_001), "correct is more than accuracy.images"),
-        (lambda data: data["accuracy"]["seeds"].update(n=2), "seeds.n is not how many"),
+        (lambda data: data["accuracy"]["seeds"].update(n=2), "seeds.n is not the number"),
         (lambda data: data["accuracy"].update(interval95=[0.1]), "interval95 is [0.1], not a list of 2"),
         (lambda data: data["layers"][2].update(output=["x"]), "layers.[2].output.[0] is 'x', not an integer"),
         (lambda data: data["training"]["settings"].update(a=[[[[[[[[[[[[]]]]]]]]]]]]), "settings.'a' is nested too"),
@@ -59,7 +62,7 @@ def test_reading_a_shipped_card_changes_nothing(entry):
         (lambda data: data.update(files=[{"name": "x", "size_bytes": 1, "sha256": "0"}]), "64 hexadecimal digits"),
     ],
 )
-def test_a_card_of_another_form_is_refused(model, change, message):
+def test_invalid_card_is_refused(model, change, message):
     data = json.loads(model.card.to_json())
     change(data)
     with pytest.raises(BadModel) as caught:
@@ -69,7 +72,7 @@ def test_a_card_of_another_form_is_refused(model, change, message):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "3", "null", '"x"', "{}"])
-def test_what_is_no_card_is_refused(text):
+def test_other_json_is_refused(text):
     with pytest.raises(BadModel, match="export the model again"):
         Card.from_json(text, "x")
 
@@ -77,19 +80,19 @@ def test_what_is_no_card_is_refused(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema_version": NaN}', "NaN, which is no number"),
+        ('{"schema_version": NaN}', "NaN, which is not a JSON number"),
         ('{"schema_version": 1, "schema_version": 1}', "a key twice"),
         ("[" * 100_000, "nested too deeply"),
         ("9" * 10_000, "digits"),
         (" " * 2_000_000, "2,000,000 characters, more than"),
     ],
 )
-def test_json_that_readers_disagree_on_is_refused(text, message):
+def test_ambiguous_json_is_refused(text, message):
     with pytest.raises(BadModel, match=message):
         Card.from_json(text, "x")
 
 
-def test_every_hostile_card_is_a_sentence_or_can_be_shown(capsys):
+def test_hostile_cards_are_refused_or_printable(capsys):
     """Whatever a card's text is, it is refused in one printable sentence, or all that shows cards can show it."""
     started, read, refused, slowest = time.process_time(), [], [], 0.0
     for text in hostile.cards():
@@ -115,6 +118,6 @@ def test_every_hostile_card_is_a_sentence_or_can_be_shown(capsys):
     assert time.process_time() - started < 30
 
 
-def test_a_file_that_is_not_listed(model):
-    with pytest.raises(BadModel, match=r"lists no model\.onnx"):
+def test_unlisted_file_is_bad_model(model):
+    with pytest.raises(BadModel, match=r"lists no file model\.onnx"):
         model.card.embedded().file("model.onnx")

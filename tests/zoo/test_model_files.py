@@ -18,7 +18,7 @@ from zoo.model_files import METADATA_KEY, check_onnx, read_file
 
 
 @pytest.mark.parametrize("entry", registry.scan(), ids=lambda entry: entry.card.name)
-def test_shipped_models_are_of_the_form(entry):
+def test_shipped_models_pass_check_onnx(entry):
     content = (entry.folder / "model.onnx").read_bytes()
     props = {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
     assert check_onnx(content, "x") == props[METADATA_KEY]
@@ -28,7 +28,7 @@ PLACES = list(with_external_data("x"))
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_refuses_external_data_wherever_it_is_named(place, tmp_path, monkeypatch):
+def test_refuses_external_data_everywhere(place, tmp_path, monkeypatch):
     """The file lies where every relative way would find it; 4 bytes that would be read as a float."""
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
@@ -46,17 +46,17 @@ def test_refuses_external_data_wherever_it_is_named(place, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "place", ["initializer", "sparse initializer", "constant", "sparse constant", "subgraph", "function"]
 )
-def test_the_runtime_finds_no_other_file_either(place, tmp_path, monkeypatch):
+def test_runtime_reads_no_external_data(place, tmp_path, monkeypatch):
     """A second barrier behind the first, which is taken away here, where the runtime would read external data."""
     monkeypatch.setattr(runtime, "check_onnx", lambda content, where: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(np.float32(3).tobytes())
     for location in ("secret", str(tmp_path / "secret")):
-        with pytest.raises(BadModel, match="not an ONNX model that opens"):
+        with pytest.raises(BadModel, match="cannot be opened as an ONNX model"):
             Model(with_external_data(location)[place].SerializeToString(), "cpu")
 
 
-def test_data_location_of_this_file_is_no_external_data():
+def test_default_data_location_is_accepted():
     model = network([], [scalar("extra", 0)])
     model.graph.initializer[-1].data_location = onnx.TensorProto.DEFAULT
     assert b"\x70\x00" in model.graph.initializer[-1].SerializeToString()
@@ -64,7 +64,7 @@ def test_data_location_of_this_file_is_no_external_data():
 
 
 @pytest.mark.parametrize(("kind", "words"), [("loop", "a graph inside an operator"), ("functions", "functions of its")])
-def test_refuses_what_never_ends(kind, words):
+def test_refuses_endless_graphs(kind, words):
     """30 functions that call each other twice are 2^30 operators for the runtime, which writes them all out."""
     started = time.process_time()
     with pytest.raises(BadModel, match=words):
@@ -72,7 +72,7 @@ def test_refuses_what_never_ends(kind, words):
     assert time.process_time() - started < 1
 
 
-def test_finds_all_external_data_that_onnx_finds_in_damaged_files():
+def test_finds_external_data_in_damaged_files():
     """Whatever the package onnx takes for external data was refused: the walk reads no file otherwise than it does."""
     generator, refused = random.Random(0), 0
     sources = [model.SerializeToString() for model in with_external_data("../x").values()]
@@ -93,7 +93,7 @@ def test_finds_all_external_data_that_onnx_finds_in_damaged_files():
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_sentence_or_a_message(content):
+def test_any_bytes_are_accepted_or_bad_model(content):
     message = "x "
     try:
         found = check_onnx(content, "x")
@@ -103,9 +103,9 @@ def test_any_bytes_are_a_sentence_or_a_message(content):
     assert message.startswith("x ")
 
 
-def test_many_fields_and_long_metadata_are_refused_soon():
+def test_many_fields_and_long_metadata_are_refused():
     started = time.process_time()
-    with pytest.raises(BadModel, match="more than 500,000 parts"):
+    with pytest.raises(BadModel, match="more than 500,000 fields"):
         check_onnx(b"\x08\x08" * 2_000_000, "x")
     model = onnx.load_model_from_string(GOOD_ONNX)
     model.metadata_props[0].value = "x" * (model_files.LARGEST_CARD + 1)
@@ -118,13 +118,13 @@ def test_reads_a_file_up_to_its_limit(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"12345")
     assert read_file(path, 5) == b"12345"
-    with pytest.raises(BadModel, match="5 bytes, more than the 4"):
+    with pytest.raises(BadModel, match="5 bytes, more than the limit of 4"):
         read_file(path, 4)
     with pytest.raises(ModelNotFound, match="no model file"):
         read_file(tmp_path / "nothing.onnx", 5)
 
 
-def test_a_huge_file_is_refused_unread(tmp_path):
+def test_huge_file_is_refused_without_reading(tmp_path):
     path = tmp_path / "model.onnx"
     with path.open("wb") as file:
         file.truncate(2**40)  # sparse
@@ -133,7 +133,7 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "circle"])
-def test_what_is_no_regular_file_is_refused_at_once(kind, tmp_path):
+def test_irregular_files_are_refused_at_once(kind, tmp_path):
     path = tmp_path / "model.onnx"
     if kind == "pipe":
         os.mkfifo(path)
@@ -147,7 +147,7 @@ def test_what_is_no_regular_file_is_refused_at_once(kind, tmp_path):
     assert time.monotonic() - started < 1
 
 
-def test_links_lead_nowhere_outside_of_the_folder(tmp_path):
+def test_links_out_of_the_folder_are_refused(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "inner").write_bytes(b"inside")
@@ -156,7 +156,7 @@ def test_links_lead_nowhere_outside_of_the_folder(tmp_path):
     (folder / "bad").symlink_to(tmp_path / "outer")
     assert read_file(folder / "good", 100, folder) == b"inside"
     for name in ("bad", "../outer"):
-        with pytest.raises(BadModel, match="leads out of"):
+        with pytest.raises(BadModel, match="outside of"):
             read_file(folder / name, 100, folder)
     (tmp_path / "link").symlink_to(folder)
     assert read_file(tmp_path / "link" / "good", 100, tmp_path / "link") == b"inside"

@@ -1,7 +1,7 @@
-"""MNIST and CIFAR-10 as uint8 arrays, exactly as published: every array's digest is checked, whatever its source.
+"""MNIST and CIFAR-10 as uint8 arrays, exactly as published: the digest of every array is checked.
 
-Sources, in this order: `folder` (or `$ZOO_DATA`) in the Hugging Face layout or as torchvision leaves it; otherwise the
-Hugging Face hub. Arrays are decoded once and kept under `$ZOO_HOME/data`.
+The source is `folder` (or `$ZOO_DATA`), in the layout of Hugging Face or of torchvision; without a folder, it is the
+Hugging Face hub. Decoded arrays are cached in `$ZOO_HOME/data`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set without reading it. Digests are of the published arrays (see `digests`)."""
+    """The metadata of a data set."""
 
     name: str
     title: str
@@ -33,22 +33,22 @@ class DatasetInfo:
     repository: str  # on the Hugging Face hub
     parquet: dict[Split, str]  # file in that repository
     image_column: str
-    raw: dict[Split, tuple[str, ...]]  # files in the folder that torchvision leaves
-    idx: bool  # whether those are IDX files, images and labels apart; their headers belong to the digests
+    raw: dict[Split, tuple[str, ...]]  # files in torchvision's layout
+    idx: bool  # whether those are IDX files (images and labels apart), whose headers are part of the digests
     image_shape: tuple[int, int, int]  # H, W, C
     images: dict[Split, int]
     labels: tuple[str, ...]
-    validation: int  # images of the shuffled training set that the validation split takes
-    digests: dict[Split, tuple[str, str]] = field(repr=False)  # of images, of labels
+    validation: int  # images of the shuffled training set that are the validation split
+    digests: dict[Split, tuple[str, str]] = field(repr=False)  # of the published images and labels; see `digests`
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """images: uint8 `(N, H, W, C)`; labels: uint8 `(N,)`, indices into `info.labels`; both in the published order."""
+    """The images and labels of a split, in the published order."""
 
     info: DatasetInfo
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]  # `(N, H, W, C)`
+    labels: npt.NDArray[np.uint8]  # `(N,)`, indices into `info.labels`
 
 
 DATASETS = {
@@ -91,7 +91,7 @@ DATASETS = {
             images={"train": 50_000, "test": 10_000},
             labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
             validation=5_000,
-            digests={  # sha256 of the arrays, C order; that of the labels is of what uoft-cs/cifar10 holds
+            digests={  # sha256 of the arrays in C order; of the labels as in uoft-cs/cifar10
                 "train": (
                     "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
                     "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
@@ -112,30 +112,31 @@ def load(name: str, split: Split, folder: str | os.PathLike[str] | None = None, 
     Args:
         name: "mnist" or "cifar10".
         split: "train" or "test".
-        folder: where the data lie, read and checked anew each time; default `$ZOO_DATA`, and without that the Hugging
-            Face hub is asked.
-        download: whether the hub may be asked.
+        folder: the folder of the data, which is read and checked each time. Default: the cache, then `$ZOO_DATA`, then
+            the Hugging Face hub.
+        download: whether the data may be downloaded from the hub.
     Raises:
-        DataNotFound: they are not there. BadData: they are damaged or not the published ones, or the name is unknown.
+        DataNotFound: there are no data.
+        BadData: the data are damaged or not the published ones, or the name is unknown.
     """
     if name not in DATASETS:
-        raise BadData(f"There is no data set {name!r} here: {' and '.join(DATASETS)} are known.")
+        raise BadData(f"Unknown data set {name!r}: choose {' or '.join(DATASETS)}.")
     info = DATASETS[name]
     cache = home() / "data" / f"{name}-{split}"
-    if folder is None and (kept := _from_cache(info, split, cache)):
-        return kept
+    if folder is None and (cached := _from_cache(info, split, cache)):
+        return cached
     folder = folder or os.environ.get("ZOO_DATA")
     if folder is None and not download:
-        raise DataNotFound(f"{info.title} is not here: set ZOO_DATA to a folder that holds it.")
+        raise DataNotFound(f"{info.title} is not available: set ZOO_DATA to a folder that contains it.")
     origin, arrays = _read(info, split, folder)
     if digests(info, *arrays) != info.digests[split]:
-        raise BadData(f"{origin} is not the published {info.title} {split} set (its digest differs): fetch it again.")
-    _keep(cache, arrays)
+        raise BadData(f"{origin} is not the published {info.title} {split} set (wrong digest): download it again.")
+    _write_cache(cache, arrays)
     return Dataset(info, *arrays)
 
 
 def digests(info: DatasetInfo, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> tuple[str, str]:
-    """Digests of images and labels in the form in which the data set's were published."""
+    """Digests of images and labels, comparable with the published ones."""
     if info.idx:
         image_header = struct.pack(">4I", 0x803, *images.shape[:3])
         label_header = struct.pack(">2I", 0x801, len(labels))
@@ -155,26 +156,26 @@ def _read(info: DatasetInfo, split: Split, folder: str | os.PathLike[str] | None
         return str(path), read_parquet(path, info.image_column)
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise BadData(f"{root} is not a folder: give one that holds {info.title}, with --data or ZOO_DATA.")
+        raise BadData(f"{root} is not a folder: set --data or ZOO_DATA to a folder that contains {info.title}.")
     for path in (root / info.repository / info.parquet[split], root / info.parquet[split]):
         if path.is_file():
             return str(path), read_parquet(path, info.image_column)
     for base in (root, root / Path(info.raw[split][0]).parent.name, root / "raw"):
-        found = [file for name in info.raw[split] if (file := _raw_file(base, name))]
-        if len(found) == len(info.raw[split]):
-            return str(found[0].parent), read_idx(*found) if info.idx else read_cifar_batches(found)
+        files = [file for name in info.raw[split] if (file := _raw_file(base, name))]
+        if len(files) == len(info.raw[split]):
+            return str(files[0].parent), read_idx(*files) if info.idx else read_cifar_batches(files)
     raise DataNotFound(
         f"{root} holds no {info.title} {split} set: expected {info.repository}/{info.parquet[split]} "
-        f"or {info.raw[split][0]} in it."
+        f"or {info.raw[split][0]}."
     )
 
 
 def _raw_file(base: Path, name: str) -> Path | None:
-    """The file of that name in a folder or below it; torchvision keeps the .gz that it came from beside it."""
+    """A file in a folder or below it, or its original .gz, which torchvision keeps beside it."""
     for path in (base / name, base / Path(name).name):
-        for found in (path, path.with_name(path.name + ".gz")):
-            if found.is_file():
-                return found
+        for candidate in (path, path.with_name(path.name + ".gz")):
+            if candidate.is_file():
+                return candidate
     return None
 
 
@@ -183,15 +184,15 @@ def _download(info: DatasetInfo, split: Split) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError:
         raise DataNotFound(
-            f"{info.title} is not here: set ZOO_DATA to a folder that holds it, or pip install 'pocketzoo[data]' "
-            "to fetch it from the Hugging Face hub."
+            f"{info.title} is not available: set ZOO_DATA to a folder that contains it, or pip install "
+            "'pocketzoo[data]' to download it from the Hugging Face hub."
         ) from None
     try:
         return Path(hf_hub_download(info.repository, info.parquet[split], repo_type="dataset"))
-    except Exception as error:  # the hub's client raises many kinds; all mean that there is no file
+    except Exception as error:  # the hub's client raises many classes; all mean that there is no file
         raise DataNotFound(
-            f"{info.title} could not be fetched from the Hugging Face hub ({reason(error)}): "
-            "check the network, or set ZOO_DATA to a folder that holds it."
+            f"{info.title} could not be downloaded from the Hugging Face hub ({reason(error)}): "
+            "check the network, or set ZOO_DATA to a folder that contains it."
         ) from error
 
 
@@ -200,12 +201,12 @@ def _from_cache(info: DatasetInfo, split: Split, cache: Path) -> Dataset | None:
         arrays = np.load(f"{cache}-images.npy"), np.load(f"{cache}-labels.npy")
     except (OSError, ValueError, EOFError):
         return None
-    whole = arrays[0].shape == (info.images[split], *info.image_shape) and len(arrays[1]) == info.images[split]
-    return Dataset(info, *arrays) if whole and digests(info, *arrays) == info.digests[split] else None
+    complete = arrays[0].shape == (info.images[split], *info.image_shape) and len(arrays[1]) == info.images[split]
+    return Dataset(info, *arrays) if complete and digests(info, *arrays) == info.digests[split] else None
 
 
-def _keep(cache: Path, arrays: Arrays) -> None:
-    """Keep decoded arrays for the next time; a folder that cannot be written only costs that time."""
+def _write_cache(cache: Path, arrays: Arrays) -> None:
+    """Write decoded arrays. Errors are ignored: without the cache, the next call is only slower."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         for part, array in zip(("images", "labels"), arrays, strict=True):

@@ -1,7 +1,7 @@
-"""Readers for the three layouts in which people have MNIST and CIFAR-10 on disk; `datasets.py` checks what they read.
+"""Readers for the three usual file layouts of MNIST and CIFAR-10; `catalog.py` checks the arrays.
 
-Each takes a file or folder and returns `(images uint8 (N, H, W, C), labels uint8 (N,))`. No reader runs code that a
-file contains: CIFAR-10's pickles are read by an unpickler that knows NumPy arrays and nothing else.
+Each takes files and returns `(images uint8 (N, H, W, C), labels uint8 (N,))`. No reader runs code from a file:
+CIFAR-10's pickles are read by an unpickler that accepts only NumPy arrays and plain containers.
 """
 
 import gzip
@@ -31,12 +31,14 @@ def read_parquet(path: Path, image_column: str) -> Arrays:
         labels = table["label"].to_numpy()
         images = np.stack([decode_bytes(png, f"{path} row {row}").pixels for row, png in enumerate(pngs)])
     except (pyarrow.ArrowException, OSError, KeyError, ValueError, ZooError) as error:
-        raise BadData(f"{path} is damaged or not the right parquet file ({reason(error)}): fetch it again.") from None
+        raise BadData(
+            f"{path} is damaged or not the right parquet file ({reason(error)}): download it again."
+        ) from None
     return images, labels.astype(np.uint8)
 
 
 def read_idx(images_path: Path, labels_path: Path) -> Arrays:
-    """MNIST's own layout, as torchvision leaves it in `MNIST/raw`; gzipped or not."""
+    """MNIST's own layout, gzipped or not, as torchvision stores it in `MNIST/raw`."""
     images = _idx_array(images_path, dimensions=3)
     return images[..., np.newaxis], _idx_array(labels_path, dimensions=1)
 
@@ -47,14 +49,14 @@ def _idx_array(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         shape = np.frombuffer(data, ">u4", dimensions, offset=4)
         if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != header + int(np.prod(shape, dtype=np.int64)):
-            raise ValueError(f"{len(data)} bytes do not fit its header")
+            raise ValueError(f"its size of {len(data)} bytes does not match its header")
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise BadData(f"{path} is damaged or not an IDX file ({error}): fetch it again.") from None
+        raise BadData(f"{path} is damaged or not an IDX file ({error}): download it again.") from None
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape.astype(np.int64))
 
 
 def read_cifar_batches(paths: list[Path]) -> Arrays:
-    """CIFAR-10's Python batches, as torchvision leaves them in `cifar-10-batches-py`."""
+    """CIFAR-10's Python batches, as torchvision stores them in `cifar-10-batches-py`."""
     images, labels = [], []
     for path in paths:
         try:
@@ -63,12 +65,12 @@ def read_cifar_batches(paths: list[Path]) -> Arrays:
             images.append(batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
             labels.append(np.asarray(batch[b"labels"], np.uint8))
         except Exception as error:  # a damaged pickle can raise anything
-            raise BadData(f"{path} is damaged or not a CIFAR-10 batch ({error}): fetch it again.") from None
+            raise BadData(f"{path} is damaged or not a CIFAR-10 batch ({error}): download it again.") from None
     return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain containers; any other name in the file is refused before it is called."""
+    """Unpickles NumPy arrays and plain containers. Any other class or function is refused before it is called."""
 
     _ALLOWED = frozenset({
         ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
@@ -80,5 +82,5 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no data set needs")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a data set does not need")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)

@@ -1,4 +1,4 @@
-"""What can be read off an ONNX graph without running it: its layers, and which input pixels a value sees."""
+"""The layers of an ONNX graph and their receptive fields, without running the graph."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from zoo.card import Layer
 if TYPE_CHECKING:
     import onnx
 
-# Operators that a person would call a layer; the others (ReLU, reshape, scaling) change no size and hold no weights.
-_FINISHING = frozenset({"Relu", "QuantizeLinear", "DequantizeLinear"})  # what belongs to the layer before it
+_FOLLOWING = frozenset({"Relu", "QuantizeLinear", "DequantizeLinear"})  # operators that belong to the layer before them
+# Operators that are listed as layers. The others (ReLU, reshape, scaling) have no weights and change no size.
 _LAYERS = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Gemm", "MatMul"})
 
 
@@ -22,8 +22,8 @@ _LAYERS = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Red
 class Field:
     """The receptive field of a layer's values, in pixels of the input along one side.
 
-    Value i sees `size` pixels from `start + i · jump`; a negative start is padding. (Araujo et al., Distill 2019,
-    doi:10.23915/distill.00021)
+    Value i depends on `size` pixels from `start + i · jump` on; a negative start is padding (Araujo et al., Distill
+    2019, doi:10.23915/distill.00021).
     """
 
     size: int
@@ -31,22 +31,22 @@ class Field:
     start: int
 
     def after(self, kernel: int, stride: int, dilation: int, pad: int) -> "Field":
-        """The field one layer further: size `r + (k - 1)·d·j`, where j is the product of the strides so far."""
+        """The field of the next layer: size `r + (k - 1)·d·j`, where j is the product of the strides so far."""
         return Field(self.size + (kernel - 1) * dilation * self.jump, self.jump * stride, self.start - pad * self.jump)
 
     def pixels(self, index: int, side: int) -> tuple[int, int]:
-        """First pixel and one past the last that value `index` sees of an input of that side."""
+        """First pixel and last pixel + 1 that value `index` depends on, in an input of `side` pixels."""
         first = self.start + index * self.jump
         return max(0, first), min(side, first + self.size)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer in its graph. output: name of its values, after the ReLU where one follows. weights: float32, or None."""
+    """A layer in its graph."""
 
     layer: Layer
     field: Field
-    output: str
+    output: str  # name of its values, after a ReLU that follows
     weights: npt.NDArray[np.float32] | None
 
 
@@ -58,8 +58,8 @@ def layers(model: "onnx.ModelProto") -> tuple[Layer, ...]:
 def steps(model: "onnx.ModelProto") -> Iterator[Step]:
     """The layers in graph order, with their receptive fields and the names of their values.
 
-    Where branches meet, the widest field counts. A dense layer sees what its input sees; flattening or averaging over
-    all positions joins them. macs: one multiply-accumulate for each weight and output position.
+    Where branches join, the widest field counts. A dense layer has the field of its input; flattening and averaging
+    over all positions join their fields. `macs` is one multiply-accumulate per weight and output position.
     """
     from onnx import numpy_helper, shape_inference
 
@@ -73,19 +73,19 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:] for value in values}
     nodes = [node for node in graph.node if node.input and node.output]  # the others are constants
-    followers = {node.input[0]: node for node in nodes if node.op_type in _FINISHING}
+    followers = {node.input[0]: node for node in nodes if node.op_type in _FOLLOWING}
     fields = {value.name: Field(1, 1, 0) for value in graph.input}
     counters: dict[str, int] = {}
     for node in nodes:
-        seen = [fields[name] for name in node.input if name in fields]
+        input_fields = [fields[name] for name in node.input if name in fields]
         attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
         input_shape, output_shape = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
-        widest = max(seen, key=lambda field: field.size, default=Field(1, 1, 0))
+        widest = max(input_fields, key=lambda field: field.size, default=Field(1, 1, 0))
         field = widest.after(*_window(node.op_type, attributes, input_shape, output_shape))
         fields.update(dict.fromkeys(node.output, field))
         if node.op_type not in _LAYERS:
             continue
-        own = [name for name in node.input if name in weights]
+        node_weights = [name for name in node.input if name in weights]
         grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
         kind, stem = _kind(node.op_type, attributes.get("kernel_shape", [1])[0], grouped)
         counters[stem] = counters.get(stem, 0) + 1
@@ -94,20 +94,20 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
             kind=kind,
             output=output_shape,
             receptive_field=field.size,
-            parameters=sum(weights[name].size for name in own),
-            macs=weights[own[0]].size * prod(output_shape[1:]) if own else 0,
+            parameters=sum(weights[name].size for name in node_weights),
+            macs=weights[node_weights[0]].size * prod(output_shape[1:]) if node_weights else 0,
         )
-        last, followed = node, {""}
-        while last.output[0] in followers and last.output[0] not in followed:  # a damaged graph may lead in a circle
-            followed.add(last.output[0])
+        last, visited = node, {""}
+        while last.output[0] in followers and last.output[0] not in visited:  # a damaged graph may be a circle
+            visited.add(last.output[0])
             last = followers[last.output[0]]
-        yield Step(layer, field, last.output[0], weights[own[0]] if own else None)
+        yield Step(layer, field, last.output[0], weights[node_weights[0]] if node_weights else None)
 
 
 def _dequantized(
     values: npt.NDArray[Any], scale: npt.NDArray[Any], zero: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[np.float32]:
-    """int8 weights as the numbers that they stand for; `scale` and `zero` are one for all, or one for each output."""
+    """int8 weights as float32; `scale` and `zero` have one value for all weights, or one per output."""
     shape = (-1, *[1] * (values.ndim - 1)) if scale.size > 1 else ()
     shifted = values.astype(np.float32) - (0 if zero is None else zero.astype(np.float32).reshape(shape))
     return np.asarray(shifted * scale.reshape(shape), np.float32)
@@ -116,7 +116,7 @@ def _dequantized(
 def _window(
     operator: str, attributes: dict[str, list[int]], input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> tuple[int, int, int, int]:
-    """Kernel, stride, dilation and padding along the height; (1, 1, 1, 0) for what works position by position."""
+    """Kernel, stride, dilation and padding along the height; (1, 1, 1, 0) for position-wise operators."""
     joins_all_positions = len(input_shape) == 3 and prod(output_shape[1:]) == 1
     if operator in ("GlobalAveragePool", "ReduceMean", "Flatten", "Reshape") and joins_all_positions:
         return input_shape[1], 1, 1, 0

@@ -1,7 +1,7 @@
-"""Draws what `zoo/inspection/activations.py` found, as PNG pictures with a title and a sentence each.
+"""Draws the results of `zoo/inspection/activations.py` as PNG pictures, each with a title and an explanation.
 
-Maps and kernels are tiled with NumPy and coloured with a table, text is Pillow's: a picture takes some 20 ms, where a
-figure of matplotlib with one pair of axes a map took 0.3 to 1 s.
+Maps and kernels are tiled with NumPy and coloured with a table; Pillow draws the text. A picture takes about 20 ms. A
+matplotlib figure with one pair of axes per map took 0.3 to 1 s.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ from zoo.errors import BadInput
 from zoo.inspection.activations import Inside, Stage, pixels_seen, unit_of
 
 INK, PAPER, GREY, BOX = "#1f2328", "#ffffff", "#8c959f", "#d1242f"
-MOST = 64  # maps or kernels in one picture; more are too small to see
-ALL_LABELS = 12  # up to so many every label has its bar; of more the likeliest
+MAX_TILES = 64  # maps or kernels in one picture; more would be too small to see
+MAX_BARS = 12  # labels with a bar; for more labels, only the most probable ones
 
-MARGIN = 12  # pixels, as everything below
-BODY = 84  # where a picture begins under its title and sentence
+MARGIN = 12  # pixels, like all numbers below
+BODY = 84  # top of the drawing, below title and explanation
 CELL, GAP = 95, 10  # of a grid of maps or kernels
-NARROWEST = 825
-LARGEST = 1e38  # stands for an infinite value of a foreign network
-TITLE, SENTENCE, CAPTION = 20, 15, 12  # heights of letters
+MIN_WIDTH = 825
+LARGEST = 1e38  # replaces infinite values of a foreign network
+TITLE, SENTENCE, CAPTION = 20, 15, 12  # font sizes
 
 RGB = npt.NDArray[np.uint8]  # (H, W, 3)
 Unit = tuple[str, int | None, int | None]  # name of a layer, row, column
@@ -36,30 +36,32 @@ Unit = tuple[str, int | None, int | None]  # name of a layer, row, column
 # Red for positive and blue for negative: the 11 colours of RdBu (https://colorbrewer2.org), from the negative end.
 _RED_BLUE = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f"
 
-# Week 1's terms, each told where it can be seen.
-KERNEL = "A kernel (or filter) is a small pattern of weights that is moved over the picture: a feature extractor."
-FEATURE_MAP = "A feature map is the new picture that one kernel makes: bright where it found its pattern."
-ACTIVATION = "The activation function, ReLU, keeps what is above zero: without it all layers would be one."
-ONE_BY_ONE = "A 1x1 convolution mixes the channels of each position and looks at no neighbour."
-THREE_BY_THREE = "A 3x3 convolution looks at each position and its eight neighbours."
-POOL = "A max pool keeps the largest of each 2x2 block: half the size, and twice the reach of what follows."
-AVERAGE = "A global average pool gives one number a feature map: how much of its pattern there is anywhere."
-DENSE = "A dense layer weighs all its inputs for each of its outputs."
-LOCAL = "The local receptive field is the kernel's size; the global one is all the input that a value depends on."
+# Explanations of the terms of week 1 of the course, each below a picture that shows it.
+KERNEL = "A kernel (or filter) is a small pattern of weights that slides over the picture: a feature extractor."
+FEATURE_MAP = "A feature map is the output of one kernel: bright where the picture matches the kernel's pattern."
+ACTIVATION = "The activation function, ReLU, sets negative values to zero. Without it, all layers would act as one."
+ONE_BY_ONE = "A 1x1 convolution mixes the channels of each position, without its neighbours."
+THREE_BY_THREE = "A 3x3 convolution combines each position with its eight neighbours."
+POOL = "A max pool keeps the largest value of each 2x2 block: half the size, and twice the reach of later layers."
+AVERAGE = "A global average pool gives one number per feature map: how strongly its pattern occurs anywhere."
+DENSE = "A dense layer computes each output as a weighted sum of all inputs."
+LOCAL = (
+    "The local receptive field is the kernel's size; the global one is the part of the input that a value depends on."
+)
 
 
 def write_pictures(inside: Inside, folder: Path, unit: Unit | None = None) -> list[Path]:
-    """All that `draw_pictures` draws, as a list."""
+    """Draw all pictures of `draw_pictures` and return their paths as a list."""
     return list(draw_pictures(inside, folder, unit))
 
 
 def draw_pictures(inside: Inside, folder: Path, unit: Unit | None = None) -> Iterator[Path]:
-    """Draw answer, receptive fields, kernels and feature maps into PNG files of a folder.
+    """Draw the result, receptive fields, kernels and feature maps into PNG files in a folder.
 
     Args:
-        unit: name of a layer, row and column of a unit whose receptive field is drawn; default: the middle of each.
+        unit: layer name, row and column of the unit whose receptive field is drawn. Default: the middle of each layer.
     Returns:
-        The paths in reading order, each as soon as its picture is there.
+        An iterator over the paths in reading order, each as soon as its picture is written.
     Raises:
         BadInput: there is no such unit.
     """
@@ -94,19 +96,19 @@ def _pictures(inside: Inside, unit: Unit | None) -> Iterator[tuple[str, Image.Im
 
 @cache
 def _font(size: int, bold: bool = False) -> Any:
-    """DejaVu Sans where matplotlib has brought it, for it knows most alphabets; else the font inside Pillow."""
-    found = find_spec("matplotlib")
-    if found is not None and found.origin is not None:
-        fonts = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"
+    """DejaVu Sans, which has most alphabets, if matplotlib is installed; otherwise Pillow's own font."""
+    matplotlib = find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        fonts = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf"
         try:
             return ImageFont.truetype(str(fonts / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), size)
-        except (OSError, ImportError):  # no such file; a Pillow without FreeType
+        except (OSError, ImportError):  # no such file; Pillow without FreeType
             pass
     return ImageFont.load_default(size)
 
 
 def _sheet(width: int, height: int, title: str, sentence: str) -> tuple[Image.Image, Any]:
-    """An empty picture and its pen, with a title at the top left and a sentence of two lines at most below it."""
+    """An empty picture and its pen, with a title at the top left and an explanation of at most two lines below it."""
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     room = width - 2 * MARGIN
@@ -126,7 +128,7 @@ def _shortened(text: str, font: Any, room: float) -> str:
 
 
 def _broken(text: str, font: Any, room: float) -> tuple[str, str]:
-    """A first line of whole words that fits, and the rest."""
+    """The whole words that fit into a line, and the rest of the text."""
     words = text.split(" ")
     count = len(words)
     while count > 1 and font.getlength(" ".join(words[:count])) > room:
@@ -140,7 +142,7 @@ def _centred(pen: Any, middle: float, top: float, text: str, room: float, size: 
 
 
 def _rgb(pixels: npt.NDArray[np.uint8]) -> RGB:
-    """uint8 `(H, W, C)`, C 1, 3 or 4, as RGB; what is transparent lies on white."""
+    """uint8 `(H, W, C)`, C 1, 3 or 4, as RGB; transparent pixels are placed on white."""
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     if pixels.shape[2] == 3:
@@ -150,7 +152,7 @@ def _rgb(pixels: npt.NDArray[np.uint8]) -> RGB:
 
 
 def _scaled(pixels: RGB, side: int) -> tuple[RGB, float]:
-    """As large as fits into a square of that side, and by how much: pixels as squares, or averaged where it shrinks."""
+    """The picture scaled to fit into a square, and the scale: enlarged to blocks, or averaged if it is reduced."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -159,7 +161,7 @@ def _scaled(pixels: RGB, side: int) -> tuple[RGB, float]:
 
 
 def _paste(sheet: Image.Image, pixels: RGB, left: int, top: int, side: int) -> tuple[int, int, float]:
-    """Lay a picture into the middle of a square; where it then begins, and its scale."""
+    """Paste a picture into the middle of a square; returns its left and top edge, and its scale."""
     scaled, scale = _scaled(pixels, side)
     left, top = left + (side - scaled.shape[1]) // 2, top + (side - scaled.shape[0]) // 2
     sheet.paste(Image.fromarray(scaled), (left, top))
@@ -168,7 +170,7 @@ def _paste(sheet: Image.Image, pixels: RGB, left: int, top: int, side: int) -> t
 
 def _answer(inside: Inside) -> Image.Image:
     side, bars = 281, 606
-    title = f"What {inside.card.name} sees, and what it answers"
+    title = f"Input and output of {inside.card.name}"
     sheet, pen = _sheet(1045, BODY + side + 44, title, "; ".join(inside.corrections))
     _centred(pen, MARGIN + side / 2, BODY, "the picture", side)
     _paste(sheet, _rgb(inside.picture), MARGIN, BODY + 22, side)
@@ -177,15 +179,19 @@ def _answer(inside: Inside) -> Image.Image:
     _paste(sheet, _rgb(inside.seen), 2 * MARGIN + side, BODY + 22, side)
     probabilities, labels = np.nan_to_num(inside.probabilities), inside.card.labels
     best = int(probabilities.argmax())
-    shown = range(len(labels)) if len(labels) <= ALL_LABELS else np.argsort(-probabilities)[:ALL_LABELS].tolist()
+    bar_labels = range(len(labels)) if len(labels) <= MAX_BARS else np.argsort(-probabilities)[:MAX_BARS].tolist()
     _centred(pen, (bars + 90 + 1012) / 2, BODY, f"{labels[best]}: {probabilities[best]:.1%}", 400, SENTENCE)
-    _bars(pen, [(labels[index], float(probabilities[index]), index == best) for index in shown],
+    _bars(pen, [(labels[index], float(probabilities[index]), index == best) for index in bar_labels],
           (bars + 90, BODY + 22, 1012, BODY + 22 + side))  # fmt: skip
     return sheet
 
 
 def _bars(pen: Any, shares: Sequence[tuple[str, float, bool]], box: tuple[int, int, int, int]) -> None:
-    """A bar a label, from the top; box: left, top, right and bottom of the bars. The best one is red."""
+    """Draw one bar per label, from the top; the best one is red.
+
+    Args:
+        box: left, top, right and bottom of the bars.
+    """
     left, top, right, bottom = box
     step = (bottom - top) / len(shares)
     for index, (label, share, best) in enumerate(shares):
@@ -203,12 +209,12 @@ def _bars(pen: Any, shares: Sequence[tuple[str, float, bool]], box: tuple[int, i
 
 
 def _fields(inside: Inside, unit: Unit | None) -> Image.Image:
-    """For one unit of each layer, or of the one that was chosen, the input that it sees."""
+    """The receptive field of one unit of each layer, or of the chosen unit only."""
     chosen = [stage for stage in inside.stages if unit is None or stage.layer.name == unit[0]]
     side, caption, columns = 218, 36, max(1, min(5, len(chosen)))
     height = BODY + ceil(len(chosen) / columns) * (side + caption + MARGIN)
-    width = max(NARROWEST, MARGIN + columns * (side + GAP))
-    sheet, pen = _sheet(width, height, "Receptive fields: what one unit sees of the input", LOCAL)
+    width = max(MIN_WIDTH, MARGIN + columns * (side + GAP))
+    sheet, pen = _sheet(width, height, "Receptive fields: the part of the input that one unit depends on", LOCAL)
     seen = _rgb(inside.seen)
     for index, stage in enumerate(chosen):
         left = MARGIN + index % columns * (side + GAP)
@@ -227,18 +233,19 @@ def _grid(cells: Sequence[RGB], title: str, sentence: str) -> Image.Image:
     """Small pictures in rows."""
     columns = 5 if len(cells) <= 10 else 8 if len(cells) <= 32 else 16  # full rows for the usual 10, 16, 32 and 64
     rows, step = ceil(len(cells) / columns), CELL + GAP
-    sheet, _ = _sheet(max(NARROWEST, 2 * MARGIN + columns * step - GAP), BODY + rows * step, title, sentence)
+    sheet, _ = _sheet(max(MIN_WIDTH, 2 * MARGIN + columns * step - GAP), BODY + rows * step, title, sentence)
     for index, cell in enumerate(cells):
         _paste(sheet, cell, MARGIN + index % columns * step, BODY + index // columns * step, CELL)
     return sheet
 
 
 def _kernels(stage: Stage) -> Image.Image:
-    """The kernels of a layer, red where a weight is positive and blue where it is negative, each on the same scale."""
+    """The kernels of a layer on one scale: positive weights are red, negative ones blue."""
     assert stage.kernels is not None
     outputs, inputs = stage.kernels.shape[:2]
-    kernels = np.nan_to_num(stage.kernels.reshape(-1, *stage.kernels.shape[2:])[:MOST], posinf=LARGEST, neginf=-LARGEST)
-    of = f"the first {MOST} of {outputs * inputs}" if outputs * inputs > MOST else f"all {outputs * inputs}"
+    kernels = stage.kernels.reshape(-1, *stage.kernels.shape[2:])[:MAX_TILES]
+    kernels = np.nan_to_num(kernels, posinf=LARGEST, neginf=-LARGEST)
+    of = f"the first {MAX_TILES} of {outputs * inputs}" if outputs * inputs > MAX_TILES else f"all {outputs * inputs}"
     title = f"Kernels of {stage.layer.name}: {of}, {'x'.join(map(str, kernels.shape[1:]))}"
     bound = float(np.abs(kernels).max()) or 1.0
     steps = np.rint((kernels / bound + 1) * 127.5).astype(np.uint8)
@@ -255,15 +262,15 @@ def _red_blue() -> RGB:
 
 
 def _maps(inside: Inside, stage: Stage) -> Image.Image:
-    """The feature maps of a layer, each from its own least to its own largest value."""
+    """The feature maps of a layer, each scaled from its own smallest to its own largest value."""
     count, height, width = stage.values.shape
-    of = f" (the first {MOST})" if count > MOST else ""
+    of = f" (the first {MAX_TILES})" if count > MAX_TILES else ""
     title = f"{stage.layer.name}, {stage.layer.kind}: {count} feature maps{of} of {height}x{width}"
-    return _grid([_coloured(values) for values in stage.values[:MOST]], title, _sentence(inside, stage))
+    return _grid([_coloured(values) for values in stage.values[:MAX_TILES]], title, _sentence(inside, stage))
 
 
 def _coloured(values: npt.NDArray[np.float32]) -> RGB:
-    """float32 `(H, W)` → RGB, black for the least value and pale yellow for the largest."""
+    """float32 `(H, W)` → RGB, black for the smallest value and pale yellow for the largest."""
     finite = np.nan_to_num(values.astype(np.float64), posinf=LARGEST, neginf=-LARGEST)
     low, high = float(finite.min()), float(finite.max())
     steps = np.rint((finite - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
@@ -272,7 +279,7 @@ def _coloured(values: npt.NDArray[np.float32]) -> RGB:
 
 @cache
 def _magma() -> RGB:
-    """uint8 `(256, 3)`: the colours from the least to the largest value."""
+    """uint8 `(256, 3)`: the colours from the smallest to the largest value."""
     steps = np.arange(256, dtype=np.uint8)[:, np.newaxis]
     return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_MAGMA)[:, 0, ::-1], np.uint8)
 

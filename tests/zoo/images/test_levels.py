@@ -32,7 +32,7 @@ def tight(digit: int, seed: int = 0, width: float = 0.1) -> np.ndarray:
         ((90,) * 3, (160,) * 3),
     ],
 )
-def test_amount_is_the_coverage_whatever_the_colours(digit, paper, ink):
+def test_amount_is_coverage_for_any_colours(digit, paper, ink):
     coverage = tight(digit)
     found = levels_of(pictures.painted(coverage, paper, ink))
     assert found is not None
@@ -41,7 +41,7 @@ def test_amount_is_the_coverage_whatever_the_colours(digit, paper, ink):
 
 
 @pytest.mark.parametrize("digit", range(10))
-def test_light_is_taken_away(digit):
+def test_light_is_removed(digit):
     coverage = tight(digit)
     height, width = coverage.shape
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
@@ -55,7 +55,7 @@ def test_light_is_taken_away(digit):
     assert np.abs(amount[coverage > 0.9] - 1).mean() < 0.1
 
 
-def test_dark_ink_and_light_ink_are_the_same():
+def test_dark_and_light_ink_give_the_same_levels():
     for digit in range(10):
         light = pictures.painted(tight(digit), (0, 0, 0), (255, 255, 255))
         first, second = levels_of(light), levels_of(255 - light)
@@ -93,7 +93,7 @@ def lattice(random: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scene", [sheet, shadow, margin, lattice])
-def test_what_is_no_tight_digit_is_left_to_others(scene):
+def test_other_pictures_have_no_two_levels(scene):
     for seed in range(5):
         assert levels_of(scene(np.random.default_rng(seed))) is None
 
@@ -106,7 +106,7 @@ def test_flat_and_noisy_pictures_have_no_levels():
 
 
 @pytest.mark.parametrize(("width", "sure"), [(30, True), (68, False)])
-def test_a_shape_that_could_be_paper_is_doubtful(width, sure):
+def test_shape_like_paper_is_doubtful(width, sure):
     """A stripe from corner to corner; the wider one is as thick as the corners beside it."""
     page = cv2.line(np.zeros((100, 100, 1), np.uint8), (0, 100), (100, 0), (255,), width)
     found = levels_of(page)

@@ -20,7 +20,7 @@ def solid(height, width, colour=(200, 10, 30)):
     return np.full((height, width, len(colour)), colour, np.uint8)
 
 
-def test_what_is_in_the_form_comes_back_to_the_bit():
+def test_picture_in_network_form_is_unchanged():
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     for fit in ("crop", "whole"):
         result, notes = fit_to_input(picture, CIFAR, fit)
@@ -28,7 +28,7 @@ def test_what_is_in_the_form_comes_back_to_the_bit():
         assert notes == ()
 
 
-def test_the_middle_is_cropped_and_averaged():
+def test_crop_takes_the_centre_and_averages():
     picture = solid(64, 128, (0, 0, 0))
     picture[:, 32:96] = 255
     picture[::2, 32:96] = 55  # stripes of one pixel: aliasing would leave one of the two values
@@ -38,7 +38,7 @@ def test_the_middle_is_cropped_and_averaged():
     assert notes == ("cropped to the central 64x64", "reduced to 32x32")
 
 
-def test_the_whole_is_kept_with_a_border():
+def test_whole_picture_is_padded():
     picture = solid(100, 200)
     result, notes = fit_to_input(picture, CIFAR, "whole")
     assert (result == [200, 10, 30]).all()
@@ -68,19 +68,19 @@ def test_any_size(size, fit):
     assert fit_to_input(solid(*size), CIFAR, fit)[0].shape == (32, 32, 3)
 
 
-def test_a_strip_is_refused_unless_it_is_taken_whole():
+def test_thin_picture_is_refused_for_crop():
     with pytest.raises(BadInput, match=r"900x100.*too thin.*fit='whole'"):
         fit_to_input(solid(100, 900), CIFAR, "crop")
     assert fit_to_input(solid(100, 900), CIFAR, "whole")[0].shape == (32, 32, 3)
 
 
-def test_a_strip_of_less_than_a_pixel_is_refused_whole_too():
+def test_very_thin_picture_is_refused_as_a_whole():
     with pytest.raises(BadInput, match=r"33x1.*too thin"):
         fit_to_input(solid(1, 33), CIFAR, "whole")
     assert fit_to_input(solid(1, 32), CIFAR, "whole")[0].shape == (32, 32, 3)
 
 
-def test_every_colour_and_alpha_is_laid_on_white_exactly():
+def test_transparency_is_placed_on_white_exactly():
     colour, alpha = np.mgrid[:256, :256]
     picture = np.stack([colour, colour, colour, alpha], axis=2).astype(np.uint8)
     result, notes = fit_to_input(picture, Input(256, 256, 3, "photo"), "crop")
@@ -89,14 +89,15 @@ def test_every_colour_and_alpha_is_laid_on_white_exactly():
     assert notes == ("placed on a white background",)
 
 
-def test_a_real_photograph_through_the_whole_way():
+def test_prepare_on_a_real_photograph():
     result, notes = prepare(data.chelsea(), CIFAR)
     assert result.shape == (32, 32, 3)
     assert notes == ("cropped to the central 300x300", "reduced to 32x32")
     assert result.std() > 20
 
 
-def test_a_model_for_photographs_takes_them(model):
+@pytest.mark.slow
+def test_photo_model_predicts_photographs(model):
     """An untrained network in the served form: the way is tested, not the answer."""
     import torch
 

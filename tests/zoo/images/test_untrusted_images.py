@@ -108,7 +108,7 @@ def test_sniffing_and_measuring_never_raise(data):
 
 
 @pytest.mark.parametrize("name", [name for name, (_, word) in bombs.REFUSED.items() if word.startswith("format")])
-def test_other_formats_are_refused_by_name_and_start_no_program(name, monkeypatch):
+def test_unsupported_formats_start_no_program(name, monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("a program was started")
 
@@ -136,16 +136,16 @@ def test_pixels_are_bounded_in_every_format(form, limit):
     assert declared_pixels(data) == 0
     with pytest.raises(BadInput, match=r"400x400 pixels, more than the limit of 0.15 million.*ZOO_MAX_MEGAPIXELS"):
         decode(data)
-    with pytest.raises(BadInput, match=r"more than the 0\.15 million"):
+    with pytest.raises(BadInput, match=r"limit of 0\.15 million"):
         decode(Image.open(io.BytesIO(data)))
-    with pytest.raises(BadInput, match=r"more than the 0\.15 million"):
+    with pytest.raises(BadInput, match=r"limit of 0\.15 million"):
         decode(np.zeros((400, 400), np.uint8))
     limit("0.2")
     assert decode(data).pixels.shape == (400, 400, 3)
 
 
 @pytest.mark.parametrize("value", ["many", "0", "-3", "nan", "inf", "0.01"])
-def test_a_limit_that_is_no_number_is_refused(value, limit):
+def test_invalid_pixel_limit_is_refused(value, limit):
     limit(value)
     with pytest.raises(WrongUsage, match=r"ZOO_MAX_MEGAPIXELS is .*number of megapixels"):
         limits.max_pixels()
@@ -166,7 +166,7 @@ def test_declared_pixels_takes_microseconds():
     assert (time.process_time() - started) / 200 < 0.001
 
 
-def test_the_first_frame_of_a_gif_counts_where_it_is_larger_than_the_screen():
+def test_gif_frame_larger_than_screen_counts():
     data = bytearray(encoded(Image.new("P", (8, 8)), "GIF"))
     place = data.index(b",\0\0\0\0\x08\0\x08\0")
     data[place + 5 : place + 9] = struct.pack("<HH", 9000, 9000)
@@ -175,13 +175,13 @@ def test_the_first_frame_of_a_gif_counts_where_it_is_larger_than_the_screen():
         decode(bytes(data))
 
 
-def test_an_av1_stream_larger_than_its_container_declares_is_refused():
+def test_av1_stream_larger_than_declared_is_refused():
     data = encoded(Image.new("RGB", (3000, 3000)), "AVIF", quality=0, speed=10)
     with pytest.raises(BadInput, match=r"64x64 pixels\) needs 252 MB"):
         decode(bombs.declaring(64, data))
 
 
-def test_hidden_frames_of_an_av1_stream_count():
+def test_hidden_av1_frames_count():
     from zoo.images.formats import avif
 
     header = sequence_header(400, 300)
@@ -197,7 +197,7 @@ def sequence_header(width, height):
     return int(bits.ljust(40, "0"), 2).to_bytes(5, "big")
 
 
-def test_padding_units_of_an_av1_stream_are_bounded():
+def test_av1_padding_units_are_bounded():
     from zoo.images.formats import avif
 
     padding = bytes([15 << 3 | 2, 0])
@@ -208,7 +208,7 @@ def test_padding_units_of_an_av1_stream_are_bounded():
         avif._coded_pixels(bytes([1 << 3]) + timed)
 
 
-def test_strips_that_share_their_data_are_refused():
+def test_tiff_strips_with_shared_data_are_refused():
     data = zlib.compress(noise(1000, 1000).tobytes())
     tags = {256: [1000], 257: [16_000], 258: [8], 259: [8], 262: [1], 277: [1], 278: [1]}
     tags |= {273: [200_000] * 16_000, 279: [len(data)] * 16_000}
@@ -218,7 +218,7 @@ def test_strips_that_share_their_data_are_refused():
     assert time.process_time() - started < 0.5
 
 
-def test_metadata_are_read_in_linear_time():
+def test_metadata_take_linear_time():
     repeated = b"Exif\0\0" * 2_000_000
     empty = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(65_000)  # many entries, none of them an orientation
     segments = (b"\xff\xe1" + struct.pack(">H", len(empty) + 2) + empty) * 200
@@ -232,7 +232,7 @@ def test_metadata_are_read_in_linear_time():
 
 
 @pytest.mark.parametrize("name", bombs.REFUSED)
-def test_refuses_without_work(name):
+def test_bombs_are_refused_before_decoding(name):
     make, word = bombs.REFUSED[name]
     data = make()
     started = time.process_time()
@@ -288,7 +288,7 @@ def test_refuses_tiff_whose_jpeg_is_smaller(channels):
 
 
 @pytest.mark.parametrize(("code", "name"), [(2, "CCITT"), (3, "Group 3"), (4, "Group 4"), (6, "old-style JPEG")])
-def test_refuses_tiff_compressions_that_do_not_tell_which_rows_they_filled(code, name):
+def test_refuses_tiff_fax_compression(code, name):
     with pytest.raises(BadInput, match=f"{name}.*which is not supported: save it as PNG"):
         decode(strip(32, 32, b"\0\x10\1", code, 1))
 
@@ -312,7 +312,7 @@ def variants(read):
     return len(found)
 
 
-def test_memory_that_nobody_wrote_would_be_noticed():
+def test_uninitialised_memory_is_detected():
     assert variants(lambda: np.empty(3000, np.uint8)) > 1
     assert variants(lambda: np.zeros(3000, np.uint8)) == 1
 
@@ -425,14 +425,14 @@ def with_checksums(data):
 
 
 @pytest.mark.parametrize("name", SEEDS)
-def test_every_seed_is_read(name):
+def test_undamaged_seed_files_are_decoded(name):
     assert sniff(SEEDS[name]) in READ
     assert decode(SEEDS[name]).pixels.size > 0
 
 
 @pytest.mark.attack
 @pytest.mark.slow
-def test_no_damaged_file_shows_memory_that_nobody_wrote():
+def test_damaged_files_never_return_uninitialised_memory():
     """Nor raises anything but BadInput, nor takes long; 60 damaged files of each kind."""
     source, decoded = random.Random(7), 0
     for name, seed in SEEDS.items():
@@ -486,6 +486,7 @@ def arrays(draw):
     return array
 
 
+@pytest.mark.slow
 @given(arrays(), st.sampled_from(["crop", "whole"]))
 @settings(max_examples=400, deadline=None)
 def test_any_array_gives_pixels_or_bad_input(array, fit):
@@ -507,12 +508,12 @@ def test_every_small_size_gives_pixels_or_bad_input(channels):
                 rows = prepare_all(
                     [array, encoded(Image.fromarray(picture.squeeze(2) if channels == 1 else picture), "PNG")], PHOTO
                 )
-                assert all(row.pixels is not None or "a strip" in str(row.error) for row in rows)
+                assert all(row.pixels is not None or "too thin" in str(row.error) for row in rows)
                 for row in prepare_all([array], DIGIT):
                     assert row.pixels is None or row.pixels.shape == (28, 28, 1)
 
 
-def test_arrays_that_only_claim_to_be_large_are_refused_at_once():
+def test_broadcast_arrays_of_huge_size_are_refused():
     for shape in ((10**6, 10**6), (10**9, 1), (1, 10**9, 3)):
         started = time.process_time()
         with pytest.raises(BadInput, match="limit of 65,535 per side"):
@@ -533,13 +534,13 @@ class Odd:
 
 
 @pytest.mark.parametrize("source", [Odd(), object(), None, 7, 1.5, {}, [], np.ma.masked, "\0", "\udcff", b"\xff\xd8"])
-def test_any_other_object_is_a_row_with_an_error(source):
+def test_unsupported_object_gives_an_error_row(source):
     (row,) = prepare_all([source], DIGIT)
     assert row.pixels is None
     assert str(row.error).endswith(".")
 
 
-def test_an_unexpected_error_is_that_pictures_row_counted_and_logged(monkeypatch, caplog):
+def test_unexpected_error_is_counted_and_logged(monkeypatch, caplog):
     def fail(pixels, expected, fit):
         if pixels[0, 0, 0] == 7:
             raise cv2.error("OpenCV(5.0.0) /io/opencv/modules/core/src/arithm.cpp:713: error")
@@ -564,7 +565,7 @@ def test_an_unexpected_error_is_that_pictures_row_counted_and_logged(monkeypatch
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_same_pixels_same_answer_whatever_the_container(bits, channels):
+def test_same_pixels_give_same_result_in_every_container(bits, channels):
     """Arrays of every dtype and files of every kind that holds more than 8 bits agree to the bit."""
     eight = noise(20, 24, channels, high=256)
     eight[0, 0] = 255
@@ -604,7 +605,7 @@ def test_floats_keep_their_order_and_use_the_range(values):
 
 
 @pytest.mark.parametrize("white", [1023, 4095, 16_383, 65_535])
-def test_every_value_is_rounded_as_exact_arithmetic_rounds(white):
+def test_values_are_rounded_exactly(white):
     values = np.arange(white + 1, dtype=np.uint16)[np.newaxis]
     exact = (values.astype(np.int64) * 510 + white) // (2 * white)  # there are no ties
     np.testing.assert_array_equal(to_8_bits(values)[0], exact)

@@ -27,7 +27,7 @@ def inside():
     return look_inside("mnist14k", REPOSITORY / "examples" / "five.jpg")
 
 
-def test_feature_maps_are_those_of_pytorch(inside):
+def test_feature_maps_equal_pytorch(inside):
     found = recipe.find("mnist14k")
     network = networks.build(found).eval()
     network.load_state_dict(load_file(registry.find("mnist14k").folder / "model.safetensors"))
@@ -47,7 +47,7 @@ def test_feature_maps_are_those_of_pytorch(inside):
 
 
 @pytest.mark.parametrize("index", range(9))
-def test_a_unit_depends_on_the_pixels_of_its_field_and_on_no_other(inside, index):
+def test_unit_depends_only_on_its_receptive_field(inside, index):
     """Noise outside of the field changes nothing; noise inside changes the unit's values."""
     stage = inside.stages[index]
     row, column = unit_of(stage)
@@ -98,15 +98,16 @@ def test_units(inside, tmp_path):
     assert len(write_pictures(inside, tmp_path, ("conv4", 0, 0))) == 12
 
 
-def test_pictures_come_one_after_the_other(inside, tmp_path):
+def test_pictures_are_yielded_one_by_one(inside, tmp_path):
     drawn = draw_pictures(inside, tmp_path)
     first = next(drawn)
     assert [path.name for path in tmp_path.iterdir()] == [first.name] == ["1-answer.png"]
     assert len(list(drawn)) == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "limit"), [("mnist14k", 3), ("cifar90k", 8)])
-def test_pictures_are_drawn_soon(name, limit, tmp_path):
+def test_drawing_takes_bounded_time(name, limit, tmp_path):
     """CPU seconds."""
     from tests.support.paths import REPOSITORY
 
@@ -118,7 +119,7 @@ def test_pictures_are_drawn_soon(name, limit, tmp_path):
     assert time.process_time() - started < limit
 
 
-def test_without_matplotlib_another_font_is_taken(monkeypatch, tmp_path, inside):
+def test_font_without_matplotlib(monkeypatch, tmp_path, inside):
     with_it = write_pictures(inside, tmp_path / "with")
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     pictures._font.cache_clear()
@@ -128,7 +129,7 @@ def test_without_matplotlib_another_font_is_taken(monkeypatch, tmp_path, inside)
     assert without[0].read_bytes() != with_it[0].read_bytes()
 
 
-def test_a_source_is_read_once(tmp_path):
+def test_source_is_read_once(tmp_path):
     """An open file and a pipe can only be read once; what they give is what the path gives."""
     from tests.support.paths import REPOSITORY
 
@@ -151,7 +152,7 @@ def test_a_source_is_read_once(tmp_path):
             assert inside.corrections == expected.corrections
 
 
-def test_a_folder_and_a_file_on_its_own_can_be_looked_into(tmp_path):
+def test_look_inside_folder_and_onnx_file(tmp_path):
     from tests.support.paths import REPOSITORY
 
     picture = REPOSITORY / "examples" / "five.jpg"
@@ -201,16 +202,16 @@ def test_foreign_networks_are_drawn(kind, tmp_path):
     assert len(write_pictures(inside, tmp_path / "out")) >= 2
 
 
-def test_what_onnx_cannot_read_is_a_bad_model(tmp_path, monkeypatch):
+def test_graph_that_onnx_cannot_read_is_bad_model(tmp_path, monkeypatch):
     """The runtime may open what the package onnx cannot."""
     monkeypatch.setattr(onnx, "load_model_from_string", lambda content: 1 / 0)
     picture = np.zeros((28, 28), np.uint8)
     picture[5:23, 12:16] = 255
-    with pytest.raises(BadModel, match=r"The layers of mnist14k cannot be found \(division by zero\)"):
+    with pytest.raises(BadModel, match=r"layers of mnist14k cannot be read \(division by zero\)"):
         look_inside("mnist14k", picture)
 
 
-def test_many_labels_and_long_words_fit(inside, tmp_path):
+def test_many_and_long_labels_fit(inside, tmp_path):
     labels = tuple(f"a long label that does not fit beside its bar {number}" for number in range(1000))
     card = replace(inside.card, labels=labels, name="x" * 100)
     odd = replace(

@@ -34,12 +34,13 @@ def test_mnist14k_layer_by_layer():
     assert layers == registry.find("mnist14k.notes").card.layers
 
 
-def test_two_3x3_back_to_back_see_5x5():
+def test_two_3x3_convolutions_have_a_5x5_field():
     layers = layers_of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)), (1, 12, 12))
     assert [layer.receptive_field for layer in layers] == [3, 5]
 
 
-def test_cifar93k_beside_the_notes():
+@pytest.mark.slow
+def test_cifar93k_fields_match_the_course_notes():
     """The notes' comments say (output, receptive field) 32,3 30,5 15,6 15,10 13,14 6,16 6,24 4,32 and for the global
     pool 2,36; ours agree but for the last: averaging 4 positions that are 4 pixels apart sees 32 + 3 · 4 = 44."""
     torch.manual_seed(0)
@@ -54,6 +55,7 @@ def test_cifar93k_beside_the_notes():
     assert layers[-1].macs == 2560
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "dilation", "field"), [(1, 1, 5), (2, 1, 7), (1, 2, 7), (2, 2, 11)])
 def test_stride_and_dilation(stride, dilation, field):
     network = nn.Sequential(nn.Conv2d(1, 1, 3, stride=stride), nn.Conv2d(1, 1, 3, dilation=dilation))
@@ -70,5 +72,6 @@ class Residual(nn.Module):
         return self.end(x + self.long(x))
 
 
-def test_branches_count_the_longest_way():
+@pytest.mark.slow
+def test_widest_branch_counts():
     assert [layer.receptive_field for layer in layers_of(Residual(), (1, 9, 9))] == [3, 5, 5]
