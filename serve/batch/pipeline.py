@@ -2,7 +2,7 @@
 
     inputs → blocks of up to 128 images → rows, formatted in a worker → an output: stdout or a file
 
-`run` is the whole of it. For few images no process is started, and each session call's rows are written at once.
+`run` does all of it. For few images no process is started, and the rows of each session call are written at once.
 """
 
 from __future__ import annotations

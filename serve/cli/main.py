@@ -102,7 +102,7 @@ def cli(context: click.Context) -> None:
     type=click.Choice(["crop", "whole"]),
     default="crop",
     show_default=True,
-    help="Fit photos to the input: crop their centre, or pad the whole picture.",
+    help="Fit photos to the input: crop the centre, or pad the whole image.",
 )
 @click.option("--resume", is_flag=True, help="Resume the interrupted run that was writing FILE.")
 @click.option(

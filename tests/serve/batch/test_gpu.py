@@ -39,6 +39,7 @@ def on_gpu(model, monkeypatch):
     return OnGpu()
 
 
+@pytest.mark.slow
 def test_gpu_rows_equal_cpu_rows_in_order(model, on_gpu, pictures):
     job = Job(on_gpu, identify=True)
     blocks = list(gpu_blocks(split(pictures), job, processes=2))

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve.batch.archives import Bounds, Unreadable
-from serve.batch.inputs import Options, Url, expand, name_of, total
+from serve.batch.inputs import SMALL_FILE_BYTES, Options, Url, expand, name_of, total
 from zoo.errors import BadInput
 from zoo.images.read import LARGEST, Named
 
@@ -232,6 +232,17 @@ def test_list_encodings_and_line_ends(tmp_path, encoding, end):
     mark = "\ufeff" if encoding.endswith("e") else ""
     (tmp_path / "list.txt").write_bytes((mark + end.join(LINES) + end).encode(encoding))
     assert names(f"@{tmp_path}/list.txt") == LINES
+
+
+def test_small_files_are_loaded_on_request(tmp_path):
+    options = Options(load_small_files=True)
+    for size in (1, SMALL_FILE_BYTES - 1, SMALL_FILE_BYTES):
+        (tmp_path / "a.png").write_bytes(bytes(size))
+        path = f"{tmp_path}/a.png"
+        assert list(expand(path).images()) == [path]
+        assert list(expand(path, options).images()) == [Named(path, bytes(size)) if size < SMALL_FILE_BYTES else path]
+    write_zip(tmp_path / "b.png", MEMBERS)
+    assert names(tmp_path / "b.png", options) == [f"{tmp_path}/b.png/{name}" for name in IMAGE_NAMES]
 
 
 def test_list_with_quoted_lines(tmp_path, monkeypatch):

@@ -143,7 +143,9 @@ def test_summary_bounds_the_kinds_of_errors():
     assert len(Summary(1, Counter({"is a link to " + "x" * 60_000: 1}), seconds=1.0).summary_line()) < 200
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "table"])
+@pytest.mark.parametrize(
+    "form", ["jsonl", "csv", *(pytest.param(form, marks=pytest.mark.slow) for form in ("parquet", "table"))]
+)
 def test_output_files_contain_all_rows(tmp_path, names, singles, form, monkeypatch):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / f"rows.{form}"
@@ -298,14 +300,16 @@ def test_ctrl_c_saves_the_open_part(tmp_path, many):
         assert len(list(csv.DictReader(file))) == 12_000
 
 
-@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_while_workers_start(tmp_path, many, sign, code):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_signals_while_workers_start(tmp_path, many, number, code):
     """As a terminal sends SIGINT, and a container runtime SIGTERM, to all processes."""
     process = start([f"@{many}", "-o", tmp_path / "rows.csv"], start_new_session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(children.read_text().split()) < 2:  # the resource tracker and a worker
         time.sleep(0.005)
-    os.killpg(process.pid, sign)
+    os.killpg(process.pid, number)
     stderr = process.communicate(timeout=60)[1]
     assert (process.returncode, stderr.count("\n")) == (code, 2), stderr
     assert "rows are saved in" in stderr
@@ -338,6 +342,7 @@ def test_full_disk_keeps_saved_rows(tmp_path, names):
     assert len(out.read_text().splitlines()) == 600
 
 
+@pytest.mark.slow
 def test_on_error_fail_saves_earlier_rows(tmp_path, names):
     (tmp_path / "list.txt").write_text("\n".join(names))
     out = tmp_path / "rows.jsonl"

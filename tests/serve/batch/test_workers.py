@@ -80,6 +80,7 @@ def test_errors_of_workers_are_raised_in_the_parent():
         list(failing.results([["a.png"]]))
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent():
     script = (
         "import os, signal\nfrom multiprocessing import active_children\nfrom serve.batch.workers import Workers\n"
@@ -154,6 +155,7 @@ def test_daemonic_process_cannot_start_workers(monkeypatch):
         Workers(work.die, 1)
 
 
+@pytest.mark.slow
 def test_single_process_if_workers_end_during_start(model, digits, monkeypatch, capsys):
     monkeypatch.setattr("serve.batch.workers._serve", work.die)
     names = sorted(map(str, digits.iterdir())) * 20

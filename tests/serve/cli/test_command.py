@@ -12,7 +12,6 @@ import click
 import pytest
 
 from serve.cli import main
-from tests.support.command import ZOO
 from tests.support.paths import REPOSITORY, add_model
 from zoo import errors, registry
 from zoo.card import Card
@@ -199,16 +198,22 @@ def test_all_options_have_a_help_text(command):
     assert [option.name for option in options if not option.help] == []
 
 
-def completions(line):
-    """The completions that bash would offer for the last word of a line, as (type, value)."""
-    words = line.split(" ")
-    variables = {"_ZOO_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    done = subprocess.run(ZOO, capture_output=True, text=True, timeout=60, env=os.environ | variables)
-    assert (done.returncode, done.stderr) == (0, "")
-    return [tuple(item.split(",", 1)) for item in done.stdout.splitlines()]
+@pytest.fixture
+def completions(run, monkeypatch):
+    """A function that returns the completions bash would offer for the last word of a line, as (type, value)."""
+
+    def complete(line):
+        monkeypatch.setenv("_ZOO_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+        code, out, err = run()
+        assert (code, err) == (0, "")
+        return [tuple(item.split(",", 1)) for item in out.splitlines()]
+
+    return complete
 
 
-def test_completion_of_commands_and_options():
+def test_completion_of_commands_and_options(completions):
     assert {value for _, value in completions("zoo ")} == set(main.cli.commands)
     assert completions("zoo pre") == [("plain", "predict")]
     assert ("plain", "--json") in completions("zoo list --")
@@ -219,11 +224,11 @@ def test_completion_of_commands_and_options():
     "line",
     ["zoo info mnist4", "zoo verify x mnist4", "zoo list mnist4", "zoo inspect -m mnist4", "zoo predict x -m mnist4"],
 )
-def test_completion_of_model_names(line):
+def test_completion_of_model_names(completions, line):
     assert completions(line) == [("plain", "mnist4k"), ("plain", "mnist4k.plus")]
 
 
-def test_completion_of_files():
+def test_completion_of_files(completions):
     for line in ("zoo predict ./x", "zoo inspect ./x", "zoo info ./x", "zoo predict x.png -m ./x"):
         assert completions(line) == [("file", "./x")]
 

@@ -69,6 +69,38 @@ def test_predict_glob(run, pictures):
     assert [json.loads(line)["label"] for line in out.splitlines()] == ["4", "5"]
 
 
+def test_few_files_bypass_the_pipeline(run, pictures, monkeypatch):
+    def fail(*_):
+        raise AssertionError("the pipeline was used")
+
+    expected = run("predict", pictures, "--format", "jsonl")[1]
+    monkeypatch.setattr("serve.cli.predict.run", fail)
+    assert run("predict", pictures, "--format", "jsonl")[1] == expected
+    with pytest.raises(AssertionError, match="the pipeline was used"):
+        run("predict", pictures, "--format", "jsonl", "-o", pictures / "rows.jsonl")
+
+
+def test_pipeline_prints_the_same_rows(run, pictures, monkeypatch):
+    arguments = ("predict", pictures, "missing.png", "--format", "csv")
+    expected = run(*arguments)[:2]
+    monkeypatch.setattr("serve.cli.predict.MAX_IMAGES_IN_PROCESS", 0)
+    assert run(*arguments)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "message"),
+    [
+        (["--on-error", "fail"], 1, "Stopped at the first failed image: 0.png does not exist"),
+        (["--max-errors", "1"], 1, "Stopped after more than 1 failed images: 0.png"),
+        (["--max-errors", "2"], 1, "2 failed: 2 does not exist"),
+    ],
+)
+def test_max_errors_of_few_files(run, pictures, option, code, message):
+    actual, out, err = run("predict", "0.png", "1.png", pictures / "7.png", "--format", "jsonl", *option)
+    assert (actual, message in err) == (code, True)
+    assert len(out.splitlines()) == (3 if option[1] == "2" else 0)
+
+
 def test_existing_file_with_brackets_is_not_a_glob(run, pictures):
     (pictures / "7.png").rename(pictures / "scan[1].png")
     code, out, _ = run("predict", pictures / "scan[1].png", "--format", "jsonl")
