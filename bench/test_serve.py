@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,8 @@ def free_ports(count: int) -> list[int]:
 def running(command: list[str], url: str, path: str = "/v2/health/ready") -> Iterator[str]:
     """Run a server. It is ready at `url` on entry and stopped on exit."""
     environment = {name: value for name, value in os.environ.items() if name != "ZOO_API_KEY"}
-    process = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    null = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=null, stderr=null)
     try:
         until = time.monotonic() + 90
         while time.monotonic() < until:
@@ -197,16 +196,16 @@ def test_where_the_time_of_a_request_goes(
     service = app._service
     runner = service.runner("mnist14k")
     prepared = prepare_all([Named("-", sevens[0])], model.card.input)
-    array = np.stack([one.pixels for one in prepared if one.pixels is not None])
+    array = np.stack([np.asarray(one.pixels) for one in prepared])
     probabilities = model.run(array).probabilities
     head = {"type": "http", "method": "POST", "path": "/models/mnist14k/predict", "query_string": b""}
     headers = [(b"content-type", b"image/png")]
 
     async def request(number: int) -> None:
-        async def receive() -> MutableMapping[str, Any]:
+        async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": sevens[number % len(sevens)], "more_body": False}
 
-        async def send(message: MutableMapping[str, Any]) -> None:
+        async def send(message: Any) -> None:
             pass
 
         await app({**head, "headers": list(headers)}, receive, send)
@@ -218,7 +217,7 @@ def test_where_the_time_of_a_request_goes(
 
         await asyncio.gather(*(client() for _ in range(32)))
 
-    def repeat(n: int, function: Callable[[], object]) -> Callable[[], object]:
+    def repeat(n: int, function: Callable[[], object]) -> Callable[[], list[object]]:
         return lambda: [function() for _ in range(n)]
 
     service.pool.start()
