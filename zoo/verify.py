@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.card import Card
-from zoo.datasets import catalog as datasets
+from zoo.datasets import catalog
 from zoo.errors import BadData, BadModel, DataNotFound, ModelNotFound
 from zoo.model import Model
 from zoo.model_files import LARGEST_MODEL, read_file
@@ -89,13 +89,13 @@ def _card_detail(model: Entry | Path, same: bool) -> str:
 
 
 def _check_accuracy(model: Model, card: Card, folder: str | None) -> Check:
-    known = datasets.DATASETS.get(card.dataset.name)
+    known = catalog.DATASETS.get(card.dataset.name)
     if known is None:
         return Check("accuracy", None, f"not recomputed: unknown data set {card.dataset.name!r}")
     if (known.image_shape, known.labels) != (card.input.shape, card.labels):
         return Check("accuracy", False, f"the card's input and labels differ from those of {known.title}")
     try:
-        test = datasets.load(card.dataset.name, "test", folder, download=False)
+        test = catalog.load(card.dataset.name, "test", folder, download=False)
     except DataNotFound as error:
         return Check("accuracy", None if folder is None else False, f"not recomputed: {error}")
     except BadData as error:

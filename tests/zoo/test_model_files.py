@@ -1,4 +1,4 @@
-"""A model's files before anything else reads them: bounds, links, and ONNX files that reach beyond themselves."""
+"""Checks of model files: limits, links, and ONNX files with external data or endless graphs."""
 
 import os
 import random
@@ -29,7 +29,7 @@ PLACES = list(with_external_data("x"))
 
 @pytest.mark.parametrize("place", PLACES)
 def test_refuses_external_data_everywhere(place, tmp_path, monkeypatch):
-    """The file lies where every relative way would find it; 4 bytes that would be read as a float."""
+    """The external file is where every relative path would find it; its 4 bytes would be read as a float."""
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -47,7 +47,7 @@ def test_refuses_external_data_everywhere(place, tmp_path, monkeypatch):
     "place", ["initializer", "sparse initializer", "constant", "sparse constant", "subgraph", "function"]
 )
 def test_runtime_reads_no_external_data(place, tmp_path, monkeypatch):
-    """A second barrier behind the first, which is taken away here, where the runtime would read external data."""
+    """A second barrier: with check_onnx disabled, the runtime still reads no external data."""
     monkeypatch.setattr(runtime, "check_onnx", lambda content, where: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(np.float32(3).tobytes())
@@ -65,7 +65,7 @@ def test_default_data_location_is_accepted():
 
 @pytest.mark.parametrize(("kind", "words"), [("loop", "a graph inside an operator"), ("functions", "functions of its")])
 def test_refuses_endless_graphs(kind, words):
-    """30 functions that call each other twice are 2^30 operators for the runtime, which writes them all out."""
+    """30 functions that call each other twice are 2^30 operators for the runtime, which inlines them all."""
     started = time.process_time()
     with pytest.raises(BadModel, match=words):
         Model(endless()[kind].SerializeToString(), "cpu")
@@ -73,7 +73,7 @@ def test_refuses_endless_graphs(kind, words):
 
 
 def test_finds_external_data_in_damaged_files():
-    """Whatever the package onnx takes for external data was refused: the walk reads no file otherwise than it does."""
+    """Every file in which the package onnx sees external data is refused: both read the message in the same way."""
     generator, refused = random.Random(0), 0
     sources = [model.SerializeToString() for model in with_external_data("../x").values()]
     for number in range(600):

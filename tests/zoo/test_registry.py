@@ -1,4 +1,4 @@
-"""Finding models: shipped and own, bare and tagged names, wildcards, near misses."""
+"""Finding models: shipped models and the user's, architectures and full names, wildcards, suggestions."""
 
 import os
 import shutil
@@ -87,7 +87,7 @@ def test_word_lists_names_that_begin_with_it(empty_home):
 
 
 def damage(folder, kind):
-    """Make a model's card unreadable in one of many ways."""
+    """Damage a model's card in one of several ways."""
     card = folder / "card.json"
     if kind == "text":
         card.write_text("{")

@@ -1,4 +1,4 @@
-"""Sessions and devices: what is asked for is what is used, and a missing or doubled runtime is one sentence."""
+"""Sessions run on the requested device, and a missing or doubled runtime is one clear error."""
 
 import os
 import subprocess
@@ -143,7 +143,7 @@ def test_describe_opens_real_sessions(content):
 
 
 def test_telemetry_is_disabled(tmp_path):
-    """Its telemetry begins with a file where temporary ones lie, and asks another host seconds later."""
+    """The runtime's telemetry would start with a file in the folder of temporary files, and contact a host later."""
     asked_for = {"CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"}  # any of which would end it
     environment = {name: value for name, value in os.environ.items() if name not in asked_for}
     code = "import os, zoo; zoo.load('mnist14k'); print(os.environ['ORT_DISABLE_TELEMETRY'])"

@@ -1,4 +1,4 @@
-"""verify finds what is wrong with a model, and says what it could not look at."""
+"""verify reports every difference between a model and its card, and the checks that it could not make."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The data sets are the published ones from every layout, and anything else is refused in a sentence."""
+"""Every layout gives the published arrays, and other data are refused in one sentence."""
 
 import gzip
 import pickle

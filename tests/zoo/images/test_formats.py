@@ -1,4 +1,4 @@
-"""Every variety of a format that is read gives the pixels that Pillow gives, and metadata never make a picture fail."""
+"""Every variant of a supported format gives Pillow's pixels, and bad metadata never make a picture fail."""
 
 import io
 import struct
@@ -205,7 +205,7 @@ def test_jpeg_agrees_with_pillow(mode, options):
 
 
 def test_large_pictures_agree_with_pillow_in_every_mode():
-    """Above a million pixels, images are converted in strips."""
+    """Images of more than a million pixels are converted in strips."""
     rgb = smooth(1030, 1030)
     for image in (rgb, rgb.convert("P"), rgb.convert("1")):
         data = encoded(image, "PNG", compress_level=1)

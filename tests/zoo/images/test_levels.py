@@ -1,4 +1,4 @@
-"""zoo/images/levels.py: two levels under smooth light are told apart, and the shape says which is the ink."""
+"""zoo/images/levels.py: two levels are separated under smooth light, and their shape decides which is the ink."""
 
 import cv2
 import numpy as np
@@ -66,7 +66,7 @@ def test_dark_and_light_ink_give_the_same_levels():
 
 
 def sheet(random: np.random.Generator) -> np.ndarray:
-    """Paper with a digit on a dark table, seen at two sides."""
+    """Paper with a digit on a dark table, which is visible on two sides."""
     page = np.full((400, 400, 3), 50, np.uint8)
     shape = pictures.placed(shapes.draw(2, random, 180, 0.08), 340, 340)
     page[:340, :340] = pictures.painted(shape, (225, 225, 220), (50, 50, 55))

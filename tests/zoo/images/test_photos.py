@@ -1,4 +1,4 @@
-"""Photographs of any size and shape become what a network for photographs takes."""
+"""Photographs of any size and shape are brought into a network's form."""
 
 from dataclasses import replace
 
@@ -98,7 +98,7 @@ def test_prepare_on_a_real_photograph():
 
 @pytest.mark.slow
 def test_photo_model_predicts_photographs(model):
-    """An untrained network in the served form: the way is tested, not the answer."""
+    """An untrained network; only the form of the result is tested."""
     import torch
 
     from train import export, networks, recipe

@@ -1,4 +1,4 @@
-"""Decoding: every kind of file gives upright 8-bit pixels or a sentence, and both decoders agree to the bit."""
+"""Decoding: every kind of source gives upright 8-bit pixels or BadInput, and both decoders agree to the bit."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def test_plain_png_agrees_with_pillow_to_the_bit(channels, size):
 
 
 def test_a_larger_plain_png_agrees_with_pillow():
-    """Above 4 MB of pixels, it goes through Pillow itself."""
+    """Above 4 MB of pixels, Pillow decodes PNG files."""
     for channels in (1, 3):
         data = encoded(np.zeros((1200, 1200, channels), np.uint8).squeeze())
         np.testing.assert_array_equal(decode(data).pixels, by_pillow(data))

@@ -1,4 +1,4 @@
-"""No picture, however hostile, leaks memory, takes much of it, takes long, starts a program, or raises but BadInput."""
+"""Hostile pictures: bounded memory and time, no uninitialised memory, no programs, no errors but BadInput."""
 
 import hashlib
 import io
@@ -44,7 +44,7 @@ def smooth(height=40, width=48):
 
 @pytest.fixture
 def limit(monkeypatch):
-    """Sets ZOO_MAX_MEGAPIXELS, which is read once a process, and forgets it afterwards."""
+    """Set ZOO_MAX_MEGAPIXELS, which is read once per process, and reset it afterwards."""
 
     def set_limit(value):
         monkeypatch.setenv(limits.VARIABLE, value)
@@ -244,7 +244,7 @@ def test_bombs_are_refused_before_decoding(name):
 @pytest.mark.attack
 @pytest.mark.slow
 def test_any_accepted_file_takes_at_most_250_mb_and_a_second():
-    """Each in a process of its own, through digit and photograph correction; half of the bounds where they are met."""
+    """Each file in its own process, prepared as a digit and as a photograph."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.support.bombs", *bombs.LARGE], capture_output=True, text=True, check=True
     )
@@ -294,14 +294,14 @@ def test_refuses_tiff_fax_compression(code, name):
 
 
 def dirty(value):
-    """Leave memory of many sizes behind that holds one value everywhere."""
+    """Fill and free memory blocks of many sizes with one value."""
     for size in (300, 1000, 3000, 10_000, 40_000, 100_000, 400_000):
         blocks = [bytes([value]) * size for _ in range(6)]
         del blocks
 
 
 def variants(read):
-    """How many different outcomes reading has, over memory left dirty in different ways; BadInput is one of them."""
+    """The number of different results of decoding, with freed memory filled in different ways. BadInput is a result."""
     found = set()
     for value in (0xAA, 0x55, 0, 0x13):
         dirty(value)
@@ -318,7 +318,7 @@ def test_uninitialised_memory_is_detected():
 
 
 def seeds():
-    """A small file of every kind that is read."""
+    """A small file of every supported kind."""
     rgb = smooth()
     grey, alpha, palette, bilevel = rgb.convert("L"), rgb.copy(), rgb.quantize(32), rgb.convert("1")
     alpha.putalpha(grey)
@@ -365,7 +365,7 @@ def seeds():
 
 
 def interlaced_rows(width, height, size=3):
-    """The data of an Adam7 PNG before compression, every row with a filter of its own."""
+    """The uncompressed data of an Adam7 PNG, in which rows have different filters."""
     rows, number = [], 0
     for y, dy, x, dx in (
         (0, 8, 0, 8),
@@ -388,7 +388,7 @@ SEEDS = seeds()
 
 
 def mutated(data, source):
-    """The file with one thing wrong: cut short, bits flipped, header rewritten, bytes dropped, inserted or repeated."""
+    """The file, damaged: cut short, flipped bits, changed header, bytes dropped, inserted or repeated."""
     data, kind, place = bytearray(data), source.randrange(7), source.randrange(len(data))
     if kind == 0:
         return bytes(data[:place]) or b"x"
@@ -413,7 +413,7 @@ def mutated(data, source):
 
 
 def with_checksums(data):
-    """A PNG whose chunks all have the right checksum again, so that damage gets as far as the decoder."""
+    """The PNG with correct checksums for all chunks, so that the damage reaches the decoder."""
     fixed, position = bytearray(data), 8
     while data.startswith(b"\x89PNG") and position + 12 <= len(data):
         end = position + 8 + int.from_bytes(data[position : position + 4], "big")
@@ -433,7 +433,7 @@ def test_undamaged_seed_files_are_decoded(name):
 @pytest.mark.attack
 @pytest.mark.slow
 def test_damaged_files_never_return_uninitialised_memory():
-    """Nor raises anything but BadInput, nor takes long; 60 damaged files of each kind."""
+    """60 damaged files of each kind. They raise only BadInput, and take bounded time."""
     source, decoded = random.Random(7), 0
     for name, seed in SEEDS.items():
         for number in range(60):
@@ -463,7 +463,7 @@ DTYPES = ["u1", "u2", ">u2", "i4", "i8", "u8", "f2", "f4", ">f8", "?"]
 
 @st.composite
 def arrays(draw):
-    """Arrays of every shape, dtype and layout that a caller may have."""
+    """Arrays of any shape, dtype and layout."""
     height, width = draw(st.integers(0, 40)), draw(st.integers(0, 40))
     shape = draw(st.sampled_from([(height, width), (height, width, 1), (height, width, 3), (height, width, 4),
                                   (height, width, 2), (height,), (height, width, 3, 1), ()]))  # fmt: skip
@@ -522,7 +522,7 @@ def test_broadcast_arrays_of_huge_size_are_refused():
 
 
 class Odd:
-    """Not an image, whatever its attributes say."""
+    """An object that has the attributes of an image but is none."""
 
     size, mode = 5, None
 
@@ -566,7 +566,7 @@ def test_unexpected_error_is_counted_and_logged(monkeypatch, caplog):
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_same_pixels_give_same_result_in_every_container(bits, channels):
-    """Arrays of every dtype and files of every kind that holds more than 8 bits agree to the bit."""
+    """Arrays of every dtype and files of every kind with more than 8 bits give the same pixels to the bit."""
     eight = noise(20, 24, channels, high=256)
     eight[0, 0] = 255
     values = np.rint(eight.astype(np.float64) * ((2**bits - 1) / 255)).astype(np.uint16)

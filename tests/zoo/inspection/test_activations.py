@@ -1,4 +1,4 @@
-"""A look inside: values as PyTorch computes them, receptive fields that are what matters, and the pictures."""
+"""look_inside: values equal PyTorch's, units depend on their receptive fields only, and the pictures are drawn."""
 
 import time
 from dataclasses import replace
@@ -130,7 +130,7 @@ def test_font_without_matplotlib(monkeypatch, tmp_path, inside):
 
 
 def test_source_is_read_once(tmp_path):
-    """An open file and a pipe can only be read once; what they give is what the path gives."""
+    """An open file and a pipe can only be read once. They give the same result as the path."""
     from tests.support.paths import REPOSITORY
 
     path = REPOSITORY / "examples" / "five.jpg"
@@ -203,7 +203,7 @@ def test_foreign_networks_are_drawn(kind, tmp_path):
 
 
 def test_graph_that_onnx_cannot_read_is_bad_model(tmp_path, monkeypatch):
-    """The runtime may open what the package onnx cannot."""
+    """The runtime may open files that the package onnx cannot read."""
     monkeypatch.setattr(onnx, "load_model_from_string", lambda content: 1 / 0)
     picture = np.zeros((28, 28), np.uint8)
     picture[5:23, 12:16] = 255

@@ -1,4 +1,4 @@
-"""Layers read off the ONNX graph: sizes, receptive fields, parameters and MACs against pencil and paper."""
+"""Layers of the ONNX graph: sizes, receptive fields, parameters and MACs against values calculated by hand."""
 
 import onnx
 import pytest

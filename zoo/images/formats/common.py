@@ -129,7 +129,7 @@ _PREFIX = b"Exif\0\0"
 _LONGEST = 2**20  # bytes in which an orientation is looked for
 
 
-def orientation(exif: bytes) -> int | None:
+def exif_orientation(exif: bytes) -> int | None:
     """The orientation in EXIF data, with or without their "Exif" prefix; None where there is none."""
     exif = exif[:_LONGEST].removeprefix(_PREFIX).removeprefix(_PREFIX)  # some programs write it twice
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -149,7 +149,7 @@ def orientation(exif: bytes) -> int | None:
     return None
 
 
-def from_xmp(packet: bytes) -> int | None:
+def xmp_orientation(packet: bytes) -> int | None:
     """The orientation in an XMP packet, or None."""
     match = _XMP.search(packet[:_LONGEST])
     return int(match[1]) if match else None

@@ -11,8 +11,16 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoo.images.formats import common as exif
-from zoo.images.formats.common import Array, DecodeError, Header, damaged, pillow_pixels
+from zoo.images.formats.common import (
+    UPRIGHT,
+    Array,
+    DecodeError,
+    Header,
+    damaged,
+    exif_orientation,
+    pillow_pixels,
+    xmp_orientation,
+)
 from zoo.images.limits import max_pixels
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -91,9 +99,9 @@ def read_frame(data: bytes, max_segments: int = _MAX_MARKERS) -> Frame:
         elif 0xE0 <= marker <= 0xEF or marker == _COM:
             content = data[place + 2 : end]
             if marker == 0xE1 and content.startswith(b"Exif\0\0") and orientation is None:
-                orientation = exif.orientation(content) or 0
+                orientation = exif_orientation(content) or 0
             elif marker == 0xE1 and content.startswith(b"http://ns.adobe.com/xap/") and from_xmp is None:
-                from_xmp = exif.from_xmp(content) or 0
+                from_xmp = xmp_orientation(content) or 0
             is_jfif = marker == 0xE0 and content.startswith(b"JFIF\0")
             is_adobe = marker == 0xEE and content.startswith(b"Adobe")
             if is_jfif or is_adobe:  # only these two define the colour space
@@ -111,7 +119,7 @@ def read_frame(data: bytes, max_segments: int = _MAX_MARKERS) -> Frame:
         progressive or first_scan < components,
         tuple(segments),
         start,
-        orientation or from_xmp or exif.UPRIGHT,
+        orientation or from_xmp or UPRIGHT,
     )
 
 

@@ -18,8 +18,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from zoo.images.formats import common as exif
-from zoo.images.formats.common import FIRST_FRAME, Array, DecodeError, Header, damaged, pillow_pixels, rgb_order
+from zoo.images.formats.common import (
+    FIRST_FRAME,
+    UPRIGHT,
+    Array,
+    DecodeError,
+    Header,
+    damaged,
+    exif_orientation,
+    pillow_pixels,
+    rgb_order,
+    xmp_orientation,
+)
 from zoo.images.limits import LEAST
 
 _START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -233,20 +243,20 @@ def _is_wanted(kind: bytes, start: bytes) -> bool:
 
 def _orientation(chunks: dict[bytes, bytes]) -> int:
     """EXIF's orientation, from the first chunk that has one: eXIf, zTXt, tEXt, iTXt."""
-    value = exif.orientation(chunks.get(b"eXIf", b""))
+    value = exif_orientation(chunks.get(b"eXIf", b""))
     for kind in (b"zTXt", b"tEXt"):
         if value is None and kind in chunks:
             text = chunks[kind].split(b"\0", 1)[1]
             text = _inflated_text(text[1:]) if kind == b"zTXt" else text[:_MAX_TEXT]
             try:
-                value = exif.orientation(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")))
+                value = exif_orientation(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")))
             except ValueError:
                 value = None
     if value is None and b"iTXt" in chunks:
         fields = chunks[b"iTXt"].removeprefix(_XMP)
         packet = fields[2:].split(b"\0", 2)[-1]  # after the language and the translated keyword
-        value = exif.from_xmp(_inflated_text(packet) if fields[:1] == b"\1" else packet)
-    return value or exif.UPRIGHT
+        value = xmp_orientation(_inflated_text(packet) if fields[:1] == b"\1" else packet)
+    return value or UPRIGHT
 
 
 def _inflated_text(compressed: bytes) -> bytes:

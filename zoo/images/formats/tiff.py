@@ -20,9 +20,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from zoo.images.formats import common as exif
 from zoo.images.formats import jpeg
-from zoo.images.formats.common import FROM_CMYK, Array, DecodeError, Header, damaged, pillow_pixels, strips, to_8_bits
+from zoo.images.formats.common import (
+    FROM_CMYK,
+    UPRIGHT,
+    Array,
+    DecodeError,
+    Header,
+    damaged,
+    pillow_pixels,
+    strips,
+    to_8_bits,
+)
 
 _TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG: the types of the tags below
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -424,7 +433,7 @@ def parse(data: bytes) -> Header:
         width,
         height,
         0,
-        value(_ORIENTATION, exif.UPRIGHT) if 1 <= value(_ORIENTATION, exif.UPRIGHT) <= 8 else exif.UPRIGHT,
+        value(_ORIENTATION, UPRIGHT) if 1 <= value(_ORIENTATION, UPRIGHT) <= 8 else UPRIGHT,
         data=data,
         order=_order(data),
         bits=bits,

@@ -13,8 +13,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from zoo.images.formats import common as exif
-from zoo.images.formats.common import FIRST_FRAME, Array, Header, damaged, rgb_order
+from zoo.images.formats.common import (
+    FIRST_FRAME,
+    UPRIGHT,
+    Array,
+    Header,
+    damaged,
+    exif_orientation,
+    rgb_order,
+    xmp_orientation,
+)
 
 _MAX_CHUNKS = 10_000  # an animation has one per frame; EXIF comes after them
 _HAS_ALPHA = 0x10
@@ -95,9 +103,9 @@ def parse(data: bytes) -> Header:
         elif kind in (b"VP8 ", b"VP8L", b"ALPH") and not still:
             still = _still(data, start - 8, stop)
         elif kind == b"EXIF":
-            orientation = exif.orientation(data[start:end]) or 0 if orientation is None else orientation
+            orientation = exif_orientation(data[start:end]) or 0 if orientation is None else orientation
         elif kind == b"XMP ":
-            packet = exif.from_xmp(data[start:end]) or 0 if packet is None else packet
+            packet = xmp_orientation(data[start:end]) or 0 if packet is None else packet
     if not still:
         raise damaged("it has no picture")
     file, frame_width, frame_height = still
@@ -108,7 +116,7 @@ def parse(data: bytes) -> Header:
         width,
         height,
         8 * frame_width * frame_height + canvas + len(file),  # OpenCV copies the pixels for Python
-        orientation or packet or exif.UPRIGHT,
+        orientation or packet or UPRIGHT,
         (FIRST_FRAME,) if animated else (),
         file=file,
         alpha=data[12:16] == b"VP8X" and bool(data[20] & _HAS_ALPHA),
