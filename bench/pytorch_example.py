@@ -41,7 +41,7 @@ def train(model: nn.Module, loader: Loader, optimizer: torch.optim.Optimizer, ep
     for number, (images, labels) in enumerate(loader):
         optimizer.zero_grad()
         loss = F.nll_loss(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         if number % 10 == 0:
             print(f"Train Epoch: {epoch} [{number * len(images)}/{image_count(loader)}]\tLoss: {loss.item():.6f}")

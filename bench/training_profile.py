@@ -71,7 +71,7 @@ def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[s
         loss = F.cross_entropy(scores.float(), labels)
         lap("forward")
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         lap("backward")
         optimizer.step()
         lap("optimizer")
