@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ import pytest
 import zoo
 from zoo.datasets import catalog as datasets
 from zoo.images.limits import VARIABLE, max_pixels
+
+# Without the `train` extra, tests that import train, bench or docs.build are not collected.
+NEED_TORCH = ["train/*", "bench/*", "docs/*", "zoo/inspection/*"]
+collect_ignore_glob = [] if find_spec("torch") else NEED_TORCH
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -133,6 +133,7 @@ def sample(items, count, seed=0):
     return random.Random(seed).sample(items, min(count, len(items)))
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_commands_survive_hostile_files(tmp_path):
     from tests.support import hostile
