@@ -27,6 +27,7 @@ from zoo.images.digits import DOUBT
 from zoo.images.photos import FITS, Fit
 from zoo.images.prepare import prepare
 from zoo.images.read import describe
+from zoo.images.ready import ready_pixels
 from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
 
@@ -221,7 +222,13 @@ class Prepared(NamedTuple):
 
 def prepare_all(sources: Iterable[Any], expected: Input, fit: Fit = "crop") -> list[Prepared]:
     """Decode and correct pictures for a network's input. A picture that fails does not affect the others."""
-    return [_prepared(source, expected, fit) for source in sources]
+    if not isinstance(sources, (list, tuple)):  # an iterator decides how far it is read
+        return [_prepared(source, expected, fit) for source in sources]
+    ready = ready_pixels(sources, expected)
+    return [
+        Prepared(describe(source), ready[position]) if position in ready else _prepared(source, expected, fit)
+        for position, source in enumerate(sources)
+    ]
 
 
 def _prepared(source: Any, expected: Input, fit: Fit) -> Prepared:

@@ -6,13 +6,16 @@ merges.
 
 import csv
 import json
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import click
+import numpy as np
 
+from zoo.columns import Columns
 from zoo.errors import WrongUsage, printable
-from zoo.model import Row
+from zoo.model import Row, as_utf8
 
 Encoding = Literal["table", "jsonl", "csv", "parquet"]
 
@@ -29,11 +32,14 @@ def check_available(encoding: Encoding) -> None:
             raise WrongUsage("Writing parquet needs pyarrow: pip install 'pocketzoo[data]'.") from None
 
 
-def encode(rows: list[Row], encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
-    """Format rows; `width` is that of a table's name column."""
+def encode(columns: Columns, encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
+    """Format results; `width` is that of a table's name column."""
     if encoding == "parquet":
-        return _to_arrow(rows)
-    text = {"table": _to_table, "jsonl": _to_jsonl, "csv": _to_csv}[encoding](rows, width)
+        return _to_arrow(columns)
+    if encoding == "table":
+        text = _to_table(columns.rows(), width)
+    else:
+        text = _to_jsonl(columns) if encoding == "jsonl" else _to_csv(columns)
     return text.encode(errors="backslashreplace")  # a model's labels may contain lone surrogates
 
 
@@ -45,26 +51,60 @@ def header(encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
     return (",".join(CSV_COLUMNS) + "\n").encode() if encoding == "csv" else b""
 
 
-def _to_jsonl(rows: list[Row], width: int) -> str:
-    """One JSON object per line, with the fields of `Row`."""
+def _to_jsonl(columns: Columns) -> str:
+    """One JSON object per line, with the fields of `Row`: what `json` makes of `Row.to_dict()`."""
     to_json = json.JSONEncoder(ensure_ascii=False).encode
-    return "".join(to_json(row.to_dict()) + "\n" for row in rows)
+    labels = [to_json(label) for label in columns.labels]
+    start, model = '{"input": ', f', "model": {to_json(columns.model)}, "label": '
+    lines = []
+    results = _results(columns, labels)
+    for name, corrections, error in zip(columns.names, columns.corrections, columns.errors, strict=True):
+        name_json = to_json(as_utf8(name))
+        if error is None:
+            label, probability, unsure, top_k = next(results)
+            lines.append(
+                f'{start}{name_json}{model}{label}, "probability": {probability}, "unsure": {unsure}, '
+                f'"top_k": [{top_k}], "corrections": {to_json(corrections) if corrections else "[]"}, "error": null}}\n'
+            )
+        else:
+            lines.append(
+                f'{start}{name_json}{model}null, "probability": null, "unsure": null, "top_k": [], "corrections": '
+                f'[], "error": {to_json(as_utf8(error))}}}\n'
+            )
+    return "".join(lines)
 
 
-def _to_csv(rows: list[Row], width: int) -> str:
-    """One line per row; `top_k` is JSON, corrections are joined by semicolons."""
+def _to_csv(columns: Columns) -> str:
+    """One line per result; `top_k` is JSON, corrections are joined by semicolons."""
     lines: list[str] = []
     writer = csv.writer(SimpleNamespace(write=lines.append))  # its lines end in \r\n, so that it quotes both characters
-    for row in rows:
-        values = row.to_dict()
-        values |= {"corrections": "; ".join(row.corrections), "top_k": json.dumps(values["top_k"])}
-        writer.writerow([_csv_value(values[column]) for column in CSV_COLUMNS])
+    results = _results(columns, [json.dumps(label) for label in columns.labels])
+    top = iter(columns.top[:, 0].tolist() if columns.top.size else ())
+    for name, corrections, error in zip(columns.names, columns.corrections, columns.errors, strict=True):
+        if error is None:
+            _, probability, unsure, top_k = next(results)
+            label = columns.labels[next(top)]
+            cells = (label, _csv_number(probability), unsure, f"[{top_k}]", "; ".join(corrections), "")
+        else:
+            cells = ("", "", "", "[]", "", as_utf8(error))
+        writer.writerow((as_utf8(name), columns.model, *cells))
     return "".join(f"{line[:-2]}\n" for line in lines)
 
 
-def _csv_value(value: object) -> object:
-    """Empty for None; true or false as in JSON."""
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else value
+def _results(columns: Columns, labels: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """For each result without an error, as JSON: label, probability, unsure, and the elements of `top_k`."""
+    starts = [f'{{"label": {label}, "probability": ' for label in labels]
+    number = repr if np.isfinite(columns.probabilities).all() else json.dumps  # JSON writes floats as Python does
+    for top, values, unsure in zip(
+        columns.top.tolist(), columns.probabilities.tolist(), columns.unsure.tolist(), strict=True
+    ):
+        numbers = [number(value) for value in values]
+        guesses = ", ".join([f"{starts[index]}{text}}}" for index, text in zip(top, numbers, strict=True)])
+        yield labels[top[0]], numbers[0], "true" if unsure else "false", guesses
+
+
+def _csv_number(text: str) -> str:
+    return text if text not in ("NaN", "Infinity", "-Infinity") else repr(float(text))
 
 
 def _to_table(rows: list[Row], width: int) -> str:
@@ -120,12 +160,51 @@ def arrow_schema() -> Any:
     )
 
 
-def _to_arrow(rows: list[Row]) -> bytes:
+def _to_arrow(columns: Columns) -> bytes:
     """One record batch in Arrow's streaming format."""
     import pyarrow as pa
 
-    batch = pa.RecordBatch.from_pylist([row.to_dict() for row in rows], schema=arrow_schema())
+    good = np.array([error is None for error in columns.errors], np.bool_)
+    count, width = len(columns), columns.top.shape[1]
+    labels = pa.array([as_utf8(label) for label in columns.labels], pa.string())
+
+    def spread(values: Any, kind: Any) -> Any:
+        """A column with nulls for the results with an error."""
+        if good.all():
+            return pa.array(values, kind)
+        filled = np.zeros(count, values.dtype)
+        filled[good] = values
+        return pa.array(filled, kind, mask=~good)
+
+    first, best = (values[:, 0] if width else values[:, :0].ravel() for values in (columns.top, columns.probabilities))
+    guesses = pa.StructArray.from_arrays(
+        [labels.take(pa.array(columns.top.ravel())), pa.array(columns.probabilities.ravel(), pa.float32())],
+        names=["label", "probability"],
+    )
+    corrections = [len(texts) for texts in columns.corrections]
+    batch = pa.RecordBatch.from_arrays(
+        [
+            pa.array([as_utf8(name) for name in columns.names], pa.string()),
+            pa.array([columns.model] * count, pa.string()),
+            labels.take(spread(first, pa.int64())),
+            spread(best.astype(np.float32), pa.float32()),
+            spread(columns.unsure, pa.bool_()),
+            pa.ListArray.from_arrays(_offsets(good * width), guesses),
+            pa.ListArray.from_arrays(
+                _offsets(corrections), pa.array([text for texts in columns.corrections for text in texts], pa.string())
+            ),
+            pa.array([None if error is None else as_utf8(error) for error in columns.errors], pa.string()),
+        ],
+        schema=arrow_schema(),
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return bytes(sink.getvalue())
+
+
+def _offsets(lengths: Any) -> Any:
+    """Where each list begins, and the end, as int32."""
+    import pyarrow as pa
+
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))

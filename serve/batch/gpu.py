@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.batch.inputs import Source
-from serve.batch.pipeline import BLOCK_IMAGES, Block, Job, classify_with
+from serve.batch.pipeline import BLOCK_IMAGES, Block, Job, classify
 from serve.batch.workers import Workers
 from zoo.errors import ZooError
-from zoo.model import Row, bind, classify_prepared, on_cpu, prepare_all
+from zoo.model import bind, on_cpu
 from zoo.runtime import Bound
 
 BATCH_SIZES = (512,)  # smallest first; preparing the GPU for one more shape takes longer than it saves
@@ -55,12 +55,7 @@ def gpu_blocks(blocks: Iterable[list[Source]], job: Job, processes: int) -> Iter
 
 def classify_on_gpu(job: Job, remote: RemoteNetwork, sources: list[Source]) -> Block:
     """In a worker: classify one block of up to `BLOCK_IMAGES` images."""
-    expected, model = job.model.card.input, job.model
-
-    def classify(images: list[Source]) -> list[Row]:
-        return classify_prepared(model, prepare_all(images, expected, job.fit), job.top_k, remote.run)
-
-    return classify_with(job, sources, classify)
+    return classify(job, sources, remote.run)
 
 
 class Slot:

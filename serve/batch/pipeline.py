@@ -25,10 +25,11 @@ from serve.batch.inputs import Input, Source, Url, name_of, not_images, size_in_
 from serve.batch.workers import Workers
 from serve.devices import cores
 from serve.messages import say
+from zoo.columns import Columns, classify_columns
 from zoo.errors import ZooError, reason
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, Row
+from zoo.model import CHUNK, Model, Outputs, Prepared, prepare_all
 
 BLOCK_IMAGES = 128  # that a worker gets at a time: enough to make the cost of sending them negligible
 BLOCK_BYTES = 8 * 2**20  # of images that are sent as bytes
@@ -66,12 +67,12 @@ class Block:
     identities: bytes = b""  # see `identities`
 
     @classmethod
-    def from_rows(cls, rows: list[Row], encoding: Encoding | None, width: int, identities: bytes = b"") -> Block:
-        """Format and count rows."""
-        errors = [row for row in rows if row.error is not None]
-        failed = Counter((row.error or "").removeprefix(f"{row.input} ") for row in errors)
-        payload = rows if encoding is None else encode(rows, encoding, width)
-        return cls(payload, len(rows), failed, errors[0].error if errors else None, identities)
+    def of(cls, columns: Columns, encoding: Encoding | None, width: int, identities: bytes = b"") -> Block:
+        """Format and count results."""
+        errors = [(error, name) for error, name in zip(columns.errors, columns.names, strict=True) if error is not None]
+        failed = Counter(error.removeprefix(f"{name} ") for error, name in errors)
+        payload = columns.rows() if encoding is None else encode(columns, encoding, width)
+        return cls(payload, len(columns), failed, errors[0][0] if errors else None, identities)
 
 
 def split(sources: Iterable[Source]) -> Iterator[list[Source]]:
@@ -88,15 +89,13 @@ def split(sources: Iterable[Source]) -> Iterator[list[Source]]:
         yield block
 
 
-def classify(job: Job, sources: list[Source]) -> Block:
-    """Classify one list of images in this process."""
-    return classify_with(job, sources, lambda images: job.model.rows(images, job.top_k, job.fit))
-
-
-def classify_with(job: Job, sources: list[Source], classifier: Callable[[list[Any]], Iterable[Row]]) -> Block:
-    """Classify one list of images with a function that gives a row for each path or `Named`.
+def classify(job: Job, sources: list[Source], run: Callable[[Any], Outputs] | None = None) -> Block:
+    """Classify one list of images in this process.
 
     URLs are downloaded first. A source that cannot be read becomes a row with its error.
+
+    Args:
+        run: replaces the session of `job.model` and takes all images in one call.
     """
     downloads: Iterator[Source] = iter(())
     if urls := [source.name for source in sources if isinstance(source, Url)]:
@@ -104,12 +103,16 @@ def classify_with(job: Job, sources: list[Source], classifier: Callable[[list[An
 
         downloads = iter(fetch_all(urls))
     images = [next(downloads) if isinstance(source, Url) else source for source in sources]
-    classified = iter(classifier([image for image in images if not isinstance(image, Unreadable)]))
-    rows = [
-        Row(image.name, job.model.card.name, error=image.error) if isinstance(image, Unreadable) else next(classified)
-        for image in images
-    ]
-    return Block.from_rows(rows, job.encoding, job.width, identities(sources) if job.identify else b"")
+    readable = [image for image in images if not isinstance(image, Unreadable)]
+    prepared = prepare_all(readable, job.model.card.input, job.fit)
+    if len(readable) < len(images):
+        results = iter(prepared)
+        prepared = [
+            Prepared(image.name, None, error=image.error) if isinstance(image, Unreadable) else next(results)
+            for image in images
+        ]
+    columns = classify_columns(job.model, prepared, job.top_k, run)
+    return Block.of(columns, job.encoding, job.width, identities(sources) if job.identify else b"")
 
 
 def identities(sources: list[Source]) -> bytes:

@@ -22,6 +22,7 @@ from serve.batch.resume import OutputError, Parts
 from serve.batch.signals import interrupt_once
 from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
+from zoo.columns import Columns
 from zoo.errors import BadInput
 from zoo.images.read import Named
 from zoo.model import CHUNK, Model, load, onnx_bytes
@@ -117,7 +118,7 @@ def _print_rows(inputs: list[Input], model: Model, options: PredictOptions, enco
     sources = [source for one in inputs for source in one.images()]
     rows = model.rows(sources, options.top_k, options.fit)
     while chunk := list(islice(rows, CHUNK)):
-        block = Block.from_rows(chunk, encoding, width)
+        block = Block.of(Columns.from_rows(chunk), encoding, width)
         summary.check_errors(block, options.max_errors)
         stdout.write(block)
         summary.add(block)

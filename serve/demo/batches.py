@@ -20,6 +20,7 @@ from serve.batch.formats import encode, header
 from serve.batch.inputs import Input, Options, Source, expand, total
 from serve.batch.pipeline import Block, Job, run
 from serve.demo import text
+from zoo.columns import Columns
 from zoo.errors import ZooError
 from zoo.images.read import Named, decode
 from zoo.model import Row, load
@@ -139,7 +140,7 @@ def _write(rows: list[Row], form: str, folder: Path) -> Path:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pq.write_table(pa.ipc.open_stream(encode(rows, "parquet")).read_all(), path)
+        pq.write_table(pa.ipc.open_stream(encode(Columns.from_rows(rows), "parquet")).read_all(), path)
     else:
-        path.write_bytes(header("csv") + encode(rows, "csv"))
+        path.write_bytes(header("csv") + encode(Columns.from_rows(rows), "csv"))
     return path

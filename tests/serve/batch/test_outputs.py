@@ -17,8 +17,9 @@ from serve.batch.formats import encode, header
 from serve.batch.outputs import Stdout, check_out, encoding_of
 from serve.batch.pipeline import Block
 from tests.support.command import zoo
+from zoo.columns import Columns
 from zoo.errors import WrongUsage
-from zoo.model import Row
+from zoo.model import Guess, Row
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_parquet_without_pyarrow_exits_with_2(tmp_path):
 
 def test_csv_on_stdout_keeps_control_characters(capsys):
     rows = [Row("a\033[31m\rb.png", "m", error="no")]
-    Stdout("csv", 9).write(Block(encode(rows, "csv"), 1))
+    Stdout("csv", 9).write(Block(encode(Columns.from_rows(rows), "csv"), 1))
     assert capsys.readouterr().out.splitlines(keepends=True)[1:] == ['"a\033[31m\r', 'b.png",m,,,,[],,no\n']
 
 
@@ -146,10 +147,10 @@ HOSTILE = "a\033[31m\x9b31m\u202e\udce9é\r\nb.png"
 def test_rows_cannot_control_the_terminal(form, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     rows = [
-        Row(HOSTILE, "m", error=f"{HOSTILE} is a link to {HOSTILE}."),
-        Row("b", HOSTILE, HOSTILE, 0.5, False, (), (HOSTILE,)),
+        Row(HOSTILE, HOSTILE, error=f"{HOSTILE} is a link to {HOSTILE}."),
+        Row("b", HOSTILE, HOSTILE, 0.5, False, (Guess(HOSTILE, 0.5), Guess("other", 0.5)), (HOSTILE,)),
     ]
-    Stdout(form, 20).write(Block(encode(rows, form), 1))
+    Stdout(form, 20).write(Block(encode(Columns.from_rows(rows), form), 1))
     output = capsys.readouterr().out
     plain = click.unstyle(output) if form == "table" else output
     assert all(character.isprintable() or character == "\n" for character in plain)
@@ -160,7 +161,7 @@ def test_rows_cannot_control_the_terminal(form, capsys, monkeypatch):
 def test_names_that_are_not_utf8_are_escaped(form):
     rows = [Row("caf\udce9→.png", "m", error="caf\udce9→.png is a link to x\udcff.")]
     expected = ("caf\\udce9→.png", "caf\\udce9→.png is a link to x\\udcff.")
-    data = encode(rows, form)
+    data = encode(Columns.from_rows(rows), form)
     if form == "jsonl":
         for read in (json.loads, orjson.loads):
             row = read(data)

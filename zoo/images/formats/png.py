@@ -58,15 +58,27 @@ def plain_pixels(data: bytes) -> npt.NDArray[np.uint8] | None:
 
     None for any other file; `parse` reads it or raises the reason. At most 100,000 pixels, which no limit is below.
     """
+    raw = inflated_rows(data)
+    return None if raw is None else decode_inflated(data[:33], raw)
+
+
+def inflated_rows(data: bytes, width: int = 0, height: int = 0, kind: bytes = b"") -> bytes | None:
+    """The rows of a small plain PNG, each after its filter type; None for any other file.
+
+    Args:
+        kind: bit depth, colour type and three zeros; if it is given, files of another kind or size are refused.
+    """
     if len(data) < 57:
         return None
-    start, width, height, kind, checksum, length, second = _HEAD.unpack_from(data)
-    if start != _START or second != b"IDAT" or kind not in _PLAIN:
+    start, found_width, found_height, found_kind, checksum, length, second = _HEAD.unpack_from(data)
+    if start != _START or second != b"IDAT" or found_kind not in _PLAIN:
+        return None
+    if kind and (found_width, found_height, found_kind) != (width, height, kind):
         return None
     end = 41 + length
-    stride = width * _PLAIN[kind] + 1
-    expected = stride * height
-    if not 0 < width * height <= LEAST or len(data) != end + 16 or data[end + 4 :] != _END:
+    stride = found_width * _PLAIN[found_kind] + 1
+    expected = stride * found_height
+    if not 0 < found_width * found_height <= LEAST or len(data) != end + 16 or data[end + 4 :] != _END:
         return None
     if crc32(data[12:29]) != checksum or crc32(data[37:end]) != int.from_bytes(data[end : end + 4], "big"):
         return None
@@ -77,10 +89,10 @@ def plain_pixels(data: bytes) -> npt.NDArray[np.uint8] | None:
         return None
     if len(raw) != expected or not inflater.eof or raw[::stride].strip(_FILTERS):
         return None
-    return _decode_inflated(data[:33], raw)
+    return raw
 
 
-def _decode_inflated(head: bytes, raw: bytes) -> npt.NDArray[np.uint8] | None:
+def decode_inflated(head: bytes, raw: bytes) -> npt.NDArray[np.uint8] | None:
     """Decode inflated rows with OpenCV, from a PNG that stores them uncompressed, so that no data can be missing.
 
     Args:
@@ -133,7 +145,7 @@ class _Png(Header):
             raw = _inflated(self.body, self.expected)
             if raw[:: self.expected // self.height].strip(_FILTERS):
                 raise damaged("its pixels have an unknown filter type")
-            pixels = _decode_inflated(self.head, raw)
+            pixels = decode_inflated(self.head, raw)
             if pixels is not None:
                 return pixels, ()
         from PIL import PngImagePlugin
