@@ -220,7 +220,7 @@ class Kind:
     strengths: tuple[Any, Any, Any, Any, Any]  # for severity 1 to 5
 
 
-KINDS: dict[str, dict[str, Kind]] = {  # data set → name → kind
+KINDS: dict[str, dict[str, Kind]] = {  # dataset → name → kind
     "cifar10": {
         "gaussian noise": Kind(gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
         "shot noise": Kind(shot_noise, (500, 250, 100, 75, 50)),

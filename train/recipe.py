@@ -130,4 +130,4 @@ def find(name: str) -> Recipe:
     for candidate in names():
         if candidate.split(".")[0] == name and (recipe := find(candidate)).default:
             return recipe
-    raise WrongUsage(f"There is no recipe {name!r}. There are: {', '.join(names())}.")
+    raise WrongUsage(f"Unknown recipe {name!r}. Available: {', '.join(names())}.")

@@ -41,7 +41,7 @@ def text(study: Study, results: Results) -> str:
         *(line for number, pair in enumerate(judged, 1) for line in _section(number, *pair)),
         "### The variants",
         "",
-        "| variant | parameters, as Keras counts | batch | test accuracy, mean ± sd (n) | training, mean |",
+        "| variant | parameters, counted as in Keras | batch | test accuracy, mean ± sd (n) | training, mean |",
         "|---|---|---|---|---|",
         *(_row(study, variant, results) for variant in study.variants),
     ]
