@@ -73,12 +73,11 @@ def three_digits(row: Row, key: str = "p50_ms") -> str:
 
 
 def summary(run: SavedRun) -> str:
-    """For the README: the accuracy-latency plot and one line per model."""
+    """For the README: the accuracy-latency plot and one line per model. int8 models have no PyTorch times to show."""
     shares = {row["model"]: row["share_of_peak"] for row in run.select(scope="array to label, every model")}
     rows = [
         [
             f"`{row['model']}`",
-            f"{row['accuracy']:.2%}",
             three_digits(row["times"]["zoo.Model.run"]),
             f"{row['ratios']['session.run']:.2f}",
             _speed_up(row, "torch", "torch-channels-last"),
@@ -86,9 +85,10 @@ def summary(run: SavedRun) -> str:
             f"{shares[row['model']]:.0%}" if row["model"] in shares else "–",
         ]
         for row in run.select(scope="array to label, in turn")
+        if not row["model"].endswith("-int8")
     ]
     head = (
-        "model | accuracy | array to label, ms | time relative to `session.run` | "
+        "model | array to label, ms | time relative to `session.run` | "
         "speed-up over PyTorch eager (faster layout) | speed-up over torch.compile | share of GEMM peak"
     )
     plot = "![accuracy against latency and parameters](docs/benchmarks/pareto.png)"

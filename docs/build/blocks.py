@@ -27,14 +27,15 @@ def models() -> str:
     rows = []
     for card in shipped_cards():
         accuracy, seeds = card.accuracy, card.accuracy.seeds
+        low, high = accuracy.interval95
         spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%}" if seeds.sd is not None else f"{seeds.mean:.2%}"
         rows.append([
             f"[`{card.name}`](docs/models/{card.name}.md)",
             card.dataset.title,
             f"{card.parameters.keras:,}",
             f"{card.macs:,}",
-            accuracy,
-            f"{spread} (n = {seeds.n})",
+            f"{accuracy.value:.2%} ({low:.2%}–{high:.2%})",
+            f"{spread} (n={seeds.n})",
             f"{card.file('model.onnx').size_bytes / 1000:.0f} KB",
         ])  # fmt: skip
     return table("model | dataset | parameters | MACs | test accuracy (shipped model) | mean over seeds | file", rows)
