@@ -224,7 +224,7 @@ def loadgen(run: SavedRun) -> str:
         name, unit, divisor = SCENARIO_FIGURES[result["scenario"]]
         value = float(log[name]) / divisor
         if limit := float(log["target_latency (ns)"]) / 1e6:
-            unit += f", 99 % within {limit:g} ms"
+            unit += f", 99% within {limit:g} ms"
         rows.append([
             f"`{result['model']}`",
             result["scenario"],

@@ -97,7 +97,7 @@ def _row(study: Study, variant: str, results: Results) -> str:
     parameters = networks.parameter_counts(networks.build(recipe))["keras"]
     accuracies = list(analysis.values("test_accuracy", variant, results).values())
     accuracy = Estimate.of(accuracies) if accuracies else None
-    spread = f"{_mean(accuracy, 2)} % ({accuracy.n})" if accuracy else "not yet measured"
+    spread = f"{_mean(accuracy, 2)}% ({accuracy.n})" if accuracy else "not yet measured"
     minutes = f"{sum(run['training_s'] for run in runs.values()) / len(runs) / 60:.0f} min" if runs else ""
     return f"| `{variant}` | {parameters:,} | {recipe.batch_size} | {spread} | {minutes} |"
 

@@ -44,7 +44,7 @@ def _body(card: Card) -> str:
         ("Version", card.version),
         ("Input", f"`image`, uint8 `(N, {', '.join(map(str, card.input.shape))})`"),
         ("Output", f"`logits` and `probabilities`, float32 `(N, {len(card.labels)})`: {', '.join(card.labels)}"),
-        ("Test accuracy", f"{accuracy.value:.2%} of {accuracy.images:,} images, 95 % interval {low:.2%} to {high:.2%}"),
+        ("Test accuracy", f"{accuracy.value:.2%} of {accuracy.images:,} images, 95% interval {low:.2%} to {high:.2%}"),
         ("Over seeds", f"{seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
         (
             "Parameters",
