@@ -361,4 +361,4 @@ if __name__ == "__main__":
     try:
         main(prog_name="python -m train")
     except ModuleNotFoundError as missing:
-        sys.exit(f"{missing.name} is not installed: pip install -e '.[cpu,train]'")
+        sys.exit(f"Error: {missing.name} is not installed. Install it: pip install -e '.[cpu,train]'")
