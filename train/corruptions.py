@@ -4,7 +4,7 @@ Every function takes uint8 images `(N, H, W, C)`, one of its five strengths and 
 same shape and type.
 
 Photographs: corruptions and strengths of Hendrycks and Dietterich (arXiv 1903.12261), as in their program for CIFAR-10,
-without glass blur and without snow and frost, which need additional pictures. Digits: corruptions of Mu and Gilmer
+without glass blur and without snow and frost, which need additional images. Digits: corruptions of Mu and Gilmer
 (arXiv 1906.02337), and thicker, thinner, larger and smaller digits. Their paper has one strength each, so the strengths
 are our own.
 """

@@ -130,8 +130,15 @@ _IMPORTED = time.monotonic()
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
 @click.option("--calibration-run", is_flag=True, help="Train without the validation split and measure on it.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Data folder. [$ZOO_DATA]")
-@click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False), help="Directory with the datasets.  [env var: ZOO_DATA]"
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=os.cpu_count(),
+    help="CPU threads.  [default: the number of cores]",
+)
 def mnist_fast(target: str, seed: int, calibration_run: bool, data: str | None, threads: int) -> None:
     """Train on MNIST against the clock (docs/training-speed.md)."""
     result = run(target, "calibration" if calibration_run else "full", seed, threads, data)
