@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module", params=subjects.MODELS)
 def subject(request: pytest.FixtureRequest) -> subjects.Subject:
-    """A model under test; skipped with the reason if its files or its data set are missing."""
+    """A model under test; skipped with the reason if its files or its dataset are missing."""
     try:
         return load_subject(request.param)
     except zoo.ZooError as error:

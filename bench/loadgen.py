@@ -204,7 +204,7 @@ def measure(name: str, scenario: Scenario, seconds: float, queries: int, logs: P
     """Run one scenario of one model in both modes; returns the result that is saved as JSON.
 
     Raises:
-        zoo.ZooError: the model or its data set is missing.
+        zoo.ZooError: the model or its dataset is missing.
         RuntimeError: the answers are not as accurate as the card's.
     """
     model = zoo.load(name, "cpu")

@@ -3,7 +3,7 @@
 Every step runs in its own process with a time limit, and its result is in FOLDER/on_gpu.json as soon as it ends. If a
 step fails, its error is saved there and the other steps still run. The same command resumes an interrupted one: it
 skips steps that have a result, and `--again STEP` repeats one. `--device cpu` runs the same steps without a GPU.
-Requirements: onnxruntime-gpu, torch with CUDA, and both data sets in $ZOO_DATA or decoded under $ZOO_HOME.
+Requirements: onnxruntime-gpu, torch with CUDA, and both datasets in $ZOO_DATA or decoded under $ZOO_HOME.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 MODELS = ("mnist14k.plus", "cifar90k.plus", "cifar93k.plus")  # for latency
 BATCHES = (1, 64, 256, 1024)
 LARGE_BATCHES = (1024, 2048, 4096)
-BATCH_RUNS = {"mnist14k": "mnist", "cifar90k": "cifar10"}  # of `zoo predict`: model and data set
+BATCH_RUNS = {"mnist14k": "mnist", "cifar90k": "cifar10"}  # of `zoo predict`: model and dataset
 BATCH_IMAGES = 60_000
 LATENCY_S = 0.15  # per latency row, after its warm-up
 SEEDS = "0-4"
@@ -225,20 +225,20 @@ def training_speed(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from train import recipe
-    from train.data import Part
+    from train.data import Split
     from train.device import Steps, Trainee
-    from train.loop import Job
+    from train.loop import TrainingJob
     from train.runs import Run
 
     settings, device = recipe.find(RECIPE), torch.device(options.device)
     n = 100 if options.quick else 50_000
     torch.backends.cudnn.benchmark = True
     images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8)
-    data = Part("made up", images.to(device), torch.randint(0, 10, (n,)).to(device))
+    data = Split("made up", images.to(device), torch.randint(0, 10, (n,)).to(device))
     result: dict[str, Any] = {"images": n, "batch": settings.batch_size}
     with tempfile.TemporaryDirectory() as folder:
         for count in (1, 5):
-            jobs = [Job(settings, "full", seed, 100, 1, "cuda") for seed in range(count)]
+            jobs = [TrainingJob(settings, "full", seed, 100, 1, "cuda") for seed in range(count)]
             runs = [Run(Path(folder, str(count), f"seed{job.seed}")) for job in jobs]
             pairs = zip(jobs, runs, strict=True)
             trainees = [Trainee(job, run, data, device, False, False) for job, run in pairs]
@@ -434,7 +434,7 @@ def _timed(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
 
 
 def _parquet(data: str, folder: Path, count: int) -> Path:
-    """A parquet file with the data set's test images as PNG files, repeated up to `count`."""
+    """A parquet file with the dataset's test images as PNG files, repeated up to `count`."""
     import cv2
     import pyarrow as pa
     import pyarrow.parquet as pq

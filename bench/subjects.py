@@ -38,7 +38,7 @@ def load_subject(name: str) -> Subject:
     """Find a model and the first images of its test set that it classifies correctly by `MARGIN`.
 
     Raises:
-        ZooError: the model or its data set is missing, or too few answers are correct.
+        ZooError: the model or its dataset is missing, or too few answers are correct.
     """
     import cv2
 

@@ -33,7 +33,7 @@ PROCESSES = 2
 @pytest.fixture(scope="module")
 def data_folder() -> Path:
     if not os.environ.get("ZOO_DATA"):
-        pytest.skip("the data sets are missing: set ZOO_DATA to their folder")
+        pytest.skip("the datasets are missing: set ZOO_DATA to their folder")
     return Path(os.environ["ZOO_DATA"])
 
 
@@ -116,7 +116,7 @@ def dataloader(names: list[str]) -> Any:
 
 
 class Files:
-    """A data set of image files, with the transforms of torchvision's tutorials."""
+    """A dataset of image files, with the transforms of torchvision's tutorials."""
 
     def __init__(self, names: list[str]) -> None:
         from torchvision.transforms import Compose, Normalize, ToTensor

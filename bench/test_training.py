@@ -20,36 +20,40 @@ EPOCHS = 6  # the first is not counted
 
 
 def load_parts(card: zoo.Card) -> tuple[Any, Any]:
-    """Training and test images of the model's data set; skips the benchmark if they are missing."""
-    from train.data import held_out_part, training_part
+    """Training and test images of the model's dataset; skips the benchmark if they are missing."""
+    from train.data import held_out_data, training_data
 
     try:
-        return training_part(card.dataset.name, "full"), held_out_part(card.dataset.name, "full")
+        return training_data(card.dataset.name, "full"), held_out_data(card.dataset.name, "full")
     except zoo.ZooError as error:
         pytest.skip(str(error))
 
 
 def train(card: zoo.Card, epochs: int, data: Any, test: Any, folder: Path) -> tuple[Any, list[dict[str, Any]]]:
     """Train the model's recipe on one thread; returns its result and its metrics, a row per epoch."""
-    from train.loop import Job, fit
+    from train.loop import TrainingJob, fit
     from train.progress import Progress
     from train.runs import Run
 
     run = Run.of(card.name, "full", 0, folder)
-    result = fit(Job(recipe.find(card.name), "full", 0, epochs, 1), run, data, test, Progress("bench", live=False))
+    result = fit(
+        TrainingJob(recipe.find(card.name), "full", 0, epochs, 1), run, data, test, Progress("bench", live=False)
+    )
     return result, run.metrics()
 
 
 def test_training_step(benchmark: Any, subject: Subject, tmp_path: Path) -> None:
     """Gather, augment, forward, backward and update, on one thread, with the recipe's batch size."""
-    from train.data import Part
+    from train.data import Split
 
     card = subject.entry.card
     if card.name not in recipe.names():
         pytest.skip(f"{card.name} has no recipe")
     batch = card.training.settings["batch_size"]
-    parts = [Part(part.name, part.images[: STEPS * batch], part.labels[: STEPS * batch]) for part in load_parts(card)]
-    _, metrics = benchmark.pedantic(train, (card, EPOCHS, *parts, tmp_path), rounds=1)
+    splits = [
+        Split(split.name, split.images[: STEPS * batch], split.labels[: STEPS * batch]) for split in load_parts(card)
+    ]
+    _, metrics = benchmark.pedantic(train, (card, EPOCHS, *splits, tmp_path), rounds=1)
     timing = Timing(np.array([line["seconds"] for line in metrics[1:]]) / STEPS)
     benchmark.extra_info |= {
         "scope": "training step", **card_facts(card), "batch": batch, "threads": 1, "n": len(timing.seconds) * STEPS,

@@ -21,18 +21,18 @@ from bench.measure import megabytes, run_process
 from bench.training_speed import RESULTS
 from train import augment, networks
 from train.__main__ import KEEP_MEMORY
-from train.data import Part, training_part
+from train.data import Split, training_data
 from train.evaluate import network_input
 from train.fast import run as fast
 from train.fast.recipes import RECIPES
-from train.loop import Average, Job, train_epoch
+from train.loop import Average, TrainingJob, train_epoch
 from train.precision import on_this_processor
 from train.progress import Progress
 
 STEPS = 200
 
 
-def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[str, Any]:
+def profile(target: str, threads: int, data: Split, steps: int = STEPS) -> dict[str, Any]:
     """Time `steps` steps of the target's recipe.
 
     Returns:
@@ -77,8 +77,8 @@ def profile(target: str, threads: int, data: Part, steps: int = STEPS) -> dict[s
         lap("optimizer")
         average.update_parameters(network)
         lap("average")
-    subset = Part(data.name, *(part[: steps * recipe.batch_size] for part in (data.images, data.labels)))
-    job = Job(recipe, "full", 0, recipe.epochs, threads)
+    subset = Split(data.name, *(part[: steps * recipe.batch_size] for part in (data.images, data.labels)))
+    job = TrainingJob(recipe, "full", 0, recipe.epochs, threads)
     metrics = train_epoch(network, optimizer, average, subset, job, 0, Progress("profile", live=False))
     return {
         "batch": recipe.batch_size,
@@ -97,7 +97,7 @@ def peak_mb() -> int:
 def profile_in_this_process(target: str, threads: int) -> dict[str, Any]:
     """The profile with peak memory after the imports, after loading the data, and after the steps."""
     imported = peak_mb()
-    data = training_part("mnist", "full")
+    data = training_data("mnist", "full")
     loaded = peak_mb()
     result = profile(target, threads, data)
     return {**result, "peak_mb": {"imports": imported, "data": loaded, "steps": peak_mb()}}

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from train.experiments.study import NAMES as STUDIES
 from train.fast.run import mnist_fast
 from zoo.errors import WrongUsage, ZooError
 
 if TYPE_CHECKING:
-    from train.data import Part
-    from train.loop import Job
+    from train.data import Split
+    from train.loop import TrainingJob
     from train.runs import Run
 
 # By default glibc returns large blocks to the kernel and requests them again for every batch. These variables make it
@@ -26,9 +27,15 @@ KEEP_MEMORY = {
 }
 HELP_WIDTH = 200  # of a command's short help; click would cut it at 45 characters
 
-data_option = click.option("--data", type=click.Path(exists=True, file_okay=False), help="Data folder. [$ZOO_DATA]")
-runs_option = click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs. [$ZOO_HOME/runs]")
-target_option = click.option("--to", "target", type=click.Path(path_type=Path), help="Folder of models. [zoo/models]")
+data_option = click.option(
+    "--data", type=click.Path(exists=True, file_okay=False), help="Directory with the datasets.  [env var: ZOO_DATA]"
+)
+runs_option = click.option(
+    "--runs", type=click.Path(path_type=Path), help="Directory of the runs.  [default: $ZOO_HOME/runs]"
+)
+target_option = click.option(
+    "--to", "target", type=click.Path(path_type=Path), help="Directory of models.  [default: zoo/models]"
+)
 
 
 class Failure(click.ClickException):
@@ -80,10 +87,10 @@ def main() -> None:
 
 def _train_command(name: str, title: str) -> click.Command:
     @click.command(name, help=f"Train {name}: {title}.", short_help=title)
-    @click.option("--seed", type=int, help="Seed of initial weights, order, dropout and augmentation. [0]")
+    @click.option("--seed", type=int, help="Seed of initial weights, order, dropout and augmentation.  [default: 0]")
     @click.option("--seeds", metavar="FIRST-LAST", help="Several seeds, such as 0-4. On a GPU they run in parallel.")
     @click.option("--calibration-run", is_flag=True, help="Train without the validation split and measure on it.")
-    @click.option("--epochs", type=click.IntRange(min=1), help="Number of epochs. [the recipe's]")
+    @click.option("--epochs", type=click.IntRange(min=1), help="Number of epochs.  [default: the recipe's]")
     @data_option
     @click.option(
         "--source",
@@ -93,9 +100,13 @@ def _train_command(name: str, title: str) -> click.Command:
         help="Where to download missing data.",
     )
     @click.option(
-        "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="auto uses a GPU if there is one. [auto]"
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        help="Device to train on; auto is the GPU if there is one (unlike `zoo predict`).  [default: auto]",
     )
-    @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [the fastest number, measured first]")
+    @click.option(
+        "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the fastest number, measured first]"
+    )
     @runs_option
     @click.option("--resume", is_flag=True, help="Continue after the last complete epoch, with the run's own options.")
     @click.option("--restart", is_flag=True, help="Delete an earlier run in the same folder.")
@@ -122,17 +133,17 @@ def _train(
 ) -> None:
     """Run the jobs of one recipe, one per seed, and print results and next steps."""
     from train import start
-    from train.data import Kind, held_out_part, torchvision_folder, training_part
+    from train.data import Kind, held_out_data, torchvision_folder, training_data
     from train.device import available
-    from train.loop import Job
+    from train.loop import TrainingJob
     from train.recipe import find
     from train.report import draw
     from train.runs import Run
 
     if resume and restart:
-        raise WrongUsage("--resume and --restart exclude each other.")
+        raise WrongUsage("--resume and --restart cannot be used together.")
     if seed is not None and seeds:
-        raise WrongUsage("--seed and --seeds exclude each other.")
+        raise WrongUsage("--seed and --seeds cannot be used together.")
     recipe, step_s = find(name), 0.0
     kind: Kind = "calibration" if calibration_run else "full"
     numbers = _parse_seeds(seeds) if seeds else [seed or 0]
@@ -148,11 +159,11 @@ def _train(
     else:
         for run in folders:
             run.check_free(restart)
-    jobs: list[Job] = []
+    jobs: list[TrainingJob] = []
     try:
         if source == "torchvision" and data is None:
             data = str(torchvision_folder(recipe.dataset))
-        parts = training_part(recipe.dataset, kind, data), held_out_part(recipe.dataset, kind, data)
+        parts = training_data(recipe.dataset, kind, data), held_out_data(recipe.dataset, kind, data)
         device = available(device or "auto")
         if not resume:
             if device == "cpu":
@@ -161,7 +172,7 @@ def _train(
             for run in folders:
                 run.save_options(data=data and os.path.abspath(data))
         for number, run in zip(numbers, folders, strict=True):
-            jobs.append(job := Job(recipe, kind, number, epochs or recipe.epochs, threads or 1, device))
+            jobs.append(job := TrainingJob(recipe, kind, number, epochs or recipe.epochs, threads or 1, device))
             click.echo(start.announcement(job, run, parts[0], step_s, resume), err=True)
         results = _fit(jobs, folders, *parts, resume, restart)
     except KeyboardInterrupt:
@@ -183,7 +194,7 @@ def _train(
 
 
 def _fit(
-    jobs: "list[Job]", runs: "list[Run]", training: "Part", held_out: "Part", resume: bool, restart: bool
+    jobs: "list[TrainingJob]", runs: "list[Run]", training: "Split", held_out: "Split", resume: bool, restart: bool
 ) -> list[dict[str, Any]]:
     """Train the jobs: one after the other on the CPU, in parallel on a GPU."""
     from train.device import fit_on_device
@@ -211,14 +222,14 @@ def _parse_seeds(text: str) -> list[int]:
 @main.command()
 @click.argument("recipe")
 @click.option("--as", "name", metavar="NAME", help="Name of your own model, for example mnist14k.mine.")
-@click.option("--seed", type=int, help="With --as: the seed to export. [0]")
+@click.option("--seed", type=int, help="With --as: the seed to export.  [default: 0]")
 @data_option
 @runs_option
 @click.option(
     "--to",
     "target",
     type=click.Path(path_type=Path),
-    help="Folder of models. [zoo/models; with --as $ZOO_HOME/models]",
+    help="Directory of models.  [default: zoo/models; with --as $ZOO_HOME/models]",
 )
 def export(
     recipe: str, name: str | None, seed: int | None, data: str | None, runs: Path | None, target: Path | None
@@ -251,9 +262,9 @@ def export(
 @click.argument("recipe")
 @target_option
 def describe(recipe: str, target: Path | None) -> None:
-    """Update a model's title and source from its recipe.
+    """Update title, source and default flag from the recipe.
 
-    Title, source and default flag change; weights and figures do not. No runs are needed.
+    Weights and figures do not change. No runs are needed.
     """
     from train.export import describe as update
     from train.recipe import find
@@ -277,7 +288,7 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
 
 
 @main.command()
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @data_option
 def robustness(models: tuple[str, ...], data: str | None) -> None:
     """Measure models on corrupted test sets."""
@@ -304,20 +315,25 @@ def report_command(recipe: str, data: str | None, runs: Path | None) -> None:
         click.echo(path)
 
 
-@main.command()
+@main.command(
+    short_help="Train the variants of a study that have no result yet.",
+    help=f"""Train the variants of STUDY that have no result yet.
+
+    An interrupted run continues after its last complete epoch.
+
+    Studies: {", ".join(STUDIES)}.""",
+)
 @click.argument("study")
-@click.option("--seeds", type=click.IntRange(min=1), help="Number of seeds, from 0. [the study's]")
+@click.option("--seeds", type=click.IntRange(min=1), help="Number of seeds, from 0.  [default: the study's]")
 @click.option("--only", multiple=True, metavar="VARIANT", help="Only this variant; can be repeated.")
 @data_option
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [the fastest number, measured first]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the fastest number, measured first]"
+)
 @runs_option
 def experiments(
     study: str, seeds: int | None, only: tuple[str, ...], data: str | None, threads: int | None, runs: Path | None
 ) -> None:
-    """Train the variants of a study that have no result yet.
-
-    An interrupted run of STUDY continues after its last complete epoch.
-    """
     from train.experiments import run as running
     from train.experiments.study import find
 
@@ -328,9 +344,9 @@ def experiments(
         while missing := next(running.missing(chosen, seeds or chosen.seeds, only), None):
             variant, seed = missing
             result = running.train(chosen, variant, seed, threads, runs, data)
-            part = "test" if chosen.reads_test else "validation"
+            split = "test" if chosen.reads_test else "validation"
             accuracy = result["test_accuracy"] if chosen.reads_test else result["epochs"][-1]["validation_accuracy"]
-            click.echo(f"{variant} seed {seed}: accuracy {accuracy:.2%} on the {part} images.")
+            click.echo(f"{variant} seed {seed}: accuracy {accuracy:.2%} on the {split} images.")
     except KeyboardInterrupt:
         click.echo("Stopped. Run the same command to continue after the last complete epoch.", err=True)
         sys.exit(130)
@@ -345,4 +361,4 @@ if __name__ == "__main__":
     try:
         main(prog_name="python -m train")
     except ModuleNotFoundError as missing:
-        sys.exit(f"{missing.name} is not installed: pip install -e '.[cpu,train]'")
+        sys.exit(f"Error: {missing.name} is not installed. Install it: pip install -e '.[cpu,train]'")

@@ -4,7 +4,7 @@ Every function takes uint8 images `(N, H, W, C)`, one of its five strengths and 
 same shape and type.
 
 Photographs: corruptions and strengths of Hendrycks and Dietterich (arXiv 1903.12261), as in their program for CIFAR-10,
-without glass blur and without snow and frost, which need additional pictures. Digits: corruptions of Mu and Gilmer
+without glass blur and without snow and frost, which need additional images. Digits: corruptions of Mu and Gilmer
 (arXiv 1906.02337), and thicker, thinner, larger and smaller digits. Their paper has one strength each, so the strengths
 are our own.
 """
@@ -220,7 +220,7 @@ class Kind:
     strengths: tuple[Any, Any, Any, Any, Any]  # for severity 1 to 5
 
 
-KINDS: dict[str, dict[str, Kind]] = {  # data set → name → kind
+KINDS: dict[str, dict[str, Kind]] = {  # dataset → name → kind
     "cifar10": {
         "gaussian noise": Kind(gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
         "shot noise": Kind(shot_noise, (500, 250, 100, 75, 50)),

@@ -21,8 +21,8 @@ Kind = Literal["full", "calibration"]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Images of a data set with their labels."""
+class Split:
+    """Images of a dataset with their labels."""
 
     name: str  # "train", "validation" or "test"
     images: torch.Tensor  # uint8 `(N, H, W, C)`
@@ -32,18 +32,18 @@ class Part:
         return len(self.labels)
 
 
-def training_part(dataset: str, kind: Kind, folder: str | os.PathLike[str] | None = None) -> Part:
+def training_data(dataset: str, kind: Kind, folder: str | os.PathLike[str] | None = None) -> Split:
     """Return all training images, or for a calibration run those outside the validation split."""
     data = datasets.load(dataset, "train", folder)
-    return _part("train", data, _order(data)[data.info.validation :] if kind == "calibration" else None)
+    return _split("train", data, _order(data)[data.info.validation :] if kind == "calibration" else None)
 
 
-def held_out_part(dataset: str, kind: Kind, folder: str | os.PathLike[str] | None = None) -> Part:
+def held_out_data(dataset: str, kind: Kind, folder: str | os.PathLike[str] | None = None) -> Split:
     """Return the test set, or for a calibration run the validation split."""
     if kind == "full":
-        return _part("test", datasets.load(dataset, "test", folder), None)
+        return _split("test", datasets.load(dataset, "test", folder), None)
     data = datasets.load(dataset, "train", folder)
-    return _part("validation", data, _order(data)[: data.info.validation])
+    return _split("validation", data, _order(data)[: data.info.validation])
 
 
 def _order(data: datasets.Dataset) -> NDArray[np.int64]:
@@ -51,16 +51,16 @@ def _order(data: datasets.Dataset) -> NDArray[np.int64]:
     return np.random.default_rng(0).permutation(len(data.labels))
 
 
-def _part(name: str, data: datasets.Dataset, rows: NDArray[np.int64] | None) -> Part:
+def _split(name: str, data: datasets.Dataset, rows: NDArray[np.int64] | None) -> Split:
     images, labels = (data.images, data.labels) if rows is None else (data.images[rows], data.labels[rows])
-    return Part(name, torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64)))
+    return Split(name, torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64)))
 
 
 TORCHVISION_CLASSES = {"mnist": "MNIST", "cifar10": "CIFAR10"}
 
 
 def torchvision_folder(dataset: str) -> Path:
-    """Download a data set with torchvision, once; return a folder that `zoo.datasets.catalog.load` reads.
+    """Download a dataset with torchvision, once; return a folder that `zoo.datasets.catalog.load` reads.
 
     Raises:
         BadData: the download failed.

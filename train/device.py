@@ -23,10 +23,10 @@ import torch
 from torch import nn
 
 from train import augment, networks
-from train.data import Part
+from train.data import Split
 from train.distill import Teacher, cross_entropy
 from train.evaluate import accuracy, logits, loss, network_input
-from train.loop import Average, Job, epoch_seed, result_of
+from train.loop import Average, TrainingJob, epoch_seed, result_of
 from train.precision import autocast, on_device
 from train.progress import Progress
 from train.runs import Run
@@ -52,10 +52,10 @@ def available(device: str) -> str:
 
 
 def fit_on_device(
-    jobs: Sequence[Job],
+    jobs: Sequence[TrainingJob],
     runs: Sequence[Run],
-    data: Part,
-    held_out: Part,
+    data: Split,
+    held_out: Split,
     progresses: Sequence[Progress],
     resume: bool = False,
     restart: bool = False,
@@ -76,18 +76,18 @@ def fit_on_device(
     """
     device = device or torch.device("cuda")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
-    parts = [Part(part.name, part.images.to(device), part.labels.to(device)) for part in (data, held_out)]
-    trainees = [Trainee(job, run, parts[0], device, resume, restart) for job, run in zip(jobs, runs, strict=True)]
+    splits = [Split(split.name, split.images.to(device), split.labels.to(device)) for split in (data, held_out)]
+    trainees = [Trainee(job, run, splits[0], device, resume, restart) for job, run in zip(jobs, runs, strict=True)]
     progress_of = dict(zip(trainees, progresses, strict=True))
     for done in sorted({trainee.done for trainee in trainees}):  # after an interruption, one run may be an epoch ahead
         group = [trainee for trainee in trainees if trainee.done == done]
         if done < jobs[0].epochs:
-            _train(group, progress_of, parts[1], device)
-    return [trainee.finish(parts[1], progress_of[trainee]) for trainee in trainees]
+            _train(group, progress_of, splits[1], device)
+    return [trainee.finish(splits[1], progress_of[trainee]) for trainee in trainees]
 
 
 def _train(
-    trainees: list["Trainee"], progress_of: dict["Trainee", Progress], held_out: Part, device: torch.device
+    trainees: list["Trainee"], progress_of: dict["Trainee", Progress], held_out: Split, device: torch.device
 ) -> None:
     steps, saved = Steps(trainees, device), time.perf_counter()
     for epoch in range(trainees[0].done, trainees[0].job.epochs):
@@ -115,7 +115,9 @@ class Trainee:
     All tensors that a step reads or writes keep their addresses, so that a CUDA graph can be replayed.
     """
 
-    def __init__(self, job: Job, run: Run, data: Part, device: torch.device, resume: bool, restart: bool) -> None:
+    def __init__(
+        self, job: TrainingJob, run: Run, data: Split, device: torch.device, resume: bool, restart: bool
+    ) -> None:
         recipe = job.recipe
         self.teacher = Teacher(recipe, job.kind, run.folder.parents[1]) if recipe.distill else None
         config = job.config() | ({"teacher_sha256": self.teacher.sha256} if self.teacher else {})
@@ -203,7 +205,7 @@ class Trainee:
             "train_accuracy": int(self.correct) / len(self.data),
         }
 
-    def save(self, epoch: int, line: dict[str, Any], held_out: Part, checkpoint: bool) -> None:
+    def save(self, epoch: int, line: dict[str, Any], held_out: Split, checkpoint: bool) -> None:
         """Measure a calibration run, write the epoch's line of metrics.jsonl and, if requested, a checkpoint."""
         if self.job.kind == "calibration":
             scores = logits(self.measured, held_out.images, self.recipe)
@@ -214,8 +216,8 @@ class Trainee:
             self.run.save_checkpoint(epoch + 1, self.network, self.optimizer, self.average)
         self.done = epoch + 1
 
-    def finish(self, held_out: Part, progress: Progress) -> dict[str, Any]:
-        """Measure on the held-out part, and write the weights and the result."""
+    def finish(self, held_out: Split, progress: Progress) -> dict[str, Any]:
+        """Measure on the held-out split, and write the weights and the result."""
         result = result_of(self.job, self.run, held_out, logits(self.measured, held_out.images, self.recipe))
         if self.average:
             result["average_check"] = self._check_average(progress)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from train import evaluate, networks
-from train.data import Part, held_out_part
+from train.data import Split, held_out_data
 from train.evaluate import logits
 from train.onnx_graph import OPSET, to_onnx
 from train.recipe import Recipe
@@ -71,7 +71,7 @@ def export(
         recipe = as_trained(recipe, runs, seed)
     run, all_runs = finished_runs(recipe, runs, seed, strict=name is None)
     network = networks.load(recipe, run.weights)
-    test = held_out_part(recipe.dataset, "full", folder)
+    test = held_out_data(recipe.dataset, "full", folder)
     scores = logits(network, test.images, recipe)
     calibration = calibrate(recipe, runs, folder, scores, test, seed, strict=name is None)
     model = to_onnx(network, recipe, calibration.temperature)
@@ -136,7 +136,7 @@ def calibrate(
     runs: Path | None,
     folder: str | None,
     test_scores: torch.Tensor,
-    test: Part,
+    test: Split,
     seed: int = 0,
     strict: bool = True,
 ) -> cards.Calibration:
@@ -155,7 +155,7 @@ def calibrate(
         strict or calibration_run.has_settings(recipe.settings())
     ):
         calibration_run.check_settings(recipe.settings())
-        validation = held_out_part(recipe.dataset, "calibration", folder)
+        validation = held_out_data(recipe.dataset, "calibration", folder)
         scores = logits(networks.load(recipe, calibration_run.weights), validation.images, recipe)
         temperature = round(evaluate.fit_temperature(scores, validation.labels), 4)
         threshold = round(evaluate.unsure_below(scores, validation.labels, temperature), 3)
@@ -177,7 +177,7 @@ def calibration_source(validation_images: int) -> str:
     )
 
 
-def check_parity(model: Model, test: Part, expected: torch.Tensor) -> None:
+def check_parity(model: Model, test: Split, expected: torch.Tensor) -> None:
     """Check on all test images that ONNX and PyTorch give the same labels, and logits within 1e-4.
 
     Raises:
@@ -201,7 +201,7 @@ def _card(
     network: nn.Sequential,
     model: onnx.ModelProto,
     scores: torch.Tensor,
-    test: Part,
+    test: Split,
     calibration: cards.Calibration,
 ) -> Card:
     info = datasets.DATASETS[recipe.dataset]

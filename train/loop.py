@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train import augment, networks
-from train.data import Kind, Part
+from train.data import Kind, Split
 from train.distill import Objective, Teacher, cross_entropy
 from train.evaluate import accuracy, logits, loss, network_input
 from train.precision import on_this_processor
@@ -37,11 +37,11 @@ class Optimizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training run as the command line describes it."""
 
     recipe: Recipe
-    kind: Kind  # which part of the data it trains on
+    kind: Kind  # which images it trains on
     seed: int
     epochs: int
     threads: int
@@ -60,7 +60,13 @@ class Job:
 
 
 def fit(
-    job: Job, run: Run, data: Part, held_out: Part, progress: Progress, resume: bool = False, restart: bool = False
+    job: TrainingJob,
+    run: Run,
+    data: Split,
+    held_out: Split,
+    progress: Progress,
+    resume: bool = False,
+    restart: bool = False,
 ) -> dict[str, Any]:
     """Train with a checkpoint after every epoch; write and return the result.
 
@@ -115,7 +121,7 @@ def fit(
     return result
 
 
-def result_of(job: Job, run: Run, held_out: Part, scores: torch.Tensor) -> dict[str, Any]:
+def result_of(job: TrainingJob, run: Run, held_out: Split, scores: torch.Tensor) -> dict[str, Any]:
     """Return the result of a finished run, as written to result.json.
 
     Args:
@@ -141,8 +147,8 @@ def train_epoch(
     network: nn.Module,
     optimizer: Optimizer,
     average: "Average | None",
-    data: Part,
-    job: Job,
+    data: Split,
+    job: TrainingJob,
     epoch: int,
     progress: Progress,
     objective: Objective = cross_entropy,

@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from train import evaluate
-from train.data import Part, held_out_part, training_part
+from train.data import Split, held_out_data, training_data
 from train.export import embed, write
 from train.runs import environment
 from zoo import registry
@@ -43,8 +43,8 @@ OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Add", "MaxPool", "GlobalAverageP
 class Images(CalibrationDataReader):  # type: ignore[misc]
     """Batches of training images for the quantiser, always the same ones."""
 
-    def __init__(self, part: Part) -> None:
-        self._batches = iter(part.images[_shuffled(part)[:CALIBRATION_IMAGES]].split(100))
+    def __init__(self, split: Split) -> None:
+        self._batches = iter(split.images[_shuffled(split)[:CALIBRATION_IMAGES]].split(100))
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         batch = next(self._batches, None)
@@ -66,7 +66,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED) -> 
     entry = registry.find(name)
     original = (entry.folder / "model.onnx").read_bytes()
     card = entry.card
-    training = training_part(card.dataset.name, "full", folder)
+    training = training_data(card.dataset.name, "full", folder)
     model = as_int8(original, training)
     draft = replace(card.embedded(), name=f"{card.name}-int8", default=False)
     int8_model, float_model = _with_card(model, draft), Model(original, "cpu")
@@ -75,7 +75,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED) -> 
     ratios.pop(processor, None)
     ratios[processor] = _latency_ratio(int8_model, float_model, training)
     _check_benefit(card.name, int8_model, float_model, training, ratios)
-    test = held_out_part(card.dataset.name, "full", folder)
+    test = held_out_data(card.dataset.name, "full", folder)
     scores = _scores(int8_model, test)
     accuracy = _accuracy(scores, test)
     int8_card = replace(
@@ -99,7 +99,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED) -> 
     return write(int8_card, {"model.onnx": model.SerializeToString()}, target)
 
 
-def as_int8(content: bytes, training: Part) -> onnx.ModelProto:
+def as_int8(content: bytes, training: Split) -> onnx.ModelProto:
     """Return the quantised graph of an ONNX file, without a card."""
     with tempfile.TemporaryDirectory() as folder:
         original, prepared, quantized = (Path(folder, f"{name}.onnx") for name in ("original", "prepared", "quantized"))
@@ -128,18 +128,18 @@ def _with_card(model: onnx.ModelProto, card: Card) -> Model:
     return Model(copy.SerializeToString(), "cpu")
 
 
-def _shuffled(part: Part) -> torch.Tensor:
-    """Return the rows of a part in a fixed random order."""
-    return torch.from_numpy(np.random.default_rng(0).permutation(len(part)))
+def _shuffled(split: Split) -> torch.Tensor:
+    """Return the rows of a split in a fixed random order."""
+    return torch.from_numpy(np.random.default_rng(0).permutation(len(split)))
 
 
-def _scores(model: Model, test: Part) -> torch.Tensor:
+def _scores(model: Model, test: Split) -> torch.Tensor:
     images = test.images.numpy()
     parts = [model.run(images[start : start + 500]).logits for start in range(0, len(images), 500)]
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _accuracy(scores: torch.Tensor, test: Part) -> Accuracy:
+def _accuracy(scores: torch.Tensor, test: Split) -> Accuracy:
     correct = int((scores.argmax(1) == test.labels).sum())
     share = correct / len(test)
     low, high = evaluate.interval95(share, len(test))
@@ -157,11 +157,11 @@ def _earlier_ratios(folder: Path) -> dict[str, dict[str, float]]:
     return ratios
 
 
-def _latency_ratio(int8_model: Model, float_model: Model, part: Part) -> dict[str, float]:
+def _latency_ratio(int8_model: Model, float_model: Model, split: Split) -> dict[str, float]:
     """Return the ratio of the median times per call by batch size, with alternating calls."""
     ratios = {}
     for batch in BATCH_SIZES:
-        images = part.images[:batch].numpy()
+        images = split.images[:batch].numpy()
         seconds = np.empty((CALLS + 50, 2))
         for row in seconds:
             for column, model in enumerate((int8_model, float_model)):
@@ -174,15 +174,15 @@ def _latency_ratio(int8_model: Model, float_model: Model, part: Part) -> dict[st
 
 
 def _check_benefit(
-    name: str, int8_model: Model, float_model: Model, training: Part, ratios: dict[str, dict[str, float]]
+    name: str, int8_model: Model, float_model: Model, training: Split, ratios: dict[str, dict[str, float]]
 ) -> None:
     """Raise ExportError if the variant is too inaccurate, or not faster on any processor."""
     rows = _shuffled(training)[CALIBRATION_IMAGES:][:ACCURACY_IMAGES]
-    part = Part(training.name, training.images[rows], training.labels[rows])
+    split = Split(training.name, training.images[rows], training.labels[rows])
     int8_correct, float_correct = (
-        (_scores(model, part).argmax(1) == part.labels).sum() for model in (int8_model, float_model)
+        (_scores(model, split).argmax(1) == split.labels).sum() for model in (int8_model, float_model)
     )
-    change = float(int8_correct - float_correct) / len(part)
+    change = float(int8_correct - float_correct) / len(split)
     best_ratio = min(ratio for by_batch in ratios.values() for ratio in by_batch.values())
     if change < -MAX_ACCURACY_DROP or best_ratio > MAX_LATENCY_RATIO:
         times = "; ".join(
@@ -190,7 +190,7 @@ def _check_benefit(
             for processor, by_batch in ratios.items()
         )
         raise ExportError(
-            f"int8 has no benefit for {name}, so nothing was written. Accuracy change on {len(part):,} training "
-            f"images: {change:+.2%} (minimum {-MAX_ACCURACY_DROP:.1%}). Time relative to float: {times} (maximum "
-            f"{MAX_LATENCY_RATIO:g} in one case)."
+            f"int8 has no benefit for {name}, so nothing was written. Accuracy change on {len(split):,} training "
+            f"images: {change:+.2%} (at least {-MAX_ACCURACY_DROP:.1%} is required). Time relative to float: {times} "
+            f"(at most {MAX_LATENCY_RATIO:g} is required for one batch size on one processor)."
         )

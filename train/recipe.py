@@ -56,7 +56,7 @@ class Recipe:
     """How one model is trained.
 
     Attributes:
-        name: `ARCHITECTURE.RECIPE`, also the model's name in the zoo.
+        name: `NETWORK.RECIPE`, also the model's name in the zoo.
         title: short description, shown by `zoo list`.
         dataset: "mnist" or "cifar10".
         network, network_options: a function of `train/networks.py` and its arguments.
@@ -73,7 +73,7 @@ class Recipe:
             measured and shipped. 0 for none.
         distill: `{"teacher": name of a recipe, "share": ..., "temperature": ...}` to learn from the teacher's seed 0
             too (`train/distill.py`). Empty to learn from the labels only.
-        default: whether a bare `ARCHITECTURE` means this recipe.
+        default: whether a bare `NETWORK` means this recipe.
         source: where network and settings come from, and what the source does not state.
     """
 
@@ -130,4 +130,4 @@ def find(name: str) -> Recipe:
     for candidate in names():
         if candidate.split(".")[0] == name and (recipe := find(candidate)).default:
             return recipe
-    raise WrongUsage(f"There is no recipe {name!r}. There are: {', '.join(names())}.")
+    raise WrongUsage(f"Unknown recipe {name!r}. Available: {', '.join(names())}.")

@@ -1,6 +1,6 @@
 """Plots of a run: training curves; for a finished run confusion matrix, worst mistakes and reliability.
 
-The plot of mistakes shows images of the data set, so these plots are not in the repository.
+The plot of mistakes shows images of the dataset, so these plots are not in the repository.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from train import evaluate, networks
-from train.data import Part, held_out_part
+from train.data import Split, held_out_data
 from train.export import calibrate
 from train.recipe import Recipe
 from train.runs import Run
@@ -30,7 +30,7 @@ def report(recipe: Recipe, runs: Path | None, folder: str | None) -> list[Path]:
     """
     run = Run.of(recipe.name, "full", 0, runs)
     run.read("result")
-    test = held_out_part(recipe.dataset, "full", folder)
+    test = held_out_data(recipe.dataset, "full", folder)
     scores = evaluate.logits(networks.load(recipe, run.weights), test.images, recipe)
     temperature = calibrate(recipe, runs, folder, scores, test).temperature
     labels = datasets.DATASETS[recipe.dataset].labels
@@ -52,7 +52,7 @@ def confusion_counts(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return torch.bincount(labels * k + scores.argmax(1), minlength=k * k).view(k, k)
 
 
-def confusion(scores: torch.Tensor, test: Part, labels: tuple[str, ...], title: str) -> Figure:
+def confusion(scores: torch.Tensor, test: Split, labels: tuple[str, ...], title: str) -> Figure:
     """Draw the confusion matrix. Only mistakes are coloured, because the diagonal is much larger."""
     counts = confusion_counts(scores, test.labels)
     wrong = counts - torch.diag(counts.diag())
@@ -71,7 +71,7 @@ def confusion(scores: torch.Tensor, test: Part, labels: tuple[str, ...], title: 
     return figure
 
 
-def mistakes(scores: torch.Tensor, test: Part, labels: tuple[str, ...], title: str) -> Figure:
+def mistakes(scores: torch.Tensor, test: Split, labels: tuple[str, ...], title: str) -> Figure:
     """Draw the mistakes with the highest calibrated probability, highest first."""
     confidence, answers = scores.softmax(1).max(1)
     wrong = (answers != test.labels).nonzero()[:, 0]

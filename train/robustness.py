@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from train.corruptions import KINDS, Kind
-from train.data import Part, held_out_part
+from train.data import Split, held_out_data
 from zoo import registry
 from zoo.card import Card
 from zoo.model import load
@@ -36,7 +36,7 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
         results: folder to write `NAME.json` to.
     """
     card, model = registry.find(name).card, load(name, "cpu")
-    test = held_out_part(card.dataset.name, "full", folder)
+    test = held_out_data(card.dataset.name, "full", folder)
 
     def classify(images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(model.run(np.ascontiguousarray(images.numpy())).logits.argmax(1))
@@ -61,15 +61,15 @@ def weights_sha256(card: Card) -> str:
 
 
 def accuracies(
-    classify: Callable[[torch.Tensor], torch.Tensor], part: Part, dataset: str, severities: Sequence[int] = SEVERITIES
+    classify: Callable[[torch.Tensor], torch.Tensor], split: Split, dataset: str, severities: Sequence[int] = SEVERITIES
 ) -> dict[str, list[float]]:
-    """Return the accuracy on a corrupted part: for every corruption of the data set a list over the severities.
+    """Return the accuracy on a corrupted split: for every corruption of the dataset a list over the severities.
 
     Args:
         classify: uint8 `(N, H, W, C)` → int64 `(N,)`, the predicted classes.
     """
     return {
-        name: [_accuracy(classify, part, kind, severity, name) for severity in severities]
+        name: [_accuracy(classify, split, kind, severity, name) for severity in severities]
         for name, kind in KINDS[dataset].items()
     }
 
@@ -80,14 +80,14 @@ def corrupted(images: torch.Tensor, kind: Kind, severity: int, seed: int) -> tor
 
 
 def _accuracy(
-    classify: Callable[[torch.Tensor], torch.Tensor], part: Part, kind: Kind, severity: int, name: str
+    classify: Callable[[torch.Tensor], torch.Tensor], split: Split, kind: Kind, severity: int, name: str
 ) -> float:
     correct = 0
-    for start in range(0, len(part), CHUNK):
+    for start in range(0, len(split), CHUNK):
         rows = slice(start, start + CHUNK)
-        images = corrupted(part.images[rows], kind, severity, zlib.crc32(f"{name}/{severity}/{start}".encode()))
-        correct += int((classify(images) == part.labels[rows]).sum())
-    return correct / len(part)
+        images = corrupted(split.images[rows], kind, severity, zlib.crc32(f"{name}/{severity}/{start}".encode()))
+        correct += int((classify(images) == split.labels[rows]).sum())
+    return correct / len(split)
 
 
 def read(results: Path = RESULTS) -> dict[str, Result]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from train import networks
-from train.data import Part
-from train.loop import Average, Job, train_epoch
+from train.data import Split
+from train.loop import Average, TrainingJob, train_epoch
 from train.precision import on_this_processor
 from train.progress import Progress
 from train.recipe import Recipe
@@ -31,7 +31,7 @@ class Speed:
     step_s: float
 
 
-def fastest(recipe: Recipe, data: Part, threads: int | None = None) -> Speed:
+def fastest(recipe: Recipe, data: Split, threads: int | None = None) -> Speed:
     """Time a few training steps with 1, 2, 4 … threads, up to torch's default number.
 
     Networks this small are often fastest on one thread. The steps are those of the run without a teacher, on a
@@ -56,15 +56,15 @@ def fastest(recipe: Recipe, data: Part, threads: int | None = None) -> Speed:
     return Speed(best, seconds[best])
 
 
-def _steps(recipe: Recipe, data: Part) -> Iterator[None]:
+def _steps(recipe: Recipe, data: Split) -> Iterator[None]:
     """Take a training step, as in `fit`, at every `next()`."""
     torch.set_flush_denormal(True)
     recipe = on_this_processor(recipe)
     network = networks.build(recipe)
     optimizer = getattr(torch.optim, recipe.optimizer)(network.parameters(), lr=0.0, **recipe.optimizer_options)
     average = Average(network, recipe.ema) if recipe.ema else None
-    job = Job(recipe, "full", 0, 1, 1)
-    batch = Part(data.name, data.images[: recipe.batch_size], data.labels[: recipe.batch_size])
+    job = TrainingJob(recipe, "full", 0, 1, 1)
+    batch = Split(data.name, data.images[: recipe.batch_size], data.labels[: recipe.batch_size])
     quiet = Progress("", live=False)
     while True:
         train_epoch(network, optimizer, average, batch, job, 0, quiet)
@@ -80,7 +80,7 @@ def _mean_seconds(step: Iterator[None]) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def announcement(job: Job, run: Run, data: Part, step_s: float, resume: bool = False) -> str:
+def announcement(job: TrainingJob, run: Run, data: Split, step_s: float, resume: bool = False) -> str:
     """Return the message before a run: what is trained, on which data, for how long, and the run's folder.
 
     Args:
@@ -113,20 +113,20 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def resume_command(job: Job, runs: Path | None) -> str:
+def resume_command(job: TrainingJob, runs: Path | None) -> str:
     """Return the command that resumes a run."""
     return f"{_command(job, runs)} --resume"
 
 
-def next_command(job: Job, runs: Path | None) -> str:
+def next_command(job: TrainingJob, runs: Path | None) -> str:
     """Return the command that follows a finished run: the full run after a calibration run, otherwise the export."""
     if job.kind == "calibration":
-        return _command(Job(job.recipe, "full", job.seed, job.recipe.epochs, job.threads), runs)
+        return _command(TrainingJob(job.recipe, "full", job.seed, job.recipe.epochs, job.threads), runs)
     seed = f" --seed {job.seed}" if job.seed else ""
     return f"python -m train export {job.recipe.name} --as {job.recipe.architecture}.mine{seed}{_runs_option(runs)}"
 
 
-def _command(job: Job, runs: Path | None) -> str:
+def _command(job: TrainingJob, runs: Path | None) -> str:
     seed = f" --seed {job.seed}" if job.seed else ""
     kind = " --calibration-run" if job.kind == "calibration" else ""
     return f"python -m train {job.recipe.name}{seed}{kind}{_runs_option(runs)}"

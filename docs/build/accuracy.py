@@ -26,11 +26,11 @@ def models(cards: list[Card], corrupted: Mapping[str, float]) -> str:
             f"{card.parameters.keras:,}",
             f"{card.macs:,}",
             card.training.epochs,
-            f"{mean:.2f}{spread} % ({seeds.n})",
+            f"{mean:.2f}{spread}% ({seeds.n})",
             next((f"{mean - means[name]:+.2f} points" for name in references if name in means), ""),
-            f"{100 * corrupted[card.name]:.2f} %" if card.name in corrupted else "",
+            f"{100 * corrupted[card.name]:.2f}%" if card.name in corrupted else "",
         ])  # fmt: skip
-    head = "model | parameters, as Keras counts | MACs | epochs | test accuracy, mean ± sd (n) | gain | corrupted"
+    head = "model | parameters, counted as in Keras | MACs | epochs | test accuracy, mean ± sd (n) | gain | corrupted"
     return table(head, rows)
 
 

@@ -16,7 +16,7 @@ GPU_RESULTS = RESULTS / "gpu"
 Row = dict[str, Any]
 
 FASTER = 1.2  # other runtimes are listed if they are at least so many times as fast as ours
-LOW_SHARE = 0.5  # of the measured peak; models below are listed
+LOW_SHARE = 0.5  # of the GEMM peak; models below are listed
 GPU_RUNTIMES = ("cuda", "tensorrt")
 GPU_BATCHES = (1, 64, 256, 1024)
 SCENARIO_FIGURES = {  # the line of LoadGen's summary that MLPerf reports, its unit, and its divisor
@@ -73,30 +73,30 @@ def three_digits(row: Row, key: str = "p50_ms") -> str:
 
 
 def summary(run: SavedRun) -> str:
-    """For the README: the accuracy-latency plot and one line per model."""
+    """For the README: the accuracy-latency plot and one line per model. int8 models have no PyTorch times to show."""
     shares = {row["model"]: row["share_of_peak"] for row in run.select(scope="array to label, every model")}
     rows = [
         [
             f"`{row['model']}`",
-            f"{row['accuracy']:.2%}",
             three_digits(row["times"]["zoo.Model.run"]),
             f"{row['ratios']['session.run']:.2f}",
-            _times_faster(row, "torch", "torch-channels-last"),
-            _times_faster(row, "torch-compile"),
+            _speed_up(row, "torch", "torch-channels-last"),
+            _speed_up(row, "torch-compile"),
             f"{shares[row['model']]:.0%}" if row["model"] in shares else "–",
         ]
         for row in run.select(scope="array to label, in turn")
+        if not row["model"].endswith("-int8")
     ]
     head = (
-        "model | accuracy | array to label, ms | over a bare `session.run` | faster than PyTorch eager | "
-        "than torch.compile | share of what a GEMM reaches"
+        "model | array to label, ms | time relative to `session.run` | "
+        "speed-up over PyTorch eager (faster layout) | speed-up over torch.compile | share of GEMM peak"
     )
     plot = "![accuracy against latency and parameters](docs/benchmarks/pareto.png)"
     conditions = f"One image at a time, one thread, {run.environment['processor']}, p50; {run.date}."
     return f"{plot}\n\n{conditions}\n\n{table(head, rows)}"
 
 
-def _times_faster(row: Row, *names: str, digits: int = 1) -> str:
+def _speed_up(row: Row, *names: str, digits: int = 1) -> str:
     """How many times as fast `Model.run` is as the fastest of these, or a dash if none was measured."""
     ratios = [row["ratios"][name] for name in names if name in row["ratios"]]
     return f"{1 / max(ratios):.{digits}f}" if ratios else "–"
@@ -118,11 +118,12 @@ def promises(run: SavedRun) -> str:
             ours["n"],
             *(three_digits(ours, f"p{percent}_ms") for percent in (50, 90, 99)),
             f"{row['ratios']['session.run']:.3f}",
-            *(_times_faster(row, name, digits=2) for name in others),
+            *(_speed_up(row, name, digits=2) for name in others),
         ])  # fmt: skip
     return table(
-        "model | n | `Model.run` to label p50, ms | p90 | p99 | over a bare `session.run` | "
-        "faster than PyTorch eager | than channels_last | than that with batch norm folded | than torch.compile",
+        "model | n | `Model.run` to label p50, ms | p90 | p99 | time relative to `session.run` | "
+        "speed-up over PyTorch eager (NCHW) | speed-up over channels_last | "
+        "speed-up over channels_last with folded batch norm | speed-up over torch.compile",
         rows,
     )
 
@@ -155,7 +156,7 @@ def _latency(run: SavedRun, model: str, batch: int) -> str:
         ])  # fmt: skip
     return table(
         "runtime | threads | n | session p50, ms | p90 | p99 | array to label p50 | file to label p50 | images/s | "
-        "GFLOP/s | share of its GEMM | peak MB",
+        "GFLOP/s | share of GEMM peak | peak MB",
         rows,
     )
 
@@ -182,9 +183,10 @@ def peers(run: SavedRun) -> str:
         rows.append([f"`{row['model']}`", row["batch"], *(three_digits(times[name]) for name in names)])
         for name, timing in times.items():
             if timing and (gain := times["onnxruntime"]["p50_ms"] / timing["p50_ms"]) > FASTER:
+                threads = row["threads"][name]
                 faster.append(
                     f"- `{name}` is {gain:.2f} times as fast for `{row['model']}` at batch {row['batch']}, on "
-                    f"{row['threads'][name]} thread(s)."
+                    f"{threads} thread{'s' * (threads != 1)}."
                 )
     heads = " | ".join(f"`{name}` p50, ms" for name in names)
     summary = "\n".join(faster) or "No other runtime is more than 20 % faster than onnxruntime on one thread."
@@ -192,7 +194,7 @@ def peers(run: SavedRun) -> str:
 
 
 def shares(run: SavedRun) -> str:
-    """Every model's share of the measured peak, and a line with those below half."""
+    """Every measured model's share of the GEMM peak, and a line with those below half."""
     measured = run.select(scope="array to label, every model")
     rows = [
         [
@@ -208,8 +210,10 @@ def shares(run: SavedRun) -> str:
         for row in measured
     ]
     low = [f"`{row['model']}`" for row in measured if row["share_of_peak"] < LOW_SHARE]
-    head = "model | parameters | MACs | array to label p50, ms | p99 | GFLOP/s | GEMM, GFLOP/s | share"
-    note = f"Below half: {', '.join(low)}." if low else "No model is below half."
+    head = (
+        "model | parameters | MACs | array to label p50, ms | p99 | GFLOP/s | GEMM peak, GFLOP/s | share of GEMM peak"
+    )
+    note = f"Below half of the GEMM peak: {', '.join(low)}." if low else "No model is below half of the GEMM peak."
     return f"{table(head, rows)}\n\n{note}"
 
 
@@ -220,7 +224,7 @@ def loadgen(run: SavedRun) -> str:
         name, unit, divisor = SCENARIO_FIGURES[result["scenario"]]
         value = float(log[name]) / divisor
         if limit := float(log["target_latency (ns)"]) / 1e6:
-            unit += f", 99 % within {limit:g} ms"
+            unit += f", 99% within {limit:g} ms"
         rows.append([
             f"`{result['model']}`",
             result["scenario"],

@@ -27,23 +27,24 @@ def models() -> str:
     rows = []
     for card in shipped_cards():
         accuracy, seeds = card.accuracy, card.accuracy.seeds
+        low, high = accuracy.interval95
         spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%}" if seeds.sd is not None else f"{seeds.mean:.2%}"
         rows.append([
             f"[`{card.name}`](docs/models/{card.name}.md)",
             card.dataset.title,
             f"{card.parameters.keras:,}",
             f"{card.macs:,}",
-            accuracy,
-            f"{spread} (n = {seeds.n})",
+            f"{accuracy.value:.2%} ({low:.2%}–{high:.2%})",
+            f"{spread} (n={seeds.n})",
             f"{card.file('model.onnx').size_bytes / 1000:.0f} KB",
         ])  # fmt: skip
-    return table("model | data set | parameters | MACs | test accuracy, shipped seed | over seeds | file", rows)
+    return table("model | dataset | parameters | MACs | test accuracy (shipped model) | mean over seeds | file", rows)
 
 
 def benchmark(name: str) -> str:
     """A table of `benchmarks.TABLES` from the saved run. Raises ValueError for an unknown name."""
     if name not in benchmarks.TABLES:
-        raise ValueError(f"There is no benchmark table {name!r}. Choose from {', '.join(benchmarks.TABLES)}.")
+        raise ValueError(f"Unknown benchmark table {name!r}. Available: {', '.join(benchmarks.TABLES)}.")
     return benchmarks.TABLES[name](benchmarks.read())
 
 
@@ -53,7 +54,7 @@ def gpu() -> str:
 
 
 def robustness(dataset: str) -> str:
-    """Accuracy on corrupted test images: a column per model of the data set, a row per kind of corruption."""
+    """Accuracy on corrupted test images: a column per model of the dataset, a row per kind of corruption."""
     results = robustness_results.read()
     names = [card.name for card in shipped_cards() if card.dataset.name == dataset and card.name in results]
     rows = [

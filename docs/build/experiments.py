@@ -41,7 +41,7 @@ def text(study: Study, results: Results) -> str:
         *(line for number, pair in enumerate(judged, 1) for line in _section(number, *pair)),
         "### The variants",
         "",
-        "| variant | parameters, as Keras counts | batch | test accuracy, mean ± sd (n) | training, mean |",
+        "| variant | parameters, counted as in Keras | batch | test accuracy, mean ± sd (n) | training, mean |",
         "|---|---|---|---|---|",
         *(_row(study, variant, results) for variant in study.variants),
     ]
@@ -97,7 +97,7 @@ def _row(study: Study, variant: str, results: Results) -> str:
     parameters = networks.parameter_counts(networks.build(recipe))["keras"]
     accuracies = list(analysis.values("test_accuracy", variant, results).values())
     accuracy = Estimate.of(accuracies) if accuracies else None
-    spread = f"{_mean(accuracy, 2)} % ({accuracy.n})" if accuracy else "not yet measured"
+    spread = f"{_mean(accuracy, 2)}% ({accuracy.n})" if accuracy else "not yet measured"
     minutes = f"{sum(run['training_s'] for run in runs.values()) / len(runs) / 60:.0f} min" if runs else ""
     return f"| `{variant}` | {parameters:,} | {recipe.batch_size} | {spread} | {minutes} |"
 

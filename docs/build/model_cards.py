@@ -31,6 +31,10 @@ def _front_matter(card: Card) -> str:
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items())
 
 
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def _body(card: Card) -> str:
     accuracy, seeds, calibration, training = card.accuracy, card.accuracy.seeds, card.calibration, card.training
     low, high = accuracy.interval95
@@ -40,11 +44,11 @@ def _body(card: Card) -> str:
         ("Version", card.version),
         ("Input", f"`image`, uint8 `(N, {', '.join(map(str, card.input.shape))})`"),
         ("Output", f"`logits` and `probabilities`, float32 `(N, {len(card.labels)})`: {', '.join(card.labels)}"),
-        ("Test accuracy", f"{accuracy.value:.2%} of {accuracy.images:,} images, 95 % interval {low:.2%} to {high:.2%}"),
+        ("Test accuracy", f"{accuracy.value:.2%} of {accuracy.images:,} images, 95% interval {low:.2%} to {high:.2%}"),
         ("Over seeds", f"{seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
         (
             "Parameters",
-            f"{card.parameters.keras:,} as Keras counts, {card.parameters.trainable:,} trainable, "
+            f"{card.parameters.keras:,} counted as in Keras, {card.parameters.trainable:,} trainable, "
             f"{card.parameters.deployed:,} in the file",
         ),
         ("MACs", f"{card.macs:,} per image"),
@@ -58,7 +62,7 @@ def _body(card: Card) -> str:
         (
             "Trained",
             f"{training.epochs} epochs, seed {training.seed}, {training.seconds:,.0f} s on "
-            f"{training.environment['threads']} thread(s), {training.environment['date']}{precision}",
+            f"{_count(training.environment['threads'], 'thread')}, {training.environment['date']}{precision}",
         ),
     ]
     command = f"python -m train {card.name} --seed 0"
@@ -76,7 +80,7 @@ def _body(card: Card) -> str:
         f"{card.title[0].upper()}{card.title[1:]}.",
         "",
         "```sh",
-        f"zoo predict picture.png --model {card.name}",
+        f"zoo predict image.png --model {card.name}",
         command,
         "```",
         "",
@@ -88,7 +92,7 @@ def _body(card: Card) -> str:
         "",
         f"{calibration.source[0].upper()}{calibration.source[1:]}.",
         "",
-        f"Data set: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}.",
+        f"Dataset: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}.",
         "",
         "## Layers",
         "",

@@ -20,7 +20,7 @@ def make_figure(rows: int, columns: int, width: float, height: float) -> tuple[A
 
 
 def pareto(run: SavedRun) -> Any:
-    """Accuracy against latency and against parameters, a line of panels per data set.
+    """Accuracy against latency and against parameters, a line of panels per dataset.
 
     Blue: the model that a user gets by default. Grey: another recipe. Star: MLPerf Tiny's network, trained as MLPerf
     does. The line joins the models that no other beats in both.

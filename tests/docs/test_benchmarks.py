@@ -84,14 +84,16 @@ def test_missing_gpu_figure_is_a_dash():
 def test_faster_runtime_is_listed():
     times = {"onnxruntime": {"p50_ms": 1.3}, "other": {"p50_ms": 1.0}}
     row = {"scope": "session only, in turn", "model": "m", "batch": 1, "times": times, "threads": {"other": 1}}
-    assert "`other` is 1.30 times as fast for `m` at batch 1, on 1 thread(s)." in benchmarks.peers(saved_run(row))
+    assert "`other` is 1.30 times as fast for `m` at batch 1, on 1 thread." in benchmarks.peers(saved_run(row))
     times["other"]["p50_ms"] = 1.2
     assert "No other runtime is more than 20 % faster" in benchmarks.peers(saved_run(row))
 
 
-def test_share_below_half_of_the_peak_is_listed():
+def test_share_below_half_of_the_gemm_peak_is_listed():
     row = SAVED.select(scope="array to label, every model")[0]
-    assert f"Below half: `{row['model']}`." in benchmarks.shares(saved_run(row | {"share_of_peak": 0.4}))
+    assert f"Below half of the GEMM peak: `{row['model']}`." in benchmarks.shares(
+        saved_run(row | {"share_of_peak": 0.4})
+    )
 
 
 def test_model_without_pytorch_times_has_dashes():

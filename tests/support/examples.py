@@ -6,7 +6,7 @@ import torch
 
 from tests.support.paths import CARD, DEFAULT, REPOSITORY, VERSION, add_model, heed_ctrl_c
 from train import recipe
-from train.data import Part
+from train.data import Split
 from train.progress import Progress
 
 __all__ = ["CARD", "DEFAULT", "RECIPE", "REPOSITORY", "VERSION", "add_model", "heed_ctrl_c", "quiet", "stripes"]
@@ -20,7 +20,7 @@ def stripes(n, seed):
     labels = torch.randint(0, 10, (n,), generator=generator)
     images = torch.randint(0, 40, (n, 28, 28, 1), generator=generator, dtype=torch.uint8)
     images[torch.arange(n), 4 + 2 * labels] = 250
-    return Part("made up", images, labels)
+    return Split("made up", images, labels)
 
 
 def quiet():

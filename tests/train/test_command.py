@@ -11,7 +11,7 @@ import zoo
 from tests.support.examples import RECIPE, stripes
 from train import start
 from train.__main__ import main
-from train.loop import Job
+from train.loop import TrainingJob
 from train.recipe import find, names
 from train.report import draw
 from train.runs import Run
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def synthetic_data(monkeypatch):
-    monkeypatch.setattr("train.data.training_part", lambda *_: stripes(320, 1))
-    monkeypatch.setattr("train.data.held_out_part", lambda *_: stripes(200, 2))
-    monkeypatch.setattr("train.export.held_out_part", lambda *_: stripes(200, 2))
+    monkeypatch.setattr("train.data.training_data", lambda *_: stripes(320, 1))
+    monkeypatch.setattr("train.data.held_out_data", lambda *_: stripes(200, 2))
+    monkeypatch.setattr("train.export.held_out_data", lambda *_: stripes(200, 2))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_resume_uses_the_options_of_the_run(run, monkeypatch, empty_home, option
     assert err.endswith(f"Stopped. To continue: {hint}")
     do_not_stop(monkeypatch)
     loads = []
-    monkeypatch.setattr("train.data.training_part", lambda *args: loads.append(args) or stripes(320, 1))
+    monkeypatch.setattr("train.data.training_data", lambda *args: loads.append(args) or stripes(320, 1))
     monkeypatch.setattr("train.start.fastest", lambda *_: pytest.fail("measured"))
     code, _, err = run(NAME, "--resume")
     assert code == 0, err
@@ -267,7 +267,7 @@ def test_timing_steps_does_not_change_a_run(tmp_path):
     from tests.support.examples import quiet
     from train.loop import fit
 
-    job = Job(RECIPE, "full", 7, 1, 1)
+    job = TrainingJob(RECIPE, "full", 7, 1, 1)
     fit(job, Run(tmp_path / "a"), stripes(320, 1), stripes(200, 2), quiet())
     speed = start.fastest(RECIPE, stripes(320, 1))
     assert 0 < speed.step_s < 5
@@ -284,10 +284,10 @@ def test_duration_has_a_suitable_unit(seconds, text):
 
 
 def test_commands_to_type_are_complete(tmp_path):
-    job = Job(RECIPE, "calibration", 3, 20, 1)
+    job = TrainingJob(RECIPE, "calibration", 3, 20, 1)
     assert start.resume_command(job, None) == "python -m train mnist14k.notes --seed 3 --calibration-run --resume"
     assert start.next_command(job, tmp_path / "a b") == (
         f"python -m train mnist14k.notes --seed 3 --runs '{tmp_path / 'a b'}'"
     )
-    full = Job(RECIPE, "full", 3, 20, 1)
+    full = TrainingJob(RECIPE, "full", 3, 20, 1)
     assert start.next_command(full, None) == "python -m train export mnist14k.notes --as mnist14k.mine --seed 3"

@@ -13,7 +13,7 @@ from tests.support.examples import RECIPE, quiet, stripes
 from train import device as on_device
 from train import recipe
 from train.device import Steps, Trainee, fit_on_device
-from train.loop import Job, fit
+from train.loop import TrainingJob, fit
 from train.progress import Progress
 from train.recipe import OneCycle
 from train.runs import Run
@@ -44,7 +44,7 @@ def one_thread():
 
 
 def job(chosen=SGD, seed=7, **changes):
-    return Job(
+    return TrainingJob(
         **{"recipe": chosen, "kind": "full", "seed": seed, "epochs": 3, "threads": 1, "device": "cuda"} | changes
     )
 
@@ -200,8 +200,8 @@ def command(monkeypatch, tmp_path):
     from train import data as splits
     from train.__main__ import main
 
-    monkeypatch.setattr(splits, "training_part", lambda *_: stripes(130, 1))
-    monkeypatch.setattr(splits, "held_out_part", lambda *_: stripes(50, 2))
+    monkeypatch.setattr(splits, "training_data", lambda *_: stripes(130, 1))
+    monkeypatch.setattr(splits, "held_out_data", lambda *_: stripes(50, 2))
     monkeypatch.setattr(on_device, "fit_on_device", lambda *args: fit_on_device(*args, device=CPU))
 
     def run(*arguments):

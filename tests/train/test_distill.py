@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from tests.support.examples import RECIPE, quiet, stripes
 from train import distill
-from train.data import Part
-from train.loop import Job, fit
+from train.data import Split
+from train.loop import TrainingJob, fit
 from train.runs import Run
 from zoo.errors import RunError
 
@@ -25,16 +25,17 @@ def teacher(tmp_path, monkeypatch):
     recipe = replace(TEACHER, name="the.teacher", epochs=6)
     monkeypatch.setattr(distill, "find", {recipe.name: recipe}.__getitem__)
     run = Run.of(recipe.name, "calibration", 0, tmp_path)
-    assert fit(Job(recipe, "calibration", 0, 6, 1), run, stripes(640, 1), stripes(200, 2), quiet())["accuracy"] > 0.9
+    result = fit(TrainingJob(recipe, "calibration", 0, 6, 1), run, stripes(640, 1), stripes(200, 2), quiet())
+    assert result["accuracy"] > 0.9
     return run
 
 
 def train_student(root, name="the.student", recipe=STUDENT, epochs=6, **options):
     """Train with labels that are all wrong by one."""
     correct = stripes(640, 3)
-    wrong = Part(correct.name, correct.images, (correct.labels + 1) % 10)
+    wrong = Split(correct.name, correct.images, (correct.labels + 1) % 10)
     run = Run.of(name, "calibration", 0, root)
-    return run, fit(Job(recipe, "calibration", 5, epochs, 1), run, wrong, stripes(200, 2), quiet(), **options)
+    return run, fit(TrainingJob(recipe, "calibration", 5, epochs, 1), run, wrong, stripes(200, 2), quiet(), **options)
 
 
 def test_loss_matches_hinton_et_al(tmp_path, teacher):
@@ -49,7 +50,7 @@ def test_loss_matches_hinton_et_al(tmp_path, teacher):
     assert not any(weight.grad is not None for weight in objective.network.parameters())
 
 
-def test_share_sets_the_teachers_influence(tmp_path, teacher):
+def test_student_follows_the_teacher_unless_share_is_zero(tmp_path, teacher):
     assert train_student(tmp_path)[1]["accuracy"] > 0.9
     labels_only = replace(STUDENT, distill=STUDENT.distill | {"share": 0.0})
     assert train_student(tmp_path, "labels.only", labels_only)[1]["accuracy"] < 0.1

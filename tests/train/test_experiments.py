@@ -143,8 +143,8 @@ def test_claims_from_training_to_page(tmp_path, monkeypatch):
         claims=(Claim("Fewer channels", "It is worse.", (Check("test_accuracy", "small", "less", "base"),)),),
         seeds=2,
     )
-    monkeypatch.setattr(run, "training_part", lambda *_: stripes(256, seed=1))
-    monkeypatch.setattr(run, "held_out_part", lambda *_: stripes(128, seed=2))
+    monkeypatch.setattr(run, "training_data", lambda *_: stripes(256, seed=1))
+    monkeypatch.setattr(run, "held_out_data", lambda *_: stripes(128, seed=2))
     page = experiments.text(claims, run.read(claims, tmp_path))
     assert "| Fewer channels | not yet measured |" in page
     while missing := next(run.missing(claims, 2, results=tmp_path), None):
@@ -175,8 +175,8 @@ def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):
         reads_test=False,
     )
     kinds = []
-    monkeypatch.setattr(run, "training_part", lambda *_: stripes(256, seed=1))
-    monkeypatch.setattr(run, "held_out_part", lambda _, kind, __: kinds.append(kind) or stripes(128, seed=2))
+    monkeypatch.setattr(run, "training_data", lambda *_: stripes(256, seed=1))
+    monkeypatch.setattr(run, "held_out_data", lambda _, kind, __: kinds.append(kind) or stripes(128, seed=2))
     assert "| `average`: moving average | `start` | not yet measured |" in accuracy.ablation(ablation, {})
     while missing := next(run.missing(ablation, 2, results=tmp_path), None):
         assert "test_accuracy" not in run.train(ablation, *missing, 1, tmp_path / "runs", None, tmp_path)
@@ -196,7 +196,7 @@ def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):
 
 def test_accuracy_page_compares_with_reference_recipes():
     page = accuracy.models([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], {"a.plus": 0.8})
-    assert "| 99.50 % (1) | +0.50 points | 80.00 % |" in page
+    assert "| 99.50% (1) | +0.50 points | 80.00% |" in page
     assert page.count("points |") == 1
     assert page.count("| 80.00 % |") == 1
 
@@ -208,7 +208,7 @@ def card(name, mean):
 def test_experiments_command_trains_missing_runs(monkeypatch, tmp_path):
     response = CliRunner().invoke(main, ["experiments", "week9"])
     assert response.exit_code == 2
-    assert "There are: week2" in response.output
+    assert "Available: week2" in response.output
     response = CliRunner().invoke(main, ["experiments", "week2", "--only", "bsae"])
     assert response.exit_code == 2
     assert "week2 has no variant 'bsae'" in response.output

@@ -15,7 +15,7 @@ from torch import nn
 from tests.support.examples import RECIPE, quiet, stripes
 from train import export, networks, onnx_graph, recipe
 from train.evaluate import logits
-from train.loop import Job, fit
+from train.loop import TrainingJob, fit
 from train.runs import Run
 from zoo import registry
 from zoo.errors import ExportError, RunError
@@ -32,13 +32,13 @@ def runs(tmp_path_factory):
     for kind, seed in (("full", 0), ("full", 1), ("calibration", 0)):
         small = replace(RECIPE, epochs=1)
         run = Run.of(small.name, kind, seed, root)
-        fit(Job(small, kind, seed, 1, 1), run, stripes(640, 1), stripes(200, 2), quiet())
+        fit(TrainingJob(small, kind, seed, 1, 1), run, stripes(640, 1), stripes(200, 2), quiet())
     return root
 
 
 @pytest.fixture
 def synthetic_data(monkeypatch):
-    monkeypatch.setattr(export, "held_out_part", lambda *_: stripes(300, 3))
+    monkeypatch.setattr(export, "held_out_data", lambda *_: stripes(300, 3))
 
 
 SMALL = replace(RECIPE, epochs=1)

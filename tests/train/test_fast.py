@@ -35,8 +35,8 @@ def digits(monkeypatch):
 
         return load
 
-    monkeypatch.setattr(fast, "training_part", part("train", 2000, 1))
-    monkeypatch.setattr(fast, "held_out_part", part("test", 300, 2))
+    monkeypatch.setattr(fast, "training_data", part("train", 2000, 1))
+    monkeypatch.setattr(fast, "held_out_data", part("test", 300, 2))
     return reads
 
 

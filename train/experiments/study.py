@@ -90,6 +90,6 @@ NAMES = tuple(MODULES)
 def find(name: str) -> Study:
     """Return the study of that name. Raises WrongUsage."""
     if name not in MODULES:
-        raise WrongUsage(f"There is no study {name!r}. There are: {', '.join(NAMES)}.")
+        raise WrongUsage(f"Unknown study {name!r}. Available: {', '.join(NAMES)}.")
     studies: dict[str, Study] = import_module(f"train.experiments.{MODULES[name]}").STUDIES
     return studies[name]

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from train import networks
-from train.data import Kind, Part, held_out_part, training_part
+from train.data import Kind, Split, held_out_data, training_data
 from train.evaluate import accuracy, logits
 from train.fast.recipes import RECIPES
-from train.loop import Average, Job, train_epoch
+from train.loop import Average, TrainingJob, train_epoch
 from train.precision import on_this_processor
 from train.progress import Progress
 from train.recipe import Recipe
@@ -31,7 +31,7 @@ from train.recipe import Recipe
 class Result:
     """Accuracy and times of a run."""
 
-    part: str  # the part it was measured on: "test" or "validation"
+    split: str  # the split it was measured on: "test" or "validation"
     correct: int
     images: int
     seconds: dict[str, float]  # of each stage, in order
@@ -39,7 +39,7 @@ class Result:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.seconds.items())
         return (
-            f"{self.correct} of {self.images} {self.part} images correct ({self.correct / self.images:.2%}), "
+            f"{self.correct} of {self.images} {self.split} images correct ({self.correct / self.images:.2%}), "
             f"{sum(self.seconds.values()):.2f} s after the start of the process ({parts})."
         )
 
@@ -73,14 +73,14 @@ class AdamW:
             parameter.addcdiv_(mean, square.sqrt().div_(root).add_(self.eps), value=-rate)
 
 
-def train(recipe: Recipe, seed: int, threads: int, data: Part) -> nn.Module:
+def train(recipe: Recipe, seed: int, threads: int, data: Split) -> nn.Module:
     """Train as `train.loop.fit` does; return the network with the averaged weights."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
     network = networks.build(recipe)
     optimizer, average = AdamW(network.parameters(), **recipe.optimizer_options), Average(network, recipe.ema)
-    job, progress = Job(recipe, "full", seed, recipe.epochs, threads), Progress(recipe.name, live=False)
+    job, progress = TrainingJob(recipe, "full", seed, recipe.epochs, threads), Progress(recipe.name, live=False)
     for epoch in range(recipe.epochs):
         progress.epoch_done(train_epoch(network, optimizer, average, data, job, epoch, progress))
     return average.module
@@ -102,7 +102,7 @@ def run(target: str, kind: Kind, seed: int, threads: int, folder: str | None) ->
         seconds[name], clock = now - clock, now
 
     lap("imports")
-    data, held_out = training_part("mnist", kind, folder), held_out_part("mnist", kind, folder)
+    data, held_out = training_data("mnist", kind, folder), held_out_data("mnist", kind, folder)
     lap("data")
     network = train(recipe, seed, threads, data)
     lap("training")
@@ -130,8 +130,15 @@ _IMPORTED = time.monotonic()
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
 @click.option("--calibration-run", is_flag=True, help="Train without the validation split and measure on it.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Data folder. [$ZOO_DATA]")
-@click.option("--threads", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False), help="Directory with the datasets.  [env var: ZOO_DATA]"
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=os.cpu_count(),
+    help="CPU threads.  [default: the number of cores]",
+)
 def mnist_fast(target: str, seed: int, calibration_run: bool, data: str | None, threads: int) -> None:
     """Train on MNIST against the clock (docs/training-speed.md)."""
     result = run(target, "calibration" if calibration_run else "full", seed, threads, data)
