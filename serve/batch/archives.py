@@ -21,7 +21,7 @@ from typing import IO, Any, Literal, Protocol
 
 from zoo.errors import BadInput, reason
 from zoo.images.headers import sniff
-from zoo.images.read import LARGEST, Named
+from zoo.images.read import MAX_FILE_BYTES, Named
 
 SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .jp2 .j2k .jpx .jxl .ico .tga "
@@ -50,7 +50,7 @@ class Bounds:
 
     def for_pictures_of(self, megapixels: float) -> "Bounds":
         """Bounds whose members may be uncompressed RGB images of that size."""
-        return replace(self, member_bytes=min(LARGEST, max(self.member_bytes, int(3.2e6 * megapixels))))
+        return replace(self, member_bytes=min(MAX_FILE_BYTES, max(self.member_bytes, int(3.2e6 * megapixels))))
 
 
 @dataclass(frozen=True)

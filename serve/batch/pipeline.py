@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from serve.batch.archives import Unreadable
 from serve.batch.formats import NAME_WIDTH, Encoding, encode
-from serve.batch.inputs import Input, Source, Url, name_of, not_images, size_in_memory
+from serve.batch.inputs import ImageArgument, Source, Url, name_of, not_images, size_in_memory
 from serve.batch.workers import Workers
 from serve.devices import cores
 from serve.messages import say
@@ -45,7 +45,7 @@ class TooManyErrors(ZooError):
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """How images are classified and formatted; every worker gets a copy."""
 
     model: Model
@@ -89,7 +89,7 @@ def split(sources: Iterable[Source]) -> Iterator[list[Source]]:
         yield block
 
 
-def classify(job: Job, sources: list[Source], run: Callable[[Any], Outputs] | None = None) -> Block:
+def classify(job: BatchJob, sources: list[Source], run: Callable[[Any], Outputs] | None = None) -> Block:
     """Classify one list of images in this process.
 
     URLs are downloaded first. A source that cannot be read becomes a row with its error.
@@ -138,7 +138,9 @@ def _identity(source: Source) -> bytes:
 # All blocks
 
 
-def classify_blocks(sources: Iterable[Source], job: Job, processes: int | None = None) -> Generator[Block, None, None]:
+def classify_blocks(
+    sources: Iterable[Source], job: BatchJob, processes: int | None = None
+) -> Generator[Block, None, None]:
     """Classify; yields blocks in input order and keeps only a few blocks in memory at any time.
 
     Args:
@@ -176,7 +178,7 @@ def _peek_size(blocks: Iterator[list[Source]]) -> tuple[bool, Iterator[list[Sour
 
 
 def _classify_in_process(
-    blocks: Iterator[list[Source]], job: Job, until: Callable[[], bool] = lambda: False
+    blocks: Iterator[list[Source]], job: BatchJob, until: Callable[[], bool] = lambda: False
 ) -> Iterator[Block]:
     """Classify in this process, one block per session call, so that rows are written as soon as they exist."""
     while not until() and (sources := next(blocks, None)):
@@ -237,8 +239,8 @@ class Summary:
 
 
 def run(
-    inputs: list[Input],
-    job: Job,
+    inputs: list[ImageArgument],
+    job: BatchJob,
     output: Output,
     max_errors: int | None = None,
     processes: int | None = None,
@@ -264,17 +266,17 @@ def run(
             output.write(block)
             summary.add(block)
             on_block(block)
-    summary.skipped = sum(one.skipped() for one in inputs)
+    summary.skipped = sum(argument.skipped() for argument in inputs)
     summary.seconds = time.perf_counter() - started
     output.finish()
     return summary
 
 
-def _iterate_sources(inputs: list[Input], summary: Summary) -> Iterator[Source]:
-    for one in inputs:
+def _iterate_sources(inputs: list[ImageArgument], summary: Summary) -> Iterator[Source]:
+    for argument in inputs:
         is_empty = True
-        for source in one.images():
+        for source in argument.images():
             is_empty = False
             yield source
         if is_empty:
-            summary.empty.append(one.argument)
+            summary.empty.append(argument.text)

@@ -90,7 +90,7 @@ def cli(context: click.Context) -> None:
 @click.option("--out", "-o", metavar="FILE", help="Output file (.jsonl, .csv or .parquet).  [default: stdout]")
 @click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(["table", "jsonl", "csv", "parquet"]),
     help="Output format.  [default: from FILE's suffix, or table]",
 )

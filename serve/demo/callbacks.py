@@ -129,7 +129,7 @@ class Callbacks:
             return []
         job = {"path": path, "model": self._card(name).name}
         names, folder = await self._run_job("inside", job, self._inspect_queue, request)
-        return [(str(folder / one), Path(one).stem.lstrip("0123456789-").replace("-", " ")) for one in names]
+        return [(str(folder / name), Path(name).stem.lstrip("0123456789-").replace("-", " ")) for name in names]
 
     async def classify_batch(
         self,

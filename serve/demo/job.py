@@ -33,7 +33,7 @@ def main(request: dict[str, Any]) -> None:
         print(json.dumps(message), file=output, flush=True)
 
     try:
-        send(result=KINDS[request["kind"]](request, lambda done, total: send(progress=[done, total])))
+        send(result=JOB_FUNCTIONS[request["kind"]](request, lambda done, total: send(progress=[done, total])))
     except ZooError as error:
         send(error=str(error))
     except MemoryError:
@@ -84,4 +84,4 @@ def _inspect(request: dict[str, Any], progress: Progress) -> list[str]:
     return [picture.name for picture in write_pictures(inside, Path(request["folder"]))]
 
 
-KINDS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {"batch": _classify, "inside": _inspect}
+JOB_FUNCTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {"batch": _classify, "inside": _inspect}

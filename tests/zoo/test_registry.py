@@ -42,8 +42,8 @@ def test_user_architecture_with_one_model_needs_no_default(empty_home):
 def test_user_models_cannot_replace_shipped_models(empty_home):
     add_model(empty_home, "mnist14k.notes", title="impostor")
     add_model(empty_home, "mnist14k.mine", default=True)
-    assert registry.find("mnist14k.notes").folder.parent == registry.SHIPPED
-    assert registry.find("mnist14k").folder.parent == registry.SHIPPED
+    assert registry.find("mnist14k.notes").folder.parent == registry.SHIPPED_FOLDER
+    assert registry.find("mnist14k").folder.parent == registry.SHIPPED_FOLDER
     assert "impostor" not in [card.title for card in zoo.list_models()]
     assert registry.find("mnist14k.mine").card.name == "mnist14k.mine"
 
@@ -155,13 +155,13 @@ def test_models_folder_may_be_invalid(empty_home):
 
 def test_shipped_files_may_be_links(tmp_path, monkeypatch):
     copies, links = tmp_path / "cache", tmp_path / "installed"
-    shutil.copytree(registry.SHIPPED / "mnist4k.plus", copies)
+    shutil.copytree(registry.SHIPPED_FOLDER / "mnist4k.plus", copies)
     (links / "mnist4k.plus").mkdir(parents=True)
     for file in copies.iterdir():
         (links / "mnist4k.plus" / file.name).symlink_to(file)
-    monkeypatch.setattr(registry, "SHIPPED", links)
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", links)
     assert zoo.load("mnist4k.plus").card.name == "mnist4k.plus"
-    monkeypatch.setattr(registry, "SHIPPED", tmp_path)
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path)
     with pytest.raises(BadModel, match="a file outside of"):
         registry.open_folder(links / "mnist4k.plus")
 

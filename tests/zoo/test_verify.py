@@ -16,7 +16,7 @@ from zoo.verify import verify
 def copy(tmp_path):
     """A model's folder that may be damaged."""
     folder = tmp_path / "mnist14k.notes"
-    shutil.copytree(registry.SHIPPED / "mnist14k.notes", folder)
+    shutil.copytree(registry.SHIPPED_FOLDER / "mnist14k.notes", folder)
     return folder
 
 
@@ -27,7 +27,7 @@ def checks(folder, data=None):
 @pytest.mark.slow
 def test_shipped_models_match_their_cards(data_folder):
     for entry in registry.scan():
-        if entry.folder.parent == registry.SHIPPED:
+        if entry.folder.parent == registry.SHIPPED_FOLDER:
             found = list(verify(entry, data_folder))
             assert [check.passed for check in found] == [True] * len(found), found
             assert found[-1].name == "accuracy"

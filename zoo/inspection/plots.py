@@ -173,7 +173,7 @@ def _answer(inside: Inside) -> Image.Image:
     title = f"Input and output of {inside.card.name}"
     sheet, pen = _sheet(1045, BODY + side + 44, title, "; ".join(inside.corrections))
     _centred(pen, MARGIN + side / 2, BODY, "the picture", side)
-    _paste(sheet, _rgb(inside.picture), MARGIN, BODY + 22, side)
+    _paste(sheet, _rgb(inside.image), MARGIN, BODY + 22, side)
     height, width = inside.seen.shape[:2]
     _centred(pen, 2 * MARGIN + 1.5 * side, BODY, f"what the network sees: {height}x{width}", side)
     _paste(sheet, _rgb(inside.seen), 2 * MARGIN + side, BODY + 22, side)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from serve.batch.archives import Bounds, Unreadable
 from serve.batch.inputs import SMALL_FILE_BYTES, Options, Url, expand, name_of, total
 from zoo.errors import BadInput
-from zoo.images.read import LARGEST, Named
+from zoo.images.read import MAX_FILE_BYTES, Named
 
 
 def png(value=0):
@@ -202,7 +202,7 @@ def test_pipe_is_read_once_and_bounded(tmp_path, monkeypatch):
     writer.start()
     assert list(expand(f"{tmp_path}/pipe").images()) == [Named(f"{tmp_path}/pipe", png(7))]
     writer.join()
-    monkeypatch.setattr("serve.batch.inputs.LARGEST", 100)
+    monkeypatch.setattr("serve.batch.inputs.MAX_FILE_BYTES", 100)
     (endless,) = expand("/dev/zero").images()
     assert endless == Unreadable("/dev/zero", "/dev/zero has more than 100 bytes, the limit for an image.")
 
@@ -609,7 +609,7 @@ def test_damaged_lzma_member_of_a_zip(tmp_path):
 def test_too_large_members_are_not_unpacked(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("huge.png", "w") as member:
-        for _ in range(LARGEST // 2**20 + 1):
+        for _ in range(MAX_FILE_BYTES // 2**20 + 1):
             member.write(bytes(2**20))
     assert path.stat().st_size < 2**20
     (image,) = expand(str(path)).images()

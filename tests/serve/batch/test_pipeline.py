@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from serve.batch import gpu, pipeline, resume
-from serve.batch.inputs import Input, Url
+from serve.batch.inputs import ImageArgument, Url
 from serve.batch.pipeline import (
     BLOCK_IMAGES,
     MAX_FAILURE_KINDS,
+    BatchJob,
     Block,
-    Job,
     Summary,
     TooManyErrors,
     classify,
@@ -96,14 +96,14 @@ class CollectedRows:
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_batch_rows_equal_single_image_rows(model, names, singles, processes):
     output = CollectedRows()
-    summary = run([Input.from_sources("some", names)], Job(model), output, processes=processes)
+    summary = run([ImageArgument.from_sources("some", names)], BatchJob(model), output, processes=processes)
     assert output.rows == singles
     assert (summary.count, summary.failed.total(), summary.empty) == (600, 4, [])
     assert set(summary.failed) == {row.error.removeprefix(f"{row.input} ") for row in singles if row.error}
 
 
 def test_worker_rows_equal_single_image_rows(model, names, singles):
-    with Workers(partial(classify, Job(model)), 2) as workers:
+    with Workers(partial(classify, BatchJob(model)), 2) as workers:
         workers.wait_until_ready()
         assert [row for block in workers.results(split(names * 3)) for row in block.payload] == singles * 3
 
@@ -116,12 +116,12 @@ def test_split_by_number_and_bytes():
 
 
 def test_max_errors_ends_the_run(model, names):
-    inputs = [Input.from_sources("some", names)]
+    inputs = [ImageArgument.from_sources("some", names)]
     with pytest.raises(TooManyErrors, match=r"first failed image.*0100.png is damaged or cut short"):
-        run(inputs, Job(model), CollectedRows(), max_errors=0, processes=1)
+        run(inputs, BatchJob(model), CollectedRows(), max_errors=0, processes=1)
     with pytest.raises(TooManyErrors, match=r"more than 3 failed.*missing.png does not exist"):
-        run(inputs, Job(model), CollectedRows(), max_errors=3, processes=1)
-    assert run(inputs, Job(model), CollectedRows(), max_errors=4, processes=1).failed.total() == 4
+        run(inputs, BatchJob(model), CollectedRows(), max_errors=3, processes=1)
+    assert run(inputs, BatchJob(model), CollectedRows(), max_errors=4, processes=1).failed.total() == 4
 
 
 def test_summary_groups_errors_without_details():
@@ -193,7 +193,7 @@ OPTIONS = {"model": "m", "top_k": 3}
 
 
 def test_resume_skips_saved_rows_and_checks_options_and_images(tmp_path, model, names, small_parts):
-    job, out = Job(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
+    job, out = BatchJob(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
     first = Parts(out, "jsonl", OPTIONS, resume=False)
     for block in classify_in_chunks(names[:200], job):
         first.write(block)
@@ -406,6 +406,6 @@ def test_few_images_start_no_process(model, names, monkeypatch):
     monkeypatch.setattr(gpu, "gpu_blocks", fail)
     for device in ("cpu", "cuda"):
         monkeypatch.setattr(model, "device", device)
-        assert sum(block.count for block in classify_blocks(iter(names[:256]), Job(model), 2)) == 256
+        assert sum(block.count for block in classify_blocks(iter(names[:256]), BatchJob(model), 2)) == 256
         with pytest.raises(AssertionError, match="a process was started"):
-            list(classify_blocks(iter(names[:257]), Job(model), 2))
+            list(classify_blocks(iter(names[:257]), BatchJob(model), 2))

@@ -262,6 +262,6 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path, monkeypatch):
         with pytest.raises(BadInput, match="is a pipe or a device, not an image file"):
             decode(name)
     (tmp_path / "large.png").write_bytes(bytes(11))
-    monkeypatch.setattr("zoo.images.read.LARGEST", 10)
+    monkeypatch.setattr("zoo.images.read.MAX_FILE_BYTES", 10)
     with pytest.raises(BadInput, match="has 11 bytes, more than the limit of 10"):
         decode(tmp_path / "large.png")

@@ -147,7 +147,7 @@ def test_source_is_read_once(tmp_path):
     with path.open("rb") as file:
         for source in (file, Once()):
             inside = look_inside("mnist14k", source)
-            np.testing.assert_array_equal(inside.picture, expected.picture)
+            np.testing.assert_array_equal(inside.image, expected.image)
             np.testing.assert_array_equal(inside.seen, expected.seen)
             assert inside.corrections == expected.corrections
 
