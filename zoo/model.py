@@ -1,8 +1,11 @@
 """Model: one ONNX session and its card. `run()` takes arrays in the network's form, `predict()` takes images.
 
-Every interface turns images into rows with the functions of this file, so the same bytes give the same row in Python,
+Every interface turns images into rows with the steps of this file, so the same bytes give the same row in Python,
 the command, batches and the server: `prepare_all` decodes and corrects, a session call gives probabilities, `make_rows`
 builds the rows. `classify_prepared` is the last two steps together.
+
+There are two fast paths with the same results: batches use `zoo/columns.py` instead of `make_rows`, and `prepare_all`
+decodes plain PNG files of the network's size in `zoo/images/ready.py` instead of `zoo/images/prepare.py`.
 """
 
 from __future__ import annotations  # faster start: annotations stay unevaluated

@@ -111,13 +111,13 @@ def open_folder(folder: Path) -> Entry:
 
 
 def not_found(name: str, known: list[str]) -> str:
-    """The error message for an unknown name, with similar names."""
+    """The error message for an unknown name or a pattern without matches, with similar names."""
     from difflib import get_close_matches
 
     architectures = {full.split(".")[0] for full in known} - {name}
     close = get_close_matches(name[:100].lower(), [*architectures, *known], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "`zoo list` shows all models."
-    return f"There is no model {name[:100]!r}: {hint}"
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"No model matches {name[:100]!r}. {hint}Run `zoo list` to see all models."
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -108,7 +108,7 @@ def _session(runtime: Any, model: bytes, device: str, source_name: str) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised; the log would print names from the model
     # A model is one file (docs/decisions/0001-one-file.md). check_onnx refuses references to other files; if it missed
-    # one, the runtime would look for the file in this empty place.
+    # one, the runtime would look for the file in this path, where there is none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     check_onnx(model, source_name)
     try:

@@ -48,7 +48,7 @@ class Bounds:
     members: int = 10_000_000  # files or rows
     ratio: int = 100  # unpacked bytes per byte of the archive; `MIN_UNPACKED_BYTES` are allowed in any case
 
-    def for_pictures_of(self, megapixels: float) -> "Bounds":
+    def for_images_of(self, megapixels: float) -> "Bounds":
         """Bounds whose members may be uncompressed RGB images of that size."""
         return replace(self, member_bytes=min(MAX_FILE_BYTES, max(self.member_bytes, int(3.2e6 * megapixels))))
 

@@ -160,7 +160,8 @@ def _expand_folder(folder: str) -> ImageArgument:
     files = list(files_in(folder))
     images: list[Source] = [file for file in files if file is not None]
     if not images:
-        raise BadInput(f"The folder {folder} contains no images{f': {not_images(len(files))}' if files else ''}.")
+        skipped = f" ({not_images(len(files))})" if files else ""
+        raise BadInput(f"The folder {folder} contains no images{skipped}: choose another folder.")
     return ImageArgument.from_sources(folder, images, skipped=len(files) - len(images))
 
 

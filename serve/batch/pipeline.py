@@ -34,6 +34,8 @@ from zoo.model import CHUNK, Model, Outputs, Prepared, prepare_all
 BLOCK_IMAGES = 128  # that a worker gets at a time: enough to make the cost of sending them negligible
 BLOCK_BYTES = 8 * 2**20  # of images that are sent as bytes
 MAX_IMAGES_IN_PROCESS = 256  # more images start worker processes
+MAX_SUMMARY_KINDS = 4  # error messages in the summary line
+OTHER_ERRORS = "other errors"
 MAX_FAILURE_KINDS = 1000  # error messages that are counted separately: they can contain names and numbers
 
 
@@ -215,7 +217,7 @@ class Summary:
         self.failed += block.failed
         if len(self.failed) > 2 * MAX_FAILURE_KINDS:
             frequent = Counter(dict(self.failed.most_common(MAX_FAILURE_KINDS)))
-            frequent["other errors."] += self.failed.total() - frequent.total()
+            frequent[OTHER_ERRORS] += self.failed.total() - frequent.total()
             self.failed = frequent
 
     def check_errors(self, block: Block, max_errors: int | None) -> None:
@@ -226,16 +228,27 @@ class Summary:
 
     def summary_line(self) -> str:
         """One line: number of images, images per second, the most frequent errors."""
-        rate = f"{self.count / self.seconds:,.0f} images/s" if self.seconds else "no time"
-        line = f"{self.count:,} image{'s' * (self.count != 1)} in {self.seconds:.2f} s ({rate})"
-        if failed := self.failed.total():
-            kinds = Counter[str]()
-            for message, times in self.failed.items():
-                kinds[re.sub(r" \([^)]*\)", "", message).partition(": ")[0].rstrip(".")[:100]] += times
-            frequent = [f"{times:,} {kind}" for kind, times in kinds.most_common(4)]
-            more = [f"and {len(kinds) - 4} other reasons"] if len(kinds) > 4 else []
-            line += f"; {failed:,} failed: {'; '.join([*frequent, *more])}"
+        failed = self.failed.total()
+        line = f"{self.count:,} image{'s' * (self.count != 1)} in {self.seconds:.2f} s"
+        if self.seconds and self.count > failed:
+            line += f" ({self.count / self.seconds:,.0f} images/s)"
+        if failed:
+            line += f"; {failed:,} failed: {self._frequent_errors()}"
         return f"{line}; {not_images(self.skipped)}." if self.skipped else f"{line}."
+
+    def _frequent_errors(self) -> str:
+        """The most frequent errors, without names and remedies: `"is empty" (2), "does not exist" (1)`."""
+        kinds = Counter[str]()
+        for message, times in self.failed.items():
+            kind = re.sub(r" \([^)]*\)", "", message).partition(": ")[0]
+            kinds[kind.removeprefix("The image ").rstrip(".")[:100]] += times
+        rest = kinds.pop(OTHER_ERRORS, 0)
+        frequent = kinds.most_common(MAX_SUMMARY_KINDS)
+        rest += kinds.total() - sum(times for _, times in frequent)
+        if len(frequent) == 1 and not rest:
+            return f'"{frequent[0][0]}"'
+        parts = [f'"{kind}" ({times:,})' for kind, times in frequent]
+        return ", ".join([*parts, f"{OTHER_ERRORS} ({rest:,})"] if rest else parts)
 
 
 def run(

@@ -124,7 +124,9 @@ class Parts:
             self.folder.mkdir(exist_ok=True)
             for name in os.listdir(self.folder):
                 if not name.startswith(".") and not _PART_FILE.fullmatch(name):
-                    raise WrongUsage(f"{self.folder} contains {name}, which is not part of a run: choose another FILE.")
+                    raise WrongUsage(
+                        f"{self.folder} contains {name}, which is not part of a run: choose another output file."
+                    )
             self._lock = _lock_file(self.folder / "lock")
             if not self._options_path.exists():
                 self._remove_parts()  # left by a run that was killed while it deleted them
@@ -278,7 +280,9 @@ def _lock_file(path: Path) -> int:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise WrongUsage(f"Another run is writing to {path.parent}: wait for it, or choose another FILE.") from None
+            raise WrongUsage(
+                f"Another run is writing to {path.parent}: wait for it, or choose another output file."
+            ) from None
     return descriptor
 
 

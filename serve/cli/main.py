@@ -127,7 +127,7 @@ def cli(context: click.Context) -> None:
     envvar="ZOO_MAX_MEGAPIXELS",
     type=click.FloatRange(min=0.1, max=1000),
     metavar="N",
-    help="Reject larger images.  [env var: ZOO_MAX_MEGAPIXELS; default: 25]",
+    help="Reject images above this many megapixels.  [env var: ZOO_MAX_MEGAPIXELS; default: 25]",
 )
 @click.option(
     "--workers",

@@ -94,7 +94,7 @@ def _input_options(options: PredictOptions) -> Options:
     bounds = Bounds()
     if options.max_megapixels is not None:
         os.environ[MAX_MEGAPIXELS] = f"{options.max_megapixels:g}"  # inherited by worker processes
-        bounds = bounds.for_pictures_of(options.max_megapixels)
+        bounds = bounds.for_images_of(options.max_megapixels)
     is_small = options.out is None and len(options.images) <= MAX_IMAGES_IN_PROCESS
     return Options(options.allow_url, options.column, bounds, load_small_files=is_small)
 

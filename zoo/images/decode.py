@@ -25,7 +25,7 @@ from zoo.images.limits import check_memory, check_size
 Pixels = npt.NDArray[np.uint8]
 
 ROTATED = "rotated upright (EXIF orientation)"
-_SUPPORTED = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, PGM and PPM"
+_SUPPORTED = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, PGM or PPM"
 _ROTATIONS = {  # EXIF orientation → the operation that brings the image upright
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
@@ -54,7 +54,7 @@ def decode_bytes(data: bytes, name: str) -> DecodedImage:
         raise BadInput(f"{name} is empty (0 bytes): nothing to classify.")
     format = sniff(data[:START])
     if format is None:
-        raise BadInput(f"{name} is not an image that can be read: supported are {_SUPPORTED}.")
+        raise BadInput(f"{name} is not a supported image: use {_SUPPORTED}.")
     if format not in READ:
         raise BadInput(f"{name} is in the format {format}, which is not supported: save it as PNG or JPEG.")
     with as_bad_input(name):

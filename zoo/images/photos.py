@@ -29,7 +29,7 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
     Returns:
         uint8 `(expected.height, expected.width, 3)`, and the corrections in words, in order.
     Raises:
-        BadInput: an image so thin that cropping would show too little of it, or that the whole of it would be less
+        BadInput: an image so narrow that cropping would show too little of it, or that the whole of it would be less
             than a pixel wide.
     """
     height, width = pixels.shape[:2]
@@ -43,8 +43,8 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
     if fit == "crop":
         if max(height / width, width / height) > MAX_ASPECT:
             raise BadInput(
-                f"The image ({width}x{height}) is too thin, its centre would show little of it: "
-                "crop it yourself, or use the whole image (fit='whole')."
+                f"The image ({width}x{height}) is too narrow to crop: "
+                'use the whole image (--fit whole, fit="whole"), or crop it yourself.'
             )
         colour = _opaque_colour(_centre(pixels, expected.width / expected.height))
         if colour.shape[:2] != (height, width):
@@ -53,7 +53,7 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
         resized = _resized(colour, expected.width, expected.height)
     else:
         if max(height / width, width / height) > max(expected.height, expected.width):
-            raise BadInput(f"The image ({width}x{height}) is too thin to be reduced as a whole: crop it.")
+            raise BadInput(f"The image ({width}x{height}) is too narrow to be reduced as a whole: crop it.")
         colour = _opaque_colour(pixels)
         scale = min(expected.height / height, expected.width / width)
         small = _resized(colour, max(1, round(width * scale)), max(1, round(height * scale)))

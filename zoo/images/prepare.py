@@ -29,6 +29,9 @@ def unexpected_errors() -> int:
 def prepare(source: Any, expected: Input, fit: Fit = "crop") -> tuple[Pixels, tuple[str, ...]]:
     """Decode and correct one image.
 
+    Lists of images go through `zoo.model.prepare_all`, which leaves out this function for plain PNG files of the
+    network's size (`ready.py`).
+
     Args:
         source: as in `zoo.images.read.decode`.
         expected: the network's input.
@@ -51,7 +54,7 @@ def prepare(source: Any, expected: Input, fit: Fit = "crop") -> tuple[Pixels, tu
     except Exception as error:
         _log_unexpected(error)
         raise BadInput(
-            f"{describe(source)} cannot be processed (unexpected {type(error).__name__}): please report the image."
+            f"{describe(source)} cannot be processed (unexpected {type(error).__name__}): please report this image."
         ) from None
 
 
@@ -61,4 +64,4 @@ def _log_unexpected(error: Exception) -> None:
         _unexpected += 1
     import logging
 
-    logging.getLogger("zoo").debug("An image met an unexpected error", exc_info=error)
+    logging.getLogger("zoo").debug("Unexpected error for an image", exc_info=error)

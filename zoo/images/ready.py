@@ -4,6 +4,8 @@ Data sets consist of such files. One by one, decoding and checking a 28x28 image
 pixels need, because each call of OpenCV or NumPy costs about a microsecond. Here all images of a chunk share the calls:
 their rows become one tall PNG, separated by black rows, which OpenCV decodes at once, and the form of all digits is
 tested by array operations. The pixels equal those of `zoo.images.prepare.prepare` to the bit.
+
+`zoo.model.prepare_all` uses these pixels instead of `prepare` where a list has at least `MIN_IMAGES` such files.
 """
 
 from __future__ import annotations  # faster start: annotations stay unevaluated

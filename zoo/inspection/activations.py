@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card, Layer
-from zoo.errors import BadInput, BadModel, ZooError, reason
+from zoo.errors import BadModel, WrongUsage, ZooError, reason
 from zoo.images.decode import Pixels
 from zoo.images.prepare import prepare
 from zoo.images.read import decode
@@ -92,19 +92,21 @@ def _stages(content: bytes, seen: Pixels, source_name: str) -> tuple[tuple[Stage
 
 
 def parse_unit(text: str) -> tuple[str, int, int]:
-    """`conv4:3,5` → layer, row and column. Raises BadInput."""
+    """`conv4:3,5` → layer, row and column. Raises WrongUsage."""
     match = re.fullmatch(r"(\w+):(\d+),(\d+)", text)
     if not match:
-        raise BadInput(f"{text!r} is not a unit: write LAYER:ROW,COLUMN, such as conv4:3,5.")
+        raise WrongUsage(f"Invalid --unit {text!r}: use LAYER:ROW,COLUMN, such as conv4:3,5.")
     return match[1], int(match[2]), int(match[3])
 
 
 def unit_of(stage: Stage, row: int | None = None, column: int | None = None) -> tuple[int, int]:
-    """Row and column of a unit in a stage's maps, by default the middle. Raises BadInput for a unit outside of them."""
+    """Row and column of a unit in a stage's maps, by default the middle. Raises WrongUsage for a unit outside."""
     _, height, width = stage.values.shape
     row, column = height // 2 if row is None else row, width // 2 if column is None else column
     if not (0 <= row < height and 0 <= column < width):
-        raise BadInput(f"{stage.layer.name} has units from 0,0 to {height - 1},{width - 1}; {row},{column} is outside.")
+        raise WrongUsage(
+            f"{stage.layer.name} has no unit {row},{column}: use ROW 0 to {height - 1} and COLUMN 0 to {width - 1}."
+        )
     return row, column
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from zoo.errors import BadInput
+from zoo.errors import WrongUsage
 from zoo.inspection.activations import Inside, Stage, pixels_seen, unit_of
 
 INK, PAPER, GREY, BOX = "#1f2328", "#ffffff", "#8c959f", "#d1242f"
@@ -36,14 +36,21 @@ Unit = tuple[str, int | None, int | None]  # name of a layer, row, column
 # Red for positive and blue for negative: the 11 colours of RdBu (https://colorbrewer2.org), from the negative end.
 _RED_BLUE = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f"
 
-# Explanations of the terms of week 1 of the course, each below a picture that shows it.
-KERNEL = "A kernel (or filter) is a small pattern of weights that slides over the picture: a feature extractor."
-FEATURE_MAP = "A feature map is the output of one kernel: bright where the picture matches the kernel's pattern."
-ACTIVATION = "The activation function, ReLU, sets negative values to zero. Without it, all layers would act as one."
+# Explanations of the basic terms of convolutional networks, each below a picture that shows it.
+KERNEL = "A kernel (or filter) is a small pattern of weights that slides over the image: a feature extractor."
+FEATURE_MAP = "A feature map is the output of one kernel: bright where the image matches the kernel's pattern."
+ACTIVATION = (
+    "The activation function, ReLU, sets negative values to zero. Without it, several layers could be replaced by one."
+)
 ONE_BY_ONE = "A 1x1 convolution mixes the channels of each position, without its neighbours."
 THREE_BY_THREE = "A 3x3 convolution combines each position with its eight neighbours."
-POOL = "A max pool keeps the largest value of each 2x2 block: half the size, and twice the reach of later layers."
-AVERAGE = "A global average pool gives one number per feature map: how strongly its pattern occurs anywhere."
+POOL = (
+    "A max pool keeps the largest value of each 2x2 block. This halves the size of the maps, "
+    "so later layers combine values from larger parts of the image."
+)
+AVERAGE = (
+    "A global average pool reduces each feature map to its mean: how strongly its pattern occurs in the whole image."
+)
 DENSE = "A dense layer computes each output as a weighted sum of all inputs."
 LOCAL = (
     "The local receptive field is the kernel's size; the global one is the part of the input that a value depends on."
@@ -63,11 +70,11 @@ def draw_pictures(inside: Inside, folder: Path, unit: Unit | None = None) -> Ite
     Returns:
         An iterator over the paths in reading order, each as soon as its picture is written.
     Raises:
-        BadInput: there is no such unit.
+        WrongUsage: there is no such unit.
     """
     names = [stage.layer.name for stage in inside.stages]
     if unit and unit[0] not in names:
-        raise BadInput(f"{inside.card.name} has no layer {unit[0]!r}: there are {', '.join(names)}.")
+        raise WrongUsage(f"{inside.card.name} has no layer {unit[0]!r}: use one of {', '.join(names)}.")
     for stage in inside.stages:
         if unit and stage.layer.name == unit[0]:
             unit_of(stage, *unit[1:])
@@ -172,10 +179,10 @@ def _answer(inside: Inside) -> Image.Image:
     side, bars = 281, 606
     title = f"Input and output of {inside.card.name}"
     sheet, pen = _sheet(1045, BODY + side + 44, title, "; ".join(inside.corrections))
-    _centred(pen, MARGIN + side / 2, BODY, "the picture", side)
+    _centred(pen, MARGIN + side / 2, BODY, "input image", side)
     _paste(sheet, _rgb(inside.image), MARGIN, BODY + 22, side)
     height, width = inside.seen.shape[:2]
-    _centred(pen, 2 * MARGIN + 1.5 * side, BODY, f"what the network sees: {height}x{width}", side)
+    _centred(pen, 2 * MARGIN + 1.5 * side, BODY, f"network input: {height}x{width}", side)
     _paste(sheet, _rgb(inside.seen), 2 * MARGIN + side, BODY + 22, side)
     probabilities, labels = np.nan_to_num(inside.probabilities), inside.card.labels
     best = int(probabilities.argmax())

@@ -97,7 +97,7 @@ def test_images_without_suffix_are_recognised(tmp_path, name):
 
 def test_folder_without_images_raises(tmp_path):
     (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(BadInput, match="contains no images: 1 file is not an image"):
+    with pytest.raises(BadInput, match=r"contains no images \(1 file is not an image\): choose another folder"):
         expand(str(tmp_path))
 
 
@@ -507,8 +507,8 @@ def test_smaller_bounds_are_enforced(tmp_path):
         images = list(expand(f"{tmp_path}/{name}", Options(bounds=Bounds(member_bytes=999))).images())
         assert len(images) == 10
         assert all("has 1,000 bytes, more than the limit of 999 for an image." in one.error for one in images)
-    assert Bounds().for_pictures_of(30).member_bytes == 96 * 10**6
-    assert Bounds().for_pictures_of(1).member_bytes == Bounds().member_bytes
+    assert Bounds().for_images_of(30).member_bytes == 96 * 10**6
+    assert Bounds().for_images_of(1).member_bytes == Bounds().member_bytes
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])

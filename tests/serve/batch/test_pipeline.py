@@ -127,7 +127,16 @@ def test_max_errors_ends_the_run(model, names):
 def test_summary_groups_errors_without_details():
     failed = Counter({"is empty (0 bytes): nothing to classify.": 1, "does not exist: check the path.": 2})
     line = Summary(1000, failed, [], 0.5).summary_line()
-    assert line == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
+    assert line == '1,000 images in 0.50 s (2,000 images/s); 3 failed: "does not exist" (2), "is empty" (1).'
+    assert Summary(1, Counter(["does not exist: check the path."]), [], 0.5).summary_line() == (
+        '1 image in 0.50 s; 1 failed: "does not exist".'
+    )
+    digits = Counter({"The image seems to contain 2 digits: crop it to one digit.": 2})
+    assert Summary(3, digits, [], 1.0).summary_line() == (
+        '3 images in 1.00 s (3 images/s); 2 failed: "seems to contain 2 digits".'
+    )
+    many = Counter({f"is wrong in way {number}.": 10 - number for number in range(6)})
+    assert Summary(50, many, [], 1.0).summary_line().endswith('"is wrong in way 3" (7), other errors (11).')
     assert Summary(2, seconds=1, skipped=3).summary_line() == "2 images in 1.00 s (2 images/s); 3 files are not images."
     assert Summary(2, seconds=1, skipped=1).summary_line() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
 

@@ -1056,11 +1056,11 @@ def test_uncalibrated_model_claims_no_mistake_rate():
     unmeasured = replace(CARD, calibration=replace(CARD.calibration, temperature=1.0, unsure_below=0.5))
     assert re.search("Unsure.*half of this model's mistakes", text.result(row, CARD, item))
     uncalibrated = text.result(row, unmeasured, item)
-    assert "**Unsure.** The probability is below 50.00 %." in uncalibrated
+    assert "**Unsure.** The probability is below 50.00 %, the default threshold." in uncalibrated
     assert "mistakes" not in uncalibrated
-    unclear_ink = text.result(replace(row, probability=0.99), CARD, item)  # for example, a part of the ink was left out
-    assert re.search("Unsure.*ink", unclear_ink)
-    assert "probability is below" not in unclear_ink
+    doubtful = text.result(replace(row, probability=0.99), CARD, item)  # for example, a part of the ink was left out
+    assert re.search("Unsure.*correction is doubtful", doubtful)
+    assert "probability is below" not in doubtful
     assert "no calibration run" in text.card(unmeasured, 1)
     assert "no calibration run" not in text.card(CARD, 1)
 

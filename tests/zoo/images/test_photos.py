@@ -68,14 +68,14 @@ def test_any_size(size, fit):
     assert fit_to_input(solid(*size), CIFAR, fit)[0].shape == (32, 32, 3)
 
 
-def test_thin_picture_is_refused_for_crop():
-    with pytest.raises(BadInput, match=r"900x100.*too thin.*fit='whole'"):
+def test_narrow_image_is_refused_for_crop():
+    with pytest.raises(BadInput, match=r"900x100.*too narrow.*--fit whole.*fit=\"whole\""):
         fit_to_input(solid(100, 900), CIFAR, "crop")
     assert fit_to_input(solid(100, 900), CIFAR, "whole")[0].shape == (32, 32, 3)
 
 
-def test_very_thin_picture_is_refused_as_a_whole():
-    with pytest.raises(BadInput, match=r"33x1.*too thin"):
+def test_very_narrow_image_is_refused_as_a_whole():
+    with pytest.raises(BadInput, match=r"33x1.*too narrow"):
         fit_to_input(solid(1, 33), CIFAR, "whole")
     assert fit_to_input(solid(1, 32), CIFAR, "whole")[0].shape == (32, 32, 3)
 

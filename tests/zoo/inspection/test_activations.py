@@ -14,7 +14,7 @@ from tests.support import hostile
 from train import networks, recipe
 from train.evaluate import network_input
 from zoo import registry
-from zoo.errors import BadInput, BadModel, ZooError
+from zoo.errors import BadModel, WrongUsage, ZooError
 from zoo.inspection import plots as pictures
 from zoo.inspection.activations import look_inside, parse_unit, pixels_seen, unit_of
 from zoo.inspection.plots import draw_pictures, write_pictures
@@ -89,11 +89,11 @@ def test_pictures(inside, tmp_path):
 def test_units(inside, tmp_path):
     assert parse_unit("conv4:3,5") == ("conv4", 3, 5)
     for text in ("conv4", "conv4:3", "conv4:3,x", "conv4:-1,2"):
-        with pytest.raises(BadInput, match="such as conv4:3,5"):
+        with pytest.raises(WrongUsage, match=r"Invalid --unit.*such as conv4:3,5"):
             parse_unit(text)
-    with pytest.raises(BadInput, match="0,0 to 9,9; 3,10 is outside"):
+    with pytest.raises(WrongUsage, match="conv4 has no unit 3,10: use ROW 0 to 9 and COLUMN 0 to 9"):
         write_pictures(inside, tmp_path, ("conv4", 3, 10))
-    with pytest.raises(BadInput, match=r"no layer 'conv99': there are conv1, conv2, pool1"):
+    with pytest.raises(WrongUsage, match=r"no layer 'conv99': use one of conv1, conv2, pool1"):
         write_pictures(inside, tmp_path, ("conv99", 0, 0))
     assert len(write_pictures(inside, tmp_path, ("conv4", 0, 0))) == 12
 

@@ -48,7 +48,7 @@ def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int
             content = start + 16
         end = start + length if length else stop
         if not content <= end <= stop:
-            raise damaged("it ends in the middle of its image")
+            raise damaged("it ends in the middle of the image data")
         yield kind, content, end
         start = end
     raise DecodeError(f"is an AVIF of more than {_MAX_BOXES:,} boxes: save it again")
@@ -190,7 +190,7 @@ def _coded_pixels(stream: bytes) -> int:
         if head & 2:
             length, position = _leb128(stream, position)
         if position + length > len(stream):
-            raise damaged("it ends in the middle of its image")
+            raise damaged("it ends in the middle of the image data")
         if kind == _SEQUENCE:
             largest = max(largest, _largest_frame(stream[position : position + min(length, _MAX_SEQUENCE_HEADER)]))
         frames += kind in (_FRAME_HEADER, _FRAME)

@@ -85,10 +85,10 @@ def _directory(data: bytes, wanted: frozenset[int] = _READ_TAGS) -> dict[int, tu
     """The values of some tags of the first directory. The chain to further directories is never followed."""
     order = _order(data)
     if len(data) < 8:
-        raise damaged("it ends before its image")
+        raise damaged("it ends before the image data")
     (start,) = struct.unpack_from(order + "I", data, 4)
     if start + 2 > len(data):
-        raise damaged("it ends before its image")
+        raise damaged("it ends before the image data")
     (count,) = struct.unpack_from(order + "H", data, start)
     if count > _MAX_TAGS or start + 2 + 12 * count > len(data):
         raise damaged(f"its directory declares {count:,} entries")
@@ -473,7 +473,7 @@ def _chunks(header: _Tiff, tags: dict[int, tuple[int, ...]]) -> tuple[tuple[int,
     if count > limit:
         raise DecodeError(f"is a TIFF of more than {limit:,} strips or tiles: save it as PNG")
     if across * down * columns * rows > 4 * header.width * header.height + _BATCH:
-        raise DecodeError(f"is a TIFF with tiles of {columns}x{rows}, much larger than its image: save it as PNG")
+        raise DecodeError(f"is a TIFF with tiles of {columns}x{rows}, much larger than the image: save it as PNG")
     offsets = tags.get(_TILE_OFFSETS if header.tiled else _OFFSETS, ())
     lengths = tags.get(_TILE_COUNTS if header.tiled else _COUNTS, ())
     if not lengths and (header.compression == _NONE or count == 1):

@@ -51,7 +51,7 @@ def _chunks(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, in
         kind, length = struct.unpack_from("<4sI", data, start)
         end = start + 8 + length
         if end > stop:
-            raise damaged("it ends in the middle of its image")
+            raise damaged("it ends in the middle of the image data")
         yield kind, start + 8, end
         start = end + length % 2
 
@@ -66,7 +66,7 @@ def _frame_size(data: bytes, kind: bytes, start: int, end: int) -> tuple[int, in
     if kind == b"VP8L" and end - start >= 5 and data[start] == 0x2F:
         bits = int.from_bytes(data[start + 1 : start + 5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    raise damaged("its image data are invalid")
+    raise damaged("the image data is invalid")
 
 
 @dataclass(frozen=True)
