@@ -118,7 +118,8 @@ def describe(content: bytes) -> list[tuple[str, str]]:
         *rows,
         (
             "auto",
-            f"cpu; cuda from {CUDA_MIN_IMAGES:,} images (measured here, smallest model, network only: {break_even})",
+            f"uses the CPU, and CUDA for {CUDA_MIN_IMAGES:,} images or more "
+            f"(measured with the smallest model, network only: CUDA is {break_even})",
         ),
     ]
 

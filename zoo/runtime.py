@@ -113,7 +113,7 @@ def _session(runtime: Any, model: bytes, device: str, source_name: str) -> Any:
     check_onnx(model, source_name)
     try:
         if device == "cuda":
-            with contextlib.redirect_stdout(sys.stderr):  # it prints the libraries that it could not load
+            with contextlib.redirect_stdout(sys.stderr):  # preload_dlls prints the libraries that it could not load
                 runtime.preload_dlls()
             session = _cuda_session(runtime, model, options)
         else:
@@ -183,7 +183,7 @@ def describe_runtime(model: bytes) -> list[tuple[str, str]]:
             rows.append((provider, "available, not used by pocketzoo"))
             continue
         if not model:
-            rows.append((provider, "not tested: no undamaged model to open"))
+            rows.append((provider, "not tested, because no intact model is installed"))
             continue
         try:
             _session(runtime, model, devices[provider], "the model")

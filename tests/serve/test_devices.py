@@ -93,7 +93,7 @@ def test_doctor_shows_both_devices_and_auto(monkeypatch):
     rows = dict(devices.describe(b""))
     assert "session opens in 1.01 s" in rows["cuda"]
     assert "10,000 images/s per core" in rows["cpu"]
-    assert f"cpu; cuda from {CUDA_MIN_IMAGES:,} images" in rows["auto"]
+    assert f"CUDA for {CUDA_MIN_IMAGES:,} images or more" in rows["auto"]
     assert "faster from 400,000 images" in rows["auto"]
 
 

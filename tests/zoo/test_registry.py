@@ -35,7 +35,7 @@ def test_user_architecture_with_one_model_needs_no_default(empty_home):
     add_model(empty_home, "own.a", default=False)
     assert registry.find("own").card.name == "own.a"
     add_model(empty_home, "own.b", default=False)
-    with pytest.raises(ModelNotFound, match=r"did you mean own\.a or own\.b\?|did you mean own\.b or own\.a\?"):
+    with pytest.raises(ModelNotFound, match=r"Did you mean own\.a or own\.b\?|Did you mean own\.b or own\.a\?"):
         registry.find("own")
 
 
@@ -50,13 +50,13 @@ def test_user_models_cannot_replace_shipped_models(empty_home):
 
 @pytest.mark.parametrize("name", ["mnist14", "mist14k", "mnist14k.note", "MNIST14K"])
 def test_similar_names_are_suggested(name):
-    with pytest.raises(ModelNotFound, match=r"did you mean .*mnist14k"):
+    with pytest.raises(ModelNotFound, match=r"Did you mean .*mnist14k"):
         registry.find(name)
 
 
 @pytest.mark.parametrize("name", ["", "qqq-900-giga", "../models/mnist14k.notes", "*", "."])
 def test_unknown_names_refer_to_zoo_list(name):
-    with pytest.raises(ModelNotFound, match=r"`zoo list` shows all|did you mean mnist14k\.notes"):
+    with pytest.raises(ModelNotFound, match=r"`zoo list` to see all|Did you mean mnist14k\.notes"):
         registry.find(name)
 
 

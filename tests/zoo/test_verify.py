@@ -76,7 +76,7 @@ def test_wrong_accuracy_in_card_fails(copy, data_folder):
 def test_onnx_file_is_compared_with_its_own_card(copy, data_folder):
     found = {check.name: check for check in verify(copy / "model.onnx", data_folder)}
     assert [check.passed for check in found.values()] == [None, True, True]
-    assert "no card beside it" in found["model.onnx"].detail
+    assert "no card.json to compare with" in found["model.onnx"].detail
     assert found["accuracy"].detail.startswith("9943 of 10000")
     with pytest.raises(ModelNotFound):
         list(verify(copy / "nothing.onnx"))

@@ -130,7 +130,7 @@ def test_verify_json_reports_each_check(run, empty_home, monkeypatch):
         ("mnist4k.plus", "card", True),
         ("mnist4k.plus", "accuracy", None),
     ]
-    assert "another sha256" in checks[1]["detail"]
+    assert "differs from the card" in checks[1]["detail"]
 
 
 def test_verify_reports_damaged_models(run, empty_home):

@@ -174,6 +174,8 @@ def test_bad_images_get_errors_and_others_rows(run, pictures):
         (["predict", "x.png", "--model", "no.onnx"], 3, "no.onnx"),
         (["predict", "x.png", "--device", "cuda"], 3, "CUDA"),
         (["info", "nothing"], 3, "No model matches 'nothing'. Run `zoo list`"),
+        (["list", "nothing"], 3, "No model matches 'nothing'. Run `zoo list`"),
+        (["inspect", "x.png", "--unit", "foo"], 2, "Invalid --unit 'foo': use LAYER:ROW,COLUMN"),
         (["list", "q*"], 3, "No model matches 'q*'"),
         (["verify", "q*"], 3, "No model matches 'q*'"),
         (["nonsense"], 2, "nonsense"),

@@ -352,7 +352,7 @@ def test_separate_strokes_are_one_digit(model: Any) -> None:
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 2), (2, 1), (1, 60), (60, 1), (3, 3), (8, 8), (28, 28), (3, 900), (90, 130)]
 )
-def test_odd_pictures_never_crash(size: tuple[int, int], channels: int) -> None:
+def test_odd_images_never_crash(size: tuple[int, int], channels: int) -> None:
     random = _random("odd", size[0] * 1000 + size[1])
     for kind in range(6):
         pixels = [

@@ -20,7 +20,7 @@ def solid(height, width, colour=(200, 10, 30)):
     return np.full((height, width, len(colour)), colour, np.uint8)
 
 
-def test_picture_in_network_form_is_unchanged():
+def test_image_in_network_form_is_unchanged():
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     for fit in ("crop", "whole"):
         result, notes = fit_to_input(picture, CIFAR, fit)
@@ -38,7 +38,7 @@ def test_crop_takes_the_centre_and_averages():
     assert notes == ("cropped to the central 64x64", "reduced to 32x32")
 
 
-def test_whole_picture_is_padded():
+def test_whole_image_is_padded():
     picture = solid(100, 200)
     result, notes = fit_to_input(picture, CIFAR, "whole")
     assert (result == [200, 10, 30]).all()
@@ -49,7 +49,7 @@ def test_whole_picture_is_padded():
     assert 0 < result[0, 0, 0] < 200
 
 
-def test_grey_transparent_and_small_pictures():
+def test_grey_transparent_and_small_images():
     result, notes = fit_to_input(solid(32, 32, (90,)), CIFAR, "crop")
     assert (result == 90).all()
     assert notes == ("converted grey to RGB",)

@@ -245,7 +245,7 @@ def test_damaged_png_is_refused():
         np.testing.assert_array_equal(picture.pixels, gradient())
 
 
-def test_huge_pictures_are_refused_before_decoding():
+def test_huge_images_are_refused_before_decoding():
     import tracemalloc
 
     tracemalloc.start()
