@@ -395,7 +395,7 @@ def locate(name: str | os.PathLike[str]) -> registry.Entry | Path:
     folder = Path(text)
     if len(folder.parts) > 1 or not isinstance(name, str):
         if not os.path.isdir(folder):
-            raise ModelNotFound(f"There is no model folder {text}: check the path, or run `zoo list` to see all models.")
+            raise ModelNotFound(f"There is no model folder {text}: check the path. Run `zoo list` to see all models.")
         return registry.open_folder(folder)
     try:
         return registry.find(text)

@@ -1066,14 +1066,8 @@ def test_uncalibrated_model_claims_no_mistake_rate():
 
 
 def test_bars_below_certainty_are_not_shown_as_100_percent():
-    assert [round(100 * text.bar(share)) for share in (0.0, 0.5, 0.994, 0.996, 0.99999, 1.0)] == [
-        0,
-        50,
-        99,
-        99,
-        99,
-        100,
-    ]
+    shares = (0.0, 0.5, 0.994, 0.996, 0.99999, 1.0)
+    assert [round(100 * text.bar(share)) for share in shares] == [0, 50, 99, 99, 99, 100]
 
 
 def test_uncalibrated_models_are_recognised():

@@ -221,7 +221,7 @@ def _largest_frame(header: bytes) -> int:
             raise damaged("its AV1 data are invalid")
         return bits >> position & (1 << count) - 1
 
-    read(4)  # profile, still image
+    read(4)  # profile, still_picture
     reduced = read(1)
     if reduced:
         read(5)
