@@ -23,7 +23,7 @@ def test_each_architecture_has_one_default():
         assert sum(card.default for card in cards if card.architecture == architecture) == 1
 
 
-def test_patterns(empty_home):
+def test_list_models_matches_patterns(empty_home):
     add_model(empty_home, "fashion9k.mine")
     assert [card.name for card in zoo.list_models("fashion*")] == ["fashion9k.mine"]
     assert "mnist14k.notes" in [card.name for card in zoo.list_models("mnist14k")]

@@ -348,7 +348,7 @@ def stored_zip(members):
     return body + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
 
 
-def test_zip_member_without_a_name(tmp_path):
+def test_zip_member_without_a_name_is_read(tmp_path):
     path = tmp_path / "a.zip"
     path.write_bytes(stored_zip([(b"", png(1)), (b"b.png", png(2)), (b"", b"words")]))
     one_input = expand(str(path))
@@ -624,7 +624,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("layout", ["hugging face", "hugging face view", *PLAIN])
-def test_parquet_layouts(tmp_path, layout):
+def test_parquet_layouts_give_all_images(tmp_path, layout):
     pictures = [png(n).ljust(len(png(255)), b"\0")[: len(png(255))] for n in range(600)]
     pictures[3] = None
     if layout in PLAIN:

@@ -179,7 +179,7 @@ def test_gif_agrees_with_pillow(mode):
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": 3}], ids=str)
-def test_gif_frame_smaller_than_screen(options):
+def test_gif_frame_smaller_than_screen_agrees_with_pillow(options):
     data = bytearray(encoded(in_mode("P"), "GIF", **options))
     data[6:10] = struct.pack("<HH", 70, 60)
     np.testing.assert_array_equal(decode(bytes(data)).pixels, by_pillow(data))

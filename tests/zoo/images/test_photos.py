@@ -64,7 +64,7 @@ def test_grey_transparent_and_small_images():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 31), (500, 64), (31, 32), (3000, 2000)])
 @pytest.mark.parametrize("fit", ["crop", "whole"])
-def test_any_size(size, fit):
+def test_any_image_size_fits_the_input(size, fit):
     assert fit_to_input(solid(*size), CIFAR, fit)[0].shape == (32, 32, 3)
 
 
@@ -116,7 +116,7 @@ def test_photo_model_predicts_photographs(model):
 
 
 @pytest.mark.parametrize("fit", ["crop", "whole"])
-def test_chelsea_is_a_cat(fit):
+def test_photo_of_a_cat_is_classified_as_cat(fit):
     """scikit-image's photograph of a cat, 451x300 pixels."""
     row = zoo.load("resnet8", device="cpu").predict(data.chelsea(), fit=fit)
     assert row.label == "cat"

@@ -102,7 +102,7 @@ def test_format_is_detected_from_content(start, name):
 
 
 @given(st.binary(max_size=64))
-def test_sniffing_and_measuring_never_raise(data):
+def test_format_detection_never_raises(data):
     assert sniff(data) is None or isinstance(sniff(data), str)
     assert declared_pixels(data) >= 0
 

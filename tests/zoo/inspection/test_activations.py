@@ -221,7 +221,7 @@ def test_many_and_long_labels_fit(inside, tmp_path):
     assert len(write_figures(odd, tmp_path)) == 12
 
 
-def test_without_onnx(monkeypatch, tmp_path):
+def test_look_inside_without_onnx_raises(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(ZooError, match=r"pip install 'pocketzoo\[inspect\]'"):
         look_inside("mnist14k", b"")
