@@ -373,7 +373,7 @@ def test_argument_without_images_exits_with_2_after_other_rows(tmp_path, names):
     done = zoo("predict", tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
     assert done.returncode == 2
     assert "words.zip contains no images." in done.stderr
-    assert "empty contains no images." in done.stderr
+    assert "empty contains no images: choose" in done.stderr
     assert json.loads(done.stdout)["input"] == names[0]
 
 

@@ -193,7 +193,7 @@ def test_folder_without_images_exits_with_2_after_other_rows(run, pictures, tmp_
     code, out, err = run("predict", tmp_path / "bare", pictures / "7.png", f"{tmp_path}/*.bmp", "--format", "jsonl")
     assert code == 2
     assert json.loads(out)["label"] == "7"
-    assert "bare contains no images." in err
+    assert "bare contains no images: choose" in err
     assert "No file matches" in err
 
 

@@ -168,7 +168,7 @@ def test_arrays_of_other_types_are_scaled(array, first):
     ("source", "words"),
     [
         (b"", "is empty"),
-        (b"hello, world", "not an image"),
+        (b"hello, world", "not a supported image"),
         (encoded(gradient())[:-30], "cut short"),
         (encoded(gradient(), "JPEG")[:300], "cut short"),
         (png(50_000, 50_000), "50000x50000"),
