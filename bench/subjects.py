@@ -13,7 +13,7 @@ from zoo.registry import Entry
 
 MODELS = ("mnist14k", "mnist10k", "mnist4k", "cifar90k", "cifar93k", "resnet8")  # as users name them: default recipes
 MLPERF = "resnet8.mlperf"  # MLPerf Tiny's network, trained as MLPerf does: the reference point
-SHIPPED = tuple(entry for entry in registry.scan() if entry.folder.parent == registry.SHIPPED)
+SHIPPED = tuple(entry for entry in registry.scan() if entry.folder.parent == registry.SHIPPED_FOLDER)
 QUANTIZED = tuple(entry.card.name for entry in SHIPPED if entry.card.quantization)
 IMAGES = 256  # the largest batch size
 MARGIN = 1.0  # between the best logit and the next, so that no runtime's rounding changes the label

@@ -19,7 +19,7 @@ import zoo
 from bench.measure import time_rounds
 from bench.runtimes import bare_session
 from serve.batch.inputs import expand
-from serve.batch.pipeline import Job, classify, split
+from serve.batch.pipeline import BatchJob, classify, split
 from serve.batch.workers import Workers
 from zoo import registry
 from zoo.images.decode import decode_bytes
@@ -54,7 +54,7 @@ def count(results: Iterable[Any]) -> int:
 
 def test_files_beside_loop_one_process_and_dataloader(benchmark: Any, model: zoo.Model, mnist_files: list[str]) -> None:
     """10,000 PNG files, mnist14k, rows as JSON lines."""
-    job = Job(model, encoding="jsonl")
+    job = BatchJob(model, encoding="jsonl")
     with Workers(partial(classify, job), PROCESSES) as workers:
         workers.wait_until_ready()
         times = time_rounds(
@@ -137,7 +137,7 @@ def test_parquet_beside_one_core(benchmark: Any, data_folder: Path) -> None:
     """The CIFAR-10 test set as it is published; twice the rate of decoding and inferring on one core is the limit."""
     model = zoo.load("cifar93k", device="cpu")
     path = data_folder / "uoft-cs" / "cifar10" / "plain_text" / "test-00000-of-00001.parquet"
-    job = Job(model, encoding="jsonl")
+    job = BatchJob(model, encoding="jsonl")
     images = [image for image in expand(str(path)).images() if isinstance(image, Named)]
 
     def one_core() -> None:
@@ -163,7 +163,7 @@ def test_parquet_beside_one_core(benchmark: Any, data_folder: Path) -> None:
 @pytest.mark.full
 def test_rate_is_independent_of_the_number_of_images(benchmark: Any, model: zoo.Model, mnist_files: list[str]) -> None:
     """1,000, 10,000 and 100,000 images; the first several times in a round, so that all see the same machine."""
-    job = Job(model, encoding="jsonl")
+    job = BatchJob(model, encoding="jsonl")
     with Workers(partial(classify, job), PROCESSES) as workers:
         workers.wait_until_ready()
         thousand, ten, hundred = mnist_files[:1000], mnist_files, mnist_files * 10

@@ -111,14 +111,15 @@ def describe(content: bytes) -> list[tuple[str, str]]:
             continue  # describe_runtime reports the reason
         rows.append((device, str(speeds[device])))
     if "cuda" not in speeds:
-        return [*rows, ("auto", "cpu, always")]
+        return [*rows, ("auto", "always uses the CPU, because CUDA is not available")]
     count = cuda_is_faster_from(speeds["cpu"], speeds["cuda"])
     break_even = "never faster" if count is None else f"faster from {count:,} images"
     return [
         *rows,
         (
             "auto",
-            f"cpu; cuda from {CUDA_MIN_IMAGES:,} images (measured here, smallest model, network only: {break_even})",
+            f"uses the CPU, and CUDA for {CUDA_MIN_IMAGES:,} images or more "
+            f"(measured with the smallest model, network only: CUDA is {break_even})",
         ),
     ]
 

@@ -241,11 +241,11 @@ def export(
     """
     from train import export as exporting
     from train.recipe import find
-    from zoo.registry import SHIPPED, home
+    from zoo.registry import SHIPPED_FOLDER, home
 
     if seed is not None and name is None:
         raise WrongUsage("A recipe's own model always has seed 0. To export another seed, add --as NAME.")
-    folder = target or (home() / "models" if name else SHIPPED)
+    folder = target or (home() / "models" if name else SHIPPED_FOLDER)
     card = exporting.export(find(recipe), runs, data, folder, name, seed or 0)
     seeds = card.accuracy.seeds
     spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%} (n = {seeds.n})" if seeds.sd is not None else "one seed"
@@ -268,10 +268,10 @@ def describe(recipe: str, target: Path | None) -> None:
     """
     from train.export import describe as update
     from train.recipe import find
-    from zoo.registry import SHIPPED
+    from zoo.registry import SHIPPED_FOLDER
 
-    card = update(find(recipe), target or SHIPPED)
-    click.echo(f"{card.name}: {card.title}{' (default)' * card.default}. {(target or SHIPPED) / card.name}")
+    card = update(find(recipe), target or SHIPPED_FOLDER)
+    click.echo(f"{card.name}: {card.title}{' (default)' * card.default}. {(target or SHIPPED_FOLDER) / card.name}")
 
 
 @main.command()
@@ -281,10 +281,10 @@ def describe(recipe: str, target: Path | None) -> None:
 def quantize(model: str, data: str | None, target: Path | None) -> None:
     """Write a model's int8 variant if it is fast and accurate enough."""
     from train.quantize import quantize as write
-    from zoo.registry import SHIPPED
+    from zoo.registry import SHIPPED_FOLDER
 
-    card = write(model, data, target or SHIPPED)
-    click.echo(f"{card.name}: {card.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED) / card.name}")
+    card = write(model, data, target or SHIPPED_FOLDER)
+    click.echo(f"{card.name}: {card.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED_FOLDER) / card.name}")
 
 
 @main.command()

@@ -45,7 +45,7 @@ def export(
     recipe: Recipe,
     runs: Path | None,
     folder: str | None,
-    target: Path = registry.SHIPPED,
+    target: Path = registry.SHIPPED_FOLDER,
     name: str | None = None,
     seed: int = 0,
 ) -> Card:
@@ -89,11 +89,11 @@ def check_name(name: str, target: Path) -> None:
         raise WrongUsage(
             f"{name!r} is not a valid model name. Use letters, digits and . _ + -, for example mnist14k.mine."
         )
-    if target == registry.SHIPPED:
+    if target == registry.SHIPPED_FOLDER:
         raise WrongUsage(
             f"{target} is reserved for the recipes' own models. Omit --as, or choose another folder with --to."
         )
-    if (registry.SHIPPED / name).exists():
+    if (registry.SHIPPED_FOLDER / name).exists():
         raise WrongUsage(f"{name} is the name of a model shipped with pocketzoo. Choose another name.")
 
 
@@ -256,7 +256,7 @@ def embed(model: onnx.ModelProto, card: Card) -> None:
     entry.key, entry.value = METADATA_KEY, card.to_json()
 
 
-def describe(recipe: Recipe, target: Path = registry.SHIPPED) -> Card:
+def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
     """Update a model's title, default flag and source from its recipe. Weights, graph and figures do not change.
 
     Raises:

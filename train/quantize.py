@@ -51,7 +51,7 @@ class Images(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {"image": batch.numpy()}
 
 
-def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED) -> Card:
+def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED_FOLDER) -> Card:
     """Write `target/NAME-int8/` from a model of the zoo.
 
     Args:

@@ -7,7 +7,7 @@
 
 load(name)       open a model of the zoo, or an ONNX file that pocketzoo exported: a Model
 list_models()    the Card of every model
-Model            run(arrays), predict(pictures), rows(many pictures); its card and device
+Model            run(arrays), predict(images), rows(many images); its card and device
 Row, Guess       what predict returns: label, probability, corrections
 Scores           what run returns: logits and probabilities
 Card             what is known of a model: labels, input, accuracy, training

@@ -49,7 +49,7 @@ class Input:
     width: Annotated[int, 1, 1024]
     channels: Annotated[int, 1, 4]
     form: Form
-    """How pictures are prepared. "digit": MNIST's form, 28x28x1, light on dark, centred (`zoo/images/digits.py`).
+    """How images are prepared. "digit": MNIST's form, 28x28x1, light on dark, centred (`zoo/images/digits.py`).
     "photo": RGB, cropped to the centre and resized (`zoo/images/photos.py`)."""
 
     @property
@@ -300,19 +300,19 @@ def _dataclass(kind: Any, checks: dict[str, Check], needed: set[str], value: Any
         raise _Invalid(f"{_short(min(unknown))} is an unknown field")
     if missing := needed - value.keys():
         raise _Invalid(f"{min(missing)} is missing")
-    return kind(**{name: _member(checks[name], name, one) for name, one in value.items()})
+    return kind(**{name: _member(checks[name], name, member) for name, member in value.items()})
 
 
 def _list(check: Check, length: int | None, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list) or len(value) > MAX_LENGTH or (length is not None and len(value) != length):
         raise _Invalid(f" is {_short(value)}, not a list of {length or f'at most {MAX_LENGTH:,}'}")
-    return tuple([_member(check, f"[{index}]", one) for index, one in enumerate(value)])
+    return tuple([_member(check, f"[{index}]", member) for index, member in enumerate(value)])
 
 
 def _dict(check: Check, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _Invalid(f" is {_short(value)}, not an object")
-    return {_plain(str, key): _member(check, _short(key), one) for key, one in value.items()}
+    return {_plain(str, key): _member(check, _short(key), member) for key, member in value.items()}
 
 
 def _optional(check: Check, value: Any) -> Any:
@@ -342,9 +342,9 @@ def _any(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise _Invalid(" is nested too deeply")
     if isinstance(value, dict):
-        return {_plain(str, key): _any(one, depth + 1) for key, one in value.items()}
+        return {_plain(str, key): _any(member, depth + 1) for key, member in value.items()}
     if isinstance(value, list):
-        return [_any(one, depth + 1) for one in value]
+        return [_any(member, depth + 1) for member in value]
     return None if value is None else _plain(type(value), value)
 
 

@@ -1,4 +1,4 @@
-"""Rows as columns: the results of many pictures in a few arrays and lists, for batches.
+"""Rows as columns: the results of many images in a few arrays and lists, for batches.
 
 `Row` objects are made for people; making one, its guesses and its dictionary takes as long as reading a small file.
 Batches keep the values in columns, from which `serve.batch.formats` writes text and Arrow directly. Both hold the same
@@ -73,10 +73,10 @@ def classify_columns(
     top_k: int = 3,
     run: Callable[[npt.NDArray[np.uint8]], Outputs] | None = None,
 ) -> Columns:
-    """Run all prepared pictures, `CHUNK` per session call.
+    """Run all prepared images, `CHUNK` per session call.
 
     Args:
-        run: replaces `model.run` and takes all pictures in one call, such as `zoo.runtime.Bound.run`.
+        run: replaces `model.run` and takes all images in one call, such as `zoo.runtime.Bound.run`.
     """
     images = stack_pixels(prepared)
     if images is None:
@@ -106,17 +106,17 @@ def make_columns(
         ranking = np.argsort(-values, axis=1, kind="stable")  # of equal ones the first label
     top = ranking[:, :top_k]
     best = np.take_along_axis(values, top, axis=1)
-    corrections = [one.corrections for one in prepared]
+    corrections = [image.corrections for image in prepared]
     unsure = ~(best[:, 0] >= card.calibration.unsure_below)  # NaN is unsure too
     if any(corrections):
-        good = [one.corrections for one in prepared if one.pixels is not None]
+        good = [image.corrections for image in prepared if image.pixels is not None]
         unsure |= np.array([any(text.startswith(DOUBT) for text in texts) for texts in good], np.bool_)
     return Columns(
         card.name,
         card.labels,
-        [one.name for one in prepared],
+        [image.name for image in prepared],
         corrections,
-        [one.error for one in prepared],
+        [image.error for image in prepared],
         top,
         best,
         unsure,

@@ -16,7 +16,7 @@ class ZooError(Exception):
 
 
 class BadInput(ZooError):
-    """A picture or array that cannot be classified. Other inputs of the same call are not affected."""
+    """An image or array that cannot be classified. Other inputs of the same call are not affected."""
 
     http_status = 400
 

@@ -1,8 +1,11 @@
-"""Model: one ONNX session and its card. `run()` takes arrays in the network's form, `predict()` takes pictures.
+"""Model: one ONNX session and its card. `run()` takes arrays in the network's form, `predict()` takes images.
 
-Every interface turns pictures into rows with the functions of this file, so the same bytes give the same row in Python,
+Every interface turns images into rows with the steps of this file, so the same bytes give the same row in Python,
 the command, batches and the server: `prepare_all` decodes and corrects, a session call gives probabilities, `make_rows`
 builds the rows. `classify_prepared` is the last two steps together.
+
+There are two fast paths with the same results: batches use `zoo/columns.py` instead of `make_rows`, and `prepare_all`
+decodes plain PNG files of the network's size in `zoo/images/ready.py` instead of `zoo/images/prepare.py`.
 """
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
@@ -31,7 +34,7 @@ from zoo.images.ready import ready_pixels
 from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
 
-CHUNK = 16  # pictures per session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
+CHUNK = 16  # images per session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
 
 Outputs = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # logits and probabilities, `(N, K)` each
 
@@ -56,8 +59,8 @@ class Row:
         unsure: True where the probability is below `card.calibration.unsure_below`, or where a correction begins with
             `zoo.images.digits.DOUBT`; None with an `error`.
         top_k: the most probable labels, best first.
-        corrections: the changes that were made to the picture, in words and in order.
-        error: a sentence for a picture that could not be classified, or None.
+        corrections: the changes that were made to the image, in words and in order.
+        error: a sentence for an image that could not be classified, or None.
     """
 
     input: str
@@ -75,7 +78,7 @@ class Row:
         return f"<zoo.Row {self.input!r}: {self.label!r} ({self.probability:.2%}){', unsure' if self.unsure else ''}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON types, in their order. `dataclasses.asdict` takes as long as decoding a picture."""
+        """The fields as plain JSON types, in their order. `dataclasses.asdict` takes as long as decoding an image."""
         top_k = [{"label": guess.label, "probability": guess.probability} for guess in self.top_k]
         fields = {**vars(self), "top_k": top_k, "corrections": list(self.corrections)}
         fields["input"] = as_utf8(self.input)
@@ -172,17 +175,17 @@ class Model:
     def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row: ...
 
     def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row | list[Row]:
-        """Classify pictures of any size. They are corrected to the form that the network expects.
+        """Classify images of any size. They are corrected to the form that the network expects.
 
         Args:
             source: a path, an image file's bytes, an open binary file, a PIL image, an array `(H, W)` or `(H, W, C)`;
                 or a list of them.
             top_k: how many labels a row lists, at least 1.
-            fit: for photographs: "crop" takes the middle, "whole" keeps the whole picture. Digits are always located.
+            fit: for photographs: "crop" takes the middle, "whole" keeps the whole image. Digits are always located.
         Returns:
-            A Row; for a list, the rows in the same order. In a list, a picture that fails gives a row with `error`.
+            A Row; for a list, the rows in the same order. In a list, an image that fails gives a row with `error`.
         Raises:
-            BadInput: a single picture that cannot be classified.
+            BadInput: a single image that cannot be classified.
         """
         _check_options(top_k, fit)
         if isinstance(source, (list, tuple)):
@@ -191,7 +194,7 @@ class Model:
         return classify_prepared(self, [prepared], top_k)[0]
 
     def rows(self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK) -> Iterator[Row]:
-        """Like `predict` for a list of any length, but lazily: `chunk` pictures at a time, in order."""
+        """Like `predict` for a list of any length, but lazily: `chunk` images at a time, in order."""
         _check_options(top_k, fit)
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}.")
@@ -207,7 +210,7 @@ def _check_options(top_k: int, fit: Fit) -> None:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, not {fit!r}.")
 
 
-# From pictures to rows: prepare_all → a session call → make_rows. The server runs the steps for several requests at
+# From images to rows: prepare_all → a session call → make_rows. The server runs the steps for several requests at
 # once, everything else through classify_prepared.
 
 
@@ -221,7 +224,7 @@ class Prepared(NamedTuple):
 
 
 def prepare_all(sources: Iterable[Any], expected: Input, fit: Fit = "crop") -> list[Prepared]:
-    """Decode and correct pictures for a network's input. A picture that fails does not affect the others."""
+    """Decode and correct images for a network's input. An image that fails does not affect the others."""
     if not isinstance(sources, (list, tuple)):  # an iterator decides how far it is read
         return [_prepared(source, expected, fit) for source in sources]
     ready = ready_pixels(sources, expected)
@@ -241,7 +244,7 @@ def _prepared(source: Any, expected: Input, fit: Fit) -> Prepared:
 
 def stack_pixels(prepared: list[Prepared]) -> npt.NDArray[np.uint8] | None:
     """uint8 `(N, H, W, C)` of the inputs without an error; None where there are none."""
-    arrays = [one.pixels for one in prepared if one.pixels is not None]
+    arrays = [image.pixels for image in prepared if image.pixels is not None]
     if len(arrays) == 1:
         return arrays[0][np.newaxis]  # no copy
     return np.stack(arrays) if arrays else None
@@ -253,7 +256,7 @@ def classify_prepared(
     top_k: int = 3,
     run: Callable[[npt.NDArray[np.uint8]], Outputs] | None = None,
 ) -> list[Row]:
-    """Run all prepared pictures in one session call; a row for each, in order.
+    """Run all prepared images in one session call; a row for each, in order.
 
     Args:
         run: replaces `model.run`, such as `zoo.runtime.Bound.run`.
@@ -273,8 +276,8 @@ def make_rows(
     """
     guesses = iter(() if probabilities is None else _guesses(card.labels, probabilities, top_k))
     return [
-        Row(one.name, card.name, error=one.error) if one.pixels is None else _row(card, one, next(guesses))
-        for one in prepared
+        Row(image.name, card.name, error=image.error) if image.pixels is None else _row(card, image, next(guesses))
+        for image in prepared
     ]
 
 
@@ -299,11 +302,11 @@ def check_images(images: npt.NDArray[np.uint8], card: Card) -> None:
     if getattr(images, "dtype", None) == np.uint8 and images.shape[1:] == card.input.shape:
         return
     if not isinstance(images, np.ndarray):
-        raise BadInput(f"run() takes a NumPy array, not {type(images).__name__}: use predict() for pictures.")
+        raise BadInput(f"run() takes a NumPy array, not {type(images).__name__}: use predict() for images.")
     expected = ", ".join(map(str, card.input.shape))
     raise BadInput(
         f"{card.name} takes arrays of uint8 (N, {expected}), not {images.dtype} {images.shape}: "
-        "convert the array, or use predict() for pictures."
+        "convert the array, or use predict() for images."
     )
 
 
@@ -392,7 +395,7 @@ def locate(name: str | os.PathLike[str]) -> registry.Entry | Path:
     folder = Path(text)
     if len(folder.parts) > 1 or not isinstance(name, str):
         if not os.path.isdir(folder):
-            raise ModelNotFound(f"There is no model folder {text}: check the path, or see `zoo list` for names.")
+            raise ModelNotFound(f"There is no model folder {text}: check the path. Run `zoo list` to see all models.")
         return registry.open_folder(folder)
     try:
         return registry.find(text)

@@ -35,7 +35,7 @@ def home() -> Path:
         raise ZooError(f"There is no home folder ({reason(error)}): set ZOO_HOME to a folder.") from None
 
 
-SHIPPED = Path(__file__).parent / "models"
+SHIPPED_FOLDER = Path(__file__).parent / "models"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Entry:
     @property
     def shipped(self) -> bool:
         """Whether the model is part of pocketzoo, rather than in the user's folder or at a path."""
-        return self.folder.parent == SHIPPED
+        return self.folder.parent == SHIPPED_FOLDER
 
     def read(self, name: str) -> bytes:
         """The content of one of the model's files.
@@ -92,7 +92,7 @@ def find(name: str) -> Entry:
         BadModel: the model is damaged.
     """
     if NAME.fullmatch(name):
-        for parent in (SHIPPED, home() / "models"):
+        for parent in (SHIPPED_FOLDER, home() / "models"):
             if os.path.lexists(parent / name / "card.json"):
                 return _entry(parent / name)
     same_architecture = _read_cards(lambda full_name: full_name.split(".")[0] == name)
@@ -111,13 +111,13 @@ def open_folder(folder: Path) -> Entry:
 
 
 def not_found(name: str, known: list[str]) -> str:
-    """The error message for an unknown name, with similar names."""
+    """The error message for an unknown name or a pattern without matches, with similar names."""
     from difflib import get_close_matches
 
     architectures = {full.split(".")[0] for full in known} - {name}
     close = get_close_matches(name[:100].lower(), [*architectures, *known], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "`zoo list` shows all models."
-    return f"There is no model {name[:100]!r}: {hint}"
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"No model matches {name[:100]!r}. {hint}Run `zoo list` to see all models."
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -129,7 +129,7 @@ def _read_cards(wanted: Callable[[str], bool] = lambda name: True) -> list[Entry
 
     A shipped model replaces a user's model of the same name.
     """
-    folders = {folder.name: folder for parent in (home() / "models", SHIPPED) for folder in _folders(parent)}
+    folders = {folder.name: folder for parent in (home() / "models", SHIPPED_FOLDER) for folder in _folders(parent)}
     entries: list[Entry | BadModel] = []
     for name in sorted(filter(wanted, folders)):
         try:
@@ -151,7 +151,7 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _entry(folder: Path) -> Entry:
-    if folder.parent != SHIPPED and _real(folder).parent != _real(folder.parent):
+    if folder.parent != SHIPPED_FOLDER and _real(folder).parent != _real(folder.parent):
         raise BadModel(f"{folder} is a link: copy the model into its place, or load the model by its real path.")
     entry = open_folder(folder)
     if entry.card.name != folder.name:
@@ -170,6 +170,6 @@ def _real(path: Path) -> Path:
 
 def _text(path: Path, folder: Path) -> str:
     try:
-        return read_file(path, LARGEST_CARD, None if folder.parent == SHIPPED else folder).decode()
+        return read_file(path, LARGEST_CARD, None if folder.parent == SHIPPED_FOLDER else folder).decode()
     except UnicodeDecodeError:
         raise BadModel(f"{path} is not UTF-8 text: get the model again.") from None

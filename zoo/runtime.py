@@ -108,12 +108,12 @@ def _session(runtime: Any, model: bytes, device: str, source_name: str) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised; the log would print names from the model
     # A model is one file (docs/decisions/0001-one-file.md). check_onnx refuses references to other files; if it missed
-    # one, the runtime would look for the file in this empty place.
+    # one, the runtime would look for the file in this path, where there is none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     check_onnx(model, source_name)
     try:
         if device == "cuda":
-            with contextlib.redirect_stdout(sys.stderr):  # it prints the libraries that it could not load
+            with contextlib.redirect_stdout(sys.stderr):  # preload_dlls prints the libraries that it could not load
                 runtime.preload_dlls()
             session = _cuda_session(runtime, model, options)
         else:
@@ -183,7 +183,7 @@ def describe_runtime(model: bytes) -> list[tuple[str, str]]:
             rows.append((provider, "available, not used by pocketzoo"))
             continue
         if not model:
-            rows.append((provider, "not tested: no undamaged model to open"))
+            rows.append((provider, "not tested, because no intact model is installed"))
             continue
         try:
             _session(runtime, model, devices[provider], "the model")

@@ -41,7 +41,9 @@ def verify(model: Entry | Path, folder: str | None = None, device: Device = "aut
     """
     if isinstance(model, Path):
         content = read_file(model, LARGEST_MODEL)
-        yield Check("model.onnx", None, f"no card beside it; sha256 {_sha256(content)[:12]}…, {len(content):,} bytes")
+        yield Check(
+            "model.onnx", None, f"no card.json to compare with; sha256 {_sha256(content)[:12]}…, {len(content):,} bytes"
+        )
         where = str(model)
     else:
         for check in _check_files(model):
@@ -66,7 +68,7 @@ def _check_files(entry: Entry) -> Iterator[Check]:
             if file.name == "model.onnx":
                 yield Check(file.name, False, f"{entry.folder / file.name} is missing: get the model again.")
             else:
-                yield Check(file.name, None, "not installed: training weights are only in the repository")
+                yield Check(file.name, None, "not installed; the training weights are only in the repository")
             continue
         except BadModel as error:
             yield Check(file.name, False, str(error))
@@ -75,7 +77,7 @@ def _check_files(entry: Entry) -> Iterator[Check]:
         if digest == file.sha256:
             yield Check(file.name, True, f"sha256 {digest[:12]}…, {len(content):,} bytes")
         else:
-            yield Check(file.name, False, f"{path} has another sha256 than the card: get the model again.")
+            yield Check(file.name, False, f"the sha256 of {path} differs from the card: get the model again.")
 
 
 def _sha256(content: bytes) -> str:
@@ -84,8 +86,8 @@ def _sha256(content: bytes) -> str:
 
 def _card_detail(model: Entry | Path, same: bool) -> str:
     if isinstance(model, Path):
-        return "the card inside the file matches its network"
-    return "the card inside the file is the same" if same else "the card inside the file differs from card.json"
+        return "the card in the ONNX file matches its network"
+    return "the card in the ONNX file equals card.json" if same else "the card in the ONNX file differs from card.json"
 
 
 def _check_accuracy(model: Model, card: Card, folder: str | None) -> Check:

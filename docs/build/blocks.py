@@ -19,7 +19,7 @@ from zoo.card import Card
 
 def shipped_cards() -> list[Card]:
     """The cards of the models in the wheel."""
-    return [entry.card for entry in registry.scan() if entry.folder.parent == registry.SHIPPED]
+    return [entry.card for entry in registry.scan() if entry.folder.parent == registry.SHIPPED_FOLDER]
 
 
 def models() -> str:

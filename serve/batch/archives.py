@@ -21,7 +21,7 @@ from typing import IO, Any, Literal, Protocol
 
 from zoo.errors import BadInput, reason
 from zoo.images.headers import sniff
-from zoo.images.read import LARGEST, Named
+from zoo.images.read import MAX_FILE_BYTES, Named
 
 SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .jp2 .j2k .jpx .jxl .ico .tga "
@@ -48,9 +48,9 @@ class Bounds:
     members: int = 10_000_000  # files or rows
     ratio: int = 100  # unpacked bytes per byte of the archive; `MIN_UNPACKED_BYTES` are allowed in any case
 
-    def for_pictures_of(self, megapixels: float) -> "Bounds":
+    def for_images_of(self, megapixels: float) -> "Bounds":
         """Bounds whose members may be uncompressed RGB images of that size."""
-        return replace(self, member_bytes=min(LARGEST, max(self.member_bytes, int(3.2e6 * megapixels))))
+        return replace(self, member_bytes=min(MAX_FILE_BYTES, max(self.member_bytes, int(3.2e6 * megapixels))))
 
 
 @dataclass(frozen=True)

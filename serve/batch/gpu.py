@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.batch.inputs import Source
-from serve.batch.pipeline import BLOCK_IMAGES, Block, Job, classify
+from serve.batch.pipeline import BLOCK_IMAGES, BatchJob, Block, classify
 from serve.batch.workers import Workers
 from zoo.errors import ZooError
 from zoo.model import bind, on_cpu
@@ -37,7 +37,7 @@ class GpuFailed(ZooError):
     """The GPU could not run a batch."""
 
 
-def gpu_blocks(blocks: Iterable[list[Source]], job: Job, processes: int) -> Iterator[Block]:
+def gpu_blocks(blocks: Iterable[list[Source]], job: BatchJob, processes: int) -> Iterator[Block]:
     """As `serve.batch.pipeline.classify_blocks`, with the network on the GPU of `job.model`.
 
     Raises:
@@ -53,7 +53,7 @@ def gpu_blocks(blocks: Iterable[list[Source]], job: Job, processes: int) -> Iter
             raise gpu.error or GpuFailed("The GPU thread has ended.") from None
 
 
-def classify_on_gpu(job: Job, remote: RemoteNetwork, sources: list[Source]) -> Block:
+def classify_on_gpu(job: BatchJob, remote: RemoteNetwork, sources: list[Source]) -> Block:
     """In a worker: classify one block of up to `BLOCK_IMAGES` images."""
     return classify(job, sources, remote.run)
 

@@ -27,7 +27,7 @@ from serve.batch.archives import (
     start_of,
 )
 from zoo.errors import BadInput, reason
-from zoo.images.read import LARGEST, Named
+from zoo.images.read import MAX_FILE_BYTES, Named
 
 MAX_LIST_BYTES = 2**30  # enough for more than ten million paths; bounds @/dev/zero
 SMALL_FILE_BYTES = 64 * 2**10  # see Options.load_small_files
@@ -54,10 +54,10 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Input:
+class ImageArgument:
     """The images of one argument."""
 
-    argument: str  # as on the command line
+    text: str  # as on the command line
     count: int | None  # number of images; None if it is only known after reading
     images: Callable[[], Iterator[Source]]  # in order
     names: tuple[str, ...] = ()  # a sample of the names, or names of about their length
@@ -66,7 +66,9 @@ class Input:
     sources: Sequence[Source] | None = None  # all images, unless they are read lazily
 
     @classmethod
-    def from_sources(cls, argument: str, sources: Sequence[Source], *files_read: str, skipped: int = 0) -> "Input":
+    def from_sources(
+        cls, argument: str, sources: Sequence[Source], *files_read: str, skipped: int = 0
+    ) -> "ImageArgument":
         """Images that are all known; `files_read` are further files that they come from, such as a list."""
 
         def files() -> Iterator[str]:
@@ -77,7 +79,7 @@ class Input:
         return cls(argument, len(sources), lambda: iter(sources), names, lambda: skipped, files, sources)
 
     @classmethod
-    def from_archive(cls, archive: Archive) -> "Input":
+    def from_archive(cls, archive: Archive) -> "ImageArgument":
         """Images that are read lazily from an archive."""
         return cls(
             archive.path,
@@ -98,7 +100,7 @@ def size_in_memory(source: Source) -> int:
     return len(source.data) if isinstance(source, Named) else 0
 
 
-def expand(argument: str, options: Options | None = None) -> Input:
+def expand(argument: str, options: Options | None = None) -> ImageArgument:
     """The images that an argument stands for.
 
     Args:
@@ -123,39 +125,44 @@ def expand(argument: str, options: Options | None = None) -> Input:
         raise BadInput(f"{argument!r} cannot be read ({reason(error)}): check the path.") from None
 
 
-def _expand(argument: str, options: Options) -> Input:
+def _expand(argument: str, options: Options) -> ImageArgument:
     if argument == "-":
         stdin = _open_stdin("-", "the bytes of an image", "zoo predict - < image.png")
-        return Input.from_sources(argument, [_read_pipe("-", stdin)])
+        return ImageArgument.from_sources(argument, [_read_pipe("-", stdin)])
     if argument.startswith("@"):
-        return Input.from_sources(argument, _read_list(argument, options), argument[1:])
+        return ImageArgument.from_sources(argument, _read_list(argument, options), argument[1:])
     if _is_url(argument):
         if isinstance(source := _url_source(argument, options), Unreadable):
             raise BadInput(source.error)
-        return Input.from_sources(argument, [source])
+        return ImageArgument.from_sources(argument, [source])
     if os.path.isdir(argument):
         return _expand_folder(argument)
     if not os.path.exists(argument):
-        return _expand_glob(argument, options) if glob.has_magic(argument) else Input.from_sources(argument, [argument])
+        return (
+            _expand_glob(argument, options)
+            if glob.has_magic(argument)
+            else ImageArgument.from_sources(argument, [argument])
+        )
     if not os.path.isfile(argument):
         with open(argument, "rb") as pipe:
-            return Input.from_sources(argument, [_read_pipe(argument, pipe)])
+            return ImageArgument.from_sources(argument, [_read_pipe(argument, pipe)])
     start = start_of(argument, SMALL_FILE_BYTES if options.load_small_files else HEADER_BYTES)
     if archive := archive_from(argument, start, options.bounds, options.column):
         archive.check()
-        return Input.from_archive(archive)
+        return ImageArgument.from_archive(archive)
     is_complete = options.load_small_files and 0 < len(start) < SMALL_FILE_BYTES
-    return Input.from_sources(argument, [Named(argument, start) if is_complete else argument])
+    return ImageArgument.from_sources(argument, [Named(argument, start) if is_complete else argument])
 
 
-def _expand_folder(folder: str) -> Input:
+def _expand_folder(folder: str) -> ImageArgument:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise BadInput(f"The folder {folder} cannot be read: check its permissions.")
     files = list(files_in(folder))
     images: list[Source] = [file for file in files if file is not None]
     if not images:
-        raise BadInput(f"The folder {folder} contains no images{f': {not_images(len(files))}' if files else ''}.")
-    return Input.from_sources(folder, images, skipped=len(files) - len(images))
+        skipped = f" ({not_images(len(files))})" if files else ""
+        raise BadInput(f"The folder {folder} contains no images{skipped}: choose another folder.")
+    return ImageArgument.from_sources(folder, images, skipped=len(files) - len(images))
 
 
 def not_images(count: int) -> str:
@@ -188,7 +195,7 @@ def files_in(folder: str) -> Iterator[str | Unreadable | None]:
                 yield path if has_image_suffix(name) or is_image(name, start_of(path)) else None
 
 
-def _expand_glob(pattern: str, options: Options) -> Input:
+def _expand_glob(pattern: str, options: Options) -> ImageArgument:
     """The files that match, as in a shell; archives among them are opened unless their suffix is that of an image."""
     names = sorted({name for name in _matching_files(pattern) if not os.path.isdir(name)})
     if not names:
@@ -196,13 +203,13 @@ def _expand_glob(pattern: str, options: Options) -> Input:
     candidates = (name for name in names if not has_image_suffix(name))
     archives = {name: archive for name in candidates if (archive := archive_at(name, options.bounds, options.column))}
     if not archives:
-        return Input.from_sources(pattern, names)
+        return ImageArgument.from_sources(pattern, names)
 
     def images() -> Iterator[Source]:
         for name in names:
             yield from archives.get(name, (name,))
 
-    return Input(
+    return ImageArgument(
         pattern,
         None,
         images,
@@ -241,9 +248,9 @@ def _subfolders(top: str) -> Iterator[str]:
 
 def _read_pipe(name: str, file: IO[bytes]) -> Named | Unreadable:
     """Read a pipe completely, in this process: workers do not have its pipes."""
-    data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        return Unreadable(name, f"{name} has more than {LARGEST:,} bytes, the limit for an image.")
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        return Unreadable(name, f"{name} has more than {MAX_FILE_BYTES:,} bytes, the limit for an image.")
     return Named(name, data)
 
 
@@ -309,7 +316,7 @@ def _open_stdin(argument: str, content: str, example: str) -> IO[bytes]:
     return sys.stdin.buffer
 
 
-def total(inputs: Iterable[Input]) -> int | None:
+def total(inputs: Iterable[ImageArgument]) -> int | None:
     """The number of images, or None if it is only known after reading."""
-    counts = [one.count for one in inputs]
+    counts = [argument.count for argument in inputs]
     return None if None in counts else sum(count or 0 for count in counts)

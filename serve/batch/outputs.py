@@ -21,10 +21,10 @@ from zoo.errors import WrongUsage, printable
 SUFFIXES: dict[str, Encoding] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
 
-def encoding_of(out: str | None, form: str | None) -> Encoding:
+def encoding_of(out: str | None, output_format: str | None) -> Encoding:
     """The format of --format, else that of the file's suffix, else a table. Raises WrongUsage."""
     by_suffix = "table" if out is None else SUFFIXES.get(Path(out).suffix.lower())
-    encoding: Encoding | None = form or by_suffix  # type: ignore[assignment]  # checked by click
+    encoding: Encoding | None = output_format or by_suffix  # type: ignore[assignment]  # checked by click
     if encoding is None:
         raise WrongUsage(f"Unknown output format of {out}: use .jsonl, .csv or .parquet, or add --format.")
     check_available(encoding)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from serve.batch.archives import Unreadable
 from serve.batch.formats import NAME_WIDTH, Encoding, encode
-from serve.batch.inputs import Input, Source, Url, name_of, not_images, size_in_memory
+from serve.batch.inputs import ImageArgument, Source, Url, name_of, not_images, size_in_memory
 from serve.batch.workers import Workers
 from serve.devices import cores
 from serve.messages import say
@@ -34,6 +34,8 @@ from zoo.model import CHUNK, Model, Outputs, Prepared, prepare_all
 BLOCK_IMAGES = 128  # that a worker gets at a time: enough to make the cost of sending them negligible
 BLOCK_BYTES = 8 * 2**20  # of images that are sent as bytes
 MAX_IMAGES_IN_PROCESS = 256  # more images start worker processes
+MAX_SUMMARY_KINDS = 4  # error messages in the summary line
+OTHER_ERRORS = "other errors"
 MAX_FAILURE_KINDS = 1000  # error messages that are counted separately: they can contain names and numbers
 
 
@@ -45,7 +47,7 @@ class TooManyErrors(ZooError):
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """How images are classified and formatted; every worker gets a copy."""
 
     model: Model
@@ -89,7 +91,7 @@ def split(sources: Iterable[Source]) -> Iterator[list[Source]]:
         yield block
 
 
-def classify(job: Job, sources: list[Source], run: Callable[[Any], Outputs] | None = None) -> Block:
+def classify(job: BatchJob, sources: list[Source], run: Callable[[Any], Outputs] | None = None) -> Block:
     """Classify one list of images in this process.
 
     URLs are downloaded first. A source that cannot be read becomes a row with its error.
@@ -138,7 +140,9 @@ def _identity(source: Source) -> bytes:
 # All blocks
 
 
-def classify_blocks(sources: Iterable[Source], job: Job, processes: int | None = None) -> Generator[Block, None, None]:
+def classify_blocks(
+    sources: Iterable[Source], job: BatchJob, processes: int | None = None
+) -> Generator[Block, None, None]:
     """Classify; yields blocks in input order and keeps only a few blocks in memory at any time.
 
     Args:
@@ -176,7 +180,7 @@ def _peek_size(blocks: Iterator[list[Source]]) -> tuple[bool, Iterator[list[Sour
 
 
 def _classify_in_process(
-    blocks: Iterator[list[Source]], job: Job, until: Callable[[], bool] = lambda: False
+    blocks: Iterator[list[Source]], job: BatchJob, until: Callable[[], bool] = lambda: False
 ) -> Iterator[Block]:
     """Classify in this process, one block per session call, so that rows are written as soon as they exist."""
     while not until() and (sources := next(blocks, None)):
@@ -213,7 +217,7 @@ class Summary:
         self.failed += block.failed
         if len(self.failed) > 2 * MAX_FAILURE_KINDS:
             frequent = Counter(dict(self.failed.most_common(MAX_FAILURE_KINDS)))
-            frequent["other errors."] += self.failed.total() - frequent.total()
+            frequent[OTHER_ERRORS] += self.failed.total() - frequent.total()
             self.failed = frequent
 
     def check_errors(self, block: Block, max_errors: int | None) -> None:
@@ -224,21 +228,32 @@ class Summary:
 
     def summary_line(self) -> str:
         """One line: number of images, images per second, the most frequent errors."""
-        rate = f"{self.count / self.seconds:,.0f} images/s" if self.seconds else "no time"
-        line = f"{self.count:,} image{'s' * (self.count != 1)} in {self.seconds:.2f} s ({rate})"
-        if failed := self.failed.total():
-            kinds = Counter[str]()
-            for message, times in self.failed.items():
-                kinds[re.sub(r" \([^)]*\)", "", message).partition(": ")[0].rstrip(".")[:100]] += times
-            frequent = [f"{times:,} {kind}" for kind, times in kinds.most_common(4)]
-            more = [f"and {len(kinds) - 4} other reasons"] if len(kinds) > 4 else []
-            line += f"; {failed:,} failed: {'; '.join([*frequent, *more])}"
+        failed = self.failed.total()
+        line = f"{self.count:,} image{'s' * (self.count != 1)} in {self.seconds:.2f} s"
+        if self.seconds and self.count > failed:
+            line += f" ({self.count / self.seconds:,.0f} images/s)"
+        if failed:
+            line += f"; {failed:,} failed: {self._frequent_errors()}"
         return f"{line}; {not_images(self.skipped)}." if self.skipped else f"{line}."
+
+    def _frequent_errors(self) -> str:
+        """The most frequent errors, without names and remedies: `"is empty" (2), "does not exist" (1)`."""
+        kinds = Counter[str]()
+        for message, times in self.failed.items():
+            kind = re.sub(r" \([^)]*\)", "", message).partition(": ")[0]
+            kinds[kind.removeprefix("The image ").rstrip(".")[:100]] += times
+        rest = kinds.pop(OTHER_ERRORS, 0)
+        frequent = kinds.most_common(MAX_SUMMARY_KINDS)
+        rest += kinds.total() - sum(times for _, times in frequent)
+        if len(frequent) == 1 and not rest:
+            return f'"{frequent[0][0]}"'
+        parts = [f'"{kind}" ({times:,})' for kind, times in frequent]
+        return ", ".join([*parts, f"{OTHER_ERRORS} ({rest:,})"] if rest else parts)
 
 
 def run(
-    inputs: list[Input],
-    job: Job,
+    inputs: list[ImageArgument],
+    job: BatchJob,
     output: Output,
     max_errors: int | None = None,
     processes: int | None = None,
@@ -264,17 +279,17 @@ def run(
             output.write(block)
             summary.add(block)
             on_block(block)
-    summary.skipped = sum(one.skipped() for one in inputs)
+    summary.skipped = sum(argument.skipped() for argument in inputs)
     summary.seconds = time.perf_counter() - started
     output.finish()
     return summary
 
 
-def _iterate_sources(inputs: list[Input], summary: Summary) -> Iterator[Source]:
-    for one in inputs:
+def _iterate_sources(inputs: list[ImageArgument], summary: Summary) -> Iterator[Source]:
+    for argument in inputs:
         is_empty = True
-        for source in one.images():
+        for source in argument.images():
             is_empty = False
             yield source
         if is_empty:
-            summary.empty.append(one.argument)
+            summary.empty.append(argument.text)

@@ -45,7 +45,7 @@ class OutputError(ZooError):
 
 
 @dataclass(frozen=True)
-class Part:
+class OutputPart:
     """Metadata of a finished part."""
 
     count: int  # rows
@@ -63,7 +63,7 @@ class Part:
         return str(total_hash.hexdigest())
 
     @classmethod
-    def read(cls, metadata: Path, rows: Path) -> "Part":
+    def read(cls, metadata: Path, rows: Path) -> "OutputPart":
         """Read and check a part. Raises ValueError, TypeError or OSError if it is not as it was written."""
         fields = dict(json.loads(metadata.read_text(encoding="utf-8")))
         digest, part = fields.pop("digest", None), cls(**fields)
@@ -115,20 +115,22 @@ class Parts:
         """
         self.out, self.encoding, self.width = out, encoding, width
         self.folder = out.with_name(f"{out.name}.parts")
-        self.done: list[Part] = []
+        self.done: list[OutputPart] = []
         self._open: _OpenPart | None = None
-        self._job = self.folder / "job.json"
-        if resume and out.exists() and not self._job.exists():
+        self._options_path = self.folder / "job.json"
+        if resume and out.exists() and not self._options_path.exists():
             raise WrongUsage(f"Nothing to resume: {out} is complete. To write it again, leave out --resume.")
         with self._raise_output_errors():
             self.folder.mkdir(exist_ok=True)
             for name in os.listdir(self.folder):
                 if not name.startswith(".") and not _PART_FILE.fullmatch(name):
-                    raise WrongUsage(f"{self.folder} contains {name}, which is not part of a run: choose another FILE.")
+                    raise WrongUsage(
+                        f"{self.folder} contains {name}, which is not part of a run: choose another output file."
+                    )
             self._lock = _lock_file(self.folder / "lock")
-            if not self._job.exists():
+            if not self._options_path.exists():
                 self._remove_parts()  # left by a run that was killed while it deleted them
-                self._write_atomically(self._job, json.dumps(options, indent=1).encode())
+                self._write_atomically(self._options_path, json.dumps(options, indent=1).encode())
             elif resume:
                 self._resume(options)
             else:
@@ -136,9 +138,9 @@ class Parts:
 
     def _resume(self, options: dict[str, Any]) -> None:
         try:
-            old = dict(json.loads(self._job.read_text(encoding="utf-8")))
+            old = dict(json.loads(self._options_path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise WrongUsage(f"{self._job} is damaged ({reason(error)}): delete {self.folder}.") from None
+            raise WrongUsage(f"{self._options_path} is damaged ({reason(error)}): delete {self.folder}.") from None
         if changed := sorted(key for key in old.keys() | options.keys() if old.get(key) != options.get(key)):
             changes = ", ".join(f"{key} {old.get(key)}, now {options.get(key)}" for key in changed)
             raise WrongUsage(
@@ -148,7 +150,7 @@ class Parts:
         while len(self.done) < count:
             number = len(self.done)
             try:
-                self.done.append(Part.read(self._path(number, "json"), self._path(number, "rows")))
+                self.done.append(OutputPart.read(self._path(number, "json"), self._path(number, "rows")))
             except (ValueError, TypeError, OSError) as error:
                 cause = error.strerror if isinstance(error, OSError) else reason(error)
                 say(f"zoo: Part {number} in {self.folder} is damaged ({cause}). Computing it and later parts again.")
@@ -201,7 +203,7 @@ class Parts:
         part, self._open = self._open, None  # first, so that an interruption cannot close it twice
         if part is None:
             return
-        closed = Part(part.count, part.size, part.images_hash.hexdigest(), dict(part.failed))
+        closed = OutputPart(part.count, part.size, part.images_hash.hexdigest(), dict(part.failed))
         with self._raise_output_errors():
             with part.file:
                 part.file.truncate(part.size)
@@ -218,7 +220,7 @@ class Parts:
         if self.done:
             self._join_parts()
         with suppress(OSError):
-            self._job.unlink()
+            self._options_path.unlink()
             self._remove_parts()
             for name in ("part.partial", "lock"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -278,7 +280,9 @@ def _lock_file(path: Path) -> int:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise WrongUsage(f"Another run is writing to {path.parent}: wait for it, or choose another FILE.") from None
+            raise WrongUsage(
+                f"Another run is writing to {path.parent}: wait for it, or choose another output file."
+            ) from None
     return descriptor
 
 

@@ -90,7 +90,7 @@ def cli(context: click.Context) -> None:
 @click.option("--out", "-o", metavar="FILE", help="Output file (.jsonl, .csv or .parquet).  [default: stdout]")
 @click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(["table", "jsonl", "csv", "parquet"]),
     help="Output format.  [default: from FILE's suffix, or table]",
 )
@@ -127,7 +127,7 @@ def cli(context: click.Context) -> None:
     envvar="ZOO_MAX_MEGAPIXELS",
     type=click.FloatRange(min=0.1, max=1000),
     metavar="N",
-    help="Reject larger images.  [env var: ZOO_MAX_MEGAPIXELS; default: 25]",
+    help="Reject images above this many megapixels.  [env var: ZOO_MAX_MEGAPIXELS; default: 25]",
 )
 @click.option(
     "--workers",
@@ -182,10 +182,10 @@ def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
     from pathlib import Path
 
     from zoo.inspection.activations import look_inside, parse_unit
-    from zoo.inspection.plots import draw_pictures
+    from zoo.inspection.plots import draw_figures
 
     only = parse_unit(unit) if unit else None
-    for path in draw_pictures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), only):
+    for path in draw_figures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), only):
         click.echo(path)
 
 
@@ -198,13 +198,13 @@ def list_command(pattern: str, as_json: bool) -> None:
     PATTERN is the beginning of a name or a pattern with wildcards: zoo list cifar, zoo list '*.plus'.
     """
     from serve.cli.output import cards_json, model_table
-    from zoo.registry import damaged
+    from zoo.registry import damaged, not_found
 
     for problem in damaged(pattern):
         say(f"zoo: {printable(str(problem))}")
     cards = zoo.list_models(pattern)
     if not cards:
-        raise ModelNotFound(f"No model matches {pattern!r}. Run `zoo list` to see all models.")
+        raise ModelNotFound(not_found(pattern, [card.name for card in zoo.list_models()]))
     if as_json:
         click.echo(cards_json(cards))
     else:
@@ -271,7 +271,7 @@ def _run_checks(name: str, data: str | None, device: Any) -> "Iterator[tuple[str
     except BadModel as error:
         models, problems = [], [error]
     if not models and not problems:
-        raise ModelNotFound(f"No model matches {name!r}. Run `zoo list` to see all models.")
+        raise ModelNotFound(registry.not_found(name, [card.name for card in zoo.list_models()]))
     for problem in problems:
         yield name, Check("card", False, str(problem))
     for model in models:

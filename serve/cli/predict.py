@@ -15,9 +15,9 @@ from typing import Any
 
 from serve.batch.archives import Bounds
 from serve.batch.formats import Encoding, table_width
-from serve.batch.inputs import Input, Options, expand, total
+from serve.batch.inputs import ImageArgument, Options, expand, total
 from serve.batch.outputs import Stdout, check_out, encoding_of, open_output
-from serve.batch.pipeline import MAX_IMAGES_IN_PROCESS, Block, Job, Output, Summary, TooManyErrors, run
+from serve.batch.pipeline import MAX_IMAGES_IN_PROCESS, BatchJob, Block, Output, Summary, TooManyErrors, run
 from serve.batch.resume import OutputError, Parts
 from serve.batch.signals import interrupt_once
 from serve.devices import CUDA_MIN_IMAGES, load_for
@@ -38,7 +38,7 @@ class PredictOptions:
     images: tuple[str, ...]
     model: str
     top_k: int
-    form: str | None  # --format
+    output_format: str | None
     fit: Any
     device: Device
     out: str | None = None
@@ -58,7 +58,7 @@ def predict(options: PredictOptions) -> int:
 
 
 def _predict(options: PredictOptions) -> int:
-    encoding = encoding_of(options.out, options.form)
+    encoding = encoding_of(options.out, options.output_format)
     input_options = _input_options(options)
     model = load(options.model, options.device)
     if options.is_default_model or options.device == "auto":
@@ -77,7 +77,7 @@ def _predict(options: PredictOptions) -> int:
         model = load_for(options.model, "auto", count)
         if model.device == "cuda":
             say(f"{model.card.name} on cuda, for {count:,} images")
-    width = table_width([name for one in inputs for name in one.names])
+    width = table_width([name for argument in inputs for name in argument.names])
     if _is_batch(inputs, count, options, encoding):
         summary, has_failures = _run_batch(inputs, model, options, encoding, width)
     else:
@@ -94,35 +94,37 @@ def _input_options(options: PredictOptions) -> Options:
     bounds = Bounds()
     if options.max_megapixels is not None:
         os.environ[MAX_MEGAPIXELS] = f"{options.max_megapixels:g}"  # inherited by worker processes
-        bounds = bounds.for_pictures_of(options.max_megapixels)
+        bounds = bounds.for_images_of(options.max_megapixels)
     is_small = options.out is None and len(options.images) <= MAX_IMAGES_IN_PROCESS
     return Options(options.allow_url, options.column, bounds, load_small_files=is_small)
 
 
-def _is_batch(inputs: list[Input], count: int | None, options: PredictOptions, encoding: Encoding) -> bool:
+def _is_batch(inputs: list[ImageArgument], count: int | None, options: PredictOptions, encoding: Encoding) -> bool:
     """Whether the run needs `serve.batch.pipeline`; if not, all images are files or bytes that are known in advance."""
     if options.out is not None or options.resume or encoding == "parquet":
         return True
     if count is None or count > MAX_IMAGES_IN_PROCESS:
         return True
-    return not all(one.sources is not None and _are_plain(one.sources) for one in inputs)
+    return not all(argument.sources is not None and _are_plain(argument.sources) for argument in inputs)
 
 
 def _are_plain(sources: Sequence[object]) -> bool:
     return all(isinstance(source, str | Named) for source in sources)
 
 
-def _print_rows(inputs: list[Input], model: Model, options: PredictOptions, encoding: Encoding, width: int) -> Summary:
+def _print_rows(
+    inputs: list[ImageArgument], model: Model, options: PredictOptions, encoding: Encoding, width: int
+) -> Summary:
     """Classify a few images in this process; prints the rows of each session call at once."""
     summary, started, stdout = Summary(), time.perf_counter(), Stdout(encoding, width)
-    sources = [source for one in inputs for source in one.images()]
+    sources = [source for argument in inputs for source in argument.images()]
     rows = model.rows(sources, options.top_k, options.fit)
     while chunk := list(islice(rows, CHUNK)):
         block = Block.of(Columns.from_rows(chunk), encoding, width)
         summary.check_errors(block, options.max_errors)
         stdout.write(block)
         summary.add(block)
-    summary.skipped = sum(one.skipped() for one in inputs)
+    summary.skipped = sum(argument.skipped() for argument in inputs)
     summary.seconds = time.perf_counter() - started
     return summary
 
@@ -131,14 +133,14 @@ def _print_rows(inputs: list[Input], model: Model, options: PredictOptions, enco
 
 
 def _run_batch(
-    inputs: list[Input], model: Model, options: PredictOptions, encoding: Encoding, width: int
+    inputs: list[ImageArgument], model: Model, options: PredictOptions, encoding: Encoding, width: int
 ) -> tuple[Summary, bool]:
     """Run `serve.batch.pipeline`; returns its summary, and whether images failed in this run or the one it resumes."""
     if options.out is not None:
-        check_out(options.out, (name for one in inputs for name in one.files()))
+        check_out(options.out, (name for argument in inputs for name in argument.files()))
     output = open_output(options.out, encoding, _row_options(options, model, encoding), options.resume, width)
     is_file = isinstance(output, Parts)
-    job = Job(model, options.top_k, options.fit, encoding, width, identify=is_file)
+    job = BatchJob(model, options.top_k, options.fit, encoding, width, identify=is_file)
     try:
         summary = _run_with_progress(inputs, job, output, options)
     except OutputError:
@@ -166,7 +168,7 @@ def _row_options(options: PredictOptions, model: Model, encoding: Encoding) -> d
     }
 
 
-def _run_with_progress(inputs: list[Input], job: Job, output: Output, options: PredictOptions) -> Summary:
+def _run_with_progress(inputs: list[ImageArgument], job: BatchJob, output: Output, options: PredictOptions) -> Summary:
     """Run with a progress bar if stderr is a terminal and the rows are not printed to one."""
     count, done = total(inputs), output.saved_rows if isinstance(output, Parts) else 0
     is_terminal = sys.stderr.isatty() and not (options.out is None and sys.stdout.isatty())

@@ -17,8 +17,8 @@ import cv2
 
 from serve.batch.archives import Bounds
 from serve.batch.formats import encode, header
-from serve.batch.inputs import Input, Options, Source, expand, total
-from serve.batch.pipeline import Block, Job, run
+from serve.batch.inputs import ImageArgument, Options, Source, expand, total
+from serve.batch.pipeline import BatchJob, Block, run
 from serve.demo import text
 from zoo.columns import Columns
 from zoo.errors import ZooError
@@ -92,7 +92,7 @@ def classify(
             raise TimeLimitReached
 
     try:
-        caption = run(inputs, Job(load(model, "cpu")), collector, processes=1, on_block=watch).summary_line()
+        caption = run(inputs, BatchJob(load(model, "cpu")), collector, processes=1, on_block=watch).summary_line()
     except TimeLimitReached:
         caption, collector.truncated = f"{len(collector.rows):,} images in {TIME_LIMIT_S:g} s.", True
     images = thumbnails(inputs, min(TABLE_ROWS, len(collector.rows)))
@@ -112,9 +112,9 @@ def _cells(row: Row) -> list[str]:
     return [row.input, f"{row.label}{doubt}", text.percent(row.probability), "; ".join(row.corrections)]
 
 
-def thumbnails(inputs: list[Input], count: int) -> Iterator[str]:
+def thumbnails(inputs: list[ImageArgument], count: int) -> Iterator[str]:
     """Thumbnails of the first images as data URLs; "" for a file that cannot be read."""
-    sources = (source for one in inputs for source in one.images())
+    sources = (source for argument in inputs for source in argument.images())
     for source in islice(sources, count):
         yield _thumbnail(source)
 

@@ -74,7 +74,7 @@ class Callbacks:
     async def _predict(self, source: Named, name: str, fit: Fit, request: gr.Request) -> Result:
         item = await self._process(source, name, fit)
         row, pixels = item.rows[0], item.prepared[0].pixels
-        probabilities = None if row.error else {guess.label: guess.probability for guess in row.top_k}
+        probabilities = None if row.error else {guess.label: text.bar(guess.probability) for guess in row.top_k}
         network_input = None
         if pixels is not None:
             network_input = str(self._files.save("seen.png", _encode_png(magnify(pixels)), _address(request)))
@@ -129,7 +129,7 @@ class Callbacks:
             return []
         job = {"path": path, "model": self._card(name).name}
         names, folder = await self._run_job("inside", job, self._inspect_queue, request)
-        return [(str(folder / one), Path(one).stem.lstrip("0123456789-").replace("-", " ")) for one in names]
+        return [(str(folder / name), Path(name).stem.lstrip("0123456789-").replace("-", " ")) for name in names]
 
     async def classify_batch(
         self,

@@ -121,16 +121,23 @@ class Guard:
         self._page, self._files, self._sessions = page, files, sessions
         self._max_event_file_bytes = MAX_EVENT_BODIES * max_body_bytes
         functions = page.get_blocks().fns
-        self._input_kinds = {index: [_input_kind(block) for block in one.inputs] for index, one in functions.items()}
+        self._input_kinds = {
+            index: [_input_kind(block) for block in function.inputs] for index, function in functions.items()
+        }
         self._functions = {
-            str(one.api_name): index for index, one in functions.items() if one.api_visibility == "public"
+            str(function.api_name): index
+            for index, function in functions.items()
+            if function.api_visibility == "public"
         }
         self._folder_spellings = [path.encode() for path in _spellings(f"{files.root}/")]
         self._uploads: dict[str, _Upload] = {}
         self._cache, self._frontend = ResponseCache(), FrontendFiles(FRONTEND)
         documented = page.get_blocks().get_api_info()["named_endpoints"]
         self._parameters = {
-            name: {one["parameter_name"]: one.get("parameter_default") for one in documented[f"/{name}"]["parameters"]}
+            name: {
+                parameter["parameter_name"]: parameter.get("parameter_default")
+                for parameter in documented[f"/{name}"]["parameters"]
+            }
             for name in self._functions
         }
 
@@ -327,7 +334,10 @@ class Guard:
             raise HTTPError(400, f"Cannot read the form ({detail}). Send files as multipart/form-data.") from None
         try:
             uploads = [value for value in form.getlist("files") if isinstance(value, UploadFile)]
-            paths = [await asyncio.to_thread(self._files.save, one.filename or "", one.file, owner) for one in uploads]
+            paths = [
+                await asyncio.to_thread(self._files.save, upload.filename or "", upload.file, owner)
+                for upload in uploads
+            ]
         except OSError as error:
             raise HTTPError(503, f"Cannot store files ({error.strerror}). Try again later.") from None
         finally:
@@ -407,7 +417,7 @@ class _InputChecker:
             return None
         if kind == "file":
             return self._file(value)
-        return [self._file(one) for one in (value if isinstance(value, list) else [value])]
+        return [self._file(item) for item in (value if isinstance(value, list) else [value])]
 
     def _file(self, value: object) -> dict[str, Any]:
         path = self._files.path(value.get("path")) if isinstance(value, dict) else None

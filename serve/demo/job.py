@@ -33,7 +33,7 @@ def main(request: dict[str, Any]) -> None:
         print(json.dumps(message), file=output, flush=True)
 
     try:
-        send(result=KINDS[request["kind"]](request, lambda done, total: send(progress=[done, total])))
+        send(result=JOB_FUNCTIONS[request["kind"]](request, lambda done, total: send(progress=[done, total])))
     except ZooError as error:
         send(error=str(error))
     except MemoryError:
@@ -77,11 +77,11 @@ def _inspect(request: dict[str, Any], progress: Progress) -> list[str]:
     """Draw figures of every layer. Returns their names in the folder, in reading order."""
     from zoo.images.read import Named
     from zoo.inspection.activations import look_inside
-    from zoo.inspection.plots import write_pictures
+    from zoo.inspection.plots import write_figures
 
     path = Path(request["path"])
     inside = look_inside(request["model"], Named(path.name, path.read_bytes()))
-    return [picture.name for picture in write_pictures(inside, Path(request["folder"]))]
+    return [path.name for path in write_figures(inside, Path(request["folder"]))]
 
 
-KINDS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {"batch": _classify, "inside": _inspect}
+JOB_FUNCTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {"batch": _classify, "inside": _inspect}

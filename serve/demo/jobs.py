@@ -89,7 +89,7 @@ class JobQueue:
         if not self._running[address]:
             del self._running[address]
         if self._waiting:
-            slot = min(self._waiting, key=lambda one: self._running[self._waiting[one]])  # the first of equals
+            slot = min(self._waiting, key=lambda waiting: self._running[self._waiting[waiting]])  # the first of equals
             self._running[self._waiting.pop(slot)] += 1
             slot.set_result(None)
 

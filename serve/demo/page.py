@@ -84,7 +84,7 @@ def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, 
     )
     # Gradio checks the paths of files only if it was launched, which a mounted page never is
     blocks.has_launched = blocks.is_running = True
-    mounted, started = app.routes[-1], app.router.lifespan_context
+    mounted, original_lifespan = app.routes[-1], app.router.lifespan_context
     assert isinstance(mounted, Mount)
     page = mounted.app
     assert isinstance(page, gr.routes.App)
@@ -94,7 +94,7 @@ def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
-        async with started(app) as state, run_in_background(page, files, sessions, jobs):
+        async with original_lifespan(app) as state, run_in_background(page, files, sessions, jobs):
             yield state
 
     app.router.lifespan_context = lifespan
@@ -154,12 +154,12 @@ def _on_signal(callback: Callable[[], None]) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
-    previous = {one: signal.signal(one, lambda *_: loop.call_soon_threadsafe(callback)) for one in signals}
+    previous = {number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback)) for number in signals}
     try:
         yield
     finally:
-        for one, handler in previous.items():
-            signal.signal(one, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def build(callbacks: Callbacks) -> gr.Blocks:

@@ -58,7 +58,11 @@ class Sessions:
     def _drop_oldest(self) -> None:
         """If there are too many sessions, forget the one that has left results unfetched for the longest time."""
         now = time.monotonic()
-        stale = [one for one, last in self._last_used.items() if now - last > UNFETCHED_S and not self._unanswered(one)]
+        stale = [
+            session
+            for session, last in self._last_used.items()
+            if now - last > UNFETCHED_S and not self._unanswered(session)
+        ]
         if stale and len(self._last_used) >= MAX_SESSIONS:
             self._forget(min(stale, key=self._last_used.__getitem__))
 

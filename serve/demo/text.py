@@ -22,6 +22,11 @@ def percent(share: float) -> str:
     return ">99.99 %" if 0.99995 <= share < 1 else f"{share:.2%}".replace("%", " %")
 
 
+def bar(probability: float) -> float:
+    """The value of a bar. Gradio rounds it to whole percents; a probability below 1 must not be shown as 100 %."""
+    return probability if probability == 1 else min(probability, 0.99)
+
+
 def card(card: Card, size_bytes: int) -> str:
     """Markdown of a model's facts that help to judge its results."""
     calibration = card.calibration
@@ -30,7 +35,7 @@ def card(card: Card, size_bytes: int) -> str:
         "trained on": f"{card.dataset.title} ({card.dataset.licence})",
         "test accuracy": str(card.accuracy),
         "parameters": f"{card.parameters.keras:,}",
-        "multiply-adds per image": f"{card.macs:,}",
+        "MACs per image": f"{card.macs:,}",
         "input": f"{card.input.height}×{card.input.width}×{card.input.channels}",
         "unsure below": percent(calibration.unsure_below)
         + ("" if is_calibrated(calibration) else " (default: no calibration run was made)"),
@@ -57,11 +62,11 @@ def result(row: Row, card: Card, item: WorkItem) -> str:
 
 def _reason_for_doubt(probability: float, calibration: Calibration) -> str:
     if probability >= calibration.unsure_below:
-        return "It is not clear which parts of the image are ink; see the corrections."
+        return "A correction is doubtful; see the corrections."
     threshold = percent(calibration.unsure_below)
     if is_calibrated(calibration):
         return f"The probability is below {threshold}, as it is for half of this model's mistakes."
-    return f"The probability is below {threshold}. How often this model is wrong below it has not been measured."
+    return f"The probability is below {threshold}, the default threshold. The model has no calibration run."
 
 
 def is_calibrated(calibration: Calibration) -> bool:

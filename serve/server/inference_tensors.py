@@ -127,7 +127,7 @@ def _flatten(data: list[Any], shape: list[int]) -> list[Any]:
         return data
     lists: list[Any] = [data]
     for size in shape:
-        if not all(isinstance(one, list) and len(one) == size for one in lists):
+        if not all(isinstance(values, list) and len(values) == size for values in lists):
             raise HTTPError(422, f"The data of 'image' must be flat, or nested according to its shape {shape}.")
         lists = list(chain.from_iterable(lists))
     return lists

@@ -95,7 +95,7 @@ class Log:
             "bytes_out": request.sent_bytes,
         }
         if item is not None:
-            entry |= {"model": item.runner.model.card.name, "images": item.size}
+            entry |= {"model": item.runner.model.card.name, "images": item.image_count}
         try:
             self.write(orjson.dumps(entry))
         except TypeError:  # the path is not UTF-8

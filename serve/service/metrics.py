@@ -96,15 +96,15 @@ class Metrics:
         """Count the images of a work item, whether it was processed or not."""
         model = item.runner.model.card.name
         if item.error is None and (item.cancelled or not (item.rows or item.scores)):
-            self.add(("images", model, "unanswered"), item.size)
+            self.add(("images", model, "unanswered"), item.image_count)
             return
         self._observe("decode", item.decode_s)
         self._observe("queue", item.queue_s)
         self._observe("infer", item.infer_s)
         if item.batch_size:
             self._observe("batch", item.batch_size)
-        failed = item.size if item.error else sum(1 for prepared in item.prepared if prepared.error)
-        self.add(("images", model, "ok"), item.size - failed)
+        failed = item.image_count if item.error else sum(1 for prepared in item.prepared if prepared.error)
+        self.add(("images", model, "ok"), item.image_count - failed)
         if failed:
             self.add(("images", model, "failed"), failed)
 

@@ -41,7 +41,7 @@ class Service:
             try:
                 self.runners[entry.card.name] = Runner(load(entry.card.name, settings.device))
             except (BadModel, DeviceUnavailable) as error:
-                is_users = entry.folder.parent != registry.SHIPPED
+                is_users = entry.folder.parent != registry.SHIPPED_FOLDER
                 skip = entry.card.quantization if isinstance(error, DeviceUnavailable) else is_users
                 if not skip:
                     raise

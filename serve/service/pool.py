@@ -80,12 +80,12 @@ class WorkItem:
     batch_size: int = 0  # images in the session's call
     decoded: bool = False
     future: asyncio.Future[None] | None = None
-    size: int = field(init=False)  # images
+    image_count: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.size = len(self.sources) if self.images is None else len(self.images)
+        self.image_count = len(self.sources) if self.images is None else len(self.images)
 
-    def pixels(self) -> int:
+    def pixel_count(self) -> int:
         """How many pixels decoding touches, according to the headers of the files."""
         if len(self.sources) == 1:  # the usual case, in half of the time
             return _source_pixels(self.sources[0])
@@ -163,7 +163,7 @@ class Pool:
         """
         self.admit()
         queue = self._queue
-        if item.images is None and item.pixels() > LARGE_PIXELS:
+        if item.images is None and item.pixel_count() > LARGE_PIXELS:
             queue, limit = self._large_queue, min(self.max_queue, MAX_LARGE_QUEUE)
             if queue.qsize() >= limit:
                 raise QueueFull(f"The queue for large images is full ({limit} requests). Try again in a moment.")
@@ -217,9 +217,9 @@ class Pool:
 
     def _collect_batch(self, first: WorkItem) -> list[WorkItem]:
         """The item, and the items behind it that go through the network with it."""
-        batch, size = [first], first.size
+        batch, image_count = [first], first.image_count
         until = time.perf_counter() + self.batch_wait_s
-        while size < self.batch_images:
+        while image_count < self.batch_images:
             try:
                 remaining = until - time.perf_counter()
                 if self.batch_wait_s and remaining > 0:
@@ -232,7 +232,7 @@ class Pool:
                 self._queue.put(None)  # the mark of the end: this thread meets it again after the batch
                 break
             batch.append(other)
-            size += other.size
+            image_count += other.image_count
         return batch
 
     def _begin_step(self) -> None:
@@ -320,10 +320,10 @@ def _active_sources(item: WorkItem, begin_step: Callable[[], None]) -> Iterator[
 
 
 def _stack_or_raise(prepared: list[Prepared]) -> npt.NDArray[np.uint8]:
-    for one in prepared:
-        if one.error:
-            raise BadInput(one.error)
-    return np.stack([one.pixels for one in prepared if one.pixels is not None])
+    for image in prepared:
+        if image.error:
+            raise BadInput(image.error)
+    return np.stack([image.pixels for image in prepared if image.pixels is not None])
 
 
 def _classify(runner: Runner, group: list[WorkItem]) -> None:

@@ -23,7 +23,7 @@ def add_model(home, name, **changes):
     import onnx
 
     folder = home / "models" / name
-    shutil.copytree(registry.SHIPPED / "mnist14k.notes", folder)
+    shutil.copytree(registry.SHIPPED_FOLDER / "mnist14k.notes", folder)
     card = json.loads((folder / "card.json").read_text()) | {"name": name} | changes
     model = onnx.load(folder / "model.onnx")
     model.metadata_props[0].value = json.dumps(card | {"files": []})

@@ -186,7 +186,7 @@ def test_export_ignores_seeds_with_other_epochs(run):
     [
         (["--as", "mnist14k.notes"], 2, "mnist14k.notes is the name of a model shipped"),
         (["--as", "../x"], 2, "'../x' is not a valid model name"),
-        (["--as", "own.x", "--to", str(registry.SHIPPED)], 2, "is reserved for the recipes' own models"),
+        (["--as", "own.x", "--to", str(registry.SHIPPED_FOLDER)], 2, "is reserved for the recipes' own models"),
         (["--seed", "1"], 2, "add --as NAME"),
         (["--as", "own.x"], 1, "python -m train mnist14k.notes --seed 0"),
         (["--as", "own.x", "--seed", "7"], 1, "python -m train mnist14k.notes --seed 7"),

@@ -302,7 +302,7 @@ def test_outputs_need_one_column_per_label():
 
 def test_load_accepts_a_model_folder(tmp_path, monkeypatch):
     folder = tmp_path / "any name"
-    shutil.copytree(registry.SHIPPED / "mnist4k.plus", folder)
+    shutil.copytree(registry.SHIPPED_FOLDER / "mnist4k.plus", folder)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist4k").mkdir()  # a name of the zoo comes first
     for name in (folder, str(folder), "./any name", "any name", "mnist4k"):

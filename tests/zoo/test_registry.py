@@ -23,7 +23,7 @@ def test_each_architecture_has_one_default():
         assert sum(card.default for card in cards if card.architecture == architecture) == 1
 
 
-def test_patterns(empty_home):
+def test_list_models_matches_patterns(empty_home):
     add_model(empty_home, "fashion9k.mine")
     assert [card.name for card in zoo.list_models("fashion*")] == ["fashion9k.mine"]
     assert "mnist14k.notes" in [card.name for card in zoo.list_models("mnist14k")]
@@ -35,28 +35,28 @@ def test_user_architecture_with_one_model_needs_no_default(empty_home):
     add_model(empty_home, "own.a", default=False)
     assert registry.find("own").card.name == "own.a"
     add_model(empty_home, "own.b", default=False)
-    with pytest.raises(ModelNotFound, match=r"did you mean own\.a or own\.b\?|did you mean own\.b or own\.a\?"):
+    with pytest.raises(ModelNotFound, match=r"Did you mean own\.a or own\.b\?|Did you mean own\.b or own\.a\?"):
         registry.find("own")
 
 
 def test_user_models_cannot_replace_shipped_models(empty_home):
     add_model(empty_home, "mnist14k.notes", title="impostor")
     add_model(empty_home, "mnist14k.mine", default=True)
-    assert registry.find("mnist14k.notes").folder.parent == registry.SHIPPED
-    assert registry.find("mnist14k").folder.parent == registry.SHIPPED
+    assert registry.find("mnist14k.notes").folder.parent == registry.SHIPPED_FOLDER
+    assert registry.find("mnist14k").folder.parent == registry.SHIPPED_FOLDER
     assert "impostor" not in [card.title for card in zoo.list_models()]
     assert registry.find("mnist14k.mine").card.name == "mnist14k.mine"
 
 
 @pytest.mark.parametrize("name", ["mnist14", "mist14k", "mnist14k.note", "MNIST14K"])
 def test_similar_names_are_suggested(name):
-    with pytest.raises(ModelNotFound, match=r"did you mean .*mnist14k"):
+    with pytest.raises(ModelNotFound, match=r"Did you mean .*mnist14k"):
         registry.find(name)
 
 
 @pytest.mark.parametrize("name", ["", "qqq-900-giga", "../models/mnist14k.notes", "*", "."])
 def test_unknown_names_refer_to_zoo_list(name):
-    with pytest.raises(ModelNotFound, match=r"`zoo list` shows all|did you mean mnist14k\.notes"):
+    with pytest.raises(ModelNotFound, match=r"`zoo list` to see all|Did you mean mnist14k\.notes"):
         registry.find(name)
 
 
@@ -155,13 +155,13 @@ def test_models_folder_may_be_invalid(empty_home):
 
 def test_shipped_files_may_be_links(tmp_path, monkeypatch):
     copies, links = tmp_path / "cache", tmp_path / "installed"
-    shutil.copytree(registry.SHIPPED / "mnist4k.plus", copies)
+    shutil.copytree(registry.SHIPPED_FOLDER / "mnist4k.plus", copies)
     (links / "mnist4k.plus").mkdir(parents=True)
     for file in copies.iterdir():
         (links / "mnist4k.plus" / file.name).symlink_to(file)
-    monkeypatch.setattr(registry, "SHIPPED", links)
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", links)
     assert zoo.load("mnist4k.plus").card.name == "mnist4k.plus"
-    monkeypatch.setattr(registry, "SHIPPED", tmp_path)
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path)
     with pytest.raises(BadModel, match="a file outside of"):
         registry.open_folder(links / "mnist4k.plus")
 

@@ -109,13 +109,13 @@ def test_junk_bytes_are_bad_model(junk):
         runtime.open_session(junk, "cpu", "junk.onnx")
 
 
-def test_missing_runtime(monkeypatch):
+def test_missing_runtime_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DeviceUnavailable, match=r"pocketzoo\[cpu\]"):
         runtime.import_runtime()
 
 
-def test_incomplete_runtime(monkeypatch, tmp_path):
+def test_incomplete_runtime_raises(monkeypatch, tmp_path):
     (tmp_path / "onnxruntime").mkdir()  # what an uninstall of one of two runtimes leaves: a folder without code
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
@@ -124,7 +124,7 @@ def test_incomplete_runtime(monkeypatch, tmp_path):
         runtime.import_runtime()
 
 
-def test_two_installed_runtimes(tmp_path, monkeypatch):
+def test_two_installed_runtimes_raise(tmp_path, monkeypatch):
     for name in ("onnxruntime-1.30.0", "onnxruntime_gpu-1.30.0", "onnxruntime_extensions-0.14.0"):
         (tmp_path / f"{name}.dist-info").mkdir()
     (tmp_path / "onnxruntime").mkdir()

@@ -16,7 +16,7 @@ from zoo.verify import verify
 def copy(tmp_path):
     """A model's folder that may be damaged."""
     folder = tmp_path / "mnist14k.notes"
-    shutil.copytree(registry.SHIPPED / "mnist14k.notes", folder)
+    shutil.copytree(registry.SHIPPED_FOLDER / "mnist14k.notes", folder)
     return folder
 
 
@@ -27,7 +27,7 @@ def checks(folder, data=None):
 @pytest.mark.slow
 def test_shipped_models_match_their_cards(data_folder):
     for entry in registry.scan():
-        if entry.folder.parent == registry.SHIPPED:
+        if entry.folder.parent == registry.SHIPPED_FOLDER:
             found = list(verify(entry, data_folder))
             assert [check.passed for check in found] == [True] * len(found), found
             assert found[-1].name == "accuracy"
@@ -76,7 +76,7 @@ def test_wrong_accuracy_in_card_fails(copy, data_folder):
 def test_onnx_file_is_compared_with_its_own_card(copy, data_folder):
     found = {check.name: check for check in verify(copy / "model.onnx", data_folder)}
     assert [check.passed for check in found.values()] == [None, True, True]
-    assert "no card beside it" in found["model.onnx"].detail
+    assert "no card.json to compare with" in found["model.onnx"].detail
     assert found["accuracy"].detail.startswith("9943 of 10000")
     with pytest.raises(ModelNotFound):
         list(verify(copy / "nothing.onnx"))

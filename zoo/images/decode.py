@@ -25,8 +25,8 @@ from zoo.images.limits import check_memory, check_size
 Pixels = npt.NDArray[np.uint8]
 
 ROTATED = "rotated upright (EXIF orientation)"
-_SUPPORTED = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, PGM and PPM"
-_ROTATIONS = {  # EXIF orientation → the operation that brings the picture upright
+_SUPPORTED = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, PGM or PPM"
+_ROTATIONS = {  # EXIF orientation → the operation that brings the image upright
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -38,23 +38,23 @@ _ROTATIONS = {  # EXIF orientation → the operation that brings the picture upr
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture."""
+class DecodedImage:
+    """A decoded image."""
 
     pixels: Pixels  # uint8 `(H, W, C)`; C is 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied)
     corrections: tuple[str, ...] = ()  # made while decoding, such as "used the first frame"
 
 
-def decode_bytes(data: bytes, name: str) -> Picture:
+def decode_bytes(data: bytes, name: str) -> DecodedImage:
     """Decode the bytes of an image file. Error messages call it `name`. Raises BadInput."""
     pixels = plain_pixels(data)
     if pixels is not None:
-        return Picture(pixels)
+        return DecodedImage(pixels)
     if not data:
         raise BadInput(f"{name} is empty (0 bytes): nothing to classify.")
     format = sniff(data[:START])
     if format is None:
-        raise BadInput(f"{name} is not an image that can be read: supported are {_SUPPORTED}.")
+        raise BadInput(f"{name} is not a supported image: use {_SUPPORTED}.")
     if format not in READ:
         raise BadInput(f"{name} is in the format {format}, which is not supported: save it as PNG or JPEG.")
     with as_bad_input(name):
@@ -63,11 +63,11 @@ def decode_bytes(data: bytes, name: str) -> Picture:
         check_memory(header.memory + len(data), header.width, header.height, name)
         values, corrections = header.pixels()
         pixels, reduced = to_8_bits(values)
-        del values  # `upright` may copy the picture: keep at most two copies of a large one
+        del values  # `upright` may copy the image: keep at most two copies of a large one
         corrections = header.corrections + corrections + reduced
         if header.orientation != 1:
             pixels, corrections = upright(pixels, header.orientation), (*corrections, ROTATED)
-    return Picture(pixels, corrections)
+    return DecodedImage(pixels, corrections)
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:

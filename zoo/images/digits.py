@@ -1,4 +1,4 @@
-"""A user's picture of one digit → a picture in MNIST's form, and the corrections in words.
+"""A user's image of one digit → an image in MNIST's form, and the corrections in words.
 
 MNIST's digits (Y. LeCun, C. Cortes, C. Burges: the MNIST database) are light on black, scaled into a 20x20 box with
 their proportions kept, anti-aliased, and put into 28x28 so that their centre of mass is in the centre.
@@ -14,20 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput
-from zoo.images.ink import FADED, LONGEST, Ink, find_ink
+from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink
 from zoo.images.levels import Array, median
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
 
-SIDE, BOX = 28, 20  # pixels per side of MNIST's pictures, and of the box that a digit is scaled into
+SIDE, BOX = 28, 20  # pixels per side of MNIST's images, and of the box that a digit is scaled into
 _CENTRE = 14.0  # pixel index of the centre of mass; in all 60,000 training images it is from 13.48 to 14.50
 _MAX_OFF_CENTRE = 0.52  # pixels
 _POSITIONS = np.arange(SIDE)
 _WORK_SIZE = 80  # pixels of a digit's longest side during processing: four per pixel of the result
 
 # Specks, strokes and digits. Sizes are those of the longer side of a bounding box.
-_MIN_DIGIT = 0.02  # of the picture's longer side: 10 pixels of 512; noise makes smaller spots
-_MIN_BLOCKS = 8  # blocks per side of an enlarged picture, of at least 3 pixels each
+_MIN_DIGIT = 0.02  # of the image's longer side: 10 pixels of 512; noise makes smaller spots
+_MIN_BLOCKS = 8  # blocks per side of an enlarged image, of at least 3 pixels each
 _MIN_STROKE = 0.12  # of the longest stroke: a shorter one is a speck
 _MAX_DISTANCE = 0.4  # of the longest stroke: one further away and shorter than `_SAME_HEIGHT` of it is dirt
 _SAME_HEIGHT = 0.6  # of the tallest stroke: the digits of a number are about equally tall, the bar of a 5 is not
@@ -43,7 +43,7 @@ _MIN_STROKE_WIDTH = 0.11  # of the digit's size; in 3,000 MNIST images the media
 _SOFT_EDGE = 0.06  # of the digit's size: how far the soft edges reach around its strokes
 _MIN_FAINT = 0.05  # of the strokes' area: smaller faint ends are ignored
 _MAX_FAINT_ELSEWHERE = 0.5  # of the area of faint ends: with more faint pixels elsewhere, they belong to the paper
-_MIN_ELONGATION = 4.0  # length / width of faint ends in a picture of two levels
+_MIN_ELONGATION = 4.0  # length / width of faint ends in an image of two levels
 _VISIBLE = 60  # of 255: from this value on, a soft edge belongs to the digit's box; 30 to 90 read the same
 
 # When a result is doubtful.
@@ -52,19 +52,19 @@ _NOISE_SIZE = 2  # pixels: specks up to this size count half
 _MAX_STROKE_LENGTH = 5.0  # of the digit's size; of 1,500 MNIST images at most 3.4, of 800 printed digits 4.7
 _MAX_HOLES = 3  # a digit encloses at most two, as do all of 1,500 MNIST images
 _MIN_HOLE = 0.003  # of the box's area: smaller holes are gaps within a stroke
-_MIN_HOLE_PIXELS = 8  # the same for small pictures, where noise makes holes
+_MIN_HOLE_PIXELS = 8  # the same for small images, where noise makes holes
 _MAX_STROKE_WIDTH = 0.5  # of the digit's size; of 800 printed digits, bold ones included, at most 0.33
 
 
 def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """Bring a picture of one digit into MNIST's form. A picture that already has it is returned unchanged to the bit.
+    """Bring an image of one digit into MNIST's form. An image that already has it is returned unchanged to the bit.
 
     Args:
         pixels: uint8 `(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied).
     Returns:
         uint8 `(28, 28, 1)`, light on black, and the corrections that were made, in words and in order.
     Raises:
-        BadInput: the picture is blank, or contains several digits.
+        BadInput: the image is blank, or contains several digits.
     """
     exact = _in_mnist_form(pixels)
     if exact is not None:
@@ -82,11 +82,11 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     strokes = _strokes(ink)
     if max(strokes.box[2:]) < max(_MIN_DIGIT * max(ink.amount.shape), 3):
         raise BadInput(
-            f"The picture ({pixels.shape[1]}x{pixels.shape[0]}) seems blank, with only specks: "
+            f"The image ({pixels.shape[1]}x{pixels.shape[0]}) seems blank, with only specks: "
             "draw a digit with more contrast, or crop closer to it."
         )
     specks, left_out = strokes.specks, strokes.left_out
-    if ink.scale > 1 and max(strokes.box[2:]) < _WORK_SIZE:  # a small digit in a large picture: use its full resolution
+    if ink.scale > 1 and max(strokes.box[2:]) < _WORK_SIZE:  # a small digit in a large image: use its full resolution
         ink = find_ink(_crop_around(pixels, ink, strokes.box))
         strokes = _strokes(ink)
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
@@ -110,7 +110,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
 
 
 def _crop_around(pixels: Array, ink: Ink, box: tuple[int, int, int, int]) -> Array:
-    """The part of the picture around a digit.
+    """The part of the image around a digit.
 
     Args:
         box: x, y, width and height of the digit in the ink map.
@@ -123,7 +123,7 @@ def _crop_around(pixels: Array, ink: Ink, box: tuple[int, int, int, int]) -> Arr
 
 
 def _in_mnist_form(pixels: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]] | None:
-    """The picture and its corrections where at most its colours must be inverted; else None."""
+    """The image and its corrections where at most its colours must be inverted; else None."""
     if pixels.shape[:2] != (SIDE, SIDE):
         return None
     if pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
@@ -138,12 +138,12 @@ def _in_mnist_form(pixels: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...
 
 
 def _one_pixel_per_block(pixels: Array) -> Array | None:
-    """One pixel of each block, for a picture that was enlarged to blocks of equal pixels; None for other pictures.
+    """One pixel of each block, for an image that was enlarged to blocks of equal pixels; None for other images.
 
     The original grey pixels carry more information than the edges of the blocks, and may be MNIST's own.
     """
     shape = height, width = pixels.shape[:2]
-    if max(shape) > LONGEST or min(shape) < 3 * _MIN_BLOCKS:
+    if max(shape) > INK_MAP_SIDE or min(shape) < 3 * _MIN_BLOCKS:
         return None
     green = np.ascontiguousarray(pixels[:, :, pixels.shape[2] // 2])
     rows = np.flatnonzero((green[1:] != green[:-1]).any(axis=1)) + 1
@@ -168,20 +168,20 @@ def _are_block_edges(changes: Array, side: int, counts: Array) -> npt.NDArray[np
     return np.asarray((np.abs(places - np.rint(places)) * side <= counts[:, None] * 1.001).all(axis=1))
 
 
-def is_mnist_form(picture: npt.NDArray[np.uint8]) -> bool:
+def is_mnist_form(image: npt.NDArray[np.uint8]) -> bool:
     """Whether uint8 `(28, 28, 1)` has MNIST's form; all 60,000 training images do."""
-    x, y, width, height = cv2.boundingRect(picture)
+    x, y, width, height = cv2.boundingRect(image)
     if max(width, height) not in (BOX - 1, BOX):  # 19 in 13 of the 60,000 images
         return False
-    if cv2.minMaxLoc(picture)[1] < 254:  # 254 in 5,999 of them
+    if cv2.minMaxLoc(image)[1] < 254:  # 254 in 5,999 of them
         return False
-    top, left = _corner(picture[y : y + height, x : x + width, 0])
+    top, left = _corner(image[y : y + height, x : x + width, 0])
     return abs(y - top) <= _MAX_OFF_CENTRE and abs(x - left) <= _MAX_OFF_CENTRE
 
 
-def are_mnist_form(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def are_mnist_form(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """`is_mnist_form` of each of uint8 `(N, 28, 28, 1)`, N at least 1. All sums are exact, so the results are equal."""
-    grey = pictures[:, :, :, 0]
+    grey = images[:, :, :, 0]
     by_row, by_column = grey.sum(axis=2, dtype=np.int32), grey.sum(axis=1, dtype=np.int32)
     y, height = _extent(by_row > 0)
     x, width = _extent(by_column > 0)
@@ -213,11 +213,11 @@ def _corner(digit: Array) -> tuple[float, float]:
 
 
 def _placed(digit: Array) -> npt.NDArray[np.uint8]:
-    """The digit in a black picture, uint8 `(28, 28, 1)`."""
+    """The digit in a black image, uint8 `(28, 28, 1)`."""
     top, left = (round(edge) for edge in _corner(digit))
-    picture = np.zeros((SIDE, SIDE, 1), np.uint8)
-    picture[top : top + digit.shape[0], left : left + digit.shape[1], 0] = digit
-    return picture
+    image = np.zeros((SIDE, SIDE, 1), np.uint8)
+    image[top : top + digit.shape[0], left : left + digit.shape[1], 0] = digit
+    return image
 
 
 @dataclass(frozen=True)
@@ -294,12 +294,12 @@ def _with_faint_ends(ink: Ink, digit: Array) -> Array | None:
     width = 2 * float(_depth(added).max())
     elongation = np.count_nonzero(added) / width**2
     if width > 2 * _depth(digit).max() or (ink.margin and elongation < _MIN_ELONGATION):
-        return None  # remains of uneven light in a picture of two levels: wider and shorter than strokes
+        return None  # remains of uneven light in an image of two levels: wider and shorter than strokes
     return whole
 
 
 def _depth(mask: Array) -> npt.NDArray[np.float32]:
-    """Distance in pixels from each pixel of a mask to the mask's edge; the border of the picture is an edge too.
+    """Distance in pixels from each pixel of a mask to the mask's edge; the border of the image is an edge too.
 
     The result has one row and one column more than the mask on each side.
     """
@@ -338,7 +338,7 @@ def _check_single(pieces: Array, box: tuple[int, int, int, int]) -> None:
         box: x, y, width and height of all.
     """
     if len(pieces) > _MAX_STROKES:
-        raise BadInput(f"The picture has {len(pieces)} separate marks, not a single digit: crop it to one digit.")
+        raise BadInput(f"The image has {len(pieces)} separate marks, not a single digit: crop it to one digit.")
     boxes = [[int(v) for v in (x, y, x + w, y + h)] for x, y, w, h, _ in pieces]
     size = max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)
     digits: list[list[int]] = []
@@ -356,9 +356,9 @@ def _check_single(pieces: Array, box: tuple[int, int, int, int]) -> None:
     tallest = int(pieces[:, 3].max())
     count = sum(y1 - y0 >= _SAME_HEIGHT * tallest for _, y0, _, y1 in digits)
     if count > _MAX_DIGITS:
-        raise BadInput(f"The picture has {count} separate marks, not a single digit: crop it to one digit.")
+        raise BadInput(f"The image has {count} separate marks, not a single digit: crop it to one digit.")
     if count > 1:
-        raise BadInput(f"The picture seems to contain {count} digits: crop it to one digit.")
+        raise BadInput(f"The image seems to contain {count} digits: crop it to one digit.")
     if box[2] > _MAX_ASPECT * box[3]:
         raise BadInput(
             f"The drawing is {box[2] / box[3]:.1f} times as wide as it is high, wider than any digit: "

@@ -5,7 +5,7 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 import importlib
 from typing import TYPE_CHECKING, cast
 
-from zoo.images.limits import LONGEST, max_pixels
+from zoo.images.limits import MAX_SIDE, max_pixels
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -111,6 +111,6 @@ def declared_pixels(data: bytes) -> int:
         if format not in READ:
             return 0
         width, height = reader(format).size(data)
-        return width * height if max(width, height) <= LONGEST and width * height <= max_pixels() else 0
+        return width * height if max(width, height) <= MAX_SIDE and width * height <= max_pixels() else 0
     except Exception:
         return 0

@@ -1,4 +1,4 @@
-"""A picture → its ink map: how much each pixel differs from the paper around it, for any colours and lighting.
+"""An image → its ink map: how much each pixel differs from the paper around it, for any colours and lighting.
 
 Pen on white, chalk on black, white ink on transparency and red on blue all become light ink on black.
 `zoo/images/digits.py` finds the digit in the map.
@@ -26,7 +26,7 @@ from zoo.images.levels import (
     two_levels,
 )
 
-LONGEST = 512  # pixels per side: at this size a 7-pixel pen line of a 12-megapixel photo is still one pixel wide
+INK_MAP_SIDE = 512  # pixels per side: at this size a 7-pixel pen line of a 12-megapixel photo is still one pixel wide
 _WIDEST_STROKE = 0.33  # of a drawing's longer side: a stroke that fills a third of it leaves no room for a digit
 _SAME_COLOUR = 12  # grey levels of 255: JPEG and sensor noise on flat paper stay within them
 _PLAIN_BORDER = 24  # grey levels: a border that varies less has one colour
@@ -39,14 +39,14 @@ FADED = 0.2  # of full ink: how faint a stroke may become that is connected to a
 
 @dataclass(frozen=True)
 class Ink:
-    """The ink map of a picture.
+    """The ink map of an image.
 
     Attributes:
         amount: float32 `(h, w)`, about 0 for paper and at most about 1.
         thresholds: amounts from which on a pixel is ink. The low one keeps faint parts of strokes. The high one,
             Otsu's, also separates the ink from fainter lines that are printed on the paper.
         faintest: amount above the paper's noise, from which on a pixel may belong to a fading stroke.
-        scale: pixels of the picture per pixel of the map, along one side.
+        scale: pixels of the image per pixel of the map, along one side.
         margin: pixels of paper that were added on each side of the map, because the ink may touch the frame.
         sure: whether it is clear which of two levels is the ink.
         corrections: the corrections that were made, in words.
@@ -62,17 +62,17 @@ class Ink:
 
 
 def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
-    """Make the ink map of a picture.
+    """Make the ink map of an image.
 
     Args:
         pixels: uint8 `(H, W, C)`, C 1, 3 or 4 (RGBA, alpha not premultiplied).
     Returns:
         Ink whose map has at most 512 pixels per side.
     Raises:
-        BadInput: nothing in the picture stands out from its background.
+        BadInput: nothing in the image stands out from its background.
     """
     height, width = pixels.shape[:2]
-    scale = -(-max(height, width) // LONGEST)
+    scale = -(-max(height, width) // INK_MAP_SIDE)
     channels, corrections = _visible(_reduced(pixels, scale) if scale > 1 else pixels)
     drawing = _drawing(channels) if _has_plain_border(channels) else None
     if drawing is None:
@@ -108,7 +108,7 @@ def _has_plain_border(channels: Array) -> bool:
 
 
 def _reduced(pixels: Array, factor: int) -> Array:
-    """The picture made smaller by a whole factor.
+    """The image made smaller by a whole factor.
 
     INTER_AREA makes a thin line fainter instead of dropping it, and is fast for whole factors.
     """
@@ -128,7 +128,7 @@ def _visible(pixels: Array) -> tuple[Array, list[str]]:
     colours, alpha = np.ascontiguousarray(pixels[:, :, :3]), np.ascontiguousarray(pixels[:, :, 3])
     low, high, _, _ = cv2.minMaxLoc(alpha)
     if high < 16:  # at most 6 % opaque, which is invisible
-        raise BadInput("The picture is fully transparent: draw a digit, or flatten the picture.")
+        raise BadInput("The image is fully transparent: draw a digit, or flatten the image.")
     if high - low < 16:
         return colours, []
     opaque = (alpha > (low + high) / 2).astype(np.uint8)
@@ -156,7 +156,7 @@ def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
         return None
     if shares[_SAME_COLOUR] < 0.8:
         # A bold digit may cover more than its paper. Then the colour that covers more of the border is the paper: true
-        # for all of 600 MNIST digits cropped to their ink, also where they are bold and cover most of the picture.
+        # for all of 600 MNIST digits cropped to their ink, also where they are bold and cover most of the image.
         second = _common_colour(channels[distance > _SAME_COLOUR])
         from_second = _distance(channels, second)
         if _at_border(from_second <= _SAME_COLOUR) > _at_border(distance <= _SAME_COLOUR):
@@ -275,7 +275,7 @@ def _thresholds(amount: Array, photograph: bool, height: int, width: int) -> tup
     above = amount[amount > floor]
     if above.size == 0:
         raise BadInput(
-            f"The picture ({width}x{height}) seems blank, because no ink stands out from the background: "
+            f"The image ({width}x{height}) seems blank, because no ink stands out from the background: "
             "draw a digit with more contrast."
         )
     levels = np.asarray(np.minimum(above * 255, 255), np.uint8)

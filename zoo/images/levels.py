@@ -1,6 +1,6 @@
-"""For a picture of two levels under smooth light, whose ink may touch the frame: which of the two levels is the ink?
+"""For an image of two levels under smooth light, whose ink may touch the frame: which of the two levels is the ink?
 
-Where ink touches the frame, neither the border nor the rarer level shows what the paper is. So the picture is first
+Where ink touches the frame, neither the border nor the rarer level shows what the paper is. So the image is first
 split into two levels, without preferring either. Then the shape of both decides: ink is one piece of strokes of even
 width, and paper covers the border and the corners.
 """
@@ -17,7 +17,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
-SMALL = 96  # pixels per side of the reduced picture: light changes slowly, and thin strokes are still visible
+SMALL = 96  # pixels per side of the reduced image: light changes slowly, and thin strokes are still visible
 _LOG_OFFSET = 32.0  # grey levels added before the logarithm, which makes light additive; keeps noise in black small
 _LOG_SPAN = float(np.log((255 + _LOG_OFFSET) / _LOG_OFFSET))
 LOG_LIGHT = (np.log((np.arange(256) + _LOG_OFFSET) / _LOG_OFFSET) / _LOG_SPAN).astype(np.float32)  # grey level → 0 to 1
@@ -25,10 +25,10 @@ LOG_LIGHT = (np.log((np.arange(256) + _LOG_OFFSET) / _LOG_OFFSET) / _LOG_SPAN).a
 WIDEST_STROKE = 0.45  # of the shorter side: anything wider is paper, table or shadow
 _GREY_AXIS = 0.5  # sum of an axis that light changes; in a smaller one, such as red against green, light cancels out
 _MAX_ROUNDS = 10  # of fitting levels and light in turn; three to five are usual
-_RIDGE = np.array([3e-4, 3e-4, 3e-4, 1e-6, 1e-6], np.float32)  # keeps light from bending within narrow pictures
+_RIDGE = np.array([3e-4, 3e-4, 3e-4, 1e-6, 1e-6], np.float32)  # keeps light from bending within narrow images
 _UNEXPLAINED = 0.6  # of the variance that two plain levels leave: uneven light must leave less
 
-# Whether the picture has two levels and nothing else. The bounds lie between the values of 3,400 tight digits (MNIST's
+# Whether the image has two levels and nothing else. The bounds lie between the values of 3,400 tight digits (MNIST's
 # training images, printed and drawn digits, and scikit-learn's) and those of 1,000 shadows, sheets on tables and blank
 # sheets.
 _MIN_EXPLAINED = 0.72  # of the variance after light; two levels explain 2 / π of normal noise, 0.75 of most digits
@@ -36,7 +36,7 @@ _MIN_EXPLAINED_MARGIN = 0.8  # the same where the ink does not touch the frame
 _MIN_THICK_MARGIN = 0.2  # of the shorter side: thinner ink with a margin is found without knowing the levels
 _MIN_CLEAR = 1.5  # score, plus its lead over the other level, minus twice the width; 0.5 % of the digits have less
 _MIN_SURE = 1.8  # the same: a result with less is doubtful
-_NARROW = 0.35  # width / height of a picture of a one and nothing else, in which either level may look like strokes
+_NARROW = 0.35  # width / height of an image of a one and nothing else, in which either level may look like strokes
 _ONE_CONTACT = 0.25  # of the border: a digit that covers more touches it in several places, a shadow in one
 _MAX_ASPECT = 2.5  # width / height of the ink; a digit has at most 2.3
 _MAX_CLOUDED = 0.2  # of the contrast: how much half of the paper may differ from its purer half
@@ -59,7 +59,7 @@ _MIN_RECTANGLE_HOLE = 1.6  # length of the hole in such a sheet
 
 @dataclass(frozen=True)
 class Levels:
-    """The ink of a picture of two levels.
+    """The ink of an image of two levels.
 
     Attributes:
         amount: float32 `(H, W)`, 0 for paper, `contrast` for ink.
@@ -75,14 +75,14 @@ class Levels:
 
 
 def two_levels(channels: Array, small: Array, axis: Array) -> Levels | None:
-    """The ink of a picture whose ink may touch the frame.
+    """The ink of an image whose ink may touch the frame.
 
     Args:
         channels: uint8 `(H, W, 1 or 3)`.
         small: `reduced(channels, SMALL)`.
         axis: the `main_axis` of `small`.
     Returns:
-        None where two levels and smooth light do not explain the picture: shadows, the edge of a table, thin lines.
+        None where two levels and smooth light do not explain the image: shadows, the edge of a table, thin lines.
     """
     split = _split(small, axis)
     if split is None:
@@ -172,8 +172,8 @@ class _Split:
 def _split(small: Array, axis: Array) -> _Split | None:
     """The two levels of a mix of channels (N. Otsu: A threshold selection method from gray-level histograms, 1979).
 
-    Where it explains the picture much better, smooth light is fitted to the logarithm, in turn with the levels.
-    None for a picture of one level.
+    Where it explains the image much better, smooth light is fitted to the logarithm, in turn with the levels.
+    None for an image of one level.
     """
     height, width = small.shape[:2]
     upper, explained = _otsu(small.reshape(height * width, -1) @ axis)
@@ -232,7 +232,7 @@ class _Shape:
         rim: share of the border that it covers.
         corners: share of the corners that it covers.
         uneven: standard deviation of its stroke width, relative to the mean.
-        thick: its largest width, as a share of the picture's longer side.
+        thick: its largest width, as a share of the image's longer side.
     """
 
     main: float
@@ -266,7 +266,7 @@ class _Shape:
 
 
 def _has_only_two_levels(ink: Mask, share: Array, shape: _Shape) -> bool:
-    """Whether the picture has no third level, and no digit apart from the ink.
+    """Whether the image has no third level, and no digit apart from the ink.
 
     Args:
         share: float32 `(h, w)`, 0 for paper, 1 for ink, and below 0 or above 1 for a third level.
@@ -341,7 +341,7 @@ class _Pieces:
 
 
 def _flattened(channels: Array, light: Array) -> npt.NDArray[np.float32]:
-    """float32 `(H, W, C)`: the picture under even light. `light` is as in `_Split`."""
+    """float32 `(H, W, C)`: the image under even light. `light` is as in `_Split`."""
     if not light.any():
         return channels.astype(np.float32)
     height, width = channels.shape[:2]

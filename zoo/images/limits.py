@@ -1,4 +1,4 @@
-"""Limits on pixels and on the memory for decoding, checked before a picture is decoded."""
+"""Limits on pixels and on the memory for decoding, checked before an image is decoded."""
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
@@ -8,18 +8,18 @@ from functools import cache
 from zoo.errors import BadInput, WrongUsage
 
 VARIABLE = "ZOO_MAX_MEGAPIXELS"
-LONGEST = 65_535  # pixels per side, as in JPEG: resizing needs tables for every column
+MAX_SIDE = 65_535  # pixels per side, as in JPEG: resizing needs tables for every column
 MEGAPIXELS = 25.0  # default limit; a camera's 24 million pixels fit
 LEAST = 100_000  # pixels: no limit can be set lower
-_BUFFERS = 40_000_000  # bytes that decoders take for themselves, even for a small picture
-_BYTES_PER_PIXEL = 10  # 250 MB at 25 million pixels: two copies of an RGBA picture, and the file
+_BUFFERS = 40_000_000  # bytes that decoders take for themselves, even for a small image
+_BYTES_PER_PIXEL = 10  # 250 MB at 25 million pixels: two copies of an RGBA image, and the file
 
 
 @cache
 def max_pixels() -> int:
-    """The largest number of pixels of a picture. Raises WrongUsage if the environment variable is not a valid number.
+    """The largest number of pixels of an image. Raises WrongUsage if the environment variable is not a valid number.
 
-    `ZOO_MAX_MEGAPIXELS` is read for the first picture: set it earlier, and start worker processes after setting it.
+    `ZOO_MAX_MEGAPIXELS` is read for the first image: set it earlier, and start worker processes after setting it.
     """
     value = os.environ.get(VARIABLE) or MEGAPIXELS
     try:
@@ -32,15 +32,15 @@ def max_pixels() -> int:
 
 
 def max_memory() -> int:
-    """The most bytes that decoding a picture may take, including its file."""
+    """The most bytes that decoding an image may take, including its file."""
     return max(_BYTES_PER_PIXEL * max_pixels(), _BUFFERS)
 
 
 def check_size(width: int, height: int, name: str) -> None:
     """Raise BadInput for too many pixels, in total or per side."""
-    if max(width, height) > LONGEST:
+    if max(width, height) > MAX_SIDE:
         raise BadInput(
-            f"{name} has {width}x{height} pixels, more than the limit of {LONGEST:,} per side: make it smaller."
+            f"{name} has {width}x{height} pixels, more than the limit of {MAX_SIDE:,} per side: make it smaller."
         )
     if width * height > max_pixels():
         raise BadInput(

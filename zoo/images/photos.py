@@ -1,4 +1,4 @@
-"""A photograph of any size and shape → the small colour picture that a network for photographs takes."""
+"""A photograph of any size and shape → the small colour image that a network for photographs takes."""
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
@@ -15,7 +15,7 @@ from zoo.images.formats.common import strips
 Fit = Literal["crop", "whole"]
 FITS: tuple[Fit, ...] = ("crop", "whole")
 
-MAX_ASPECT = 8  # longer side / shorter side: the centre of a longer strip shows too little of the picture
+MAX_ASPECT = 8  # longer side / shorter side: the centre of a longer strip shows too little of the image
 
 
 def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tuple[str, ...]]:
@@ -24,12 +24,12 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
     Args:
         pixels: uint8 `(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied).
         expected: the network's input, C 3.
-        fit: "crop" takes the largest centred piece of the right proportions; "whole" scales the whole picture to fit,
+        fit: "crop" takes the largest centred piece of the right proportions; "whole" scales the whole image to fit,
             padded with its mean colour.
     Returns:
         uint8 `(expected.height, expected.width, 3)`, and the corrections in words, in order.
     Raises:
-        BadInput: a picture so thin that cropping would show too little of it, or that the whole of it would be less
+        BadInput: an image so narrow that cropping would show too little of it, or that the whole of it would be less
             than a pixel wide.
     """
     height, width = pixels.shape[:2]
@@ -43,8 +43,8 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
     if fit == "crop":
         if max(height / width, width / height) > MAX_ASPECT:
             raise BadInput(
-                f"The picture ({width}x{height}) is too thin, its centre would show little of it: "
-                "crop it yourself, or use the whole picture (fit='whole')."
+                f"The image ({width}x{height}) is too narrow to crop: "
+                'use the whole image (--fit whole, fit="whole"), or crop it yourself.'
             )
         colour = _opaque_colour(_centre(pixels, expected.width / expected.height))
         if colour.shape[:2] != (height, width):
@@ -53,7 +53,7 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
         resized = _resized(colour, expected.width, expected.height)
     else:
         if max(height / width, width / height) > max(expected.height, expected.width):
-            raise BadInput(f"The picture ({width}x{height}) is too thin to be reduced as a whole: crop it.")
+            raise BadInput(f"The image ({width}x{height}) is too narrow to be reduced as a whole: crop it.")
         colour = _opaque_colour(pixels)
         scale = min(expected.height / height, expected.width / width)
         small = _resized(colour, max(1, round(width * scale)), max(1, round(height * scale)))

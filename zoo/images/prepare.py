@@ -1,4 +1,4 @@
-"""Any picture → the array that a network takes, and the corrections in words."""
+"""Any image → the array that a network takes, and the corrections in words."""
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
@@ -22,12 +22,15 @@ _unexpected = 0
 
 
 def unexpected_errors() -> int:
-    """How many pictures this process refused because of an unexpected error."""
+    """How many images this process refused because of an unexpected error."""
     return _unexpected
 
 
 def prepare(source: Any, expected: Input, fit: Fit = "crop") -> tuple[Pixels, tuple[str, ...]]:
-    """Decode and correct one picture.
+    """Decode and correct one image.
+
+    Lists of images go through `zoo.model.prepare_all`, which leaves out this function for plain PNG files of the
+    network's size (`ready.py`).
 
     Args:
         source: as in `zoo.images.read.decode`.
@@ -36,14 +39,14 @@ def prepare(source: Any, expected: Input, fit: Fit = "crop") -> tuple[Pixels, tu
     Returns:
         uint8 `expected.shape`, and the corrections in the order in which they were made.
     Raises:
-        BadInput: the picture cannot be read, or cannot be brought into the network's form. Unexpected errors become
+        BadInput: the image cannot be read, or cannot be brought into the network's form. Unexpected errors become
             BadInput too; they are counted, and logged with their traceback by the logger "zoo" at debug level.
     """
     corrector = CORRECTORS[expected.form]
     try:
-        picture = decode(source)
-        pixels, corrections = corrector(picture.pixels, expected, fit)
-        return pixels, picture.corrections + corrections
+        image = decode(source)
+        pixels, corrections = corrector(image.pixels, expected, fit)
+        return pixels, image.corrections + corrections
     except ZooError:
         raise
     except MemoryError:
@@ -51,7 +54,7 @@ def prepare(source: Any, expected: Input, fit: Fit = "crop") -> tuple[Pixels, tu
     except Exception as error:
         _log_unexpected(error)
         raise BadInput(
-            f"{describe(source)} cannot be processed (unexpected {type(error).__name__}): please report the picture."
+            f"{describe(source)} cannot be processed (unexpected {type(error).__name__}): please report this image."
         ) from None
 
 
@@ -61,4 +64,4 @@ def _log_unexpected(error: Exception) -> None:
         _unexpected += 1
     import logging
 
-    logging.getLogger("zoo").debug("A picture met an unexpected error", exc_info=error)
+    logging.getLogger("zoo").debug("Unexpected error for an image", exc_info=error)

@@ -1,4 +1,4 @@
-"""Any source of a picture (path, bytes, open file, PIL image or array) → upright uint8 pixels and corrections.
+"""Any source of an image (path, bytes, open file, PIL image or array) → upright uint8 pixels and corrections.
 
 Files are decoded by `zoo/images/decode.py`.
 """
@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput, reason
-from zoo.images.decode import ROTATED, Picture, as_bad_input, decode_bytes, upright
+from zoo.images.decode import ROTATED, DecodedImage, as_bad_input, decode_bytes, upright
 from zoo.images.formats.common import pillow_pixels, to_8_bits
 from zoo.images.headers import READ, START, sniff
 from zoo.images.limits import check_size
 
-LARGEST = 128 * 2**20  # bytes of a file: more than 25 million pixels take as uncompressed RGBA
+MAX_FILE_BYTES = 128 * 2**20  # bytes of a file: more than 25 million pixels take as uncompressed RGBA
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def describe(source: Any) -> str:
     return f"<{type(source).__name__}>"
 
 
-def decode(source: Any) -> Picture:
+def decode(source: Any) -> DecodedImage:
     """Turn a source into upright 8-bit pixels.
 
     Args:
@@ -68,11 +68,11 @@ def decode(source: Any) -> Picture:
     if hasattr(source, "getexif") and hasattr(source, "convert"):
         return _from_pillow(source, describe(source))
     raise BadInput(
-        f"Cannot read a picture from {type(source).__name__!r}: pass a path, bytes, a PIL image or a NumPy array."
+        f"Cannot read an image from {type(source).__name__!r}: pass a path, bytes, a PIL image or a NumPy array."
     )
 
 
-def _from_pillow(image: Any, name: str) -> Picture:
+def _from_pillow(image: Any, name: str) -> DecodedImage:
     """An image that is opened but not loaded is decoded from its file, with the same result as for the file."""
     with as_bad_input(name):
         check_size(image.width, image.height, name)
@@ -90,7 +90,7 @@ def _from_pillow(image: Any, name: str) -> Picture:
         corrections = ((f"used frame {frame + 1}",) if frame else ()) + corrections + reduced
         if orientation in range(2, 9):
             pixels, corrections = upright(pixels, orientation), (*corrections, ROTATED)
-        return Picture(pixels, corrections)
+        return DecodedImage(pixels, corrections)
 
 
 def _unloaded_file(image: Any) -> bytes | None:
@@ -103,7 +103,7 @@ def _unloaded_file(image: Any) -> bytes | None:
     place = file.tell()
     try:
         file.seek(0)
-        return bytes(file.read(LARGEST))
+        return bytes(file.read(MAX_FILE_BYTES))
     finally:
         file.seek(place)
 
@@ -131,8 +131,8 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         status = os.fstat(descriptor)
         if stat.S_IFMT(status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             raise BadInput(f"{os.fsdecode(path)} is a pipe or a device, not an image file: read it and pass the bytes.")
-        if (size := status.st_size) > LARGEST:
-            raise BadInput(f"{os.fsdecode(path)} has {size:,} bytes, more than the limit of {LARGEST:,}.")
+        if (size := status.st_size) > MAX_FILE_BYTES:
+            raise BadInput(f"{os.fsdecode(path)} has {size:,} bytes, more than the limit of {MAX_FILE_BYTES:,}.")
         data = os.read(descriptor, size + 1)
         if len(data) == size > 0:
             return data
@@ -144,7 +144,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 def _read_open(file: Any) -> bytes:
     parts: list[bytes] = []
-    remaining = LARGEST + 1
+    remaining = MAX_FILE_BYTES + 1
     try:
         while remaining > 0 and (part := file.read(remaining)):
             if not isinstance(part, bytes):
@@ -156,15 +156,15 @@ def _read_open(file: Any) -> bytes:
     except (OSError, ValueError) as error:
         raise BadInput(f"The file cannot be read ({reason(error)}): open it again.") from None
     if remaining <= 0:
-        raise BadInput(f"The file has more bytes than the limit of {LARGEST:,}.")
+        raise BadInput(f"The file has more bytes than the limit of {MAX_FILE_BYTES:,}.")
     return b"".join(parts)
 
 
-def _from_array(array: npt.NDArray[Any]) -> Picture:
+def _from_array(array: npt.NDArray[Any]) -> DecodedImage:
     shape_ok = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if not shape_ok or 0 in array.shape:
         raise BadInput(f"The array has shape {array.shape}: pass (H, W) or (H, W, C) with C 1, 3 or 4.")
     check_size(array.shape[1], array.shape[0], "The array")
     with as_bad_input("The array"):
         values = np.asarray(array)  # the data of a subclass, such as a masked array
-        return Picture(*to_8_bits(values.reshape(*values.shape[:2], -1)))
+        return DecodedImage(*to_8_bits(values.reshape(*values.shape[:2], -1)))

@@ -4,6 +4,8 @@ Data sets consist of such files. One by one, decoding and checking a 28x28 image
 pixels need, because each call of OpenCV or NumPy costs about a microsecond. Here all images of a chunk share the calls:
 their rows become one tall PNG, separated by black rows, which OpenCV decodes at once, and the form of all digits is
 tested by array operations. The pixels equal those of `zoo.images.prepare.prepare` to the bit.
+
+`zoo.model.prepare_all` uses these pixels instead of `prepare` where a list has at least `MIN_IMAGES` such files.
 """
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
@@ -24,7 +26,7 @@ from zoo.images.formats.png import decode_inflated, inflated_rows
 from zoo.images.read import Named, read_file
 
 MIN_IMAGES = 4  # fewer gain nothing
-KINDS = {1: b"\x08\0\0\0\0", 3: b"\x08\2\0\0\0"}  # channels -> bit depth, colour type, three zeros (grey, RGB)
+PNG_HEADERS = {1: b"\x08\0\0\0\0", 3: b"\x08\2\0\0\0"}  # channels -> bit depth, colour type, three zeros (grey, RGB)
 
 
 def ready_pixels(sources: Sequence[Any], expected: Input) -> dict[int, npt.NDArray[np.uint8]]:
@@ -40,12 +42,12 @@ def ready_pixels(sources: Sequence[Any], expected: Input) -> dict[int, npt.NDArr
         position -> uint8 `expected.shape`, read-only views of one array.
     """
     height, width, channels = expected.shape
-    if len(sources) < MIN_IMAGES or channels not in KINDS:
+    if len(sources) < MIN_IMAGES or channels not in PNG_HEADERS:
         return {}
     positions, rows = [], []
     for position, source in enumerate(sources):
         data = _content(source)
-        raw = inflated_rows(data, width, height, KINDS[channels]) if data else None
+        raw = inflated_rows(data, width, height, PNG_HEADERS[channels]) if data else None
         if raw is not None:
             positions.append(position)
             rows.append(raw)
@@ -77,11 +79,11 @@ def _decoded(rows: list[bytes], width: int, height: int, channels: int) -> npt.N
     A row's filter refers to the row above, which for an image's first row counts as zero (PNG specification, 9.2).
     """
     separator = bytes(width * channels + 1)  # filter 0, all black
-    tall = len(rows) * (height + 1)
-    header = b"IHDR" + struct.pack(">II", width, tall) + KINDS[channels]
+    total_height = len(rows) * (height + 1)
+    header = b"IHDR" + struct.pack(">II", width, total_height) + PNG_HEADERS[channels]
     start = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", crc32(header))
     pixels = decode_inflated(start, separator.join([*rows, b""]))
-    if pixels is None or pixels.shape != (tall, width, channels):
+    if pixels is None or pixels.shape != (total_height, width, channels):
         return None
     images = np.ascontiguousarray(pixels.reshape(len(rows), height + 1, width, channels)[:, :height])
     images.flags.writeable = False

@@ -1,4 +1,4 @@
-"""Kernels and activations of every layer for one picture, from the ONNX file alone.
+"""Kernels and activations of every layer for one image, from the ONNX file alone.
 
 The values of every layer are added to the graph's outputs, and the graph is run once. `plots.py` draws the result.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card, Layer
-from zoo.errors import BadInput, BadModel, ZooError, reason
+from zoo.errors import BadModel, WrongUsage, ZooError, reason
 from zoo.images.decode import Pixels
 from zoo.images.prepare import prepare
 from zoo.images.read import decode
@@ -22,7 +22,7 @@ from zoo.runtime import open_session
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer and its values for one picture."""
+    """A layer and its values for one image."""
 
     layer: Layer
     field: Field  # the receptive field of a value
@@ -35,7 +35,7 @@ class Inside:
     """The result of `look_inside`."""
 
     card: Card
-    picture: Pixels  # the decoded picture
+    image: Pixels  # the decoded image
     seen: Pixels  # uint8 `(H, W, C)`: the network's input
     corrections: tuple[str, ...]
     stages: tuple[Stage, ...]  # in graph order
@@ -43,13 +43,13 @@ class Inside:
 
 
 def look_inside(name: str, source: Any) -> Inside:
-    """Run one picture through a model and return the values of every layer.
+    """Run one image through a model and return the values of every layer.
 
     Args:
         name: a model's name, .onnx file or folder, as in `zoo.load`.
-        source: a picture, as in `Model.predict`. It is read only once, so an open file or a pipe is possible.
+        source: an image, as in `Model.predict`. It is read only once, so an open file or a pipe is possible.
     Raises:
-        BadInput: the picture cannot be classified.
+        BadInput: the image cannot be classified.
         ModelNotFound, BadModel, DeviceUnavailable: as in `zoo.load`.
         ZooError: the package onnx is not installed.
     """
@@ -59,15 +59,15 @@ def look_inside(name: str, source: Any) -> Inside:
         raise ZooError("Inspecting a model needs the package onnx: pip install 'pocketzoo[inspect]'.") from None
     content, source_name, _ = model_file(name)
     card = Model(content, "cpu", source_name).card
-    picture = decode(source)
-    seen, corrections = prepare(picture.pixels, card.input)
+    image = decode(source)
+    seen, corrections = prepare(image.pixels, card.input)
     try:
         stages, probabilities = _stages(content, seen, source_name)
     except ZooError:
         raise
     except Exception as error:  # for a foreign graph, onnx, its shape inference and the runtime can raise anything
         raise BadModel(f"The layers of {source_name} cannot be read ({reason(error)}): export it again.") from None
-    return Inside(card, picture.pixels, seen, picture.corrections + corrections, stages, probabilities)
+    return Inside(card, image.pixels, seen, image.corrections + corrections, stages, probabilities)
 
 
 def _stages(content: bytes, seen: Pixels, source_name: str) -> tuple[tuple[Stage, ...], npt.NDArray[np.float32]]:
@@ -92,19 +92,21 @@ def _stages(content: bytes, seen: Pixels, source_name: str) -> tuple[tuple[Stage
 
 
 def parse_unit(text: str) -> tuple[str, int, int]:
-    """`conv4:3,5` → layer, row and column. Raises BadInput."""
+    """`conv4:3,5` → layer, row and column. Raises WrongUsage."""
     match = re.fullmatch(r"(\w+):(\d+),(\d+)", text)
     if not match:
-        raise BadInput(f"{text!r} is not a unit: write LAYER:ROW,COLUMN, such as conv4:3,5.")
+        raise WrongUsage(f"Invalid --unit {text!r}: use LAYER:ROW,COLUMN, such as conv4:3,5.")
     return match[1], int(match[2]), int(match[3])
 
 
 def unit_of(stage: Stage, row: int | None = None, column: int | None = None) -> tuple[int, int]:
-    """Row and column of a unit in a stage's maps, by default the middle. Raises BadInput for a unit outside of them."""
+    """Row and column of a unit in a stage's maps, by default the middle. Raises WrongUsage for a unit outside."""
     _, height, width = stage.values.shape
     row, column = height // 2 if row is None else row, width // 2 if column is None else column
     if not (0 <= row < height and 0 <= column < width):
-        raise BadInput(f"{stage.layer.name} has units from 0,0 to {height - 1},{width - 1}; {row},{column} is outside.")
+        raise WrongUsage(
+            f"{stage.layer.name} has no unit {row},{column}: use ROW 0 to {height - 1} and COLUMN 0 to {width - 1}."
+        )
     return row, column
 
 

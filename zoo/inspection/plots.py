@@ -1,6 +1,6 @@
-"""Draws the results of `zoo/inspection/activations.py` as PNG pictures, each with a title and an explanation.
+"""Draws the results of `zoo/inspection/activations.py` as PNG figures, each with a title and an explanation.
 
-Maps and kernels are tiled with NumPy and coloured with a table; Pillow draws the text. A picture takes about 20 ms. A
+Maps and kernels are tiled with NumPy and coloured with a table; Pillow draws the text. A figure takes about 20 ms. A
 matplotlib figure with one pair of axes per map took 0.3 to 1 s.
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from zoo.errors import BadInput
+from zoo.errors import WrongUsage
 from zoo.inspection.activations import Inside, Stage, pixels_seen, unit_of
 
 INK, PAPER, GREY, BOX = "#1f2328", "#ffffff", "#8c959f", "#d1242f"
-MAX_TILES = 64  # maps or kernels in one picture; more would be too small to see
+MAX_TILES = 64  # maps or kernels in one figure; more would be too small to see
 MAX_BARS = 12  # labels with a bar; for more labels, only the most probable ones
 
 MARGIN = 12  # pixels, like all numbers below
@@ -36,54 +36,61 @@ Unit = tuple[str, int | None, int | None]  # name of a layer, row, column
 # Red for positive and blue for negative: the 11 colours of RdBu (https://colorbrewer2.org), from the negative end.
 _RED_BLUE = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f"
 
-# Explanations of the terms of week 1 of the course, each below a picture that shows it.
-KERNEL = "A kernel (or filter) is a small pattern of weights that slides over the picture: a feature extractor."
-FEATURE_MAP = "A feature map is the output of one kernel: bright where the picture matches the kernel's pattern."
-ACTIVATION = "The activation function, ReLU, sets negative values to zero. Without it, all layers would act as one."
+# Explanations of the basic terms of convolutional networks, each shown below a figure's title.
+KERNEL = "A kernel (or filter) is a small pattern of weights that slides over the image: a feature extractor."
+FEATURE_MAP = "A feature map is the output of one kernel: bright where the image matches the kernel's pattern."
+ACTIVATION = (
+    "The activation function, ReLU, sets negative values to zero. Without it, several layers could be replaced by one."
+)
 ONE_BY_ONE = "A 1x1 convolution mixes the channels of each position, without its neighbours."
 THREE_BY_THREE = "A 3x3 convolution combines each position with its eight neighbours."
-POOL = "A max pool keeps the largest value of each 2x2 block: half the size, and twice the reach of later layers."
-AVERAGE = "A global average pool gives one number per feature map: how strongly its pattern occurs anywhere."
+POOL = (
+    "A max pool keeps the largest value of each 2x2 block. This halves the size of the maps, "
+    "so later layers combine values from larger parts of the image."
+)
+AVERAGE = (
+    "A global average pool reduces each feature map to its mean: how strongly its pattern occurs in the whole image."
+)
 DENSE = "A dense layer computes each output as a weighted sum of all inputs."
 LOCAL = (
     "The local receptive field is the kernel's size; the global one is the part of the input that a value depends on."
 )
 
 
-def write_pictures(inside: Inside, folder: Path, unit: Unit | None = None) -> list[Path]:
-    """Draw all pictures of `draw_pictures` and return their paths as a list."""
-    return list(draw_pictures(inside, folder, unit))
+def write_figures(inside: Inside, folder: Path, unit: Unit | None = None) -> list[Path]:
+    """Draw all figures of `draw_figures` and return their paths as a list."""
+    return list(draw_figures(inside, folder, unit))
 
 
-def draw_pictures(inside: Inside, folder: Path, unit: Unit | None = None) -> Iterator[Path]:
+def draw_figures(inside: Inside, folder: Path, unit: Unit | None = None) -> Iterator[Path]:
     """Draw the result, receptive fields, kernels and feature maps into PNG files in a folder.
 
     Args:
         unit: layer name, row and column of the unit whose receptive field is drawn. Default: the middle of each layer.
     Returns:
-        An iterator over the paths in reading order, each as soon as its picture is written.
+        An iterator over the paths in reading order, each as soon as its figure is written.
     Raises:
-        BadInput: there is no such unit.
+        WrongUsage: there is no such unit.
     """
     names = [stage.layer.name for stage in inside.stages]
     if unit and unit[0] not in names:
-        raise BadInput(f"{inside.card.name} has no layer {unit[0]!r}: there are {', '.join(names)}.")
+        raise WrongUsage(f"{inside.card.name} has no layer {unit[0]!r}: use one of {', '.join(names)}.")
     for stage in inside.stages:
         if unit and stage.layer.name == unit[0]:
             unit_of(stage, *unit[1:])
     folder.mkdir(parents=True, exist_ok=True)
-    return _written(_pictures(inside, unit), folder)
+    return _written(_figures(inside, unit), folder)
 
 
-def _written(pictures: Iterator[tuple[str, Image.Image]], folder: Path) -> Iterator[Path]:
-    for name, picture in pictures:
+def _written(figures: Iterator[tuple[str, Image.Image]], folder: Path) -> Iterator[Path]:
+    for name, figure in figures:
         path = folder / f"{name}.png"
-        picture.save(path)
+        figure.save(path)
         yield path
 
 
-def _pictures(inside: Inside, unit: Unit | None) -> Iterator[tuple[str, Image.Image]]:
-    """Names and pictures, in reading order."""
+def _figures(inside: Inside, unit: Unit | None) -> Iterator[tuple[str, Image.Image]]:
+    """Names and figures, in reading order."""
     yield "1-answer", _answer(inside)
     yield "2-receptive-fields", _fields(inside, unit)
     convolutions = [stage for stage in inside.stages if stage.kernels is not None and stage.kernels.shape[-1] > 1]
@@ -108,7 +115,7 @@ def _font(size: int, bold: bool = False) -> Any:
 
 
 def _sheet(width: int, height: int, title: str, sentence: str) -> tuple[Image.Image, Any]:
-    """An empty picture and its pen, with a title at the top left and an explanation of at most two lines below it."""
+    """An empty figure and its pen, with a title at the top left and an explanation of at most two lines below it."""
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     room = width - 2 * MARGIN
@@ -152,7 +159,7 @@ def _rgb(pixels: npt.NDArray[np.uint8]) -> RGB:
 
 
 def _scaled(pixels: RGB, side: int) -> tuple[RGB, float]:
-    """The picture scaled to fit into a square, and the scale: enlarged to blocks, or averaged if it is reduced."""
+    """The image scaled to fit into a square, and the scale: enlarged to blocks, or averaged if it is reduced."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -161,7 +168,7 @@ def _scaled(pixels: RGB, side: int) -> tuple[RGB, float]:
 
 
 def _paste(sheet: Image.Image, pixels: RGB, left: int, top: int, side: int) -> tuple[int, int, float]:
-    """Paste a picture into the middle of a square; returns its left and top edge, and its scale."""
+    """Paste an image into the middle of a square; returns its left and top edge, and its scale."""
     scaled, scale = _scaled(pixels, side)
     left, top = left + (side - scaled.shape[1]) // 2, top + (side - scaled.shape[0]) // 2
     sheet.paste(Image.fromarray(scaled), (left, top))
@@ -172,10 +179,10 @@ def _answer(inside: Inside) -> Image.Image:
     side, bars = 281, 606
     title = f"Input and output of {inside.card.name}"
     sheet, pen = _sheet(1045, BODY + side + 44, title, "; ".join(inside.corrections))
-    _centred(pen, MARGIN + side / 2, BODY, "the picture", side)
-    _paste(sheet, _rgb(inside.picture), MARGIN, BODY + 22, side)
+    _centred(pen, MARGIN + side / 2, BODY, "input image", side)
+    _paste(sheet, _rgb(inside.image), MARGIN, BODY + 22, side)
     height, width = inside.seen.shape[:2]
-    _centred(pen, 2 * MARGIN + 1.5 * side, BODY, f"what the network sees: {height}x{width}", side)
+    _centred(pen, 2 * MARGIN + 1.5 * side, BODY, f"network input: {height}x{width}", side)
     _paste(sheet, _rgb(inside.seen), 2 * MARGIN + side, BODY + 22, side)
     probabilities, labels = np.nan_to_num(inside.probabilities), inside.card.labels
     best = int(probabilities.argmax())
@@ -230,7 +237,7 @@ def _fields(inside: Inside, unit: Unit | None) -> Image.Image:
 
 
 def _grid(cells: Sequence[RGB], title: str, sentence: str) -> Image.Image:
-    """Small pictures in rows."""
+    """Small images in rows."""
     columns = 5 if len(cells) <= 10 else 8 if len(cells) <= 32 else 16  # full rows for the usual 10, 16, 32 and 64
     rows, step = ceil(len(cells) / columns), CELL + GAP
     sheet, _ = _sheet(max(MIN_WIDTH, 2 * MARGIN + columns * step - GAP), BODY + rows * step, title, sentence)

@@ -28,7 +28,7 @@ MOST_SECONDS = 20  # of a processor
 
 SCRIPT = """
 import json, resource, sys, time
-from serve.batch.inputs import Input, expand, name_of
+from serve.batch.inputs import ImageArgument, expand, name_of
 from zoo.errors import BadInput
 
 def peak():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from serve.batch.gpu import BATCH_SIZES, GpuFailed, GpuThread, gpu_blocks
-from serve.batch.pipeline import BLOCK_IMAGES, Job, identities, split
+from serve.batch.pipeline import BLOCK_IMAGES, BatchJob, identities, split
 from zoo.images.read import Named
 from zoo.model import bind
 
@@ -41,7 +41,7 @@ def on_gpu(model, monkeypatch):
 
 @pytest.mark.slow
 def test_gpu_rows_equal_cpu_rows_in_order(model, on_gpu, pictures):
-    job = Job(on_gpu, identify=True)
+    job = BatchJob(on_gpu, identify=True)
     blocks = list(gpu_blocks(split(pictures), job, processes=2))
     assert [row for block in blocks for row in block.payload] == model.predict(pictures)
     assert b"".join(block.identities for block in blocks) == identities(pictures)
@@ -61,7 +61,7 @@ def test_gpu_error_ends_the_run_with_its_cause(on_gpu, pictures, monkeypatch):
 
     monkeypatch.setattr("serve.batch.gpu.bind", lambda model, size: Bound())
     with pytest.raises(GpuFailed, match=r"illegal memory access.*--device cpu"):
-        list(gpu_blocks(split(pictures), Job(on_gpu), processes=2))
+        list(gpu_blocks(split(pictures), BatchJob(on_gpu), processes=2))
 
 
 class SlowGpu:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from serve.batch.archives import Bounds, Unreadable
 from serve.batch.inputs import SMALL_FILE_BYTES, Options, Url, expand, name_of, total
 from zoo.errors import BadInput
-from zoo.images.read import LARGEST, Named
+from zoo.images.read import MAX_FILE_BYTES, Named
 
 
 def png(value=0):
@@ -97,7 +97,7 @@ def test_images_without_suffix_are_recognised(tmp_path, name):
 
 def test_folder_without_images_raises(tmp_path):
     (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(BadInput, match="contains no images: 1 file is not an image"):
+    with pytest.raises(BadInput, match=r"contains no images \(1 file is not an image\): choose another folder"):
         expand(str(tmp_path))
 
 
@@ -202,7 +202,7 @@ def test_pipe_is_read_once_and_bounded(tmp_path, monkeypatch):
     writer.start()
     assert list(expand(f"{tmp_path}/pipe").images()) == [Named(f"{tmp_path}/pipe", png(7))]
     writer.join()
-    monkeypatch.setattr("serve.batch.inputs.LARGEST", 100)
+    monkeypatch.setattr("serve.batch.inputs.MAX_FILE_BYTES", 100)
     (endless,) = expand("/dev/zero").images()
     assert endless == Unreadable("/dev/zero", "/dev/zero has more than 100 bytes, the limit for an image.")
 
@@ -348,7 +348,7 @@ def stored_zip(members):
     return body + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
 
 
-def test_zip_member_without_a_name(tmp_path):
+def test_zip_member_without_a_name_is_read(tmp_path):
     path = tmp_path / "a.zip"
     path.write_bytes(stored_zip([(b"", png(1)), (b"b.png", png(2)), (b"", b"words")]))
     one_input = expand(str(path))
@@ -507,8 +507,8 @@ def test_smaller_bounds_are_enforced(tmp_path):
         images = list(expand(f"{tmp_path}/{name}", Options(bounds=Bounds(member_bytes=999))).images())
         assert len(images) == 10
         assert all("has 1,000 bytes, more than the limit of 999 for an image." in one.error for one in images)
-    assert Bounds().for_pictures_of(30).member_bytes == 96 * 10**6
-    assert Bounds().for_pictures_of(1).member_bytes == Bounds().member_bytes
+    assert Bounds().for_images_of(30).member_bytes == 96 * 10**6
+    assert Bounds().for_images_of(1).member_bytes == Bounds().member_bytes
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
@@ -609,7 +609,7 @@ def test_damaged_lzma_member_of_a_zip(tmp_path):
 def test_too_large_members_are_not_unpacked(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("huge.png", "w") as member:
-        for _ in range(LARGEST // 2**20 + 1):
+        for _ in range(MAX_FILE_BYTES // 2**20 + 1):
             member.write(bytes(2**20))
     assert path.stat().st_size < 2**20
     (image,) = expand(str(path)).images()
@@ -624,7 +624,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("layout", ["hugging face", "hugging face view", *PLAIN])
-def test_parquet_layouts(tmp_path, layout):
+def test_parquet_layouts_give_all_images(tmp_path, layout):
     pictures = [png(n).ljust(len(png(255)), b"\0")[: len(png(255))] for n in range(600)]
     pictures[3] = None
     if layout in PLAIN:

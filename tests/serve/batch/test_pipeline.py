@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from serve.batch import gpu, pipeline, resume
-from serve.batch.inputs import Input, Url
+from serve.batch.inputs import ImageArgument, Url
 from serve.batch.pipeline import (
     BLOCK_IMAGES,
     MAX_FAILURE_KINDS,
+    BatchJob,
     Block,
-    Job,
     Summary,
     TooManyErrors,
     classify,
@@ -96,14 +96,14 @@ class CollectedRows:
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_batch_rows_equal_single_image_rows(model, names, singles, processes):
     output = CollectedRows()
-    summary = run([Input.from_sources("some", names)], Job(model), output, processes=processes)
+    summary = run([ImageArgument.from_sources("some", names)], BatchJob(model), output, processes=processes)
     assert output.rows == singles
     assert (summary.count, summary.failed.total(), summary.empty) == (600, 4, [])
     assert set(summary.failed) == {row.error.removeprefix(f"{row.input} ") for row in singles if row.error}
 
 
 def test_worker_rows_equal_single_image_rows(model, names, singles):
-    with Workers(partial(classify, Job(model)), 2) as workers:
+    with Workers(partial(classify, BatchJob(model)), 2) as workers:
         workers.wait_until_ready()
         assert [row for block in workers.results(split(names * 3)) for row in block.payload] == singles * 3
 
@@ -116,18 +116,27 @@ def test_split_by_number_and_bytes():
 
 
 def test_max_errors_ends_the_run(model, names):
-    inputs = [Input.from_sources("some", names)]
+    inputs = [ImageArgument.from_sources("some", names)]
     with pytest.raises(TooManyErrors, match=r"first failed image.*0100.png is damaged or cut short"):
-        run(inputs, Job(model), CollectedRows(), max_errors=0, processes=1)
+        run(inputs, BatchJob(model), CollectedRows(), max_errors=0, processes=1)
     with pytest.raises(TooManyErrors, match=r"more than 3 failed.*missing.png does not exist"):
-        run(inputs, Job(model), CollectedRows(), max_errors=3, processes=1)
-    assert run(inputs, Job(model), CollectedRows(), max_errors=4, processes=1).failed.total() == 4
+        run(inputs, BatchJob(model), CollectedRows(), max_errors=3, processes=1)
+    assert run(inputs, BatchJob(model), CollectedRows(), max_errors=4, processes=1).failed.total() == 4
 
 
 def test_summary_groups_errors_without_details():
     failed = Counter({"is empty (0 bytes): nothing to classify.": 1, "does not exist: check the path.": 2})
     line = Summary(1000, failed, [], 0.5).summary_line()
-    assert line == "1,000 images in 0.50 s (2,000 images/s); 3 failed: 2 does not exist; 1 is empty."
+    assert line == '1,000 images in 0.50 s (2,000 images/s); 3 failed: "does not exist" (2), "is empty" (1).'
+    assert Summary(1, Counter(["does not exist: check the path."]), [], 0.5).summary_line() == (
+        '1 image in 0.50 s; 1 failed: "does not exist".'
+    )
+    digits = Counter({"The image seems to contain 2 digits: crop it to one digit.": 2})
+    assert Summary(3, digits, [], 1.0).summary_line() == (
+        '3 images in 1.00 s (3 images/s); 2 failed: "seems to contain 2 digits".'
+    )
+    many = Counter({f"is wrong in way {number}.": 10 - number for number in range(6)})
+    assert Summary(50, many, [], 1.0).summary_line().endswith('"is wrong in way 3" (7), other errors (11).')
     assert Summary(2, seconds=1, skipped=3).summary_line() == "2 images in 1.00 s (2 images/s); 3 files are not images."
     assert Summary(2, seconds=1, skipped=1).summary_line() == "2 images in 1.00 s (2 images/s); 1 file is not an image."
 
@@ -193,7 +202,7 @@ OPTIONS = {"model": "m", "top_k": 3}
 
 
 def test_resume_skips_saved_rows_and_checks_options_and_images(tmp_path, model, names, small_parts):
-    job, out = Job(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
+    job, out = BatchJob(model, encoding="jsonl", identify=True), tmp_path / "rows.jsonl"
     first = Parts(out, "jsonl", OPTIONS, resume=False)
     for block in classify_in_chunks(names[:200], job):
         first.write(block)
@@ -364,7 +373,7 @@ def test_argument_without_images_exits_with_2_after_other_rows(tmp_path, names):
     done = zoo("predict", tmp_path / "words.zip", tmp_path / "empty", names[0], "--format", "jsonl")
     assert done.returncode == 2
     assert "words.zip contains no images." in done.stderr
-    assert "empty contains no images." in done.stderr
+    assert "empty contains no images: choose" in done.stderr
     assert json.loads(done.stdout)["input"] == names[0]
 
 
@@ -406,6 +415,6 @@ def test_few_images_start_no_process(model, names, monkeypatch):
     monkeypatch.setattr(gpu, "gpu_blocks", fail)
     for device in ("cpu", "cuda"):
         monkeypatch.setattr(model, "device", device)
-        assert sum(block.count for block in classify_blocks(iter(names[:256]), Job(model), 2)) == 256
+        assert sum(block.count for block in classify_blocks(iter(names[:256]), BatchJob(model), 2)) == 256
         with pytest.raises(AssertionError, match="a process was started"):
-            list(classify_blocks(iter(names[:257]), Job(model), 2))
+            list(classify_blocks(iter(names[:257]), BatchJob(model), 2))

@@ -244,7 +244,7 @@ def test_folder_with_other_files_is_not_touched(out, name):
     folder.mkdir()
     (folder / name).write_bytes(b"user file")
     for is_resumed in (False, True):
-        with pytest.raises(WrongUsage, match=f"contains {name}.*choose another FILE"):
+        with pytest.raises(WrongUsage, match=f"contains {name}.*choose another output file"):
             open_parts(out, is_resumed)
     assert (folder / name).read_bytes() == b"user file"
 

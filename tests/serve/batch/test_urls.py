@@ -195,7 +195,7 @@ def test_failed_downloads_are_bounded_errors(website, short_timeouts, path):
     ["http://", "http:///x.png", "http://[::1/x", "http://a b/x.png", "http://127.0.0.1:99999/x",
      "https://x\r\nHost: y/", "http://\udce9/", "http://127.0.0.1:9/\udce9.png", "http://" + "a" * 300 + "/", "http://user:word@127.0.0.1:9/"],
 )  # fmt: skip
-def test_invalid_urls(address):
+def test_invalid_urls_are_error_rows(address):
     (image,) = fetch_all([address])
     assert "cannot be downloaded (" in image.error
     assert "object at 0x" not in image.error
@@ -207,7 +207,7 @@ def test_failed_tls_connection(website, short_timeouts):
     assert "cannot be downloaded (" in image.error
 
 
-def test_unknown_host(monkeypatch):
+def test_unknown_host_is_an_error_row(monkeypatch):
     def unknown(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
 

@@ -16,8 +16,8 @@ import pytest
 
 from serve.batch import pipeline, workers
 from serve.batch.archives import Unreadable
-from serve.batch.inputs import Input
-from serve.batch.pipeline import Job, classify, identities, run
+from serve.batch.inputs import ImageArgument
+from serve.batch.pipeline import BatchJob, classify, identities, run
 from serve.batch.workers import WorkerDied, Workers
 from tests.serve.batch.test_pipeline import CollectedRows
 from tests.support import work
@@ -122,7 +122,7 @@ def test_workers_start_without_semaphores(model, digits, monkeypatch):
 
     monkeypatch.setattr(_multiprocessing, "SemLock", raise_error)
     monkeypatch.setattr(pipeline, "MAX_IMAGES_IN_PROCESS", 0)
-    with Workers(partial(classify, Job(model)), 1) as started:
+    with Workers(partial(classify, BatchJob(model)), 1) as started:
         (block,) = started.results([sorted(map(str, digits.iterdir()))[:20]])
     assert block.count == 20
 
@@ -134,7 +134,7 @@ def test_single_process_if_no_worker_can_start(model, digits, monkeypatch, capsy
     monkeypatch.setattr("serve.batch.signals.start_process", raise_error)
     names = sorted(map(str, digits.iterdir()))
     output = CollectedRows()
-    summary = run([Input.from_sources("some", names)], Job(model), output, processes=2)
+    summary = run([ImageArgument.from_sources("some", names)], BatchJob(model), output, processes=2)
     assert (summary.count, [row.input for row in output.rows]) == (300, names)
     assert capsys.readouterr().err.count("Cannot start worker processes (") == 1
 
@@ -160,7 +160,7 @@ def test_single_process_if_workers_end_during_start(model, digits, monkeypatch, 
     monkeypatch.setattr("serve.batch.workers._serve", work.die)
     names = sorted(map(str, digits.iterdir())) * 20
     output = CollectedRows()
-    assert run([Input.from_sources("some", names)], Job(model), output, processes=2).count == 300 * 20
+    assert run([ImageArgument.from_sources("some", names)], BatchJob(model), output, processes=2).count == 300 * 20
     assert capsys.readouterr().err.count("Worker processes end during their start") == 1
 
 

@@ -98,7 +98,7 @@ def test_info_json_is_the_complete_card(run):
 def test_info_verify_and_inspect_accept_paths(run, tmp_path, kind, monkeypatch, empty_home):
     monkeypatch.delenv("ZOO_DATA", raising=False)
     folder = tmp_path / "my model"
-    shutil.copytree(registry.SHIPPED / "mnist4k.plus", folder)
+    shutil.copytree(registry.SHIPPED_FOLDER / "mnist4k.plus", folder)
     path = folder / "model.onnx" if kind == "file" else folder
     if kind == "folder with a link to it":
         path = tmp_path / "link"
@@ -130,7 +130,7 @@ def test_verify_json_reports_each_check(run, empty_home, monkeypatch):
         ("mnist4k.plus", "card", True),
         ("mnist4k.plus", "accuracy", None),
     ]
-    assert "another sha256" in checks[1]["detail"]
+    assert "differs from the card" in checks[1]["detail"]
 
 
 def test_verify_reports_damaged_models(run, empty_home):
@@ -170,7 +170,7 @@ def test_doctor_json_reports_damaged_model(run, empty_home):
 def test_doctor_runs_only_shipped_models(run, empty_home, monkeypatch):
     """The runtime is tested with the smallest shipped model, even if a user's model is smaller."""
     folder = add_model(empty_home, "own.small")
-    content = (registry.SHIPPED / "mnist4k.plus" / "model.onnx").read_bytes()[:-1]
+    content = (registry.SHIPPED_FOLDER / "mnist4k.plus" / "model.onnx").read_bytes()[:-1]
     card = json.loads((folder / "card.json").read_text())
     file = next(file for file in card["files"] if file["name"] == "model.onnx")
     file |= {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -179,7 +179,7 @@ def test_doctor_runs_only_shipped_models(run, empty_home, monkeypatch):
     models_run = []
     monkeypatch.setattr("zoo.runtime.describe_runtime", lambda model: models_run.append(model) or [])
     assert run("doctor")[0] == 0
-    assert models_run == [(registry.SHIPPED / "mnist4k.plus" / "model.onnx").read_bytes()]
+    assert models_run == [(registry.SHIPPED_FOLDER / "mnist4k.plus" / "model.onnx").read_bytes()]
 
 
 def test_help_lines_are_not_truncated(run):

@@ -92,7 +92,7 @@ def test_pipeline_prints_the_same_rows(run, pictures, monkeypatch):
     [
         (["--on-error", "fail"], 1, "Stopped at the first failed image: 0.png does not exist"),
         (["--max-errors", "1"], 1, "Stopped after more than 1 failed images: 0.png"),
-        (["--max-errors", "2"], 1, "2 failed: 2 does not exist"),
+        (["--max-errors", "2"], 1, '2 failed: "does not exist"'),
     ],
 )
 def test_max_errors_of_few_files(run, pictures, option, code, message):
@@ -150,12 +150,17 @@ def test_bad_images_get_errors_and_others_rows(run, pictures):
     rows = {os.path.basename(row["input"]): row for row in map(json.loads, out.splitlines())}
     assert code == 1
     assert sum(row["error"] is None for row in rows.values()) == 10
-    for name, words in (("empty", "0 bytes"), ("text", "not an image"), ("short", "cut short"), ("blank", "blank")):
+    for name, words in (
+        ("empty", "0 bytes"),
+        ("text", "not a supported"),
+        ("short", "cut short"),
+        ("blank", "blank"),
+    ):
         error = rows[f"{name}.png"]["error"]
         assert words in error
         assert error.endswith(".")
     assert err.startswith("zoo: 14 images in ")
-    for words in ("; 4 failed: ", "1 is empty", "1 is not an image that can be read", "1 The picture seems blank"):
+    for words in ("; 4 failed: ", '"is empty" (1)', '"is not a supported image" (1)', '"seems blank, because no ink'):
         assert words in err
 
 
@@ -165,10 +170,12 @@ def test_bad_images_get_errors_and_others_rows(run, pictures):
         (["predict"], 2, "Missing argument"),
         (["predict", "x.png", "--format", "xml"], 2, "xml"),
         (["predict", "x.png", "--top-k", "0"], 2, "top-k"),
-        (["predict", "x.png", "--model", "mnist14"], 3, "did you mean mnist14k"),
+        (["predict", "x.png", "--model", "mnist14"], 3, "Did you mean mnist14k"),
         (["predict", "x.png", "--model", "no.onnx"], 3, "no.onnx"),
         (["predict", "x.png", "--device", "cuda"], 3, "CUDA"),
-        (["info", "nothing"], 3, "There is no model 'nothing'"),
+        (["info", "nothing"], 3, "No model matches 'nothing'. Run `zoo list`"),
+        (["list", "nothing"], 3, "No model matches 'nothing'. Run `zoo list`"),
+        (["inspect", "x.png", "--unit", "foo"], 2, "Invalid --unit 'foo': use LAYER:ROW,COLUMN"),
         (["list", "q*"], 3, "No model matches 'q*'"),
         (["verify", "q*"], 3, "No model matches 'q*'"),
         (["nonsense"], 2, "nonsense"),
@@ -186,7 +193,7 @@ def test_folder_without_images_exits_with_2_after_other_rows(run, pictures, tmp_
     code, out, err = run("predict", tmp_path / "bare", pictures / "7.png", f"{tmp_path}/*.bmp", "--format", "jsonl")
     assert code == 2
     assert json.loads(out)["label"] == "7"
-    assert "bare contains no images." in err
+    assert "bare contains no images: choose" in err
     assert "No file matches" in err
 
 

@@ -1056,13 +1056,18 @@ def test_uncalibrated_model_claims_no_mistake_rate():
     unmeasured = replace(CARD, calibration=replace(CARD.calibration, temperature=1.0, unsure_below=0.5))
     assert re.search("Unsure.*half of this model's mistakes", text.result(row, CARD, item))
     uncalibrated = text.result(row, unmeasured, item)
-    assert "**Unsure.** The probability is below 50.00 %." in uncalibrated
+    assert "**Unsure.** The probability is below 50.00 %, the default threshold." in uncalibrated
     assert "mistakes" not in uncalibrated
-    unclear_ink = text.result(replace(row, probability=0.99), CARD, item)  # for example, a part of the ink was left out
-    assert re.search("Unsure.*ink", unclear_ink)
-    assert "probability is below" not in unclear_ink
+    doubtful = text.result(replace(row, probability=0.99), CARD, item)  # for example, a part of the ink was left out
+    assert re.search("Unsure.*correction is doubtful", doubtful)
+    assert "probability is below" not in doubtful
     assert "no calibration run" in text.card(unmeasured, 1)
     assert "no calibration run" not in text.card(CARD, 1)
+
+
+def test_bars_below_certainty_are_not_shown_as_100_percent():
+    shares = (0.0, 0.5, 0.994, 0.996, 0.99999, 1.0)
+    assert [round(100 * text.bar(share)) for share in shares] == [0, 50, 99, 99, 99, 100]
 
 
 def test_uncalibrated_models_are_recognised():

@@ -289,7 +289,7 @@ def test_batch_gives_table_and_file(browser, server, tmp_path):
         ("digits.zip/seven.png", "7"),
         ("digits.zip/two.jpg", "2"),
     ]
-    assert "is damaged" in records[2]["error"] or "not an image" in records[2]["error"]
+    assert "is damaged" in records[2]["error"] or "not a supported image" in records[2]["error"]
 
 
 def test_gradio_client_works(server, tmp_path):

@@ -110,7 +110,7 @@ def test_form_returns_row_per_file(client):
     status, rows = post(client, "/models/mnist14k/predict", files=files, data={"note": "a field, not a file"})
     assert status == 200
     assert [(row["input"], row["label"]) for row in rows] == [("a.png", "7"), ("b.txt", None), ("c é.png", "7")]
-    assert re.search("b.txt is not an image.*PNG, JPEG", rows[1]["error"])
+    assert re.search("b.txt is not a supported image.*PNG, JPEG", rows[1]["error"])
 
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -184,7 +184,7 @@ def test_content_encoding_identity_is_accepted(client):
 
 
 BAD_REQUESTS = {
-    "not an image": (400, "predict", {"content": b"text", "headers": PNG}, "is not an image"),
+    "not an image": (400, "predict", {"content": b"text", "headers": PNG}, "is not a supported image"),
     "empty": (400, "predict", {"content": b"", "headers": PNG}, "is empty"),
     "other kind": (
         415,
@@ -552,7 +552,7 @@ def test_infer_base64_image_files(client, model):
     tensor["data"] = [b64encode(b"no image").decode()]
     status, answer = infer(client, {"inputs": [tensor]})
     assert status == 400
-    assert answer["error"].startswith("Image 1 of 1 is not an image")
+    assert answer["error"].startswith("Image 1 of 1 is not a supported image")
 
 
 def test_infer_base64_with_line_breaks(client):

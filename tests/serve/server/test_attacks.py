@@ -262,7 +262,7 @@ def test_no_request_smuggling(server, case):
     assert b"pocketzoo" not in received
 
 
-def test_wrong_content_lengths(server):
+def test_wrong_content_length_ends_the_connection(server):
     """Surplus bytes are an invalid next request. A body that is too short ends with the connection."""
     with connect(server, head(len(SEVEN)) + SEVEN + b"garbage \x00\xff\r\n\r\n") as connection:
         received, closed = receive_all(connection)

@@ -93,7 +93,7 @@ def test_tritonclient_works(server, model):
     assert [label.decode() for label in result.as_numpy("label")] == ["7", "7"]
     with pytest.raises(
         triton.InferenceServerException if hasattr(triton, "InferenceServerException") else Exception,
-        match="did you mean",
+        match="Did you mean",
     ):
         client.infer("mnst14k", [encoded])
     client.close()

@@ -152,7 +152,7 @@ def test_dots_in_a_grid_take_bounded_time(side: int, step: int) -> None:
 
 @pytest.mark.attack
 @pytest.mark.parametrize("size", [(5000, 5000), (25000, 1000), (1000, 25000), (25, 1_000_000), (4999, 5001)])
-def test_large_pictures_take_bounded_time(size: tuple[int, int]) -> None:
+def test_large_images_take_bounded_time(size: tuple[int, int]) -> None:
     tile = np.random.default_rng(0).integers(0, 256, (1, 1000, 1), dtype=np.uint8)
     for channels in (1, 3, 4):
         pixels = np.resize(tile, (*size, channels))

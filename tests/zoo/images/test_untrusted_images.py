@@ -63,7 +63,7 @@ def limit(monkeypatch):
      ("TIFF", "TIFF"), ("AVIF", "AVIF"), ("PPM", "PNM"), ("JPEG2000", "JPEG 2000"), ("ICO", "ICO"), ("ICNS", "ICNS"),
      ("DDS", "DDS"), ("QOI", "QOI"), ("SGI", "SGI"), ("PCX", "PCX"), ("EPS", "EPS")],
 )  # fmt: skip
-def test_sniffs_what_pillow_writes(form, name):
+def test_format_of_pillow_files_is_detected(form, name):
     data = encoded(Image.new("RGB", (64, 64), bombs.COLOUR), form)
     assert sniff(data[:32]) == sniff(data) == name
 
@@ -97,12 +97,12 @@ def test_sniffs_what_pillow_writes(form, name):
         (b"\0\1\0\0\0\x0f\0\x80\0\3\0\x70", None),
     ],
 )  # fmt: skip
-def test_sniffs_by_content(start, name):
+def test_format_is_detected_from_content(start, name):
     assert sniff(start) == name
 
 
 @given(st.binary(max_size=64))
-def test_sniffing_and_measuring_never_raise(data):
+def test_format_detection_never_raises(data):
     assert sniff(data) is None or isinstance(sniff(data), str)
     assert declared_pixels(data) >= 0
 
@@ -508,7 +508,7 @@ def test_every_small_size_gives_pixels_or_bad_input(channels):
                 rows = prepare_all(
                     [array, encoded(Image.fromarray(picture.squeeze(2) if channels == 1 else picture), "PNG")], PHOTO
                 )
-                assert all(row.pixels is not None or "too thin" in str(row.error) for row in rows)
+                assert all(row.pixels is not None or "too narrow" in str(row.error) for row in rows)
                 for row in prepare_all([array], DIGIT):
                     assert row.pixels is None or row.pixels.shape == (28, 28, 1)
 
@@ -550,13 +550,13 @@ def test_unexpected_error_is_counted_and_logged(monkeypatch, caplog):
     before = prepare.unexpected_errors()
     with caplog.at_level(logging.DEBUG, logger="zoo"):
         first, second = prepare_all([np.full((2, 2), 7, np.uint8), np.zeros((2, 2), np.uint8)], DIGIT)
-    assert first.error == "<array uint8 2x2> cannot be processed (unexpected error): please report the picture."
+    assert first.error == "<array uint8 2x2> cannot be processed (unexpected error): please report this image."
     assert second.error is None
     assert prepare.unexpected_errors() == before + 1
     (record,) = [record for record in caplog.records if record.name == "zoo"]
     assert record.levelno == logging.DEBUG
     assert "arithm.cpp" in str(record.exc_info[1])
-    with pytest.raises(BadInput, match="please report the picture"):
+    with pytest.raises(BadInput, match="please report this image"):
         prepare.prepare(np.full((2, 2), 7, np.uint8), DIGIT)
 
 

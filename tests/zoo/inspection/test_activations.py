@@ -1,4 +1,4 @@
-"""look_inside: values equal PyTorch's, units depend on their receptive fields only, and the pictures are drawn."""
+"""look_inside: values equal PyTorch's, units depend on their receptive fields only, and the figures are drawn."""
 
 import time
 from dataclasses import replace
@@ -14,10 +14,10 @@ from tests.support import hostile
 from train import networks, recipe
 from train.evaluate import network_input
 from zoo import registry
-from zoo.errors import BadInput, BadModel, ZooError
-from zoo.inspection import plots as pictures
+from zoo.errors import BadModel, WrongUsage, ZooError
+from zoo.inspection import plots
 from zoo.inspection.activations import look_inside, parse_unit, pixels_seen, unit_of
-from zoo.inspection.plots import draw_pictures, write_pictures
+from zoo.inspection.plots import draw_figures, write_figures
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +74,10 @@ def run_stages(picture):
         return [stage.values for stage in look_inside("mnist14k", picture).stages]
 
 
-def test_pictures(inside, tmp_path):
+def test_figures_are_written(inside, tmp_path):
     from PIL import Image
 
-    paths = write_pictures(inside, tmp_path / "new" / "folder")
+    paths = write_figures(inside, tmp_path / "new" / "folder")
     assert [path.name for path in paths] == sorted(path.name for path in paths)
     assert len(paths) == 12
     for path in paths:
@@ -86,20 +86,20 @@ def test_pictures(inside, tmp_path):
             assert np.asarray(picture).std() > 10
 
 
-def test_units(inside, tmp_path):
+def test_unit_is_parsed_and_checked(inside, tmp_path):
     assert parse_unit("conv4:3,5") == ("conv4", 3, 5)
     for text in ("conv4", "conv4:3", "conv4:3,x", "conv4:-1,2"):
-        with pytest.raises(BadInput, match="such as conv4:3,5"):
+        with pytest.raises(WrongUsage, match=r"Invalid --unit.*such as conv4:3,5"):
             parse_unit(text)
-    with pytest.raises(BadInput, match="0,0 to 9,9; 3,10 is outside"):
-        write_pictures(inside, tmp_path, ("conv4", 3, 10))
-    with pytest.raises(BadInput, match=r"no layer 'conv99': there are conv1, conv2, pool1"):
-        write_pictures(inside, tmp_path, ("conv99", 0, 0))
-    assert len(write_pictures(inside, tmp_path, ("conv4", 0, 0))) == 12
+    with pytest.raises(WrongUsage, match="conv4 has no unit 3,10: use ROW 0 to 9 and COLUMN 0 to 9"):
+        write_figures(inside, tmp_path, ("conv4", 3, 10))
+    with pytest.raises(WrongUsage, match=r"no layer 'conv99': use one of conv1, conv2, pool1"):
+        write_figures(inside, tmp_path, ("conv99", 0, 0))
+    assert len(write_figures(inside, tmp_path, ("conv4", 0, 0))) == 12
 
 
-def test_pictures_are_yielded_one_by_one(inside, tmp_path):
-    drawn = draw_pictures(inside, tmp_path)
+def test_figures_are_yielded_one_by_one(inside, tmp_path):
+    drawn = draw_figures(inside, tmp_path)
     first = next(drawn)
     assert [path.name for path in tmp_path.iterdir()] == [first.name] == ["1-answer.png"]
     assert len(list(drawn)) == 11
@@ -112,7 +112,7 @@ def test_drawing_takes_bounded_time(name, limit, tmp_path):
     from tests.support.paths import REPOSITORY
 
     started = time.process_time()
-    drawn = draw_pictures(look_inside(name, REPOSITORY / "examples" / "five.jpg"), tmp_path)
+    drawn = draw_figures(look_inside(name, REPOSITORY / "examples" / "five.jpg"), tmp_path)
     next(drawn)
     assert time.process_time() - started < 2
     list(drawn)
@@ -120,11 +120,11 @@ def test_drawing_takes_bounded_time(name, limit, tmp_path):
 
 
 def test_font_without_matplotlib(monkeypatch, tmp_path, inside):
-    with_it = write_pictures(inside, tmp_path / "with")
-    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
-    pictures._font.cache_clear()
-    without = write_pictures(inside, tmp_path / "without")
-    pictures._font.cache_clear()
+    with_it = write_figures(inside, tmp_path / "with")
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    plots._font.cache_clear()
+    without = write_figures(inside, tmp_path / "without")
+    plots._font.cache_clear()
     assert [path.name for path in without] == [path.name for path in with_it]
     assert without[0].read_bytes() != with_it[0].read_bytes()
 
@@ -147,7 +147,7 @@ def test_source_is_read_once(tmp_path):
     with path.open("rb") as file:
         for source in (file, Once()):
             inside = look_inside("mnist14k", source)
-            np.testing.assert_array_equal(inside.picture, expected.picture)
+            np.testing.assert_array_equal(inside.image, expected.image)
             np.testing.assert_array_equal(inside.seen, expected.seen)
             assert inside.corrections == expected.corrections
 
@@ -199,7 +199,7 @@ def test_foreign_networks_are_drawn(kind, tmp_path):
     picture = np.zeros((28, 28), np.uint8)
     picture[5:23, 12:16] = 255
     inside = look_inside(tmp_path / "x.onnx", picture)
-    assert len(write_pictures(inside, tmp_path / "out")) >= 2
+    assert len(write_figures(inside, tmp_path / "out")) >= 2
 
 
 def test_graph_that_onnx_cannot_read_is_bad_model(tmp_path, monkeypatch):
@@ -216,12 +216,12 @@ def test_many_and_long_labels_fit(inside, tmp_path):
     card = replace(inside.card, labels=labels, name="x" * 100)
     odd = replace(
         inside, card=card, probabilities=np.linspace(0, 1e-3, 1000, dtype=np.float32),
-        corrections=("said at length",) * 100, picture=np.zeros((2, 3000, 4), np.uint8),
+        corrections=("said at length",) * 100, image=np.zeros((2, 3000, 4), np.uint8),
     )  # fmt: skip
-    assert len(write_pictures(odd, tmp_path)) == 12
+    assert len(write_figures(odd, tmp_path)) == 12
 
 
-def test_without_onnx(monkeypatch, tmp_path):
+def test_look_inside_without_onnx_raises(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(ZooError, match=r"pip install 'pocketzoo\[inspect\]'"):
         look_inside("mnist14k", b"")

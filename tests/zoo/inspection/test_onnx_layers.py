@@ -73,5 +73,5 @@ class Residual(nn.Module):
 
 
 @pytest.mark.slow
-def test_widest_branch_counts():
+def test_receptive_field_is_that_of_the_widest_branch():
     assert [layer.receptive_field for layer in layers_of(Residual(), (1, 9, 9))] == [3, 5, 5]

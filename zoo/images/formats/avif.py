@@ -29,7 +29,7 @@ def size(data: bytes) -> tuple[int, int]:
     """The size of the largest declared item."""
     sizes = [struct.unpack_from(">II", data, start + 4) for start in _meta(data).sizes]
     if not sizes:
-        raise damaged("it declares no picture size")
+        raise damaged("it declares no image size")
     width, height = max(sizes, key=lambda pair: pair[0] * pair[1])
     if not width or not height:
         raise damaged(f"it declares {width}x{height} pixels")
@@ -48,7 +48,7 @@ def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int
             content = start + 16
         end = start + length if length else stop
         if not content <= end <= stop:
-            raise damaged("it ends in the middle of its picture")
+            raise damaged("it ends in the middle of the image data")
         yield kind, content, end
         start = end
     raise DecodeError(f"is an AVIF of more than {_MAX_BOXES:,} boxes: save it again")
@@ -137,7 +137,7 @@ def parse(data: bytes) -> Header:
     meta = _meta(data)
     streams = {item: spans for item, spans in meta.spans.items() if meta.kinds.get(item, (b"", 0))[0] == b"av01"}
     if not streams:
-        raise damaged("it has no AV1 picture")
+        raise damaged("it has no AV1 image")
     ends = [(min(begin, len(data)), min(end, len(data))) for spans in streams.values() for begin, end in spans]
     if sum(end - begin for begin, end in ends) > len(data):
         raise damaged("its items overlap")
@@ -165,7 +165,7 @@ class _Avif(Header):
 
         with AvifImagePlugin.AvifImageFile(io.BytesIO(self.file)) as image:
             if image.size[0] * image.size[1] > self.width * self.height:
-                raise damaged("its picture is larger than it declares")
+                raise damaged("its image is larger than it declares")
             image.load()
             try:  # Pillow returns the container's rotation and mirroring as an EXIF orientation
                 turned = image.getexif().get(0x0112, 1) in range(2, 9)
@@ -190,7 +190,7 @@ def _coded_pixels(stream: bytes) -> int:
         if head & 2:
             length, position = _leb128(stream, position)
         if position + length > len(stream):
-            raise damaged("it ends in the middle of its picture")
+            raise damaged("it ends in the middle of the image data")
         if kind == _SEQUENCE:
             largest = max(largest, _largest_frame(stream[position : position + min(length, _MAX_SEQUENCE_HEADER)]))
         frames += kind in (_FRAME_HEADER, _FRAME)
@@ -221,7 +221,7 @@ def _largest_frame(header: bytes) -> int:
             raise damaged("its AV1 data are invalid")
         return bits >> position & (1 << count) - 1
 
-    read(4)  # profile, still picture
+    read(4)  # profile, still_picture
     reduced = read(1)
     if reduced:
         read(5)

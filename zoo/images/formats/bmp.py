@@ -13,7 +13,7 @@ _COMPRESSED = {1: "run-length coding", 2: "run-length coding", 4: "a JPEG inside
 
 def size(data: bytes) -> tuple[int, int]:
     if len(data) < 34:
-        raise damaged("it ends before its picture")
+        raise damaged("it ends before the image data")
     if data[14] == 12:
         width, height = struct.unpack_from("<HH", data, 18)
     else:

@@ -21,7 +21,7 @@ FIRST_FRAME, FROM_CMYK, REDUCED = "used the first frame", "converted from CMYK",
 _WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)  # the largest values of 8, 10, 12, 14 and 16 bits
 _FLOAT_WHITE_LEVELS = (1, 2, 4, 8, 16, 32, 64, 128)  # for floats that are not whole numbers
 _STRIP = 2**16  # pixels that are converted at a time, so that both copies stay in the cache
-_SMALL = 2**20  # pixels: smaller pictures are converted in one call
+_SMALL = 2**20  # pixels: smaller images are converted in one call
 _SWAPPED_BYTES = 4 * 2**20  # bytes whose channels are swapped at a time
 
 
@@ -34,10 +34,10 @@ def damaged(reason: str) -> DecodeError:
     return DecodeError(f"is damaged or cut short ({reason}): get the file again")
 
 
-def strips(picture: Array) -> Iterator[slice]:
-    """Slices of a picture's rows `(H, W, ...)`, each of about 65,536 pixels or a single row."""
-    step = max(1, _STRIP // picture.shape[1])
-    for top in range(0, len(picture), step):
+def strips(image: Array) -> Iterator[slice]:
+    """Slices of an image's rows `(H, W, ...)`, each of about 65,536 pixels or a single row."""
+    step = max(1, _STRIP // image.shape[1])
+    for top in range(0, len(image), step):
         yield slice(top, top + step)
 
 
@@ -114,7 +114,7 @@ def rgb_order(pixels: Array) -> Array:
     if pixels.size <= _SWAPPED_BYTES:
         return cv2.cvtColor(pixels, code)
     rows = max(1, _SWAPPED_BYTES // (pixels.shape[1] * pixels.shape[2]))
-    for top in range(0, len(pixels), rows):  # in place, to avoid a second copy of a large picture
+    for top in range(0, len(pixels), rows):  # in place, to avoid a second copy of a large image
         pixels[top : top + rows] = cv2.cvtColor(pixels[top : top + rows], code)
     return pixels
 
@@ -163,7 +163,7 @@ class Header:
         width, height: in pixels, before `orientation` is applied.
         memory: bytes that decoding takes at its peak, in addition to the file and any copy of it.
         orientation: EXIF's, 1 to 8.
-        corrections: changes that decoding makes to the picture, in words.
+        corrections: changes that decoding makes to the image, in words.
     """
 
     width: int

@@ -20,9 +20,9 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def _first_frame(data: bytes) -> tuple[int, int, int, bytes]:
-    """Width and height of the picture, the position of its image descriptor, and the control extension before it."""
+    """Width and height of the image, the position of its image descriptor, and the control extension before it."""
     if len(data) < 13:
-        raise damaged("it ends before its picture")
+        raise damaged("it ends before the image data")
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position, control = 13 + _palette(flags), b""
     start = data[:_MAX_BEFORE_FRAME]
@@ -41,7 +41,7 @@ def _first_frame(data: bytes) -> tuple[int, int, int, bytes]:
             control = data[first - 2 : first + 1 + data[first]] + b"\0"
     if len(data) > len(start):
         raise DecodeError(f"is a GIF whose first frame begins after {_MAX_BEFORE_FRAME:,} bytes: save it again")
-    raise damaged("it ends before its picture")
+    raise damaged("it ends before the image data")
 
 
 def _palette(flags: int) -> int:

@@ -1,7 +1,7 @@
-"""JPEG, and the first picture of an MPO file. Pillow decodes them, but gets only tables, frame and scans.
+"""JPEG, and the first image of an MPO file. Pillow decodes them, but gets only tables, frame and scans.
 
 Kinds that no camera writes are refused (lossless, arithmetic, hierarchical, 12 bits). So are small files whose scans or
-segments would take long, because each scan of a progressive file goes through the whole picture again.
+segments would take long, because each scan of a progressive file goes through the whole image again.
 """
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
@@ -53,7 +53,7 @@ def size(data: bytes) -> tuple[int, int]:
         if marker in _FRAMES and place + 7 <= len(data):
             height, width = struct.unpack_from(">HH", data, place + 3)
             return width, height
-    raise damaged("it ends before its picture")
+    raise damaged("it ends before the image data")
 
 
 def _segments(data: bytes, limit: int = _MAX_MARKERS) -> Iterator[tuple[int, int, int]]:
@@ -62,15 +62,15 @@ def _segments(data: bytes, limit: int = _MAX_MARKERS) -> Iterator[tuple[int, int
     for _ in range(limit):
         match = _MARKER.search(data, position)
         if not match:
-            raise damaged("it ends before its picture")
+            raise damaged("it ends before the image data")
         marker, position = data[match.end() - 1], match.end()
         if marker in _WITHOUT_SEGMENT:
             continue
         if marker in (_SOI, _EOI):
-            raise damaged("it ends before its picture")
+            raise damaged("it ends before the image data")
         end = position + int.from_bytes(data[position : position + 2], "big")
         if not position + 2 <= end <= len(data):
-            raise damaged("it ends before its picture")
+            raise damaged("it ends before the image data")
         yield marker, position, end
         if marker == _SOS:
             return
@@ -109,7 +109,7 @@ def read_frame(data: bytes, max_segments: int = _MAX_MARKERS) -> Frame:
         else:
             segments.append(data[place - 2 : end])
     if not shape:
-        raise damaged("it declares no picture")
+        raise damaged("it declares no image")
     width, height, components, samples = shape
     return Frame(
         width,

@@ -49,7 +49,7 @@ _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _ANCILLARY = frozenset({b"tRNS", b"acTL", b"eXIf", b"iTXt", b"tEXt", b"zTXt"})  # no others are read
 _MAX_CHUNKS = 20_000  # 160 MB in chunks of 8 kB, the size that libpng writes
 _MAX_TEXT = 2**18  # bytes of a text that are searched for an orientation
-_SMALL = 4 * 2**20  # bytes of pixels; for larger pictures Pillow is as fast as OpenCV and takes less memory
+_SMALL = 4 * 2**20  # bytes of pixels; for larger images Pillow is as fast as OpenCV and takes less memory
 _PIECE = 2**20  # bytes that are inflated at a time where only their number matters
 
 

@@ -1,4 +1,4 @@
-"""TIFF: the picture of the first directory, in strips or tiles, assembled here from bytes whose number is known.
+"""TIFF: the image of the first directory, in strips or tiles, assembled here from bytes whose number is known.
 
 A TIFF may declare more rows than its compressed data hold. TIFF decoders then return memory that was never written, so
 none of them decodes pixels here. Strips are sliced (no compression), inflated (deflate), or decompressed by Pillow's
@@ -85,10 +85,10 @@ def _directory(data: bytes, wanted: frozenset[int] = _READ_TAGS) -> dict[int, tu
     """The values of some tags of the first directory. The chain to further directories is never followed."""
     order = _order(data)
     if len(data) < 8:
-        raise damaged("it ends before its picture")
+        raise damaged("it ends before the image data")
     (start,) = struct.unpack_from(order + "I", data, 4)
     if start + 2 > len(data):
-        raise damaged("it ends before its picture")
+        raise damaged("it ends before the image data")
     (count,) = struct.unpack_from(order + "H", data, start)
     if count > _MAX_TAGS or start + 2 + 12 * count > len(data):
         raise damaged(f"its directory declares {count:,} entries")
@@ -188,7 +188,7 @@ class _Tiff(Header):
         for place, first, packed in self._blocks():
             top = place.top + first
             if top >= self.height:
-                continue  # the part of a tile below the picture
+                continue  # the part of a tile below the image
             block = self._unpacked(packed[: self.height - top])[:, : self.width - place.left]
             at = slice(top, top + len(block)), slice(place.left, place.left + block.shape[1])
             if self.planar:
@@ -473,13 +473,13 @@ def _chunks(header: _Tiff, tags: dict[int, tuple[int, ...]]) -> tuple[tuple[int,
     if count > limit:
         raise DecodeError(f"is a TIFF of more than {limit:,} strips or tiles: save it as PNG")
     if across * down * columns * rows > 4 * header.width * header.height + _BATCH:
-        raise DecodeError(f"is a TIFF with tiles of {columns}x{rows}, much larger than its picture: save it as PNG")
+        raise DecodeError(f"is a TIFF with tiles of {columns}x{rows}, much larger than the image: save it as PNG")
     offsets = tags.get(_TILE_OFFSETS if header.tiled else _OFFSETS, ())
     lengths = tags.get(_TILE_COUNTS if header.tiled else _COUNTS, ())
     if not lengths and (header.compression == _NONE or count == 1):
         lengths = (len(header.data),) * count
     if len(offsets) < count or len(lengths) < count:
-        raise damaged("it declares fewer strips than its picture has")
+        raise damaged("it declares fewer strips than its image has")
     chunks = tuple(zip(offsets[:count], lengths[:count], strict=True))
     used_bytes = sum(min(length, len(header.data)) for _, length in chunks)
     if header.compression != _NONE and used_bytes > 2 * len(header.data):

@@ -1,7 +1,7 @@
-"""WebP: the still picture, or an animation's first frame rewritten as a still picture, decoded by OpenCV.
+"""WebP: the still image, or an animation's first frame rewritten as a still image, decoded by OpenCV.
 
-Pillow opens every WebP as an animation, with two canvases in addition to the picture. OpenCV's decoder of still
-pictures takes a third of that memory and gives the same pixels to the bit.
+Pillow opens every WebP as an animation, with two canvases in addition to the image. OpenCV's decoder of still
+images takes a third of that memory and gives the same pixels to the bit.
 """
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
@@ -36,7 +36,7 @@ def size(data: bytes) -> tuple[int, int]:
         if kind in (b"VP8 ", b"VP8L"):
             return _frame_size(data, kind, start, end)
         break
-    raise damaged("it has no picture")
+    raise damaged("it has no image")
 
 
 def _uint24(data: bytes, at: int) -> int:
@@ -51,7 +51,7 @@ def _chunks(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, in
         kind, length = struct.unpack_from("<4sI", data, start)
         end = start + 8 + length
         if end > stop:
-            raise damaged("it ends in the middle of its picture")
+            raise damaged("it ends in the middle of the image data")
         yield kind, start + 8, end
         start = end + length % 2
 
@@ -66,7 +66,7 @@ def _frame_size(data: bytes, kind: bytes, start: int, end: int) -> tuple[int, in
     if kind == b"VP8L" and end - start >= 5 and data[start] == 0x2F:
         bits = int.from_bytes(data[start + 1 : start + 5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    raise damaged("its picture data are invalid")
+    raise damaged("the image data is invalid")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def parse(data: bytes) -> Header:
         elif kind == b"XMP ":
             packet = xmp_orientation(data[start:end]) or 0 if packet is None else packet
     if not still:
-        raise damaged("it has no picture")
+        raise damaged("it has no image")
     file, frame_width, frame_height = still
     if (frame_width, frame_height) != place[2:] or place[0] + frame_width > width or place[1] + frame_height > height:
         raise damaged("its frame does not have the declared size")
@@ -125,7 +125,7 @@ def parse(data: bytes) -> Header:
 
 
 def _still(data: bytes, start: int, stop: int) -> tuple[bytes, int, int]:
-    """The first picture between two positions as a file of its own, its width and its height."""
+    """The first image between two positions as a file of its own, its width and its height."""
     alpha = b""
     for kind, begin, end in _chunks(data, start, stop):
         if kind == b"ALPH":
@@ -139,7 +139,7 @@ def _still(data: bytes, start: int, stop: int) -> tuple[bytes, int, int]:
             return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body, width, height
         elif kind not in (b"VP8X", b"ICCP", b"ANIM"):
             continue
-    raise damaged("it has no picture")
+    raise damaged("it has no image")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
