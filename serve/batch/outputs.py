@@ -1,9 +1,7 @@
 """Select and check the output of `zoo predict`; write rows to stdout."""
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +13,6 @@ from serve.batch.archives import is_image, start_of
 from serve.batch.formats import Encoding, check_available, header
 from serve.batch.inputs import Source
 from serve.batch.pipeline import Block, Output
-from serve.batch.resume import Parts
 from zoo.errors import WrongUsage, printable
 
 SUFFIXES: dict[str, Encoding] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -68,6 +65,8 @@ def open_output(out: str | None, encoding: Encoding, options: dict[str, Any], re
         WrongUsage, OutputError.
     """
     if out is not None:
+        from serve.batch.resume import Parts
+
         return Parts(Path(out), encoding, options, resume, width)
     if resume:
         raise WrongUsage("--resume needs the output file of the interrupted run: add -o FILE.")
@@ -101,6 +100,10 @@ class ParquetOnStdout:
     """Writes a parquet file to a temporary folder first, because its index is written last."""
 
     def __init__(self) -> None:
+        import tempfile
+
+        from serve.batch.resume import Parts
+
         if sys.stdout.isatty():
             raise WrongUsage("Parquet is a binary format: use -o FILE, or pipe stdout to a file.")
         self._folder = tempfile.TemporaryDirectory(prefix="zoo-")
@@ -114,6 +117,8 @@ class ParquetOnStdout:
         self._parts.write(block)
 
     def finish(self) -> None:
+        import shutil
+
         self._parts.finish()
         if self._file.exists():  # it does not if there are no rows
             with open(self._file, "rb") as file:

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 from serve.batch.archives import Unreadable
 from serve.batch.formats import NAME_WIDTH, Encoding, encode
 from serve.batch.inputs import ImageArgument, Source, Url, name_of, not_images, size_in_memory
-from serve.batch.workers import Workers
 from serve.devices import cores
 from serve.messages import say
 from zoo.columns import Columns, classify_columns
@@ -118,23 +117,26 @@ def classify(job: BatchJob, sources: list[Source], run: Callable[[Any], Outputs]
 
 
 def identities(sources: list[Source]) -> bytes:
-    """8 bytes per image: a hash of a file's name, size and modification time, otherwise of the name and the content."""
+    """A file's name, size and modification time, otherwise the name and a hash of the content; of all images, joined.
+
+    Joined identities of consecutive lists equal those of the whole list.
+    """
     return b"".join(map(_identity, sources))
 
 
 def _identity(source: Source) -> bytes:
     if isinstance(source, Unreadable) and source.original is not None:
         return _identity(source.original)
-    digest = blake2b(name_of(source).encode(errors="surrogatepass") + b"\0", digest_size=8)
+    name = name_of(source).encode(errors="surrogatepass")
     if isinstance(source, Named):
-        digest.update(source.data)
-    elif isinstance(source, str):
+        return b"%b\0%b\0" % (name, blake2b(source.data, digest_size=8).digest())
+    if isinstance(source, str):
         try:
             status = os.stat(source)
-            digest.update(b"%d %d" % (status.st_size, status.st_mtime_ns))
         except (OSError, ValueError):
-            digest.update(b"none")
-    return digest.digest()
+            return name + b"\0none\0"
+        return b"%b\0%d %d\0" % (name, status.st_size, status.st_mtime_ns)
+    return name + b"\0\0"
 
 
 # All blocks
@@ -161,6 +163,8 @@ def classify_blocks(
 
         yield from gpu_blocks(blocks, job, processes)
     else:
+        from serve.batch.workers import Workers
+
         try:
             starting = Workers(partial(classify, job), processes)
         except OSError as error:

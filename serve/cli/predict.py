@@ -4,7 +4,6 @@ Up to 256 files take the short way: paths → `Model.rows` → format → print.
 -o) runs in `serve.batch.pipeline`, with worker processes and a resumable output file.
 """
 
-import hashlib
 import os
 import sys
 import time
@@ -18,7 +17,6 @@ from serve.batch.formats import Encoding, table_width
 from serve.batch.inputs import ImageArgument, Options, expand, total
 from serve.batch.outputs import Stdout, check_out, encoding_of, open_output
 from serve.batch.pipeline import MAX_IMAGES_IN_PROCESS, BatchJob, Block, Output, Summary, TooManyErrors, run
-from serve.batch.resume import OutputError, Parts
 from serve.batch.signals import interrupt_once
 from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
@@ -136,6 +134,8 @@ def _run_batch(
     inputs: list[ImageArgument], model: Model, options: PredictOptions, encoding: Encoding, width: int
 ) -> tuple[Summary, bool]:
     """Run `serve.batch.pipeline`; returns its summary, and whether images failed in this run or the one it resumes."""
+    from serve.batch.resume import OutputError, Parts
+
     if options.out is not None:
         check_out(options.out, (name for argument in inputs for name in argument.files()))
     output = open_output(options.out, encoding, _row_options(options, model, encoding), options.resume, width)
@@ -156,6 +156,8 @@ def _run_batch(
 
 def _row_options(options: PredictOptions, model: Model, encoding: Encoding) -> dict[str, Any]:
     """Everything that decides the rows besides the images; --resume requires that it has not changed."""
+    import hashlib
+
     return {
         "model": model.card.name,
         "model_sha256": hashlib.sha256(onnx_bytes(model)).hexdigest(),
@@ -170,6 +172,8 @@ def _row_options(options: PredictOptions, model: Model, encoding: Encoding) -> d
 
 def _run_with_progress(inputs: list[ImageArgument], job: BatchJob, output: Output, options: PredictOptions) -> Summary:
     """Run with a progress bar if stderr is a terminal and the rows are not printed to one."""
+    from serve.batch.resume import Parts
+
     count, done = total(inputs), output.saved_rows if isinstance(output, Parts) else 0
     is_terminal = sys.stderr.isatty() and not (options.out is None and sys.stdout.isatty())
     if not is_terminal or (count is not None and count <= MAX_IMAGES_IN_PROCESS):

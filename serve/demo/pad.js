@@ -62,3 +62,4 @@ element.addEventListener("click", (event) => {
   if (action) submit();
 });
 redraw();
+getCanvas().dataset.ready = "true"; // strokes are handled from now on

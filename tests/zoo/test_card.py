@@ -105,7 +105,7 @@ def test_hostile_cards_are_refused_or_printable(capsys):
     assert len(refused) > 2500
     assert all(sentence.isprintable() and len(sentence) < 700 for sentence in refused)
     assert len(read) > 200  # such as another title, or more parameters
-    assert slowest < 0.5
+    assert slowest < 1.0  # CPU seconds; about 0.2 on an idle core
     file = registry.find("mnist14k").card.files
     for card in read[::5]:
         whole = Card(**{**vars(card), "files": file})

@@ -19,6 +19,7 @@ from zoo.images.formats.common import pillow_pixels, to_8_bits
 from zoo.images.headers import READ, START, sniff
 from zoo.images.limits import check_size
 
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # the last two on some systems
 MAX_FILE_BYTES = 128 * 2**20  # bytes of a file: more than 25 million pixels take as uncompressed RGBA
 
 
@@ -126,10 +127,10 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
     Pipes are refused without waiting: there may be no writer, or no end.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(path, _READ_FLAGS)
     try:
         status = os.fstat(descriptor)
-        if stat.S_IFMT(status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             raise BadInput(f"{os.fsdecode(path)} is a pipe or a device, not an image file: read it and pass the bytes.")
         if (size := status.st_size) > MAX_FILE_BYTES:
             raise BadInput(f"{os.fsdecode(path)} has {size:,} bytes, more than the limit of {MAX_FILE_BYTES:,}.")

@@ -11,10 +11,8 @@ tested by array operations. The pixels equal those of `zoo.images.prepare.prepar
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import os
-import struct
 from collections.abc import Sequence
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +20,11 @@ import numpy.typing as npt
 from zoo.card import Input
 from zoo.errors import ZooError
 from zoo.images.digits import are_mnist_form
-from zoo.images.formats.png import decode_inflated, inflated_rows
+from zoo.images.formats.png import decode_inflated, inflated_rows, start_of
 from zoo.images.read import Named, read_file
 
 MIN_IMAGES = 4  # fewer gain nothing
-PNG_HEADERS = {1: b"\x08\0\0\0\0", 3: b"\x08\2\0\0\0"}  # channels -> bit depth, colour type, three zeros (grey, RGB)
+PNG_KINDS = {1: b"\x08\0\0\0\0", 3: b"\x08\2\0\0\0"}  # channels -> bit depth, colour type, three zeros (grey, RGB)
 
 
 def ready_pixels(sources: Sequence[Any], expected: Input) -> dict[int, npt.NDArray[np.uint8]]:
@@ -42,15 +40,13 @@ def ready_pixels(sources: Sequence[Any], expected: Input) -> dict[int, npt.NDArr
         position -> uint8 `expected.shape`, read-only views of one array.
     """
     height, width, channels = expected.shape
-    if len(sources) < MIN_IMAGES or channels not in PNG_HEADERS:
+    if len(sources) < MIN_IMAGES or channels not in PNG_KINDS:
         return {}
-    positions, rows = [], []
-    for position, source in enumerate(sources):
-        data = _content(source)
-        raw = inflated_rows(data, width, height, PNG_HEADERS[channels]) if data else None
-        if raw is not None:
-            positions.append(position)
-            rows.append(raw)
+    start, stride = start_of(width, height, PNG_KINDS[channels]), width * channels + 1
+    contents = [_content(source) for source in sources]
+    inflated = [inflated_rows(data, start, stride, height) if data else None for data in contents]
+    positions = [position for position, raw in enumerate(inflated) if raw is not None]
+    rows = [raw for raw in inflated if raw is not None]
     if len(rows) < MIN_IMAGES:
         return {}
     pixels = _decoded(rows, width, height, channels)
@@ -63,14 +59,12 @@ def ready_pixels(sources: Sequence[Any], expected: Input) -> dict[int, npt.NDArr
 
 
 def _content(source: Any) -> bytes | None:
-    if isinstance(source, Named):
-        return source.data
     if isinstance(source, (str, os.PathLike)):
         try:
             return read_file(source)
         except (ZooError, OSError, ValueError):
             return None
-    return None
+    return source.data if isinstance(source, Named) else None
 
 
 def _decoded(rows: list[bytes], width: int, height: int, channels: int) -> npt.NDArray[np.uint8] | None:
@@ -80,9 +74,7 @@ def _decoded(rows: list[bytes], width: int, height: int, channels: int) -> npt.N
     """
     separator = bytes(width * channels + 1)  # filter 0, all black
     total_height = len(rows) * (height + 1)
-    header = b"IHDR" + struct.pack(">II", width, total_height) + PNG_HEADERS[channels]
-    start = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", crc32(header))
-    pixels = decode_inflated(start, separator.join([*rows, b""]))
+    pixels = decode_inflated(start_of(width, total_height, PNG_KINDS[channels]), separator.join([*rows, b""]))
     if pixels is None or pixels.shape != (total_height, width, channels):
         return None
     images = np.ascontiguousarray(pixels.reshape(len(rows), height + 1, width, channels)[:, :height])

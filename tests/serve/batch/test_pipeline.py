@@ -18,7 +18,7 @@ import cv2
 import pyarrow.parquet as pq
 import pytest
 
-from serve.batch import gpu, pipeline, resume
+from serve.batch import gpu, resume, workers
 from serve.batch.inputs import ImageArgument, Url
 from serve.batch.pipeline import (
     BLOCK_IMAGES,
@@ -411,7 +411,7 @@ def test_few_images_start_no_process(model, names, monkeypatch):
     def fail(*_):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(pipeline, "Workers", fail)
+    monkeypatch.setattr(workers, "Workers", fail)
     monkeypatch.setattr(gpu, "gpu_blocks", fail)
     for device in ("cpu", "cuda"):
         monkeypatch.setattr(model, "device", device)

@@ -61,7 +61,7 @@ def opened(browser, server, name, **options):
     page.on("request", lambda request: hosts.add(re.sub(r"^\w+://([^/]*).*", r"\1", request.url)))
     page.on("pageerror", lambda error: script_errors.append(str(error)))
     page.goto(server.url)
-    page.wait_for_selector(".zoo-pad canvas")
+    page.wait_for_selector(".zoo-pad canvas[data-ready]")
     yield page
     page.wait_for_timeout(300)  # for late script errors
     if folder := os.environ.get("ZOO_SCREENSHOTS"):

@@ -313,7 +313,8 @@ def variants(read):
 
 
 def test_uninitialised_memory_is_detected():
-    assert variants(lambda: np.empty(3000, np.uint8)) > 1
+    sizes = (300, 1000, 3000, 10_000, 40_000, 100_000)  # which of them reuse freed memory depends on the allocator
+    assert any(variants(lambda size=size: np.empty(size, np.uint8)) > 1 for size in sizes)
     assert variants(lambda: np.zeros(3000, np.uint8)) == 1
 
 

@@ -37,6 +37,7 @@ _END = b"\0\0\0\0IEND\xaeB`\x82"
 _FILTERS = b"\0\1\2\3\4"  # the filter types, each row's first byte
 _STORED_BYTES = 65_535  # that a block of a deflate stream holds uncompressed
 _MORE_BLOCKS, _LAST_BLOCK = b"\0", b"\1"  # first byte of a stored block
+_IHDR_END = 33
 _HEAD = struct.Struct(">16sII5sII4s")  # the file up to the type of its second chunk
 _NUMBER, _LENGTHS = struct.Struct(">I").pack, struct.Struct("<HH").pack
 _PLAIN = {b"\x08\0\0\0\0": 1, b"\x08\2\0\0\0": 3, b"\x08\6\0\0\0": 4}  # 8 bits, not interlaced → channels
@@ -58,36 +59,39 @@ def plain_pixels(data: bytes) -> npt.NDArray[np.uint8] | None:
 
     None for any other file; `parse` reads it or raises the reason. At most 100,000 pixels, which no limit is below.
     """
-    raw = inflated_rows(data)
-    return None if raw is None else decode_inflated(data[:33], raw)
+    if len(data) < 57:
+        return None
+    _, width, height, kind, checksum, _, _ = _HEAD.unpack_from(data)
+    if kind not in _PLAIN or not 0 < width * height <= LEAST or crc32(data[12:29]) != checksum:
+        return None
+    raw = inflated_rows(data, data[:_IHDR_END], width * _PLAIN[kind] + 1, height)
+    return None if raw is None else decode_inflated(data[:_IHDR_END], raw)
 
 
-def inflated_rows(data: bytes, width: int = 0, height: int = 0, kind: bytes = b"") -> bytes | None:
+def start_of(width: int, height: int, kind: bytes) -> bytes:
+    """Signature and IHDR chunk. `kind`: bit depth, colour type and three zeros."""
+    header = b"IHDR" + _NUMBER(width) + _NUMBER(height) + kind
+    return _START[:12] + header + _NUMBER(crc32(header))
+
+
+def inflated_rows(data: bytes, start: bytes, stride: int, height: int) -> bytes | None:
     """The rows of a small plain PNG, each after its filter type; None for any other file.
 
     Args:
-        kind: bit depth, colour type and three zeros; if it is given, files of another kind or size are refused.
+        start: the signature and the undamaged IHDR chunk that the file must have.
+        stride: bytes of a row, its filter type included.
     """
-    if len(data) < 57:
+    if not data.startswith(start) or data[37:41] != b"IDAT" or not start.startswith(_START):
         return None
-    start, found_width, found_height, found_kind, checksum, length, second = _HEAD.unpack_from(data)
-    if start != _START or second != b"IDAT" or found_kind not in _PLAIN:
-        return None
-    if kind and (found_width, found_height, found_kind) != (width, height, kind):
-        return None
-    end = 41 + length
-    stride = found_width * _PLAIN[found_kind] + 1
-    expected = stride * found_height
-    if not 0 < found_width * found_height <= LEAST or len(data) != end + 16 or data[end + 4 :] != _END:
-        return None
-    if crc32(data[12:29]) != checksum or crc32(data[37:end]) != int.from_bytes(data[end : end + 4], "big"):
+    end = 41 + int.from_bytes(data[33:37], "big")
+    if data[end + 4 :] != _END or crc32(data[37:end]) != int.from_bytes(data[end : end + 4], "big"):
         return None
     inflater = decompressobj()
     try:
-        raw = inflater.decompress(data[41:end], expected)
+        raw = inflater.decompress(data[41:end], stride * height)
     except zlib.error:
         return None
-    if len(raw) != expected or not inflater.eof or raw[::stride].strip(_FILTERS):
+    if len(raw) != stride * height or not inflater.eof or raw[::stride].strip(_FILTERS):
         return None
     return raw
 
