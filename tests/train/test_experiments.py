@@ -198,7 +198,7 @@ def test_accuracy_page_compares_with_reference_recipes():
     page = accuracy.models([card("a.notes", 0.99), card("a.plus", 0.995), card("b.plus", 0.9)], {"a.plus": 0.8})
     assert "| 99.50% (1) | +0.50 points | 80.00% |" in page
     assert page.count("points |") == 1
-    assert page.count("| 80.00 % |") == 1
+    assert page.count("| 80.00% |") == 1
 
 
 def card(name, mean):
