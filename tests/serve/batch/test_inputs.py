@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import struct
 import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -716,3 +717,14 @@ def test_total_counts_known_images(folder, tmp_path):
     write_zip(tmp_path / "z.zip", MEMBERS)
     assert total([expand(str(folder)), expand("nothing.png")]) == 7
     assert total([expand(str(folder)), expand(str(tmp_path / "z.zip"))]) is None
+
+
+def test_single_image_imports_no_archive_module(tmp_path):
+    (tmp_path / "1.png").write_bytes(png(1))
+    script = (
+        "import sys\nfrom serve.batch.inputs import expand\n"
+        f"assert expand({str(tmp_path / '1.png')!r}).count == 1\n"
+        "print([name for name in ('tarfile', 'zipfile', 'lzma', 'bz2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
