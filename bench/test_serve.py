@@ -199,14 +199,14 @@ def test_where_the_time_of_a_request_goes(
     array = np.stack([np.asarray(one.pixels) for one in prepared])
     probabilities = model.run(array).probabilities
     head = {"type": "http", "method": "POST", "path": "/models/mnist14k/predict", "query_string": b""}
-    headers = [(b"content-type", b"image/png")]
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"image/png")]
 
     async def request(number: int) -> None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": sevens[number % len(sevens)], "more_body": False}
 
         async def send(message: Any) -> None:
-            pass
+            assert message.get("status", 200) == 200  # and not the refusal of an unknown host
 
         await app({**head, "headers": list(headers)}, receive, send)
 

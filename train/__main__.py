@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from train.experiments.study import NAMES as STUDIES
-from train.fast.run import mnist_fast
+from train.fast.recipes import RECIPES as TARGETS
 from zoo.errors import WrongUsage, ZooError
 
 if TYPE_CHECKING:
@@ -353,7 +353,26 @@ def experiments(
     click.echo("All runs are done. To write the documentation: python -m docs.build")
 
 
-main.add_command(mnist_fast)
+@main.command("mnist-fast")
+@click.option(
+    "--target", type=click.Choice(list(TARGETS)), default="99.0", show_default=True, help="Target accuracy in percent."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
+@click.option("--calibration-run", is_flag=True, help="Train without the validation split and measure on it.")
+@data_option
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=os.cpu_count(),
+    help="CPU threads.  [default: the number of cores]",
+)
+def mnist_fast(target: str, seed: int, calibration_run: bool, data: str | None, threads: int) -> None:
+    """Train on MNIST against the clock (docs/training-speed.md)."""
+    from train.fast.run import run
+
+    result = run(target, "calibration" if calibration_run else "full", seed, threads, data)
+    click.echo(f"{target} seed {seed}: {result}")
+
 
 if __name__ == "__main__":
     if sys.platform == "linux" and not KEEP_MEMORY.keys() <= os.environ.keys():

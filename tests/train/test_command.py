@@ -1,6 +1,8 @@
 """`python -m train`: messages, resuming, exporting models of one's own, choice of threads, help and errors."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from safetensors.torch import load_file
 
 import zoo
 from tests.support.examples import RECIPE, stripes
+from tests.support.paths import REPOSITORY
 from train import start
-from train.__main__ import main
+from train.__main__ import KEEP_MEMORY, main
 from train.loop import TrainingJob
 from train.recipe import find, names
 from train.report import draw
@@ -291,3 +294,19 @@ def test_commands_to_type_are_complete(tmp_path):
     )
     full = TrainingJob(RECIPE, "full", 3, 20, 1)
     assert start.next_command(full, None) == "python -m train export mnist14k.notes --as mnist14k.mine --seed 3"
+
+
+def test_help_works_and_training_names_the_package_without_torch():
+    script = (
+        "import runpy, sys\nsys.modules['torch'] = None\nsys.argv = ['train', *sys.argv[1:]]\n"
+        "runpy.run_module('train', run_name='__main__')"
+    )
+    environment = os.environ | KEEP_MEMORY  # otherwise the program starts itself again
+    run = lambda *arguments: subprocess.run(  # noqa: E731
+        [sys.executable, "-c", script, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert "mnist14k.notes" in run("--help").stdout
+    done = run("mnist14k.notes", "--epochs", "1")
+    assert done.returncode == 1
+    assert "torch is not installed" in done.stderr
+    assert "Traceback" not in done.stderr

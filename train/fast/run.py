@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import nn
 
@@ -122,24 +121,3 @@ def since_start() -> float:
 
 
 _IMPORTED = time.monotonic()
-
-
-@click.command("mnist-fast")
-@click.option(
-    "--target", type=click.Choice(list(RECIPES)), default="99.0", show_default=True, help="Target accuracy in percent."
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
-@click.option("--calibration-run", is_flag=True, help="Train without the validation split and measure on it.")
-@click.option(
-    "--data", type=click.Path(exists=True, file_okay=False), help="Directory with the datasets.  [env var: ZOO_DATA]"
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    default=os.cpu_count(),
-    help="CPU threads.  [default: the number of cores]",
-)
-def mnist_fast(target: str, seed: int, calibration_run: bool, data: str | None, threads: int) -> None:
-    """Train on MNIST against the clock (docs/training-speed.md)."""
-    result = run(target, "calibration" if calibration_run else "full", seed, threads, data)
-    click.echo(f"{target} seed {seed}: {result}")

@@ -1,7 +1,7 @@
 """Images that need no correction: PNG files of the network's own size and form, decoded and checked many at a time.
 
-Data sets consist of such files. One by one, decoding and checking a 28x28 image takes several times as long as its
-pixels need, because each call of OpenCV or NumPy costs about a microsecond. Here all images of a chunk share the calls:
+Datasets consist of such files. One by one, decoding and checking a 28x28 image takes several times as long as its
+pixels need, because each call of OpenCV or NumPy costs about a microsecond. Here all images of a list share the calls:
 their rows become one tall PNG, separated by black rows, which OpenCV decodes at once, and the form of all digits is
 tested by array operations. The pixels equal those of `zoo.images.prepare.prepare` to the bit.
 
