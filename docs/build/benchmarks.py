@@ -279,6 +279,31 @@ def serving(run: SavedRun) -> str:
     return table("server | requests | requests/s | p50, ms | p99, ms", rows)
 
 
+def batches(run: SavedRun) -> str:
+    """Batches beside their limit, and CPU time per image by process and stage."""
+    rows = []
+    for row in run.rows:
+        if "share_of_the_limit" in row:
+            stages = row["stages_us_per_image"]
+            rows.append([
+                row["scope"].split(",")[0],
+                f"`{row['model']}`",
+                f"{row['images_per_s']:,}",
+                f"{row['limit_images_per_s']:,}",
+                f"{row['share_of_the_limit']:.2f}",
+                f"{row['parent_us_per_image']:.1f}",
+                f"{row['worker_us_per_image']:.0f}",
+                f"{stages['read, decode and check']:.1f}",
+                f"{stages['network']:.1f}",
+                f"{stages['columns'] + stages['Arrow']:.1f}",
+            ])  # fmt: skip
+    return table(
+        "from | model | images/s | network alone, images/s | share | parent, µs | workers, µs | decode and check, µs "
+        "| network, µs | columns and Arrow, µs",
+        rows,
+    )
+
+
 def _middle(values: list[int]) -> str:
     return f"{sorted(values)[len(values) // 2]:,}"
 
@@ -298,7 +323,7 @@ def ratios(run: SavedRun) -> str:
 TABLES: dict[str, Callable[[SavedRun], str]] = {
     function.__name__: function
     for function in (
-        summary, environment, promises, latency, runtimes, peers, shares, loadgen, training, serving, ratios,
+        summary, environment, promises, latency, runtimes, peers, shares, loadgen, training, serving, batches, ratios,
     )
 }  # fmt: skip
 
