@@ -42,7 +42,9 @@ LOGS = ROOT / ".benchmarks" / "loadgen"
 MIN_QUERIES = 1000
 MODES = {"accuracy": "AccuracyOnly", "performance": "PerformanceOnly"}
 SAMPLES_PER_QUERY = 8  # of MultiStream
-SERVER_LOAD = 0.4  # of the measured rate: LoadGen needs its share of the cores, and above that queues grow
+# Shares of the measured rate, tried in turn until a run is valid: LoadGen needs its share of the cores, and above that
+# queues grow.
+SERVER_LOADS = (0.4, 0.3, 0.2)
 SERVER_LIMIT_MS = 10.0
 
 
@@ -138,12 +140,15 @@ def measure_rate(model: zoo.Model, images: npt.NDArray[np.uint8], scenario: Scen
     return n / seconds
 
 
-def make_settings(scenario: Scenario, mode: str, seconds: float, queries: int, rate: float) -> Any:
+def make_settings(
+    scenario: Scenario, mode: str, seconds: float, queries: int, rate: float, load: float = SERVER_LOADS[0]
+) -> Any:
     """LoadGen's settings.
 
     Args:
         rate: images/s of the whole system. LoadGen gets twice that as its expectation, because it ends a run too early
             if answers come faster than expected.
+        load: the rate of queries in the Server scenario, as a share of `rate`.
     """
     import mlperf_loadgen as lg
 
@@ -155,7 +160,7 @@ def make_settings(scenario: Scenario, mode: str, seconds: float, queries: int, r
     settings.multi_stream_samples_per_query = SAMPLES_PER_QUERY
     settings.multi_stream_expected_latency_ns = round(1e9 * SAMPLES_PER_QUERY / rate / 2)
     settings.offline_expected_qps = 2 * rate
-    settings.server_target_qps = SERVER_LOAD * rate
+    settings.server_target_qps = load * rate
     settings.server_target_latency_ns = round(SERVER_LIMIT_MS * 1e6)
     return settings
 
@@ -219,7 +224,12 @@ def measure(name: str, scenario: Scenario, seconds: float, queries: int, logs: P
             f"{card.name}: {correct} of {total} answers are correct, but its card has {card.accuracy.correct} of "
             f"{card.accuracy.images}."
         )
-    threads = run(model, test, scenario, make_settings(scenario, "performance", seconds, queries, rate), folder)
+    for load in SERVER_LOADS if scenario.name == "Server" else SERVER_LOADS[:1]:
+        settings = make_settings(scenario, "performance", seconds, queries, rate, load)
+        threads = run(model, test, scenario, settings, folder)
+        summary = (folder / "mlperf_log_summary.txt").read_text().splitlines()
+        if parse_summary(summary).get("Result is") == "VALID":
+            break
     return {
         "model": card.name,
         "scenario": scenario.name,
@@ -232,7 +242,7 @@ def measure(name: str, scenario: Scenario, seconds: float, queries: int, logs: P
         "min_queries": queries,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "environment": environment(),
-        "log": (folder / "mlperf_log_summary.txt").read_text().splitlines(),
+        "log": summary,
     }
 
 
