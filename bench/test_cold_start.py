@@ -42,5 +42,5 @@ def test_cold_start_beside_minimum(benchmark: Any, seven: Path) -> None:
     }  # fmt: skip
     process = benchmark.pedantic(run_process, args=(ours,), rounds=5)
     assert json.loads(process.output)["label"] == "7"
-    assert ratio <= 2.0  # measured 1.74 to 1.84, the aim is 1.6
+    assert ratio <= 2.0  # measured 1.40 to 1.47 here, 1.74 to 1.84 on other machines; the aim is 1.35
     assert memory_ratio <= 1.6  # measured 1.55

@@ -18,8 +18,6 @@ SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .jp2 .j2k .jpx .jxl .ico .tga "
     ".cur .icns .mpo .pbm .pgm .ppm .pnm .pam .pfm .pcx .qoi .psd .dds .exr .hdr .sgi .xbm .xpm .eps .svg".split()
 )
-
-
 IGNORED_FOLDERS = frozenset({"__MACOSX"})  # macOS adds it with metadata
 MAGIC_BYTES = 32  # enough of a file to recognise an image
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")  # first bytes of gzip, bzip2 and xz files

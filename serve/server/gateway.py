@@ -173,8 +173,8 @@ class Gateway:
 class BodyLimit:
     """Passes requests to an application; bodies have at most `limit` bytes and are complete within `seconds`.
 
-    If a body is rejected, or stops arriving, the application is told that the client has disconnected, which frameworks
-    know how to handle; its response to that is dropped.
+    If a body is rejected, or stops arriving, the application receives the message that the client has disconnected,
+    which frameworks know how to handle; its response to that is dropped.
     """
 
     def __init__(self, app: Application, limit: int, seconds: float) -> None:

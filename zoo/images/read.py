@@ -143,6 +143,19 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         os.close(descriptor)
 
 
+def read_file_up_to(path: str | os.PathLike[str], largest: int) -> bytes | None:
+    """The bytes of a regular file of at most `largest` bytes; None for any other. Raises OSError or ValueError."""
+    descriptor = os.open(path, _READ_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
+            return None
+        data = os.read(descriptor, largest + 1)
+        return data if len(data) == status.st_size else None
+    finally:
+        os.close(descriptor)
+
+
 def _read_open(file: Any) -> bytes:
     parts: list[bytes] = []
     remaining = MAX_FILE_BYTES + 1

