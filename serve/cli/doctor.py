@@ -1,19 +1,41 @@
 """`zoo doctor`: versions, models and devices on one screen, to be pasted into a bug report."""
 
 import hashlib
+import json
 import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import click
+
 import zoo
 from serve import devices
+from serve.cli.options import json_option
 from zoo import registry, runtime
-from zoo.errors import ZooError
+from zoo.errors import ZooError, printable
 from zoo.registry import home
 
 PACKAGES = ("numpy", "pillow", "opencv-python-headless", "click", "rich")
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Show versions, devices and damaged models.
+
+    Runs a model on every device and checks every model file against its card. Paste the output into a bug report.
+    """
+    rows, healthy = examine()
+    if as_json:
+        findings = [{"subject": subject, "finding": finding} for subject, finding in rows]
+        click.echo(json.dumps({"well": healthy, "findings": findings}, indent=2))
+    else:
+        width = max(len(subject) for subject, _ in rows)
+        for subject, finding in rows:
+            click.echo(printable(f"{subject:<{width}}  {finding}"))
+    sys.exit(0 if healthy else 3)
 
 
 def examine() -> tuple[list[tuple[str, str]], bool]:

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import click
+
 from serve.batch.archives import Bounds
 from serve.batch.formats import Encoding, table_width
 from serve.batch.inputs import ImageArgument, Options, expand, total
 from serve.batch.outputs import Stdout, check_out, encoding_of, open_output
 from serve.batch.pipeline import MAX_IMAGES_IN_PROCESS, BatchJob, Block, Output, Summary, TooManyErrors, run
 from serve.batch.signals import interrupt_once
+from serve.cli.options import complete_files, device_choice, model_option
 from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
+from serve.service.settings import DEFAULT_MODEL
 from zoo.columns import Columns
 from zoo.errors import BadInput
 from zoo.images.read import Named
@@ -214,3 +218,79 @@ class ProgressBar:
         rate = f"{speed:,.0f} images/s" if speed else ""
         status = f"{rate}, {self._failed:,} failed" if self._failed else rate
         self._bar.update(self._task, advance=block.count, status=status)
+
+
+@click.command("predict")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", shell_complete=complete_files)
+@model_option
+@click.option("--out", "-o", metavar="FILE", help="Output file (.jsonl, .csv or .parquet).  [default: stdout]")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "jsonl", "csv", "parquet"]),
+    help="Output format.  [default: from FILE's suffix, or table]",
+)
+@click.option(
+    "--top-k", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Labels to report per image."
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "whole"]),
+    default="crop",
+    show_default=True,
+    help="Fit photos to the input: crop the centre, or pad the whole image.",
+)
+@click.option("--resume", is_flag=True, help="Resume the interrupted run that was writing FILE.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["row", "fail"]),
+    default="row",
+    show_default=True,
+    help="For an image that fails: write a row with the error, or stop.",
+)
+@click.option(
+    "--max-errors",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Stop when more than N images have failed.  [default: no limit]",
+)
+@click.option("--allow-url", is_flag=True, help="Download images given as http:// or https:// URLs.")
+@click.option(
+    "--column", metavar="NAME", help="Image column of parquet files.  [default: the first column with images]"
+)
+@click.option(
+    "--max-megapixels",
+    envvar="ZOO_MAX_MEGAPIXELS",
+    type=click.FloatRange(min=0.1, max=1000),
+    metavar="N",
+    help="Reject images above this many megapixels.  [env var: ZOO_MAX_MEGAPIXELS; default: 25]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Worker processes for more than 256 images.  [default: one per core]",
+)
+@click.option(
+    "--device",
+    type=device_choice,
+    default="auto",
+    show_default=True,
+    help="Device to run on; auto is the CPU, or CUDA for 200,000 images or more.",
+)
+def command(model: str | None, on_error: str, max_errors: int | None, **options: Any) -> None:
+    """Classify images; prints one row per image.
+
+    \b
+    IMAGE is one of:
+      an image file, a folder, a glob pattern or a URL
+      a zip or tar archive, or a parquet file with an image column
+      @FILE  a text file with one path or URL per line; @- reads it from stdin
+      -      the bytes of one image on stdin
+    """
+    limit = 0 if on_error == "fail" else max_errors
+    sys.exit(
+        predict(
+            PredictOptions(model=model or DEFAULT_MODEL, is_default_model=model is None, max_errors=limit, **options)
+        )
+    )

@@ -24,6 +24,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from serve.cli.options import device_option
 from serve.messages import say
 from serve.service.settings import Settings
 from zoo import errors
@@ -211,3 +214,102 @@ def _mount_page(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
 
 def _missing_extra(error: ImportError) -> ZooError:
     return ZooError(f"`zoo serve` needs {error.name}: pip install 'pocketzoo[serve]'.")
+
+
+class PortOption(click.Option):
+    """The --port option; ignores the ZOO_PORT that Kubernetes sets for a service named "zoo" (tcp://ADDRESS:PORT)."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        if value is not None and value.startswith(("tcp://", "udp://", "sctp://")):
+            say(f"zoo: Ignoring ZOO_PORT={value!r}: Kubernetes sets it for a service named zoo.")
+            return None
+        return value
+
+
+@click.command("serve", context_settings={"auto_envvar_prefix": "ZOO"})
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Address to listen on.")
+@click.option(
+    "--port",
+    cls=PortOption,
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    metavar="N",
+    help="Port to listen on; 0 picks a free port.",
+)
+@click.option("--models", default="*", show_default=True, metavar="PATTERN", help="Models to serve.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Server processes."
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Queued requests per process; further requests get 503.",
+)
+@click.option(
+    "--max-body-mb",
+    type=click.FloatRange(min=0.001),
+    default=16,
+    show_default=True,
+    metavar="MB",
+    help="Largest request body in megabytes.",
+)
+@click.option(
+    "--deadline-ms",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    metavar="MS",
+    help="Time limit per request in milliseconds.",
+)
+@click.option("--demo/--no-demo", default=True, show_default=True, help="Serve the web page at /.")
+@click.option(
+    "--access-log/--no-access-log", default=True, show_default=True, help="Log one JSON line per request to stderr."
+)
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    envvar="ZOO_ALLOWED_HOST",
+    metavar="NAME",
+    help="Accept requests for this host name, '*' for any; repeatable.  [default: IP addresses, localhost, HOST]",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    envvar="ZOO_CORS_ORIGIN",
+    metavar="ORIGIN",
+    help="Allow pages of this site (https://example.org, or '*') to call the API; repeatable.  [default: none]",
+)
+@click.option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    help="Also serve /v2/health/ on this port, which answers even under load.  [default: none]",
+)
+@device_option
+def command(**options: Any) -> None:
+    """Start the web page and the HTTP API.
+
+    Runs until SIGINT (Ctrl-C) or SIGTERM. Every option can also be set as ZOO_<OPTION>, for example ZOO_MAX_BODY_MB.
+    If ZOO_API_KEY is set, clients must send that key.
+    """
+    serve(Settings(**options, key=_api_key()))
+
+
+def _api_key() -> str | None:
+    """ZOO_API_KEY without surrounding whitespace: files and secrets often end in a newline. Raises WrongUsage."""
+    value = os.environ.get("ZOO_API_KEY")
+    if value is None:
+        return None
+    key = value.strip()
+    if not key or not key.isprintable():
+        raise WrongUsage("ZOO_API_KEY is empty or contains control characters. Set a key or unset the variable.")
+    if key != value:
+        say("zoo: Ignoring whitespace around the key in ZOO_API_KEY.")
+    return key

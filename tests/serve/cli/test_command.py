@@ -11,7 +11,7 @@ import sys
 import click
 import pytest
 
-from serve.cli import main
+from serve.cli import main, options
 from tests.support.paths import REPOSITORY, add_model
 from zoo import errors, registry
 from zoo.card import Card
@@ -187,14 +187,14 @@ def test_help_lines_are_not_truncated(run):
     code, out, _ = run("-h")
     commands = out.split("Commands:\n")[1]
     assert code == 0
-    assert len(commands.splitlines()) == len(main.cli.commands)
+    assert len(commands.splitlines()) == len(main.COMMANDS)
     assert "..." not in commands
     assert all(line.endswith(".") for line in commands.splitlines())
 
 
-@pytest.mark.parametrize("command", sorted(main.cli.commands))
+@pytest.mark.parametrize("command", sorted(main.COMMANDS))
 def test_all_options_have_a_help_text(command):
-    options = [parameter for parameter in main.cli.commands[command].params if isinstance(parameter, click.Option)]
+    options = [parameter for parameter in main.cli.get_command(None, command).params if isinstance(parameter, click.Option)]
     assert [option.name for option in options if not option.help] == []
 
 
@@ -214,7 +214,7 @@ def completions(run, monkeypatch):
 
 
 def test_completion_of_commands_and_options(completions):
-    assert {value for _, value in completions("zoo ")} == set(main.cli.commands)
+    assert {value for _, value in completions("zoo ")} == set(main.COMMANDS)
     assert completions("zoo pre") == [("plain", "predict")]
     assert ("plain", "--json") in completions("zoo list --")
     assert completions("zoo predict x.png --device cu") == [("plain", "cuda")]
@@ -235,7 +235,7 @@ def test_completion_of_files(completions):
 
 def test_completion_without_home_directory(monkeypatch, run, capsys):
     monkeypatch.setattr("zoo.registry.home", lambda: (_ for _ in ()).throw(ZooError("There is no home folder.")))
-    items = main._complete_models(None, None, "mnist4")
+    items = options.complete_models(None, None, "mnist4")
     assert [(item.value, item.type) for item in items] == [("mnist4", "file")]
 
 

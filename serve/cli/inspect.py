@@ -1,0 +1,33 @@
+"""`zoo inspect`: what the layers of a network give for one image, as PNG files."""
+
+import click
+
+from serve.cli.options import complete_files, model_option
+from serve.service.settings import DEFAULT_MODEL
+
+
+@click.command()
+@click.argument("image", shell_complete=complete_files)
+@model_option
+@click.option(
+    "--out", "-o", type=click.Path(file_okay=False), default="inside", show_default=True, help="Output folder."
+)
+@click.option(
+    "--unit",
+    metavar="LAYER:ROW,COLUMN",
+    help="Draw the receptive field of this unit only.  [default: the centre unit of each layer]",
+)
+def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
+    """Draw the feature maps of every layer for IMAGE.
+
+    Writes PNG files into a folder: the prediction, receptive fields, the first layer's kernels, and the feature maps
+    of every layer.
+    """
+    from pathlib import Path
+
+    from zoo.inspection.activations import look_inside, parse_unit
+    from zoo.inspection.plots import draw_figures
+
+    only = parse_unit(unit) if unit else None
+    for path in draw_figures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), only):
+        click.echo(path)

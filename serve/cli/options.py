@@ -1,0 +1,49 @@
+"""Options and completion that several commands share."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+import zoo
+from serve.service.settings import DEFAULT_MODEL
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+def complete_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]  # the shell itself lists the files
+
+
+def complete_models(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """Model names and architectures that start with the word; files if there are none."""
+    from click.shell_completion import CompletionItem
+
+    try:
+        cards = zoo.list_models()
+    except ZooError:  # for example, there is no home directory
+        cards = []
+    names = {name for card in cards for name in (card.name, card.architecture) if name.startswith(incomplete)}
+    return [CompletionItem(name) for name in sorted(names)] or complete_files(context, parameter, incomplete)
+
+
+model_option = click.option(
+    "--model",
+    "-m",
+    shell_complete=complete_models,
+    metavar="MODEL",
+    help=f"Model name, path of an .onnx file, or path of a model folder.  [default: {DEFAULT_MODEL}]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+device_choice = click.Choice(["auto", "cpu", "cuda"])
+device_option = click.option(
+    "--device", type=device_choice, default="auto", show_default=True, help="Device to run on; auto is the CPU."
+)
+data_option = click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False),
+    help="Directory with the test datasets.  [env var: ZOO_DATA]",
+)
