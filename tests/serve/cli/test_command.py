@@ -194,8 +194,8 @@ def test_help_lines_are_not_truncated(run):
 
 @pytest.mark.parametrize("command", sorted(main.COMMANDS))
 def test_all_options_have_a_help_text(command):
-    options = [parameter for parameter in main.cli.get_command(None, command).params if isinstance(parameter, click.Option)]
-    assert [option.name for option in options if not option.help] == []
+    parameters = main.cli.get_command(None, command).params
+    assert [it.name for it in parameters if isinstance(it, click.Option) and not it.help] == []
 
 
 @pytest.fixture
