@@ -17,6 +17,7 @@ from pathlib import Path
 from zoo.card import NAME, Card
 from zoo.errors import BadModel, ModelNotFound, ZooError, reason
 from zoo.model_files import LARGEST_CARD, LARGEST_MODEL, read_file
+from zoo.source import LARGEST_SOURCE, SOURCE_FILE, Source
 
 
 def home() -> Path:
@@ -60,6 +61,13 @@ class Entry:
             BadModel: it cannot be read, is too large, or is outside of the folder.
         """
         return read_file(self.folder / name, LARGEST_MODEL, None if self.shipped else self.folder)
+
+    def source(self) -> Source | None:
+        """Where `zoo pull` got the model; None for a model that was not pulled. Raises BadModel."""
+        path = self.folder / SOURCE_FILE
+        if self.shipped or not os.path.lexists(path):
+            return None
+        return Source.from_json(_text(path, self.folder, LARGEST_SOURCE), str(path))
 
 
 def scan(pattern: str = "*") -> list[Entry]:
@@ -168,8 +176,8 @@ def _real(path: Path) -> Path:
         raise BadModel(f"{path} is a broken link: remove it.") from None
 
 
-def _text(path: Path, folder: Path) -> str:
+def _text(path: Path, folder: Path, limit: int = LARGEST_CARD) -> str:
     try:
-        return read_file(path, LARGEST_CARD, None if folder.parent == SHIPPED_FOLDER else folder).decode()
+        return read_file(path, limit, None if folder.parent == SHIPPED_FOLDER else folder).decode()
     except UnicodeDecodeError:
         raise BadModel(f"{path} is not UTF-8 text: get the model again.") from None
