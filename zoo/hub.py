@@ -270,11 +270,12 @@ def _checked_contents(name: str) -> tuple[Card, dict[str, bytes]]:
 def page(card: Card, repository: str) -> str:
     """The README.md of a model's repository."""
     shape = ", ".join(map(str, card.input.shape))
+    shipped = os.path.lexists(registry.SHIPPED_FOLDER / card.name)
+    pull_line = "" if shipped else f"zoo pull {repository}\n"
     usage = f"""With pocketzoo, which reads and corrects any image:
 
 ```sh
-zoo pull {repository}
-zoo predict image.png --model {card.name}
+{pull_line}zoo predict image.png --model {card.name}
 ```
 
 With onnxruntime alone, for arrays that are in the form of the data set already:

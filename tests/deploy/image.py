@@ -161,7 +161,9 @@ class Image:
 
     @contextmanager
     def serving(self, log, mounts=(), arguments=None, **environment):
-        """Start ENTRYPOINT and CMD; yields the process, its address, and a function that runs the HEALTHCHECK.
+        """Start ENTRYPOINT and CMD, on 127.0.0.1 only.
+
+        Yields the process, its address, and a function that runs the HEALTHCHECK and returns its exit code.
 
         Args:
             arguments: instead of CMD.
@@ -170,7 +172,9 @@ class Image:
         start = [*json.loads(stage.last("ENTRYPOINT")), *(arguments or json.loads(stage.last("CMD")))]
         check = json.loads(stage.last("HEALTHCHECK").partition("CMD ")[2])
         port, health_port = free_port(), free_port()
-        environment = {"ZOO_PORT": str(port), "ZOO_HEALTH_PORT": str(health_port), "ZOO_API_KEY": KEY} | environment
+        environment = {
+            "ZOO_HOST": "127.0.0.1", "ZOO_PORT": str(port), "ZOO_HEALTH_PORT": str(health_port), "ZOO_API_KEY": KEY,
+        } | environment  # fmt: skip
 
         def healthy():
             return subprocess.run(self.run(check, **environment), capture_output=True, timeout=30).returncode

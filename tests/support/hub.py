@@ -30,6 +30,16 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
+def git_oid(content):
+    """Git's name of a file's content."""
+    return sha1(b"blob %d\0" % len(content) + content)
+
+
+def oid(path, content):
+    """How the hub names a content: as Git does, or by the sha256 of a large file."""
+    return sha256(content) if path.endswith(LFS) else git_oid(content)
+
+
 @dataclass
 class Repository:
     private: bool = False
@@ -118,7 +128,8 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def answer(self):
-        self.path = urlsplit(self.path).path
+        address = urlsplit(self.path)
+        self.path, self.query = address.path, address.query
         length = int(self.headers.get("Content-Length") or 0)
         if self.headers.get("Transfer-Encoding") == "chunked":
             parts = []
@@ -224,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def entry(self, path, content):
         size = self.server.claimed_sizes.get(path, len(content))
-        entry = {"type": "file", "path": path, "size": size, "oid": sha1(content)}
+        entry = {"type": "file", "path": path, "size": size, "oid": git_oid(content)}
         if path.endswith(LFS):
             entry["lfs"] = {"oid": sha256(content), "size": size, "pointerSize": 130}
         return entry
@@ -244,7 +255,7 @@ class Handler(BaseHTTPRequestHandler):
             {
                 "path": file["path"], "shouldIgnore": False,
                 "uploadMode": "lfs" if file["path"].endswith(LFS) else "regular",
-                "oid": self.entry(file["path"], tree[file["path"]])["oid"] if file["path"] in tree else None,
+                "oid": oid(file["path"], tree[file["path"]]) if file["path"] in tree else None,
             }
             for file in json.loads(self.body)["files"]
         ]  # fmt: skip
@@ -285,8 +296,13 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = self.server.objects[value["oid"]]
             elif operation["key"] == "deletedFile":
                 files[value["path"]] = None
+        url = f"{self.server.url}/{name}"
+        answer = {"success": True}
+        if "create_pr=1" in self.query:
+            repository.branches["refs/pr/1"] = repository.branches[revision]
+            revision, answer["pullRequestUrl"] = "refs/pr/1", f"{url}/discussions/1"
         commit = repository.commit(files, message, revision)
-        self.json({"success": True, "commitOid": commit, "commitUrl": f"{self.server.url}/{name}/commit/{commit}"})
+        self.json(answer | {"commitOid": commit, "commitUrl": f"{url}/commit/{commit}"})
 
     def resolve(self, name, revision, path):
         commit, files = self.tree(self.repository(name, content=True), revision)
@@ -294,7 +310,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.missing(commit)
         content = files[path]
         lfs = path.endswith(LFS)
-        etag = f'"{sha256(content) if lfs else sha1(content)}"'
+        etag = f'"{oid(path, content)}"'
         headers = {"X_Repo_Commit": commit, "ETag": etag, "Accept_Ranges": "bytes"}
         if lfs:
             size = str(self.server.claimed_sizes.get(path, len(content)))

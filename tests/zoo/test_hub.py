@@ -187,6 +187,29 @@ def test_push_to_a_private_repository_and_a_branch(hub, empty_home):
     assert pull(f"{REPOSITORY}@candidate", force=True).card.name == "mine.a"
 
 
+def test_push_as_a_pull_request(hub, empty_home):
+    add_model(empty_home, "mine.a")
+    hub.add(REPOSITORY, {"keep.txt": b"mine"})
+    pushed = push("mine.a", REPOSITORY, create_pr=True)
+    assert pushed.url == f"{hub.url}/{REPOSITORY}/discussions/1"
+    repository = hub.repositories[REPOSITORY]
+    assert set(repository.files()) == {"keep.txt"}
+    assert "model.onnx" in repository.files("refs/pr/1")
+
+
+def test_push_of_the_same_files_makes_no_commit(hub, empty_home):
+    add_model(empty_home, "mine.a")
+    first = push("mine.a", REPOSITORY)
+    assert push("mine.a", REPOSITORY).commit == first.commit
+
+
+def test_model_card_names_the_command_that_brings_the_model(hub, empty_home):
+    """A model that is part of pocketzoo needs no pull, which would be refused."""
+    push("mnist4k", REPOSITORY)
+    text = hub.repositories[REPOSITORY].files()["README.md"].decode()
+    assert ("zoo predict image.png --model mnist4k.plus" in text, "zoo pull" in text) == (True, False)
+
+
 def test_push_removes_weights_that_do_not_match(hub, empty_home, model_files):
     """A model whose weights are not installed replaces one with weights: the old ones must not stay."""
     hub.add(REPOSITORY, model_files | {"keep.txt": b"mine", "model.safetensors": b"of an older model"})
