@@ -427,4 +427,6 @@ def _translated(error: Exception, endpoint: str, repository: str, revision: str 
         return HubError(f"{endpoint} does not permit this for {repository} ({detail}): use a token that may do it.")
     if status is not None:
         return HubError(f"{endpoint} answered {status} for {repository} ({detail}): try again later.")
-    return HubError(f"The transfer of {repository} with {endpoint} failed ({detail}): try again.")
+    return HubError(
+        f"The request to {endpoint} for {repository} failed ({detail}): check the connection, and try again."
+    )

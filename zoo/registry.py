@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.card import NAME, Card
 from zoo.errors import BadModel, ModelNotFound, ZooError, reason
 from zoo.model_files import LARGEST_CARD, LARGEST_MODEL, read_file
-from zoo.source import LARGEST_SOURCE, SOURCE_FILE, Source
+
+if TYPE_CHECKING:
+    from zoo.source import Source
 
 
 def home() -> Path:
@@ -62,8 +65,10 @@ class Entry:
         """
         return read_file(self.folder / name, LARGEST_MODEL, None if self.shipped else self.folder)
 
-    def source(self) -> Source | None:
+    def source(self) -> "Source | None":
         """Where `zoo pull` got the model; None for a model that was not pulled. Raises BadModel."""
+        from zoo.source import LARGEST_SOURCE, SOURCE_FILE, Source  # not for `zoo predict`, which must start fast
+
         path = self.folder / SOURCE_FILE
         if self.shipped or not os.path.lexists(path):
             return None
