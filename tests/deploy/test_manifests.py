@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from ipaddress import ip_address
 
 import pytest
@@ -298,6 +299,15 @@ def test_model_folder_of_kserve(tmp_path, monkeypatch, linked):
     monkeypatch.setenv("ZOO_HOME", str(root))
     assert registry.find("mine.a").card.name == "mine.a"
     assert registry.find("mine.a").read("model.onnx")
+
+
+def test_build_arguments_are_extras():
+    """The image's runtime is an extra of pyproject.toml, and both variants are in the guide."""
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "RUNTIME=cpu" in stages()["build"].all("ARG")
+    guide = (REPOSITORY / "docs/guides/containers.md").read_text()
+    assert {"cpu", *re.findall(r"--build-arg RUNTIME=(\w+)", guide)} == {"cpu", "gpu"} <= extras.keys()
+    assert ".[${RUNTIME},serve]" in stages()["build"].last("RUN")
 
 
 def test_ignore_file_lets_through_what_the_image_needs():
