@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cache, partial
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from zoo.errors import BadModel, printable
 from zoo.model_files import LARGEST_CARD
 
 SCHEMA_VERSION = 1
+T = TypeVar("T")
 
 Form = Literal["digit", "photo"]
 
@@ -217,7 +218,7 @@ class Card:
         try:
             if len(text) > LARGEST_CARD:
                 raise _Invalid(f"it has {len(text):,} characters, more than the limit of {LARGEST_CARD:,}")
-            data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+            data = _loads(text)
             if not isinstance(data, dict) or "schema_version" not in data:
                 raise _Invalid("it has no schema_version")
             if data["schema_version"] != SCHEMA_VERSION:
@@ -234,6 +235,21 @@ class Card:
                 f"The card in {where} is damaged or not a pocketzoo card ({detail}): export the model again, or "
                 "install the version of pocketzoo that wrote it."
             ) from None
+
+
+def parse(kind: type[T], text: str) -> T:
+    """Read the JSON of any dataclass that is annotated as those here, and check every field.
+
+    Raises:
+        ValueError: with the name of the field, as a part of the sentence for the user.
+        RecursionError: nested too deeply.
+    """
+    value: T = _check_for(cast(Any, kind))(_loads(text))
+    return value
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
 
 
 class _Invalid(ValueError):

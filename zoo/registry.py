@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.card import NAME, Card
 from zoo.errors import BadModel, ModelNotFound, ZooError, reason
 from zoo.model_files import LARGEST_CARD, LARGEST_MODEL, read_file
+
+if TYPE_CHECKING:
+    from zoo.source import Source
 
 
 def home() -> Path:
@@ -60,6 +64,15 @@ class Entry:
             BadModel: it cannot be read, is too large, or is outside of the folder.
         """
         return read_file(self.folder / name, LARGEST_MODEL, None if self.shipped else self.folder)
+
+    def source(self) -> "Source | None":
+        """Where `zoo pull` got the model; None for a model that was not pulled. Raises BadModel."""
+        from zoo.source import LARGEST_SOURCE, SOURCE_FILE, Source  # not for `zoo predict`, which must start fast
+
+        path = self.folder / SOURCE_FILE
+        if self.shipped or not os.path.lexists(path):
+            return None
+        return Source.from_json(_text(path, self.folder, LARGEST_SOURCE), str(path))
 
 
 def scan(pattern: str = "*") -> list[Entry]:
@@ -168,8 +181,8 @@ def _real(path: Path) -> Path:
         raise BadModel(f"{path} is a broken link: remove it.") from None
 
 
-def _text(path: Path, folder: Path) -> str:
+def _text(path: Path, folder: Path, limit: int = LARGEST_CARD) -> str:
     try:
-        return read_file(path, LARGEST_CARD, None if folder.parent == SHIPPED_FOLDER else folder).decode()
+        return read_file(path, limit, None if folder.parent == SHIPPED_FOLDER else folder).decode()
     except UnicodeDecodeError:
         raise BadModel(f"{path} is not UTF-8 text: get the model again.") from None

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def verify(model: Entry | Path, folder: str | None = None, device: Device = "aut
         )
         where = str(model)
     else:
-        for check in _check_files(model):
+        for check in chain(_check_files(model), _check_source(model)):
             yield check
             if check.passed is False:
                 return
@@ -78,6 +79,23 @@ def _check_files(entry: Entry) -> Iterator[Check]:
             yield Check(file.name, True, f"sha256 {digest[:12]}…, {len(content):,} bytes")
         else:
             yield Check(file.name, False, f"the sha256 of {path} differs from the card: get the model again.")
+
+
+def _check_source(entry: Entry) -> Iterator[Check]:
+    """Compare a pulled model's files with those that `zoo pull` wrote. Nothing for a model that was not pulled."""
+    try:
+        source = entry.source()
+        if source is None:
+            return
+        changed = [name for name, digest in source.digests.items() if _sha256(entry.read(name)) != digest]
+    except (BadModel, ModelNotFound) as error:
+        yield Check("source", False, str(error))
+        return
+    if changed:
+        remedy = f"run `zoo pull {source.repository}@{source.commit} --force`."
+        yield Check("source", False, f"{', '.join(changed)} differs from what was pulled from {source}: {remedy}")
+    else:
+        yield Check("source", True, f"pulled from {source}; unchanged since: {', '.join(source.digests)}")
 
 
 def _sha256(content: bytes) -> str:

@@ -30,6 +30,8 @@ COMMANDS = {
     "list": "serve.cli.models:list_command",
     "info": "serve.cli.models:info",
     "verify": "serve.cli.models:verify",
+    "pull": "serve.cli.hub:pull",
+    "push": "serve.cli.hub:push",
     "serve": "serve.cli.serve:command",
     "doctor": "serve.cli.doctor:doctor",
     "completion": "serve.cli.completion:completion",

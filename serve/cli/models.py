@@ -14,6 +14,8 @@ from zoo.errors import BadModel, ModelNotFound, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from zoo.registry import Entry
+    from zoo.source import Source
     from zoo.verify import Check
 
 
@@ -26,7 +28,7 @@ def list_command(pattern: str, as_json: bool) -> None:
     PATTERN is the beginning of a name or a pattern with wildcards: zoo list cifar, zoo list '*.plus'.
     """
     from serve.cli.output import cards_json, model_table
-    from zoo.registry import damaged, not_found
+    from zoo.registry import damaged, not_found, scan
 
     for problem in damaged(pattern):
         say(f"zoo: {printable(str(problem))}")
@@ -36,7 +38,7 @@ def list_command(pattern: str, as_json: bool) -> None:
     if as_json:
         click.echo(cards_json(cards))
     else:
-        model_table(cards)
+        model_table(cards, {entry.card.name: str(source) for entry in scan(pattern) if (source := _source(entry))})
 
 
 @click.command()
@@ -50,13 +52,24 @@ def info(name: str, as_json: bool) -> None:
     multiply-accumulates (MACs).
     """
     from serve.cli.output import card_page
-    from zoo.model import card_of
+    from zoo.model import card_of, locate
+    from zoo.registry import Entry
 
     card = card_of(name)
     if as_json:
         click.echo(card.to_json(indent=2))
     else:
-        card_page(card)
+        location = locate(name)
+        card_page(card, _source(location) if isinstance(location, Entry) else None)
+
+
+def _source(entry: "Entry") -> "Source | None":
+    """Where a model was pulled from; a damaged source.json is reported, and does not affect the model."""
+    try:
+        return entry.source()
+    except BadModel as error:
+        say(f"zoo: {error}")
+        return None
 
 
 @click.command()

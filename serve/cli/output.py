@@ -9,6 +9,7 @@ import click
 
 from zoo.card import Card
 from zoo.errors import printable
+from zoo.source import Source
 
 
 def cards_json(cards: list[Card]) -> str:
@@ -16,8 +17,12 @@ def cards_json(cards: list[Card]) -> str:
     return json.dumps([asdict(card) for card in cards], indent=2, ensure_ascii=False)
 
 
-def model_table(cards: list[Card]) -> None:
-    """Print one line per model; a star marks the default recipe of each architecture."""
+def model_table(cards: list[Card], sources: dict[str, str] | None = None) -> None:
+    """Print one line per model; a star marks the default recipe of each architecture.
+
+    Args:
+        sources: for models that were pulled, where from.
+    """
     headers = ["model", "dataset", "parameters", "MACs", "test accuracy", "file", "title"]
     rows = [
         [
@@ -27,7 +32,7 @@ def model_table(cards: list[Card]) -> None:
             f"{card.macs:,}",
             str(card.accuracy),
             f"{card.file('model.onnx').size_bytes / 1000:.0f} KB",
-            card.title,
+            card.title + (f"; pulled from {sources[card.name]}" if sources and card.name in sources else ""),
         ]
         for card in cards
     ]
@@ -35,8 +40,8 @@ def model_table(cards: list[Card]) -> None:
     click.echo("* default of its architecture: `mnist14k` is short for `mnist14k.plus`", err=True)
 
 
-def card_page(card: Card) -> None:
-    """Print the fields of a card and its table of layers."""
+def card_page(card: Card, source: Source | None = None) -> None:
+    """Print the fields of a card, where the model was pulled from, and its table of layers."""
     accuracy, seeds, calibration = card.accuracy, card.accuracy.seeds, card.calibration
     parameters, training = card.parameters, card.training
     spread = f", sd {seeds.sd:.3%}" if seeds.sd is not None else ""
@@ -61,6 +66,7 @@ def card_page(card: Card) -> None:
                  f"licence {card.licence}"),
         *([("int8", f"{card.quantization}; {card.quantization.scheme}")]
           if card.quantization else []),
+        *([("pulled from", f"{source.endpoint}/{source.repository} at {source.commit}")] if source else []),
         ("written with", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
     ]  # fmt: skip
     for name, text in facts:

@@ -1,0 +1,137 @@
+"""A card as a Markdown page with YAML front matter: the model card format of the Hugging Face hub.
+
+https://huggingface.co/docs/hub/model-cards. `zoo push` writes it as README.md, `docs/build` as docs/models/NAME.md.
+"""
+
+import json
+from typing import Any
+
+from zoo.card import Card
+
+HUB_DATASETS = "huggingface.co/datasets/"
+
+# Licences that the hub knows by these identifiers (https://huggingface.co/docs/hub/repositories-licenses), of those
+# that are usual for weights. Others are written as "other" with their name.
+HUB_LICENCES = frozenset({
+    "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsl-1.0", "cc", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0",
+    "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "ecl-2.0", "epl-2.0", "eupl-1.1", "gpl-2.0", "gpl-3.0",
+    "isc", "lgpl-2.1", "lgpl-3.0", "mit", "mpl-2.0", "ms-pl", "ncsa", "openrail", "osl-3.0", "pddl", "unknown",
+    "unlicense", "wtfpl", "zlib",
+})  # fmt: skip
+
+
+def text(card: Card, usage: str, footer: str) -> str:
+    """The page of a model.
+
+    Args:
+        usage: Markdown that shows how to use the model.
+        footer: the last sentence.
+    """
+    return f"---\n{_front_matter(card)}---\n\n{_body(card, usage, footer)}"
+
+
+def _front_matter(card: Card) -> str:
+    """Return YAML. Values are written as JSON, which is valid YAML, so that no quoting rules are needed."""
+    metric = {"type": "accuracy", "name": "accuracy, last epoch", "value": round(card.accuracy.value, 4)}
+    on_hub = card.dataset.source.startswith(HUB_DATASETS)
+    dataset_id = card.dataset.source.removeprefix(HUB_DATASETS) if on_hub else card.dataset.name
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": dataset_id, "name": card.dataset.title, "split": "test"},
+        "metrics": [metric],
+    }
+    fields = {
+        **_licence(card.licence),
+        "library_name": "onnx",
+        "pipeline_tag": "image-classification",
+        "tags": ["onnx", "image-classification", "tiny", card.dataset.name],
+        **({"datasets": [dataset_id]} if on_hub else {}),
+        "metrics": ["accuracy"],
+        "model-index": [{"name": card.name, "results": [result]}],
+    }
+    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
+
+
+def _licence(licence: str) -> dict[str, str]:
+    if licence.lower() in HUB_LICENCES:
+        return {"license": licence.lower()}
+    return {"license": "other", "license_name": licence}
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _threads(environment: dict[str, Any]) -> str:
+    """The number of threads that trained the model. Other people's cards may lack it."""
+    threads = environment.get("threads", "an unknown number of")
+    return f"{threads} thread{'s' * (threads != 1)}"
+
+
+def _body(card: Card, usage: str, footer: str) -> str:
+    accuracy, seeds, calibration, training = card.accuracy, card.accuracy.seeds, card.calibration, card.training
+    low, high = accuracy.interval95
+    precision = f", {name}" if (name := training.environment.get("precision")) else ""
+    date = f", {day}" if (day := training.environment.get("date")) else ""
+    spread = f" ± {seeds.sd:.3%} (sd)" if seeds.sd is not None else ""
+    facts = [
+        ("Version", card.version),
+        ("Input", f"`image`, uint8 `(N, {', '.join(map(str, card.input.shape))})`"),
+        ("Output", f"`logits` and `probabilities`, float32 `(N, {len(card.labels)})`: {', '.join(card.labels)}"),
+        ("Test accuracy", f"{accuracy.value:.2%} of {accuracy.images:,} images, 95% interval {low:.2%} to {high:.2%}"),
+        ("Over seeds", f"{seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
+        (
+            "Parameters",
+            f"{card.parameters.keras:,} counted as in Keras, {card.parameters.trainable:,} trainable, "
+            f"{card.parameters.deployed:,} in the file",
+        ),
+        ("MACs", f"{card.macs:,} per image"),
+        (
+            "Calibration",
+            f"temperature {calibration.temperature:g}; expected calibration error on the test set "
+            f"{calibration.ece_before:.2%} before, {calibration.ece_after:.2%} after; "
+            f"unsure below {calibration.unsure_below:.1%}",
+        ),
+        ("File", f"`model.onnx`, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}"),
+        (
+            "Trained",
+            f"{training.epochs} epochs, seed {training.seed}, {training.seconds:,.0f} s on "
+            f"{_threads(training.environment)}{date}{precision}",
+        ),
+    ]
+    if card.quantization:
+        facts.append(("int8", f"{card.quantization}; {card.quantization.scheme}"))
+    layers = [
+        f"| {layer.name} | {layer.kind} | {'x'.join(map(str, layer.output))} | {layer.receptive_field} "
+        f"| {layer.parameters:,} | {layer.macs:,} |"
+        for layer in card.layers
+    ]
+    return "\n".join([
+        f"# {card.name}",
+        "",
+        _sentence(card.title),
+        "",
+        usage,
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts),
+        "",
+        f"Source: {training.source}",
+        "",
+        _sentence(calibration.source),
+        "",
+        f"Dataset: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}.",
+        "",
+        "## Layers",
+        "",
+        "Batch norm is folded into the convolutions.",
+        "",
+        "| layer | kind | output | receptive field | parameters | MACs |",
+        "|---|---|---|---|---|---|",
+        *layers,
+        "",
+        footer,
+        "",
+    ])  # fmt: skip
