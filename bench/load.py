@@ -8,9 +8,11 @@ import asyncio
 import re
 import shutil
 import subprocess
-import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -104,8 +106,13 @@ def _percentile(printed: str, percent: int) -> float:
 
 
 def open_loop(url: str, files: list[bytes], label: str, rate: float, seconds: float, connections: int = 64) -> Timing:
-    """Poisson arrivals; latency counts from when a request was due. Raises RuntimeError for a wrong response."""
-    return asyncio.run(_open_loop(url, files, label, rate, seconds, connections))
+    """Poisson arrivals; latency counts from when a request was due. Raises RuntimeError for a wrong response.
+
+    The client is an asyncio protocol on uvloop, because it takes its CPU time from the server on the same machine.
+    """
+    import uvloop
+
+    return uvloop.run(_open_loop(url, files, label, rate, seconds, connections))
 
 
 async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seconds: float, connections: int) -> Timing:
@@ -113,30 +120,71 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/png\r\nContent-Length: "
     requests = [(head + f"{len(file)}\r\n\r\n").encode() + file for file in files]
     expected = re.compile(rf'"label": ?"{label}"'.encode())
-    pool: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-    for _ in range(connections):
-        pool.put_nowait(await asyncio.open_connection(parts.hostname, parts.port))
-    due = time.perf_counter() + 0.1 + np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
+    loop = asyncio.get_running_loop()
+    due = loop.time() + 0.1 + np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
     latencies: list[float] = []
+    finished: asyncio.Future[None] = loop.create_future()
+    idle: deque[_Connection] = deque()
+    waiting: deque[float] = deque()  # when the requests without a connection were due
 
-    async def send(number: int) -> None:
-        reader, writer = await pool.get()
-        writer.write(requests[number % len(requests)])
-        headers = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", headers, re.IGNORECASE)
-        if not length:
-            raise RuntimeError(f"A response without Content-Length: {headers!r}")
-        body = await reader.readexactly(int(length[1]))
-        latencies.append(time.perf_counter() - due[number])
-        if not expected.search(body):
-            raise RuntimeError(f"A wrong response: {headers + body!r}")
-        pool.put_nowait((reader, writer))
+    def answered(connection: _Connection, due_time: float, response: bytes) -> None:
+        latencies.append(loop.time() - due_time)
+        if not expected.search(response):
+            fail(f"A wrong response: {response!r}")
+        elif len(latencies) == len(due):
+            finished.set_result(None)
+        elif waiting:
+            connection.send(requests[len(latencies) % len(requests)], waiting.popleft())
+        else:
+            idle.append(connection)
 
-    async with asyncio.TaskGroup() as tasks:
-        for number, due_time in enumerate(due):
-            if (delay := due_time - time.perf_counter()) > 0:
-                await asyncio.sleep(delay)
-            tasks.create_task(send(number))
-    while not pool.empty():
-        pool.get_nowait()[1].close()
+    def fail(reason: str) -> None:
+        if not finished.done():
+            finished.set_exception(RuntimeError(reason))
+
+    for _ in range(connections):
+        _, connection = await loop.create_connection(lambda: _Connection(answered, fail), parts.hostname, parts.port)
+        idle.append(connection)
+    for number, due_time in enumerate(due.tolist()):
+        if (delay := due_time - loop.time()) > 0:
+            await asyncio.sleep(delay)
+        if idle:
+            idle.popleft().send(requests[number % len(requests)], due_time)
+        else:
+            waiting.append(due_time)
+    await finished
+    for connection in idle:
+        connection.close()
     return Timing(np.array(latencies))
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of an open loop; it has at most one request at a time."""
+
+    def __init__(self, answered: Callable[["_Connection", float, bytes], None], fail: Callable[[str], None]) -> None:
+        self._answered, self._fail = answered, fail
+        self._received, self._due = b"", 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def send(self, request: bytes, due: float) -> None:
+        self._received, self._due = b"", due
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if not length:
+            self._fail(f"A response without Content-Length: {head!r}")
+        elif len(body) >= int(length[1]):
+            self._answered(self, self._due, self._received)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail(f"The server closed a connection ({error}).")
+
+    def close(self) -> None:
+        self._transport.close()
