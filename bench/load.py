@@ -117,6 +117,7 @@ def open_loop(url: str, files: list[bytes], label: str, rate: float, seconds: fl
 
 async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seconds: float, connections: int) -> Timing:
     parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 80
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/png\r\nContent-Length: "
     requests = [(head + f"{len(file)}\r\n\r\n").encode() + file for file in files]
     expected = re.compile(rf'"label": ?"{label}"'.encode())
@@ -143,7 +144,7 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
             finished.set_exception(RuntimeError(reason))
 
     for _ in range(connections):
-        _, connection = await loop.create_connection(lambda: _Connection(answered, fail), parts.hostname, parts.port)
+        _, connection = await loop.create_connection(lambda: _Connection(answered, fail), host, port)
         idle.append(connection)
     for number, due_time in enumerate(due.tolist()):
         if (delay := due_time - loop.time()) > 0:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from serve.service.metrics import Metrics
     from serve.service.models import Service
+    from zoo.runtime import Device
 
 START_ERROR_FILE = "failed"  # where a server process writes why it cannot start
 MAX_CONNECTIONS = 8192  # per process, if it may open that many files; further connections wait
@@ -227,6 +228,27 @@ class PortOption(click.Option):
         return value
 
 
+class WorkersType(click.IntRange):
+    """The --workers option: a number of processes, or "auto" (0)."""
+
+    name = "workers"
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if value == "auto" else super().convert(value, param, ctx)
+
+
+def processes_for(device: Device) -> int:
+    """How many processes `--workers auto` starts: one per core that may be used (affinity, cgroup quota); one on a GPU,
+    because each process would hold all models in its memory.
+    """
+    from serve.devices import cores
+
+    return 1 if device == "cuda" else cores()
+
+
 @click.command("serve", context_settings={"auto_envvar_prefix": "ZOO"})
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Address to listen on.")
 @click.option(
@@ -240,7 +262,12 @@ class PortOption(click.Option):
 )
 @click.option("--models", default="*", show_default=True, metavar="PATTERN", help="Models to serve.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Server processes."
+    "--workers",
+    type=WorkersType(),
+    default=1,
+    show_default=True,
+    metavar="N|auto",
+    help="Server processes; auto: one per usable core.",
 )
 @click.option(
     "--max-queue",
@@ -299,6 +326,7 @@ def command(**options: Any) -> None:
     Runs until SIGINT (Ctrl-C) or SIGTERM. Every option can also be set as ZOO_<OPTION>, for example ZOO_MAX_BODY_MB.
     If ZOO_API_KEY is set, clients must send that key.
     """
+    options["workers"] = options["workers"] or processes_for(options["device"])
     serve(Settings(**options, key=_api_key()))
 
 

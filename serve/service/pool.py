@@ -106,10 +106,13 @@ def _source_pixels(source: Any) -> int:
 class Pool:
     """Threads that process the items of one event loop. Call `start`, and `close` at the end."""
 
-    def __init__(self, device: str = "cpu", max_queue: int = 256, threads: int | None = None) -> None:
+    def __init__(
+        self, device: str = "cpu", max_queue: int = 256, threads: int | None = None, processes: int = 1
+    ) -> None:
         """Args:
         max_queue: items that may wait.
-        threads: by default one per core up to `MAX_THREADS`, and one for a GPU.
+        threads: by default this process's share of the cores, but at most `MAX_THREADS`; one for a GPU.
+        processes: how many server processes share the cores.
         """
         on_gpu = device == "cuda"
         self.max_queue = max_queue
@@ -119,7 +122,7 @@ class Pool:
         self._closing = self._closed = self._died = False
         self.stuck = False  # set by the health check: no new items are accepted
         self._waker: Waker | None = None
-        count = threads or (1 if on_gpu else min(MAX_THREADS, cores()))
+        count = threads or (1 if on_gpu else min(MAX_THREADS, max(1, cores() // processes)))
         self.threads = [
             threading.Thread(target=self._work, name=f"zoo-worker-{number}", daemon=True) for number in range(count)
         ]
