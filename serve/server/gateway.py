@@ -14,6 +14,7 @@ from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from urllib.parse import quote
 from uuid import uuid4
 
 from serve.server import inference_protocol, predict_route
@@ -97,10 +98,18 @@ class Gateway:
 
     async def _respond(self, request: Request) -> None:
         try:
+            root_path = self._settings.root_path
+            if root_path:
+                _remove_prefix(request, root_path)
             if self._settings.cors_origins and await self._answer_preflight(request):
                 return
             self._check_access(request)
             path = request.scope["path"]
+            if root_path and path == root_path:  # the page's relative links need the slash behind it
+                query = request.scope["query_string"]
+                location = f"{root_path}/".encode() + (b"?" + query if query else b"")
+                await request.reply(308, b"", headers=[(b"location", location)])
+                return
             for route, pattern, handler in CLASSIFY_ROUTES:
                 if match := pattern.fullmatch(path):
                     request.route = route
@@ -221,6 +230,17 @@ class BodyLimit:
                 raise
         if failure is not None:
             raise failure if request.status == 0 else ClientDisconnected
+
+
+def _remove_prefix(request: Request, root_path: str) -> None:
+    """Remove the prefix of a proxy from the path, unless the proxy has done it, and tell the framework about it."""
+    scope = request.scope
+    path, raw_path = scope["path"], scope.get("raw_path") or b""
+    if path.startswith(f"{root_path}/"):
+        path = path.removeprefix(root_path)
+        encoded = root_path.encode()
+        raw_path = raw_path.removeprefix(encoded) if raw_path.startswith(encoded) else quote(path).encode()
+    request.scope = {**scope, "path": path, "raw_path": raw_path, "root_path": root_path}
 
 
 def _normalise(request: Request) -> None:
