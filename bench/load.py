@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -56,6 +57,25 @@ class Load:
     requests: int  # with a response
     wrong: int  # responses without status 200 and the expected label
     errors: int  # of connections
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of the threads of a process and of its descendants so far (Linux)."""
+    seconds = 0.0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # the thread has ended
+            seconds += int((task / "schedstat").read_text().split()[0]) / 1e9
+            seconds += sum(cpu_seconds(int(child)) for child in (task / "children").read_text().split())
+    return seconds
+
+
+def memory_mb(pid: int) -> list[float]:
+    """Proportional set size of each child of a process, in MB: shared pages are divided among those that share them."""
+    children = [
+        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    rollups = [Path(f"/proc/{child}/smaps_rollup").read_text() for child in children]
+    return [int(re.findall(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[0]) / 1e3 for rollup in rollups]
 
 
 def wrk_is_here() -> bool:
