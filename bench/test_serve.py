@@ -65,7 +65,7 @@ class Server:
 
     def load(
         self, files: list[bytes], folder: Path, seconds: float, label: str | None = LABEL, **options: Any
-    ) -> "Run":
+    ) -> Run:
         """Run wrk. Fails if a response is wrong."""
         before = cpu_seconds(self.pid)
         load = closed_loop(self.url, files, label, folder, seconds, **options)
