@@ -63,9 +63,7 @@ class Server:
     url: str  # of the route that classifies
     pid: int
 
-    def load(
-        self, files: list[bytes], folder: Path, seconds: float, label: str | None = LABEL, **options: Any
-    ) -> Run:
+    def load(self, files: list[bytes], folder: Path, seconds: float, label: str | None = LABEL, **options: Any) -> Run:
         """Run wrk. Fails if a response is wrong."""
         before = cpu_seconds(self.pid)
         load = closed_loop(self.url, files, label, folder, seconds, **options)

@@ -372,6 +372,11 @@ def processes_for(device: Device) -> int:
 )
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Private key of --tls-cert, PEM.")
 @click.option(
+    "--otel/--no-otel",
+    default=None,
+    help="Send a span per request with OpenTelemetry.  [default: if OTEL_EXPORTER_OTLP_ENDPOINT is set]",
+)
+@click.option(
     "--health-port",
     type=click.IntRange(1, 65535),
     metavar="N",

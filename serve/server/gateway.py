@@ -21,6 +21,7 @@ from serve.server import inference_protocol, predict_route
 from serve.server.log import LOG
 from serve.server.origins import SAFE_METHODS, OriginPolicy
 from serve.server.request import STALL_S, BodyBudget, Deadlines, Request
+from serve.server.tracing import start_tracer, trace_context
 from serve.service.asgi import (
     Application,
     ClientDisconnected,
@@ -60,9 +61,9 @@ class Gateway:
     """ASGI application around the framework's."""
 
     def __init__(self, app: Application, service: Service, settings: Settings, metrics: Metrics) -> None:
-        """Raises WrongUsage for invalid allowed hosts or CORS origins."""
+        """Raises WrongUsage for invalid allowed hosts or CORS origins, and ZooError if spans cannot be sent."""
         self._app, self._service, self._settings, self._metrics = FrameworkAdapter(app), service, settings, metrics
-        self._policy = OriginPolicy(settings)
+        self._policy, self._tracer = OriginPolicy(settings), start_tracer(settings)
         self._limited_app = BodyLimit(self._app, settings.max_body_bytes, PAGE_UPLOAD_DEADLINES * settings.deadline_s)
         self._budget = BodyBudget(MAX_LARGE_BODIES * settings.max_body_bytes)
         self._deadlines, self._stalls = Deadlines(settings.deadline_s), Deadlines(STALL_S)
@@ -71,6 +72,8 @@ class Gateway:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            if self._tracer is not None:
+                self._tracer.close()
             LOG.flush()
             return
         if scope["type"] != "http":  # the server accepts no websockets (serve/cli/serve.py)
@@ -93,6 +96,10 @@ class Gateway:
             self._metrics.count_request(request.route, status, time.perf_counter() - request.started)
             if request.item is not None:
                 self._metrics.count_images(request.item)
+            if self._tracer is not None:
+                request.trace = self._tracer.record(request, status)
+            elif b"traceparent" in request.headers:
+                request.trace = trace_context(request.scope["headers"])
             if self._settings.access_log:
                 LOG.request(request, status)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from serve.server.request import Headers, Request
+from serve.server.request import Request
 from zoo.errors import printable
 
 WRITE_EVERY_S = 0.1
@@ -27,11 +26,6 @@ MAX_LINES = 5_000  # in the queue; usually of 300 bytes, at most of about MAX_TE
 MAX_TEXT = 1_000  # characters of a path or a message; the rest is cut off
 FAILURE_EVERY_S = 60.0  # at most one line per kind of failure in this time
 MAX_KINDS = 200
-# https://www.w3.org/TR/trace-context/#traceparent-header; versions after 00 may add fields
-TRACEPARENT = re.compile(
-    rb"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})(?P<span>[0-9a-f]{16})-[0-9a-f]{2}"
-    rb"(?P<rest>-.*)?"
-)
 
 
 class Log:
@@ -102,8 +96,8 @@ class Log:
         }
         if item is not None:
             entry |= {"model": item.runner.model.card.name, "images": item.image_count}
-        if b"traceparent" in request.headers:
-            entry |= trace_context(request.scope["headers"])
+        if request.trace:
+            entry |= request.trace
         try:
             self.write(orjson.dumps(entry))
         except TypeError:  # the path is not UTF-8
@@ -161,15 +155,6 @@ class Log:
 
 
 LOG = Log()
-
-
-def trace_context(headers: Headers) -> dict[str, str]:
-    """The trace_id and the span_id of the caller, from the traceparent header. Empty if it is invalid or repeated."""
-    values = [value for name, value in headers if name == b"traceparent"]
-    match = TRACEPARENT.fullmatch(values[0]) if len(values) == 1 else None
-    if not match or (match["version"] == b"00" and match["rest"]):
-        return {}
-    return {"trace_id": match["trace"].decode(), "span_id": match["span"].decode()}
 
 
 def _write(stream: TextIO, data: bytes) -> None:

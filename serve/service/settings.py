@@ -28,6 +28,7 @@ class Settings:
     root_path: str = ""  # under which a proxy publishes this server, for example "/zoo"
     tls_cert: Path | None = None  # PEM files; both or none
     tls_key: Path | None = None
+    otel: bool | None = None  # send spans with OpenTelemetry; None: if OTEL_EXPORTER_OTLP_ENDPOINT is set
     key: str | None = field(default=None, repr=False)  # API key that clients must send; None for no key
     folder: str = ""  # files that the processes of one server share
 

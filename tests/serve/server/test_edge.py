@@ -1,11 +1,13 @@
-"""What stands in front of a server: a proxy that publishes it under a prefix, TLS, and the caller's trace context."""
+"""What stands in front of a server: a proxy that publishes it under a prefix, TLS, and tracing."""
 
+import gzip
 import json
 import re
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,8 @@ from starlette.testclient import TestClient
 
 from serve.cli.main import cli
 from serve.server.app import build
-from serve.server.log import LOG, trace_context
+from serve.server.log import LOG
+from serve.server.tracing import ENDPOINTS, Tracer, start_tracer, trace_context
 from serve.service.settings import Settings
 from tests.support.paths import REPOSITORY
 from tests.support.server import serving
@@ -274,3 +277,98 @@ def test_workers_auto_is_the_number_of_usable_cores(monkeypatch):
     assert [settings.workers for settings in started] == [3, 1, 2, 1, 3]
     assert CliRunner().invoke(cli, ["serve", "--workers", "0"]).exit_code == 2
     assert CliRunner().invoke(cli, ["serve", "--workers", "many"]).exit_code == 2
+
+
+@pytest.fixture
+def traced(tmp_path, monkeypatch):
+    """A client of a server whose spans stay in memory, the function that returns them, and its log lines."""
+    memory = pytest.importorskip(
+        "opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="pip install opentelemetry-sdk"
+    )
+    lines, exporter = [], memory.InMemorySpanExporter()
+    tracer = Tracer(exporter)
+    monkeypatch.setattr("serve.server.gateway.start_tracer", lambda settings: tracer)
+    monkeypatch.setattr(LOG, "write", lines.append)
+    app = build(Settings(demo=False, models="mnist14k*", folder=str(tmp_path), device="cpu"))
+
+    def spans():
+        tracer._provider.force_flush()
+        return exporter.get_finished_spans()
+
+    with TestClient(app, "http://127.0.0.1") as client:
+        yield client, spans, lines
+
+
+def test_spans_of_a_prediction(traced):
+    client, spans, lines = traced
+    headers = PNG | {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+    assert client.post("/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=headers).status_code == 200
+    by_name = {span.name: span for span in spans()}
+    root = by_name.pop("POST /models/{name}/predict")
+    assert (f"{root.context.trace_id:032x}", f"{root.parent.span_id:016x}") == (TRACE, SPAN)
+    assert root.attributes["http.response.status_code"] == 200
+    assert root.attributes["zoo.model"] == "mnist14k.plus"
+    assert set(by_name) == {"queue", "decode", "infer"}
+    for span in by_name.values():
+        assert span.parent.span_id == root.context.span_id
+        assert root.start_time <= span.start_time <= span.end_time
+    assert 0 < by_name["infer"].end_time - by_name["infer"].start_time < root.end_time - root.start_time
+    (entry,) = (json.loads(line) for line in lines if line.startswith(b"{"))
+    assert (entry["trace_id"], entry["span_id"]) == (TRACE, f"{root.context.span_id:016x}")
+
+
+def test_spans_of_other_requests_and_of_errors(traced):
+    client, spans, _ = traced
+    client.get("/models/none")
+    client.post("/models/mnist14k/predict", content=b"no image", headers=PNG)
+    client.get("/v2", headers={"traceparent": f"00-{TRACE}-{SPAN}-00"})  # the caller does not sample
+    roots = [span for span in spans() if span.parent is None]
+    assert [(span.name, span.attributes["http.response.status_code"]) for span in roots] == [
+        ("GET", 404),
+        ("POST /models/{name}/predict", 400),
+    ]
+
+
+def test_tracing_is_off_by_default_and_says_what_is_missing(monkeypatch, capsys):
+    for name in ENDPOINTS:
+        monkeypatch.delenv(name, raising=False)
+    assert start_tracer(Settings()) is None
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(ZooError, match=r"pip install 'pocketzoo\[otel\]'"):
+        start_tracer(Settings(otel=True))
+    monkeypatch.setenv(ENDPOINTS[0], "http://127.0.0.1:4318")
+    assert start_tracer(Settings(otel=False)) is None
+    assert "pocketzoo[otel]" not in capsys.readouterr().err
+    assert start_tracer(Settings()) is None
+    assert "pocketzoo[otel]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_spans_reach_a_collector(tmp_path):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="pip install 'pocketzoo[otel]'")
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    names = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                names.extend(span.name for scope in resource.scope_spans for span in scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
+        with serving(tmp_path, *OPTIONS, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as server:
+            assert httpx.post(
+                f"{server.url}/models/mnist14k/predict", content=SEVEN.read_bytes(), headers=PNG
+            ).is_success
+            assert server.stop() == 0
+        collector.shutdown()
+    assert {"POST /models/{name}/predict", "queue", "decode", "infer"} <= set(names)
