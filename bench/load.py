@@ -119,7 +119,7 @@ def closed_loop(
 
 def _percentile(printed: str, percent: int) -> float:
     """Milliseconds from wrk's table of latencies."""
-    match = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)$", printed, re.MULTILINE)
+    match = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)\s*$", printed, re.MULTILINE)
     if not match:
         raise RuntimeError(f"wrk printed no latencies: {printed}")
     return float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2]]
@@ -145,6 +145,7 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
     due = loop.time() + 0.1 + np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
     latencies: list[float] = []
     finished: asyncio.Future[None] = loop.create_future()
+    all_connections: list[_Connection] = []
     idle: deque[_Connection] = deque()
     waiting: deque[float] = deque()  # when the requests without a connection were due
 
@@ -163,19 +164,21 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
         if not finished.done():
             finished.set_exception(RuntimeError(reason))
 
-    for _ in range(connections):
-        _, connection = await loop.create_connection(lambda: _Connection(answered, fail), host, port)
-        idle.append(connection)
-    for number, due_time in enumerate(due.tolist()):
-        if (delay := due_time - loop.time()) > 0:
-            await asyncio.sleep(delay)
-        if idle:
-            idle.popleft().send(requests[number % len(requests)], due_time)
-        else:
-            waiting.append(due_time)
-    await finished
-    for connection in idle:
-        connection.close()
+    try:
+        for _ in range(connections):
+            _, connection = await loop.create_connection(lambda: _Connection(answered, fail), host, port)
+            all_connections.append(connection)
+        idle.extend(all_connections)
+        for number, due_time in enumerate(due.tolist()):
+            if (delay := due_time - loop.time()) > 0:
+                await asyncio.sleep(delay)
+            if idle:
+                idle.popleft().send(requests[number % len(requests)], due_time)
+            else:
+                waiting.append(due_time)
+        await finished
+    finally:
+        await asyncio.gather(*(connection.close() for connection in all_connections))
     return Timing(np.array(latencies))
 
 
@@ -185,6 +188,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, answered: Callable[["_Connection", float, bytes], None], fail: Callable[[str], None]) -> None:
         self._answered, self._fail = answered, fail
         self._received, self._due = b"", 0.0
+        self._closed = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -206,6 +210,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._fail(f"The server closed a connection ({error}).")
+        self._closed.set_result(None)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._transport.close()
+        await self._closed
