@@ -198,7 +198,8 @@ def test_two_processes_beside_one(
     cost = median_ratio(runs["ours_2"], runs["ours"], cpu)
     benchmark.pedantic(servers["ours_2"].load, (sevens, tmp_path, 1), rounds=1)
     benchmark.extra_info |= {
-        "scope": "HTTP round trip, PNG to JSON", "model": MODEL, "connections": 64, "processes": 2, "cores": cores(),
+        "scope": "HTTP round trip, PNG to JSON, two processes", "model": MODEL, "connections": 64, "processes": 2,
+        "cores": cores(),
         **rounds_info(runs),
         "two_over_one": round(rates, 3),
         "cpu_of_two_over_one": round(cost, 3),
