@@ -71,7 +71,7 @@ def build_api(settings: Settings, service: Service, health: Health, metrics: Met
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.pool.start()
-        page_socket = serve_on_socket(app, socket) if socket else nullcontext()
+        page_socket = serve_on_socket(app, socket, settings.root_path) if socket else nullcontext()
         async with page_socket, health.listen_for_probes(), health.watch_in_background():
             metrics.set("up", 1)
             is_first = metrics.slot == 0
@@ -151,7 +151,7 @@ def build_api(settings: Settings, service: Service, health: Health, metrics: Met
 
         @app.get("/", include_in_schema=False)
         async def root() -> RedirectResponse:
-            return RedirectResponse("/docs")
+            return RedirectResponse(f"{settings.root_path}/docs")
 
     framework_openapi = app.openapi
 

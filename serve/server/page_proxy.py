@@ -30,7 +30,7 @@ MAX_CONNECTIONS = 1 << 16  # more than the clients of all processes: the page it
 
 
 @asynccontextmanager
-async def serve_on_socket(app: Application, socket: Path) -> AsyncIterator[None]:
+async def serve_on_socket(app: Application, socket: Path, root_path: str = "") -> AsyncIterator[None]:
     """Serve an application on a Unix socket, in this event loop."""
     from granian.constants import Interfaces
     from granian.server.embed import Server
@@ -43,6 +43,7 @@ async def serve_on_socket(app: Application, socket: Path) -> AsyncIterator[None]
         log_enabled=False,
         backlog=1024,
         backpressure=MAX_CONNECTIONS,
+        url_path_prefix=root_path,
     )
     task = asyncio.create_task(server.serve())
     try:
@@ -103,7 +104,8 @@ class PageProxy:
         path = scope.get("raw_path") or scope["path"].encode()
         headers = [(name, value) for name, value in scope["headers"] if name not in HOP_BY_HOP_HEADERS]
         url = httpx.URL(scheme="http", host="page", raw_path=path + query)
-        return self._client.build_request(scope["method"], url, headers=headers, content=body() if has_body else None)
+        # not the client's build_request, which adds headers such as Accept-Encoding that the visitor did not send
+        return httpx.Request(scope["method"], url, headers=headers, content=body() if has_body else None)
 
     async def _forward(self, request: httpx.Request, send: Send) -> None:
         import httpx

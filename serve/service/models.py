@@ -50,7 +50,7 @@ class Service:
         if problem and not self.runners:
             raise problem
         self.device = next(iter(self.runners.values())).model.device
-        self.pool = Pool(self.device, settings.max_queue)
+        self.pool = Pool(self.device, settings.max_queue, processes=settings.workers)
         self._default_names = self._find_default_names()
 
     def _find_default_names(self) -> dict[str, str]:

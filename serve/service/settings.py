@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from zoo.runtime import Device
 
@@ -24,6 +25,10 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()  # host names that the server accepts (serve/server/origins.py)
     cors_origins: tuple[str, ...] = ()  # sites whose pages may use the server (serve/server/origins.py)
     health_port: int | None = None  # of a second listener for the health routes; None for no listener
+    root_path: str = ""  # under which a proxy publishes this server, for example "/zoo"
+    tls_cert: Path | None = None  # PEM files; both or none
+    tls_key: Path | None = None
+    otel: bool | None = None  # send spans with OpenTelemetry; None: if OTEL_EXPORTER_OTLP_ENDPOINT is set
     key: str | None = field(default=None, repr=False)  # API key that clients must send; None for no key
     folder: str = ""  # files that the processes of one server share
 
@@ -37,4 +42,5 @@ class Settings:
 
     @property
     def url(self) -> str:
-        return f"http://{'[' + self.host + ']' if ':' in self.host else self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
