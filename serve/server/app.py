@@ -25,7 +25,7 @@ from serve.service.models import Service
 from serve.service.pool import Runner
 from serve.service.settings import Settings
 from zoo import __version__
-from zoo.errors import ZooError
+from zoo.errors import WrongUsage, ZooError
 from zoo.runtime import PROVIDERS
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def build_api(settings: Settings, repository: Repository, health: Health, socket
     from fastapi_offline import FastAPIOffline
 
     service, metrics = repository.service, repository.metrics
+    listen_grpc = import_grpc() if settings.grpc_port is not None else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -81,6 +82,7 @@ def build_api(settings: Settings, repository: Repository, health: Health, socket
             repository.watch_in_background(),
             health.listen_for_probes(),
             health.watch_in_background(),
+            listen_grpc(settings, repository, health) if listen_grpc else nullcontext(),
         ):
             metrics.set("up", 1)
             is_first = metrics.slot == 0
@@ -200,6 +202,15 @@ def build_api(settings: Settings, repository: Repository, health: Health, socket
     return app
 
 
+def import_grpc() -> Any:
+    """`serve.server.grpc_server.listen`. Raises WrongUsage if gRPC is not installed."""
+    try:
+        from serve.server.grpc_server import listen
+    except ImportError as error:
+        raise WrongUsage(f"--grpc-port needs {error.name}: pip install 'pocketzoo[grpc]'.") from None
+    return listen
+
+
 class Encoded:
     """A response that is encoded again only when the models have changed."""
 
@@ -253,7 +264,8 @@ def startup_line(settings: Settings, service: Service) -> str:
     of_each = " each" if settings.workers > 1 else ""
     workers = f"{processes}{threads} worker thread{'s' if threads > 1 else ''}{of_each}"
     device = f"{service.device} ({PROVIDERS[service.device]}, {workers})"
-    return f"zoo: Running on {settings.url} with {models} on {device}. API docs: {settings.url}/docs"
+    grpc = "" if settings.grpc_port is None else f". gRPC: {settings.grpc_address}"
+    return f"zoo: Running on {settings.url} with {models} on {device}. API docs: {settings.url}/docs{grpc}"
 
 
 # OpenAPI description of the two routes that FastAPI does not know

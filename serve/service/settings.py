@@ -40,4 +40,12 @@ class Settings:
 
     @property
     def url(self) -> str:
-        return f"http://{'[' + self.host + ']' if ':' in self.host else self.host}:{self.port}"
+        return f"http://{self._url_host}:{self.port}"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"{self._url_host}:{self.grpc_port}"
+
+    @property
+    def _url_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
