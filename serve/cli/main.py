@@ -31,6 +31,7 @@ COMMANDS = {
     "info": "serve.cli.models:info",
     "verify": "serve.cli.models:verify",
     "serve": "serve.cli.serve:command",
+    "export": "serve.cli.export:command",
     "doctor": "serve.cli.doctor:doctor",
     "completion": "serve.cli.completion:completion",
 }
