@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import unquote
@@ -88,7 +89,8 @@ class Call:
     """One call, for the log and the metrics."""
 
     method: str
-    client: str
+    peer: str  # as gRPC writes it, for example "ipv4:127.0.0.1:40000" or "ipv6:%5B::1%5D:40000"
+    client: str  # who shares the limits
     id: str
     started: float
     received_bytes: int = 0
@@ -128,7 +130,11 @@ async def listen(settings: Settings, repository: Repository, health: Health) -> 
         ],
     )
     try:
-        server.add_insecure_port(settings.grpc_address)
+        if settings.tls_cert and settings.tls_key:
+            certificate = [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())]
+            server.add_secure_port(settings.grpc_address, grpc.ssl_server_credentials(certificate))
+        else:
+            server.add_insecure_port(settings.grpc_address)
     except RuntimeError:
         raise ZooError(f"Cannot listen on {settings.grpc_address}. Choose another port with --grpc-port.") from None
     await server.start()
@@ -177,7 +183,8 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _handle(self, path: str, method: Method, context: Any) -> bytes:
         self._count += 1
-        call = Call(path, _client(context.peer()), f"{self._id_prefix}-{self._count}", time.perf_counter())
+        peer = context.peer()
+        call = Call(path, peer, _client(peer), f"{self._id_prefix}-{self._count}", time.perf_counter())
         self._metrics.add("in_flight")
         status = 499
         try:
@@ -258,7 +265,7 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
             entry = {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "id": call.id,
-                "client": call.client,
+                "client": _host(call.peer),
                 "method": "gRPC",
                 "path": call.method,
                 "status": status,
@@ -394,17 +401,18 @@ async def _run(large: bool, function: Callable[..., Any], *arguments: Any) -> An
     return await asyncio.get_running_loop().run_in_executor(JSON_THREAD, function, *arguments)
 
 
+def _host(peer: str) -> str:
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+
+
+@lru_cache(4096)
 def _client(peer: str) -> str:
     """The client that shares a limit: an IPv4 address, an IPv6 network of 64 bits, or a connection from this machine.
 
     A proxy on this machine stands for all of its clients, so its connections count as one client each.
-
-    Args:
-        peer: as gRPC writes it, for example "ipv4:127.0.0.1:40000" or "ipv6:%5B::1%5D:40000".
     """
-    host, _, _ = unquote(peer).partition(":")[2].rpartition(":")
     try:
-        address = ip_address(host.strip("[]").partition("%")[0])
+        address = ip_address(_host(peer).partition("%")[0])
     except ValueError:
         return peer
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:

@@ -317,6 +317,7 @@ class Repository:
         state = replace(state, digests={**state.digests, name: digest})
         self._file.write(state)
         self._switch(state, {**self.service.runners, name: runner})
+        LOG.message(f"zoo: Loaded {name} (version {runner.model.card.version}, sha256 {digest[:12]}).")
 
     def _check_limits(self, name: str, size: int) -> None:
         """Raises HTTPError if a model of that size must not be loaded now."""
@@ -339,6 +340,7 @@ class Repository:
         state = replace(self.state, generation=self.state.generation + 1, digests=digests)
         self._file.write(state)
         self._switch(state, {key: runner for key, runner in self.service.runners.items() if key != name})
+        LOG.message(f"zoo: Unloaded {name}.")
 
     async def _wait_for_others(self, generation: int, name: str) -> None:
         """Raises HTTPError 503 if another process has not taken over a change in time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from zoo.runtime import Device
@@ -25,6 +26,8 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()  # host names that the server accepts (serve/server/origins.py)
     cors_origins: tuple[str, ...] = ()  # sites whose pages may use the server (serve/server/origins.py)
     health_port: int | None = None  # of a second listener for the health routes; None for no listener
+    tls_cert: Path | None = None  # PEM files; both or none
+    tls_key: Path | None = None
     model_control: Literal["none", "explicit"] = "none"  # whether clients may load and unload models
     grpc_port: int | None = None  # of the Open Inference Protocol over gRPC; None for no listener
     key: str | None = field(default=None, repr=False)  # API key that clients must send; None for no key

@@ -187,8 +187,11 @@ def test_readers_see_whole_folders_only(tmp_path):
             except FileNotFoundError:
                 continue
             try:
-                contents = [os.read(os.open(name, os.O_RDONLY, dir_fd=descriptor), 10) for name in ("x", "y")]
+                files = [os.open(name, os.O_RDONLY, dir_fd=descriptor) for name in ("x", "y")]
+                contents = [os.read(file, 10) for file in files]
                 mixed.append(contents[0] != contents[1])
+                for file in files:
+                    os.close(file)
             except FileNotFoundError:
                 pass  # replaced and removed meanwhile
             finally:

