@@ -27,8 +27,10 @@ MAX_NUMBERS = 4_000_000  # bytes of numbers that are not in raw_input_contents; 
 # https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto
 Table = dict[int, "Table"]
 _CONTENTS: Table = {}
-_INFER_REQUEST: Table = {5: {5: _CONTENTS}, 6: {}}  # inputs and their contents; outputs
-BYTES_CONTENTS = 8
+_INPUT: Table = {5: _CONTENTS}
+_INFER_REQUEST: Table = {5: _INPUT, 6: {}}  # inputs and outputs
+SHAPE, BYTES_CONTENTS = 3, 8
+MAX_SHAPE = 200  # bytes
 _TYPED_FIELDS = ("bool", "int", "int64", "uint", "uint64", "fp32", "fp64", "bytes")
 
 
@@ -50,6 +52,8 @@ def check_fields(message: bytes) -> None:
                 elif table is _CONTENTS and number != BYTES_CONTENTS and position - start > MAX_NUMBERS:
                     limit = f"{MAX_NUMBERS / 1e6:g} MB"
                     raise HTTPError(413, f"A tensor has more than {limit} of numbers. Use raw_input_contents.")
+                elif table is _INPUT and number == SHAPE and position - start > MAX_SHAPE:
+                    raise HTTPError(422, "The shape of the input has too many dimensions.")
     except (IndexError, Malformed):
         raise _malformed() from None
 

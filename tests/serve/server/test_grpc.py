@@ -236,7 +236,8 @@ def test_repository_and_statistics(client, listener, empty_home):
         ({"shape": [-1, 28, 28, 1]}, "INVALID_ARGUMENT", "positive integers"),
         ({"shape": [0, 28, 28, 1]}, "INVALID_ARGUMENT", "positive integers"),
         ({"shape": [2**62, 28, 28, 1]}, "INVALID_ARGUMENT", "not 784"),
-        ({"shape": [1] * 500}, "INVALID_ARGUMENT", "must have shape"),
+        ({"shape": [1] * 150}, "INVALID_ARGUMENT", "must have shape"),
+        ({"shape": [1] * 500}, "INVALID_ARGUMENT", "too many dimensions"),
         ({"shape": []}, "INVALID_ARGUMENT", "must have shape"),
         ({"raw_input_contents": [b"x"]}, "INVALID_ARGUMENT", "has 784 bytes, not 1"),
         ({"raw_input_contents": [bytes(784)] * 2}, "INVALID_ARGUMENT", "one tensor"),
@@ -267,10 +268,10 @@ def test_malformed_messages_are_rejected(channel, data):
 
 @pytest.mark.slow
 def test_mutated_messages_never_fail_inside(channel):
-    """2,000 mutations of a valid request: never INTERNAL or UNKNOWN."""
+    """1,000 mutations of a valid request: never INTERNAL or UNKNOWN."""
     generator, valid = np.random.default_rng(7), request().SerializeToString()
     call, codes = channel.unary_unary(INFER), set()
-    for _ in range(2000):
+    for _ in range(1000):
         data = bytearray(valid)
         for _ in range(generator.integers(1, 6)):
             position = int(generator.integers(0, 70))  # the fields; the pixels follow
@@ -534,10 +535,11 @@ def test_messages_that_stop_in_the_middle(tmp_path, monkeypatch):
 
 @attack
 def test_large_messages_at_once_take_bounded_memory(tmp_path):
-    """24 messages of 15.9 MB from three connections at once; one connection may have 4 in memory."""
-    message = request(shape=[20_000, 28, 28, 1], raw_input_contents=[bytes(784 * 20_000)]).SerializeToString()
-    options = ("--no-demo", "--models", NOTES, "--grpc-port", "0", "--deadline-ms", "2000")
-    with serving(tmp_path, *options) as server:
+    """24 messages of 15 MB from three connections at once; one connection may have 4 in memory."""
+    broken = [bytes(1_000_000)] * 15
+    contents = pb.InferTensorContents(bytes_contents=broken)
+    message = request(name="encoded", datatype="BYTES", shape=[15], contents=contents).SerializeToString()
+    with serving(tmp_path, "--no-demo", "--models", NOTES, "--grpc-port", "0") as server:
         address = server.log.split("gRPC: ")[1].split()[0]
         (pid,) = server.children()
         still_answers(address)
@@ -550,7 +552,7 @@ def test_large_messages_at_once_take_bounded_memory(tmp_path):
                 largest = max(largest, resident_mb(pid))
                 time.sleep(0.01)
             codes = {future.exception().code().name for future in futures if future.exception()}
-        assert codes <= {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
+        assert codes <= {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
         assert largest - before < 700
 
 
