@@ -5,7 +5,7 @@
 Both transports carry the same Open Inference Protocol request: one array of 784 bytes, or one PNG file of a digit. The
 client runs in a process of its own on the same machine, with 32 requests open at a time. So requests/s include what a
 client costs; the server's processor time does not. Rounds alternate between the transports. The label of every response
-is checked.
+is checked. "constant" is the limit of gRPC for Python: a grpc.aio server that answers every call with the same bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import re
 import struct
@@ -22,6 +23,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -127,25 +129,50 @@ def run(transport: str, address: str, request: bytes, seconds: float) -> int:
     return int(asyncio.run(load(address, request, seconds)))
 
 
-def cpu_seconds(parent: int) -> float:
-    """User and system time of the children of a process so far."""
+def serve_constant(response: bytes, port: Connection) -> None:
+    """Answer every call with the same bytes, until the process is terminated."""
+    import grpc
+    import uvloop
+
+    async def handle(message: bytes, context: Any) -> bytes:
+        return response
+
+    class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(handle)
+
+    async def serve() -> None:
+        server = grpc.aio.server(handlers=[Handler()])
+        port.send(server.add_insecure_port("127.0.0.1:0"))
+        await server.start()
+        await server.wait_for_termination()
+
+    uvloop.run(serve())
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its children so far."""
     total = 0.0
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == parent:
+        if pid in (int(fields[1]), int(status.parent.name)):
             total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
 
 
 def measure(rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Per tensor: medians of requests/s and of the server's milliseconds per request, and the ratios gRPC to HTTP."""
+    """Per tensor: medians of requests/s and of the server's milliseconds per request, and their ratios to HTTP's."""
     command = [sys.executable, "-m", "serve.cli", "serve", "--port", "0", "--grpc-port", "0", "--no-demo"]
     command += ["--no-access-log", "--models", "mnist14k.plus"]
-    with tempfile.TemporaryFile("w+") as log, ProcessPoolExecutor(1) as clients:
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    constant = spawn.Process(target=serve_constant, args=(bytes(95) + b"\x01\x00\x00\x007", sender))
+    with tempfile.TemporaryFile("w+") as log, ProcessPoolExecutor(1, mp_context=spawn) as clients:
         server = subprocess.Popen(command, stderr=log, stdout=log)
+        constant.start()
         try:
             match = None
             while match is None:
@@ -154,21 +181,27 @@ def measure(rounds: int, seconds: float) -> list[dict[str, Any]]:
                 log.seek(0)
                 match = STARTUP_LINE.search(log.read())
             http = f"{match[1]}:{match[2]}"
+            limit, limit_pid = f"127.0.0.1:{receiver.recv()}", constant.pid or 0
             results = []
             for name, tensor in tensors().items():
-                targets = {"http": (http, http_request(tensor, http)), "grpc": (match[3], grpc_request(tensor))}
-                for transport, target in targets.items():  # warm up
-                    clients.submit(run, transport, *target, 1.0).result()
+                message = grpc_request(tensor)
+                targets = {
+                    "http": (server.pid, "http", http, http_request(tensor, http)),
+                    "grpc": (server.pid, "grpc", match[3], message),
+                    "constant": (limit_pid, "grpc", limit, message),
+                }
+                for _, *target in targets.values():  # warm up
+                    clients.submit(run, *target, 1.0).result()
                 measured: dict[str, list[tuple[float, float]]] = {transport: [] for transport in targets}
                 for _ in range(rounds):
-                    for transport, target in targets.items():
-                        before = cpu_seconds(server.pid)
-                        count = clients.submit(run, transport, *target, seconds).result()
-                        used = cpu_seconds(server.pid) - before
-                        measured[transport].append((count / seconds, used / count * 1e3))
+                    for transport, (pid, *target) in targets.items():
+                        before = cpu_seconds(pid)
+                        count = clients.submit(run, *target, seconds).result()
+                        measured[transport].append((count / seconds, (cpu_seconds(pid) - before) / count * 1e3))
                 results.append(_summary(name, measured))
             return results
         finally:
+            constant.terminate()
             server.terminate()
             server.wait(30)
 
@@ -176,12 +209,21 @@ def measure(rounds: int, seconds: float) -> list[dict[str, Any]]:
 def _summary(name: str, measured: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
     rates = {transport: [rate for rate, _ in values] for transport, values in measured.items()}
     costs = {transport: [cost for _, cost in values] for transport, values in measured.items()}
+
+    def ratios(values: dict[str, list[float]]) -> dict[str, float]:
+        """Medians of the ratios to HTTP in the same round."""
+        return {
+            transport: round(median(a / b for a, b in zip(values[transport], values["http"], strict=True)), 2)
+            for transport in values
+            if transport != "http"
+        }
+
     return {
         "tensor": name,
         "requests_per_s": {transport: round(median(values)) for transport, values in rates.items()},
         "server_ms_per_request": {transport: round(median(values), 3) for transport, values in costs.items()},
-        "rate_grpc_to_http": round(median(a / b for a, b in zip(rates["grpc"], rates["http"], strict=True)), 2),
-        "cost_grpc_to_http": round(median(a / b for a, b in zip(costs["grpc"], costs["http"], strict=True)), 2),
+        "rate_to_http": ratios(rates),
+        "server_ms_to_http": ratios(costs),
         "rounds": len(rates["http"]),
     }
 

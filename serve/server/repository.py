@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -133,8 +134,9 @@ class Repository:
         self._settings, self._slots = settings, slots
         self.controlled = settings.model_control == "explicit"
         self._file = StateFile(Path(settings.folder))
+        self._digests: dict[str, str] = {}
         state = self._file.read()
-        self.service = Service(settings, None if state is None else self._open_all(state))
+        self.service = Service(settings, None if state is None else self._open_all(state, {}))
         self._digests = {name: digest_of(runner) for name, runner in self.service.runners.items()}
         with self._file.locked():
             state = self._file.read() or self._create()
@@ -142,24 +144,24 @@ class Repository:
         self._version = (0, 0)
         self._retired: WeakSet[Runner] = WeakSet()
         self._turn, self._waiting = asyncio.Lock(), 0
-        if self.controlled:
-            self._apply(state)
-        else:
-            self._switch(state, self.service.runners)
+        self._switch(state, self._open_all(state, self.service.runners))
 
-    def _open_all(self, state: State) -> dict[str, Runner]:
-        """The models of a state; a user's model that cannot be opened any more is left out."""
+    def _open_all(self, state: State, opened: dict[str, Runner]) -> dict[str, Runner]:
+        """The models of a state. At the start of a process, one that cannot be opened is left out with a message."""
         runners: dict[str, Runner] = {}
-        for name, digest in state.digests.items():
+        for name in state.digests:
             try:
-                runners[name] = self._open(name, digest)
+                runners[name] = self._open(name, state, opened)
             except ZooError as error:
-                LOG.message(f"zoo: {error} The model is not served.")
+                print(f"zoo: {name}: {error} The model is not served.", file=sys.stderr)
         return runners
 
-    def _open(self, name: str, digest: str) -> Runner:
+    def _open(self, name: str, state: State, opened: dict[str, Runner]) -> Runner:
+        """A model of a state: the one that is open already, if it has the same file. Raises ZooError."""
+        if name in opened and (self._digests.get(name) == state.digests[name] or not self.controlled):
+            return opened[name]
         if self.controlled:
-            return Runner(Model(self._file.kept(digest), self._settings.device, name))
+            return Runner(Model(self._file.kept(state.digests[name]), self._settings.device, name))
         return Runner(load(registry.find(name).folder, self._settings.device))
 
     def _create(self) -> State:
@@ -172,19 +174,13 @@ class Repository:
         self._file.write(state)
         return state
 
-    def _apply(self, state: State) -> None:
-        """Make this process serve what the state lists. Models that it serves already are not opened again."""
-        runners = {
-            name: self.service.runners[name] if self._digests.get(name) == digest else self._open(name, digest)
-            for name, digest in state.digests.items()
-        }
-        self._switch(state, runners)
-
     def _switch(self, state: State, runners: dict[str, Runner]) -> None:
+        """Serve these models of a state from now on."""
         self.metrics.add_models(state.names)  # before a request can use one of them
         self._retired.update(set(self.service.runners.values()) - set(runners.values()))
         self.service.replace(runners)
-        self._digests, self.state = state.digests, state
+        self._digests = {name: state.digests[name] for name in runners}
+        self.state = state
         self.metrics.set("generation", state.generation)
 
     # Changes by other processes
@@ -200,7 +196,8 @@ class Repository:
     def _apply_current(self) -> None:
         state = self._file.read()
         if state is not None and state.generation != self.state.generation:
-            self._apply(state)
+            opened = self.service.runners
+            self._switch(state, {name: self._open(name, state, opened) for name in state.digests})
 
     async def watch(self) -> None:
         """Take over changes until cancelled."""

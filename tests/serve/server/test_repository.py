@@ -282,6 +282,24 @@ def test_second_process_takes_over_changes(repository, empty_home, tmp_path):
     assert {path.name for path in (folder / "models").iterdir()} == set(repository.state.digests.values())
 
 
+@pytest.mark.parametrize("control", ["none", "explicit"])
+def test_restarted_process_leaves_out_what_it_cannot_open(tmp_path, empty_home, capsys, control):
+    """A server process that died is started again; the others must not end because a file is gone meanwhile."""
+    folder = add_model(empty_home, "own.new")
+    options = settings(tmp_path, models="*n*.n*", model_control=control)
+    first = module.Repository(options, ProcessSlots(tmp_path / "slots", 1))
+    shutil.rmtree(folder)
+    again = module.Repository(options, ProcessSlots(tmp_path / "slots", 1))
+    missing = {"none": {"own.new"}, "explicit": set()}[control]
+    assert set(again.service.runners) == set(first.service.runners) - missing
+    assert again.state == first.state
+    for copy in (tmp_path / "models").glob("*"):
+        copy.unlink()
+    third = module.Repository(options, ProcessSlots(tmp_path / "slots", 1))
+    assert (control == "explicit") == (not third.service.runners)
+    assert ("own.new" in capsys.readouterr().err) == (control == "none" or not third.service.runners)
+
+
 def test_late_process_is_reported(repository, monkeypatch):
     monkeypatch.setattr(module, "APPLY_S", 0.1)
     monkeypatch.setattr(repository, "_late", lambda generation=None: [1])
