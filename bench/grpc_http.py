@@ -124,8 +124,8 @@ async def load_grpc(address: str, request: bytes, seconds: float) -> int:
     return count
 
 
-def run(transport: str, address: str, request: bytes, seconds: float) -> int:
-    load: Any = {"http": load_http, "grpc": load_grpc}[transport]
+def run(protocol: str, address: str, request: bytes, seconds: float) -> int:
+    load: Any = {"http": load_http, "grpc": load_grpc}[protocol]
     return int(asyncio.run(load(address, request, seconds)))
 
 
@@ -190,13 +190,13 @@ def measure(rounds: int, seconds: float) -> list[dict[str, Any]]:
                     "grpc": (server.pid, "grpc", match[3], message),
                     "constant": (limit_pid, "grpc", limit, message),
                 }
-                for _, *target in targets.values():  # warm up
-                    clients.submit(run, *target, 1.0).result()
+                for _, protocol, address, request in targets.values():  # warm up
+                    clients.submit(run, protocol, address, request, 1.0).result()
                 measured: dict[str, list[tuple[float, float]]] = {transport: [] for transport in targets}
                 for _ in range(rounds):
-                    for transport, (pid, *target) in targets.items():
+                    for transport, (pid, protocol, address, request) in targets.items():
                         before = cpu_seconds(pid)
-                        count = clients.submit(run, *target, seconds).result()
+                        count = clients.submit(run, protocol, address, request, seconds).result()
                         measured[transport].append((count / seconds, (cpu_seconds(pid) - before) / count * 1e3))
                 results.append(_summary(name, measured))
             return results
