@@ -553,7 +553,7 @@ def test_large_messages_at_once_take_bounded_memory(tmp_path):
                 time.sleep(0.01)
             codes = {future.exception().code().name for future in futures if future.exception()}
         assert codes <= {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
-        assert largest - before < 700
+        assert largest - before < 900
 
 
 @attack
