@@ -8,9 +8,12 @@ import asyncio
 import re
 import shutil
 import subprocess
-import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -56,6 +59,25 @@ class Load:
     errors: int  # of connections
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of the threads of a process and of its descendants so far (Linux)."""
+    seconds = 0.0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # the thread has ended
+            seconds += int((task / "schedstat").read_text().split()[0]) / 1e9
+            seconds += sum(cpu_seconds(int(child)) for child in (task / "children").read_text().split())
+    return seconds
+
+
+def memory_mb(pid: int) -> list[float]:
+    """Proportional set size of each child of a process, in MB: shared pages are divided among those that share them."""
+    children = [
+        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    rollups = [Path(f"/proc/{child}/smaps_rollup").read_text() for child in children]
+    return [int(re.findall(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[0]) / 1e3 for rollup in rollups]
+
+
 def wrk_is_here() -> bool:
     return shutil.which("wrk") is not None
 
@@ -97,46 +119,99 @@ def closed_loop(
 
 def _percentile(printed: str, percent: int) -> float:
     """Milliseconds from wrk's table of latencies."""
-    match = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)$", printed, re.MULTILINE)
+    match = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)\s*$", printed, re.MULTILINE)
     if not match:
         raise RuntimeError(f"wrk printed no latencies: {printed}")
     return float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2]]
 
 
 def open_loop(url: str, files: list[bytes], label: str, rate: float, seconds: float, connections: int = 64) -> Timing:
-    """Poisson arrivals; latency counts from when a request was due. Raises RuntimeError for a wrong response."""
-    return asyncio.run(_open_loop(url, files, label, rate, seconds, connections))
+    """Poisson arrivals; latency counts from when a request was due. Raises RuntimeError for a wrong response.
+
+    The client is an asyncio protocol on uvloop, because it takes its CPU time from the server on the same machine.
+    """
+    import uvloop
+
+    return uvloop.run(_open_loop(url, files, label, rate, seconds, connections))
 
 
 async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seconds: float, connections: int) -> Timing:
     parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 80
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/png\r\nContent-Length: "
     requests = [(head + f"{len(file)}\r\n\r\n").encode() + file for file in files]
     expected = re.compile(rf'"label": ?"{label}"'.encode())
-    pool: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-    for _ in range(connections):
-        pool.put_nowait(await asyncio.open_connection(parts.hostname, parts.port))
-    due = time.perf_counter() + 0.1 + np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
+    loop = asyncio.get_running_loop()
+    due = loop.time() + 0.1 + np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
     latencies: list[float] = []
+    finished: asyncio.Future[None] = loop.create_future()
+    all_connections: list[_Connection] = []
+    idle: deque[_Connection] = deque()
+    waiting: deque[float] = deque()  # when the requests without a connection were due
 
-    async def send(number: int) -> None:
-        reader, writer = await pool.get()
-        writer.write(requests[number % len(requests)])
-        headers = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", headers, re.IGNORECASE)
-        if not length:
-            raise RuntimeError(f"A response without Content-Length: {headers!r}")
-        body = await reader.readexactly(int(length[1]))
-        latencies.append(time.perf_counter() - due[number])
-        if not expected.search(body):
-            raise RuntimeError(f"A wrong response: {headers + body!r}")
-        pool.put_nowait((reader, writer))
+    def answered(connection: _Connection, due_time: float, response: bytes) -> None:
+        latencies.append(loop.time() - due_time)
+        if not expected.search(response):
+            fail(f"A wrong response: {response!r}")
+        elif len(latencies) == len(due):
+            finished.set_result(None)
+        elif waiting:
+            connection.send(requests[len(latencies) % len(requests)], waiting.popleft())
+        else:
+            idle.append(connection)
 
-    async with asyncio.TaskGroup() as tasks:
-        for number, due_time in enumerate(due):
-            if (delay := due_time - time.perf_counter()) > 0:
+    def fail(reason: str) -> None:
+        if not finished.done():
+            finished.set_exception(RuntimeError(reason))
+
+    try:
+        for _ in range(connections):
+            _, connection = await loop.create_connection(lambda: _Connection(answered, fail), host, port)
+            all_connections.append(connection)
+        idle.extend(all_connections)
+        for number, due_time in enumerate(due.tolist()):
+            if (delay := due_time - loop.time()) > 0:
                 await asyncio.sleep(delay)
-            tasks.create_task(send(number))
-    while not pool.empty():
-        pool.get_nowait()[1].close()
+            if idle:
+                idle.popleft().send(requests[number % len(requests)], due_time)
+            else:
+                waiting.append(due_time)
+        await finished
+    finally:
+        await asyncio.gather(*(connection.close() for connection in all_connections))
     return Timing(np.array(latencies))
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of an open loop; it has at most one request at a time."""
+
+    def __init__(self, answered: Callable[["_Connection", float, bytes], None], fail: Callable[[str], None]) -> None:
+        self._answered, self._fail = answered, fail
+        self._received, self._due = b"", 0.0
+        self._closed = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def send(self, request: bytes, due: float) -> None:
+        self._received, self._due = b"", due
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if not length:
+            self._fail(f"A response without Content-Length: {head!r}")
+        elif len(body) >= int(length[1]):
+            self._answered(self, self._due, self._received)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail(f"The server closed a connection ({error}).")
+        self._closed.set_result(None)
+
+    async def close(self) -> None:
+        self._transport.close()
+        await self._closed

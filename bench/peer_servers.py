@@ -1,6 +1,7 @@
 """The servers that `bench/test_serve.py` compares with `zoo serve`: the same model behind FastAPI and behind LitServe.
 
 `uvicorn bench.peer_servers:app` is what one writes first: FastAPI, Pillow and a session in the handler.
+`granian --interface asginl bench.peer_servers:constant` sends a constant: the limit of the HTTP server.
 `python -m bench.peer_servers PORT` is LitServe with one worker; its package is in the extra `peers`.
 """
 
@@ -15,6 +16,7 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 from bench.runtimes import bare_session
+from serve.service.asgi import Message, Receive, Send
 from zoo import registry
 
 try:
@@ -48,6 +50,18 @@ async def predict(request: Request) -> dict[str, Any]:
 async def ready() -> dict[str, bool]:
     session()
     return {"ready": True}
+
+
+CONSTANT = b'{"label":"7","probability":1.0,"unsure":false,"top_k":[],"corrections":[],"error":null}'
+
+
+async def constant(scope: Message, receive: Receive, send: Send) -> None:
+    """An ASGI application that does nothing but HTTP."""
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(CONSTANT))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": CONSTANT})
 
 
 if litserve:

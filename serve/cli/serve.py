@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from serve.service.metrics import Metrics
     from serve.service.models import Service
+    from zoo.runtime import Device
 
 START_ERROR_FILE = "failed"  # where a server process writes why it cannot start
 MAX_CONNECTIONS = 8192  # per process, if it may open that many files; further connections wait
@@ -47,6 +49,8 @@ UNREAD_MS = 15_000  # time after which a connection is closed if the client does
 KEEPALIVE_S = 60  # idle time after which TCP checks whether the client still exists
 BACKLOG = 2048  # connections that wait to be accepted
 PR_SET_PDEATHSIG = 1  # see prctl(2)
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+OWN_PATHS = ("models", "v2", "metrics", "docs", "redoc", "openapi.json", "gradio_api", "assets")  # their first parts
 KILL_S = 5  # time to end after the request deadline, before a process is killed
 
 # Errors that a server process can report to the first process. A subclass is reported as its nearest base class here.
@@ -64,10 +68,12 @@ def serve(settings: Settings) -> None:
     """
     try:
         from granian import Granian
-        from granian.constants import HTTPModes, Interfaces
+        from granian.constants import HTTPModes, Interfaces, SSLProtocols
         from granian.http import HTTP1Settings
     except ImportError as error:
         raise _missing_extra(error) from None
+    _check_root_path(settings.root_path)
+    _check_tls(settings.tls_cert, settings.tls_key)
     address, port = _find_free_port(settings.host, settings.port)
     if settings.health_port is not None:
         _find_free_port(settings.host, settings.health_port, "--health-port")
@@ -92,6 +98,9 @@ def serve(settings: Settings) -> None:
             workers=settings.workers,
             backlog=BACKLOG,
             backpressure=_raise_connection_limit(),
+            ssl_cert=settings.tls_cert,
+            ssl_key=settings.tls_key,
+            ssl_protocol_min=SSLProtocols.tls12,
             respawn_failed_workers=True,
             workers_kill_timeout=ceil(settings.deadline_s) + KILL_S,
             log_level="critical",  # type: ignore[arg-type]
@@ -107,6 +116,43 @@ def serve(settings: Settings) -> None:
         if error_file.exists():
             kind, message = error_file.read_text(encoding="utf-8").split("\n", 1)
             raise _START_ERRORS[kind](message)
+
+
+def _check_root_path(root_path: str) -> None:
+    """Raises WrongUsage for a --root-path that is no path, or that begins like one of the server's own."""
+    if root_path and (not ROOT_PATH.fullmatch(root_path) or root_path.split("/")[1] in OWN_PATHS):
+        raise WrongUsage(
+            f"--root-path must be a path such as /zoo, without a slash at its end, and not begin with a path of this "
+            f"server ({', '.join(OWN_PATHS)}), not {root_path!r}."
+        )
+
+
+def _check_tls(cert: Path | None, key: Path | None) -> None:
+    """Raises WrongUsage or ZooError for a certificate and a key that cannot be used: later nobody would report it."""
+    if cert is None and key is None:
+        return
+    if cert is None or key is None:
+        raise WrongUsage("--tls-cert and --tls-key belong together. Give both, or none of them.")
+    import ssl
+
+    for option, file in (("--tls-cert", cert), ("--tls-key", key)):
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise ZooError(f"Cannot read {option} {file} ({error.strerror}).") from None
+        if b"-----BEGIN " not in content:
+            raise ZooError(f"{option} {file} is not a PEM file. Convert it with `openssl`.")
+        if b"ENCRYPTED" in content:
+            raise ZooError(f"{option} {file} is encrypted. Decrypt it: openssl pkey -in {file} -out NEW.")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except (ssl.SSLError, ValueError) as error:
+        # OpenSSL's reasons: KEY_VALUES_MISMATCH and NO_CERTIFICATE_ASSIGNED for another key of the same or another type
+        cause = getattr(error, "reason", None) or error
+        raise ZooError(
+            f"Cannot use --tls-cert {cert} with --tls-key {key} ({cause}). Check that the key belongs to the "
+            "certificate and that each option has the right file."
+        ) from None
 
 
 def _raise_connection_limit() -> int:
@@ -231,6 +277,27 @@ class PortOption(click.Option):
         return value
 
 
+class WorkersType(click.IntRange):
+    """The --workers option: a number of processes, or "auto" (0)."""
+
+    name = "workers"
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if value == "auto" else super().convert(value, param, ctx)
+
+
+def processes_for(device: Device) -> int:
+    """How many processes `--workers auto` starts: one per core that may be used (affinity, cgroup quota); one on a GPU,
+    because each process would hold all models in its memory.
+    """
+    from serve.devices import cores
+
+    return 1 if device == "cuda" else cores()
+
+
 @click.command("serve", context_settings={"auto_envvar_prefix": "ZOO"})
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Address to listen on.")
 @click.option(
@@ -244,7 +311,12 @@ class PortOption(click.Option):
 )
 @click.option("--models", default="*", show_default=True, metavar="PATTERN", help="Models to serve.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Server processes."
+    "--workers",
+    type=WorkersType(),
+    default=1,
+    show_default=True,
+    metavar="N|auto",
+    help="Server processes; auto: one per usable core.",
 )
 @click.option(
     "--max-queue",
@@ -304,6 +376,24 @@ class PortOption(click.Option):
     help="Allow pages of this site (https://example.org, or '*') to call the API; repeatable.  [default: none]",
 )
 @click.option(
+    "--root-path",
+    default="",
+    metavar="PATH",
+    help="Path under which a proxy publishes this server, such as /zoo.  [default: none]",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Serve HTTPS with this certificate chain, a PEM file.  [default: HTTP]",
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Private key of --tls-cert, PEM.")
+@click.option(
+    "--otel/--no-otel",
+    default=None,
+    help="Send a span per request with OpenTelemetry.  [default: if OTEL_EXPORTER_OTLP_ENDPOINT is set]",
+)
+@click.option(
     "--health-port",
     type=click.IntRange(1, 65535),
     metavar="N",
@@ -316,6 +406,7 @@ def command(**options: Any) -> None:
     Runs until SIGINT (Ctrl-C) or SIGTERM. Every option can also be set as ZOO_<OPTION>, for example ZOO_MAX_BODY_MB.
     If ZOO_API_KEY is set, clients must send that key.
     """
+    options["workers"] = options["workers"] or processes_for(options["device"])
     serve(Settings(**options, key=_api_key()))
 
 

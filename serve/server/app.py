@@ -76,7 +76,7 @@ def build_api(settings: Settings, repository: Repository, health: Health, socket
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.pool.start()
-        page_socket = serve_on_socket(app, socket) if socket else nullcontext()
+        page_socket = serve_on_socket(app, socket, settings.root_path) if socket else nullcontext()
         async with (
             page_socket,
             repository.watch_in_background(),
@@ -189,7 +189,7 @@ def build_api(settings: Settings, repository: Repository, health: Health, socket
 
         @app.get("/", include_in_schema=False)
         async def root() -> RedirectResponse:
-            return RedirectResponse("/docs")
+            return RedirectResponse(f"{settings.root_path}/docs")
 
     framework_openapi = app.openapi
 

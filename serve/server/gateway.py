@@ -14,12 +14,14 @@ from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from urllib.parse import quote
 from uuid import uuid4
 
 from serve.server import inference_protocol, predict_route
 from serve.server.log import LOG
 from serve.server.origins import SAFE_METHODS, OriginPolicy
 from serve.server.request import STALL_S, BodyBudget, Deadlines, Request
+from serve.server.tracing import start_tracer, trace_context
 from serve.service.asgi import (
     Application,
     ClientDisconnected,
@@ -59,9 +61,9 @@ class Gateway:
     """ASGI application around the framework's."""
 
     def __init__(self, app: Application, service: Service, settings: Settings, metrics: Metrics) -> None:
-        """Raises WrongUsage for invalid allowed hosts or CORS origins."""
+        """Raises WrongUsage for invalid allowed hosts or CORS origins, and ZooError if spans cannot be sent."""
         self._app, self._service, self._settings, self._metrics = FrameworkAdapter(app), service, settings, metrics
-        self._policy = OriginPolicy(settings)
+        self._policy, self._tracer = OriginPolicy(settings), start_tracer(settings)
         self._limited_app = BodyLimit(self._app, settings.max_body_bytes, PAGE_UPLOAD_DEADLINES * settings.deadline_s)
         self._budget = BodyBudget(MAX_LARGE_BODIES * settings.max_body_bytes)
         self._deadlines, self._stalls = Deadlines(settings.deadline_s), Deadlines(STALL_S)
@@ -70,6 +72,8 @@ class Gateway:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            if self._tracer is not None:
+                self._tracer.close()
             LOG.flush()
             return
         if scope["type"] != "http":  # the server accepts no websockets (serve/cli/serve.py)
@@ -92,15 +96,27 @@ class Gateway:
             self._metrics.count_request(request.route, status, time.perf_counter() - request.started)
             if request.item is not None:
                 self._metrics.count_images(request.item)
+            if self._tracer is not None:
+                request.trace = self._tracer.record(request, status)
+            elif b"traceparent" in request.headers:
+                request.trace = trace_context(request.scope["headers"])
             if self._settings.access_log:
                 LOG.request(request, status)
 
     async def _respond(self, request: Request) -> None:
         try:
+            root_path = self._settings.root_path
+            if root_path:
+                _remove_prefix(request, root_path)
             if self._settings.cors_origins and await self._answer_preflight(request):
                 return
             self._check_access(request)
             path = request.scope["path"]
+            if root_path and path == root_path:  # the page's relative links need the slash behind it
+                query = request.scope["query_string"]
+                location = f"{root_path}/".encode() + (b"?" + query if query else b"")
+                await request.reply(308, b"", headers=[(b"location", location)])
+                return
             for route, pattern, handler in CLASSIFY_ROUTES:
                 if match := pattern.fullmatch(path):
                     request.route = route
@@ -221,6 +237,17 @@ class BodyLimit:
                 raise
         if failure is not None:
             raise failure if request.status == 0 else ClientDisconnected
+
+
+def _remove_prefix(request: Request, root_path: str) -> None:
+    """Remove the prefix of a proxy from the path, unless the proxy has done it, and tell the framework about it."""
+    scope = request.scope
+    path, raw_path = scope["path"], scope.get("raw_path") or b""
+    if path.startswith(f"{root_path}/"):
+        path = path.removeprefix(root_path)
+        encoded = root_path.encode()
+        raw_path = raw_path.removeprefix(encoded) if raw_path.startswith(encoded) else quote(path).encode()
+    request.scope = {**scope, "path": path, "raw_path": raw_path, "root_path": root_path}
 
 
 def _normalise(request: Request) -> None:

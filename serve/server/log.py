@@ -96,6 +96,8 @@ class Log:
         }
         if item is not None:
             entry |= {"model": item.runner.model.card.name, "images": item.image_count}
+        if request.trace:
+            entry |= request.trace
         try:
             self.write(orjson.dumps(entry))
         except TypeError:  # the path is not UTF-8

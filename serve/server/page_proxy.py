@@ -30,7 +30,7 @@ MAX_CONNECTIONS = 1 << 16  # more than the clients of all processes: the page it
 
 
 @asynccontextmanager
-async def serve_on_socket(app: Application, socket: Path) -> AsyncIterator[None]:
+async def serve_on_socket(app: Application, socket: Path, root_path: str = "") -> AsyncIterator[None]:
     """Serve an application on a Unix socket, in this event loop."""
     from granian.constants import Interfaces
     from granian.server.embed import Server
@@ -43,6 +43,7 @@ async def serve_on_socket(app: Application, socket: Path) -> AsyncIterator[None]
         log_enabled=False,
         backlog=1024,
         backpressure=MAX_CONNECTIONS,
+        url_path_prefix=root_path,
     )
     task = asyncio.create_task(server.serve())
     try:

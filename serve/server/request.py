@@ -46,6 +46,7 @@ class Request:
         self.complete = False  # whether the body has been received
         self.item: WorkItem | None = None
         self.added_headers: Headers = []  # of the response
+        self.trace: dict[str, str] | None = None  # trace_id and span_id, for the access log
         self._body_wait_s = 0.0
         self._budget, self._stalls = budget, stalls
 

@@ -34,7 +34,7 @@ class Service:
         self.replace(open_models(settings) if runners is None else runners)
         devices = {runner.model.device for runner in self.runners.values()}
         self.device = devices.pop() if devices else "cpu"
-        self.pool = Pool(self.device, settings.max_queue)
+        self.pool = Pool(self.device, settings.max_queue, processes=settings.workers)
 
     def replace(self, runners: dict[str, Runner]) -> None:
         """Serve these models from now on. Requests in progress keep theirs."""

@@ -1,6 +1,6 @@
 """Worker threads of a server. Requests wait in two bounded queues, and each gets its own result.
 
-On a CPU there is a thread per core: a network this small gains nothing from being split, but the runtime releases the
+On a CPU there are up to two threads: a network this small gains nothing from being split, but the runtime releases the
 interpreter's lock while it works, and another request is decoded meanwhile. A thread that finds several requests
 waiting takes some together: one call of the session, one wake-up of the event loop. On a GPU one thread waits a little
 for more requests, and the batches have sizes that were warmed up (`Runner`).
@@ -15,7 +15,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,7 +35,8 @@ from zoo.images.read import Named
 from zoo.model import CHUNK, Model, Prepared, Row, Scores, bind, check_images, make_rows, prepare_all, stack_pixels
 from zoo.runtime import Bound
 
-BATCH_IMAGES = 8  # that a thread takes at a time on a CPU; with more, requests would wait for each other
+BATCH_IMAGES = CHUNK  # that a thread takes at a time on a CPU: one call of the session and one wake-up of the loop
+MAX_THREADS = 2  # per process; more wait for the interpreter's lock (docs/decisions/0008-server.md)
 GPU_BATCH_IMAGES = 256
 GPU_BATCH_WAIT_S = 0.002
 GPU_SIZES = (1, 8, 32, 128, 256)  # a GPU prepares each shape once, so only these are run
@@ -106,10 +107,13 @@ def _source_pixels(source: Any) -> int:
 class Pool:
     """Threads that process the items of one event loop. Call `start`, and `close` at the end."""
 
-    def __init__(self, device: str = "cpu", max_queue: int = 256, threads: int | None = None) -> None:
+    def __init__(
+        self, device: str = "cpu", max_queue: int = 256, threads: int | None = None, processes: int = 1
+    ) -> None:
         """Args:
         max_queue: items that may wait.
-        threads: by default one per core, and one for a GPU.
+        threads: by default this process's share of the cores, but at most `MAX_THREADS`; one for a GPU.
+        processes: how many server processes share the cores.
         """
         on_gpu = device == "cuda"
         self.max_queue = max_queue
@@ -119,7 +123,7 @@ class Pool:
         self._closing = self._closed = self._died = False
         self.stuck = False  # set by the health check: no new items are accepted
         self._waker: Waker | None = None
-        count = threads or (1 if on_gpu else cores())
+        count = threads or (1 if on_gpu else min(MAX_THREADS, max(1, cores() // processes)))
         self.threads = [
             threading.Thread(target=self._work, name=f"zoo-worker-{number}", daemon=True) for number in range(count)
         ]
@@ -262,11 +266,9 @@ class Pool:
             self._step_started[threading.current_thread().name] = inf
 
     def _wake(self, items: list[WorkItem]) -> None:
-        for item in items:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                assert self._waker is not None
-                assert item.future is not None
-                self._waker.wake(item.future)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            assert self._waker is not None
+            self._waker.wake([item.future for item in items if item.future is not None])
 
 
 def process_batch(items: list[WorkItem], begin_step: Callable[[], None] = lambda: None) -> None:
@@ -408,8 +410,9 @@ def gpu_thread() -> ThreadPoolExecutor:
 
 
 class Waker:
-    """Completes futures of one event loop from other threads, several per call: waking a loop costs as much as running
-    a network.
+    """Completes futures of one event loop from other threads, all of a batch per call.
+
+    Waking a loop costs a system call, after which the woken thread and this one compete for the interpreter's lock.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -417,9 +420,9 @@ class Waker:
         self._finished: deque[asyncio.Future[None]] = deque()
         self._scheduled = False
 
-    def wake(self, future: asyncio.Future[None]) -> None:
-        """Complete a future, from any thread. Raises RuntimeError if the loop is closed."""
-        self._finished.append(future)  # before _scheduled is read: it is cleared before the futures are taken
+    def wake(self, futures: Iterable[asyncio.Future[None]]) -> None:
+        """Complete futures, from any thread. Raises RuntimeError if the loop is closed."""
+        self._finished.extend(futures)  # before _scheduled is read: it is cleared before the futures are taken
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon_threadsafe(self._complete_all)

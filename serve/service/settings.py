@@ -26,8 +26,10 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()  # host names that the server accepts (serve/server/origins.py)
     cors_origins: tuple[str, ...] = ()  # sites whose pages may use the server (serve/server/origins.py)
     health_port: int | None = None  # of a second listener for the health routes; None for no listener
+    root_path: str = ""  # under which a proxy publishes this server, for example "/zoo"
     tls_cert: Path | None = None  # PEM files; both or none
     tls_key: Path | None = None
+    otel: bool | None = None  # send spans with OpenTelemetry; None: if OTEL_EXPORTER_OTLP_ENDPOINT is set
     model_control: Literal["none", "explicit"] = "none"  # whether clients may load and unload models
     grpc_port: int | None = None  # of the Open Inference Protocol over gRPC; None for no listener
     key: str | None = field(default=None, repr=False)  # API key that clients must send; None for no key
@@ -43,7 +45,7 @@ class Settings:
 
     @property
     def url(self) -> str:
-        return f"http://{self._url_host}:{self.port}"
+        return f"{'https' if self.tls_cert else 'http'}://{self._url_host}:{self.port}"
 
     @property
     def grpc_address(self) -> str:

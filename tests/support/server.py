@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-STARTUP_LINE = re.compile(r"zoo: Running on (http://\S+) with (.*)")
+STARTUP_LINE = re.compile(r"zoo: Running on (https?://\S+) with (.*)")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -89,13 +89,14 @@ def wait_for(condition, seconds=60.0):
 
 
 @contextmanager
-def serving(folder, *options, key=None, program="serve.cli", **environment):
+def serving(folder, *options, key=None, program="serve.cli", verify=True, **environment):
     """Run `zoo serve` on a free port. It is ready on entry and stopped on exit.
 
     Args:
         folder: for its log.
         key: the API key.
         program: the module or the file to run.
+        verify: as for httpx: how to check the certificate of a server with TLS.
         environment: additional environment variables.
     """
     stderr_file = folder / "errors"
@@ -111,7 +112,7 @@ def serving(folder, *options, key=None, program="serve.cli", **environment):
             assert time.monotonic() < until, stderr_file.read_text()
             time.sleep(0.05)
         server = RunningServer(match[1], process, stderr_file)
-        while httpx.get(server.url + "/v2/health/ready").status_code != 200:
+        while httpx.get(server.url + "/v2/health/ready", verify=verify).status_code != 200:
             assert time.monotonic() < until, stderr_file.read_text()
             time.sleep(0.05)
         yield server
