@@ -104,7 +104,8 @@ class PageProxy:
         path = scope.get("raw_path") or scope["path"].encode()
         headers = [(name, value) for name, value in scope["headers"] if name not in HOP_BY_HOP_HEADERS]
         url = httpx.URL(scheme="http", host="page", raw_path=path + query)
-        return self._client.build_request(scope["method"], url, headers=headers, content=body() if has_body else None)
+        # not the client's build_request, which adds headers such as Accept-Encoding that the visitor did not send
+        return httpx.Request(scope["method"], url, headers=headers, content=body() if has_body else None)
 
     async def _forward(self, request: httpx.Request, send: Send) -> None:
         import httpx

@@ -215,8 +215,11 @@ class Deadlines:
         if loop is not self._loop:  # the previous one has ended
             self._loop, self._timer = loop, None
             self._running.clear()
-        deadline = Deadline(loop.time() + self.seconds, asyncio.current_task())
-        self._running.append(deadline)
+        running = self._running
+        while running and running[0].done:  # or thousands would wait for the timer, and be visited by each collection
+            running.popleft()
+        deadline = Deadline(loop.time() + self.seconds, asyncio.current_task(loop))
+        running.append(deadline)
         if self._timer is None:
             self._timer = loop.call_at(deadline.at, self._expire_due, loop)
         return deadline

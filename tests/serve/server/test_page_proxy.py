@@ -167,3 +167,23 @@ def test_get_with_body_is_forwarded(tmp_path, size):
 
     (received,) = asyncio.run(get())
     assert received.startswith(b"GET /events HTTP/1.1\r\n")
+
+
+def test_no_header_is_added():
+    """A client that accepts no compression must not get a compressed page."""
+
+    async def get():
+        async with proxied() as (page, proxy):
+            client = Client({"type": "http.request", "body": b"", "more_body": False})
+            headers = [(b"host", b"here"), (b"accept", b"text/html"), (b"cookie", b"a=1"), (b"cookie", b"b=2")]
+            requests = asyncio.create_task(
+                proxy(SCOPE | {"method": "GET", "headers": headers}, client.receive, client.send)
+            )
+            await in_time(client.got_data.wait())
+            client.leave.set()
+            await in_time(requests)
+            return page.received
+
+    (received,) = asyncio.run(get())
+    lines = received.lower().split(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    assert sorted(lines) == [b"accept: text/html", b"cookie: a=1", b"cookie: b=2", b"host: here"]

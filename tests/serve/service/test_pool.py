@@ -407,3 +407,12 @@ def test_close_does_not_wait_for_stuck_thread(runner, monkeypatch):
 
     pool.start()
     assert 0.4 < asyncio.run(asyncio.wait_for(close_while_stuck(), 30)) < 10
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "device", "threads"),
+    [(8, 1, "cpu", 2), (8, 4, "cpu", 2), (8, 8, "cpu", 1), (2, 4, "cpu", 1), (1, 1, "cpu", 1), (8, 1, "cuda", 1)],
+)
+def test_processes_share_the_cores(monkeypatch, cores, processes, device, threads):
+    monkeypatch.setattr("serve.service.pool.cores", lambda: cores)
+    assert len(Pool(device, processes=processes).threads) == threads
