@@ -90,13 +90,13 @@ def check_onnx(content: bytes, source_name: str) -> str | None:
         raise BadModel(f"{source_name} has {len(content):,} bytes, more than the limit of {LARGEST_MODEL:,}.")
     try:
         return _walk(content, source_name)
-    except (IndexError, _Malformed, UnicodeDecodeError):
+    except (IndexError, Malformed, UnicodeDecodeError):
         raise BadModel(
             f"{source_name} is not an ONNX model, or it is damaged or cut short: get the file again."
         ) from None
 
 
-class _Malformed(ValueError):
+class Malformed(ValueError):
     """The bytes are not a protobuf message."""
 
 
@@ -112,7 +112,7 @@ def _walk(content: bytes, source_name: str) -> str | None:
                 raise BadModel(
                     f"{source_name} has more than {MAX_FIELDS:,} fields: pocketzoo models have a few thousand."
                 )
-            number, wire, value, start, position = _field(content, position, end)
+            number, wire, value, start, position = read_field(content, position, end)
             inner = table.get(number)
             in_this_file = table is _TENSOR and number == _DATA_LOCATION and wire == _VARINT and value == 0
             if inner is None or in_this_file:
@@ -120,7 +120,7 @@ def _walk(content: bytes, source_name: str) -> str | None:
             if isinstance(inner, str):
                 raise BadModel(f"{source_name} contains {inner}: a pocketzoo model is one flat graph in one file.")
             if wire != _BYTES:
-                raise _Malformed
+                raise Malformed
             if inner is _METADATA:
                 cards += _card(content, start, position, source_name)
             else:
@@ -130,7 +130,7 @@ def _walk(content: bytes, source_name: str) -> str | None:
     return cards[0] if cards else None
 
 
-def _field(content: bytes, position: int, end: int) -> tuple[int, int, int, int, int]:
+def read_field(content: bytes, position: int, end: int) -> tuple[int, int, int, int, int]:
     """A field's number, wire type and varint value, the position of its bytes, and that of the next field."""
     tag, position = _varint(content, position)
     number, wire = tag >> 3, tag & 7
@@ -143,9 +143,9 @@ def _field(content: bytes, position: int, end: int) -> tuple[int, int, int, int,
     elif wire in (_FIXED32, _FIXED64):
         position += 4 if wire == _FIXED32 else 8
     else:
-        raise _Malformed
+        raise Malformed
     if number == 0 or tag >= 2**32 or position > end:
-        raise _Malformed
+        raise Malformed
     return number, wire, value, start, position
 
 
@@ -161,7 +161,7 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position + 1
-    raise _Malformed
+    raise Malformed
 
 
 def _card(content: bytes, position: int, end: int, source_name: str) -> list[str]:
@@ -172,7 +172,7 @@ def _card(content: bytes, position: int, end: int, source_name: str) -> list[str
         )
     entry = {1: b"", 2: b""}  # key and value
     while position < end:
-        number, wire, _, start, position = _field(content, position, end)
+        number, wire, _, start, position = read_field(content, position, end)
         if wire == _BYTES and number in entry:
             entry[number] = content[start:position]
     return [entry[2].decode()] if entry[1].decode() == METADATA_KEY else []

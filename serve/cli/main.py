@@ -33,6 +33,7 @@ COMMANDS = {
     "pull": "serve.cli.hub:pull",
     "push": "serve.cli.hub:push",
     "serve": "serve.cli.serve:command",
+    "export": "serve.cli.export:command",
     "doctor": "serve.cli.doctor:doctor",
     "completion": "serve.cli.completion:completion",
 }

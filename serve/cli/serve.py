@@ -81,6 +81,10 @@ def serve(settings: Settings) -> None:
         say(
             f"zoo: WARNING: Everyone who reaches {settings.host} can use this server. Set ZOO_API_KEY to require a key."
         )
+    if settings.model_control == "explicit" and settings.key is None and not ip_address(address).is_loopback:
+        raise WrongUsage("--model-control explicit on an address that others reach requires a key. Set ZOO_API_KEY.")
+    if settings.grpc_port is not None:
+        settings = replace(settings, grpc_port=_find_free_port(settings.host, settings.grpc_port, "--grpc-port")[1])
     settings = replace(settings, port=port)
     with TemporaryDirectory(prefix="zoo-serve-") as folder:
         server = Granian(
@@ -337,6 +341,19 @@ def processes_for(device: Device) -> int:
     show_default=True,
     metavar="MS",
     help="Time limit per request in milliseconds.",
+)
+@click.option(
+    "--model-control",
+    type=click.Choice(["none", "explicit"]),
+    default="none",
+    show_default=True,
+    help="Whether clients may load and unload models.",
+)
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Also serve the Open Inference Protocol over gRPC on this port; 0 picks a free port.  [default: none]",
 )
 @click.option("--demo/--no-demo", default=True, show_default=True, help="Serve the web page at /.")
 @click.option(

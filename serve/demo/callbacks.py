@@ -18,7 +18,7 @@ from serve.demo.files import FileStore
 from serve.demo.jobs import JobQueue, JobRunner
 from serve.service.metrics import Metrics
 from serve.service.models import Service
-from serve.service.pool import WorkItem
+from serve.service.pool import Runner, WorkItem
 from serve.service.settings import DEFAULT_MODEL
 from zoo.card import Card, Form
 from zoo.errors import ModelNotFound, ZooError
@@ -54,10 +54,17 @@ class Callbacks:
         return [card.name for card in sorted(cards, key=lambda card: card.name != default)]
 
     def model_card(self, name: str) -> str:
-        return text.card(self._card(name), len(onnx_bytes(self._service.runner(name).model)))
+        return text.card(self._card(name), len(onnx_bytes(self._runner(name).model)))
 
     def _card(self, name: str) -> Card:
-        return self._service.runner(name).model.card
+        return self._runner(name).model.card
+
+    def _runner(self, name: str) -> Runner:
+        """The page lists the models of its start; one of them may have been unloaded since."""
+        try:
+            return self._service.runner(name)
+        except ModelNotFound as error:
+            raise _visitor_error(str(error)) from None
 
     async def predict_drawing(self, drawing: str | None, name: str, request: gr.Request) -> Result:
         """Classify a drawing, a data URL; "" for an empty canvas."""
@@ -78,10 +85,10 @@ class Callbacks:
         network_input = None
         if pixels is not None:
             network_input = str(self._files.save("seen.png", _encode_png(magnify(pixels)), _address(request)))
-        return probabilities, network_input, text.result(row, self._card(name), item)
+        return probabilities, network_input, text.result(row, item.runner.model.card, item)
 
     async def _process(self, source: Named, name: str, fit: Fit = "crop") -> WorkItem:
-        item = WorkItem(self._service.runner(name), [source], top_k=TOP_K, fit=fit)
+        item = WorkItem(self._runner(name), [source], top_k=TOP_K, fit=fit)
         try:
             await self._service.pool.process(item)
         except ZooError as error:
@@ -111,12 +118,12 @@ class Callbacks:
         rows = []
         for name in self.model_names(form):
             item = await self._process(source, name)
-            row, card = item.rows[0], self._card(name)
+            row, card = item.rows[0], item.runner.model.card
             if row.error:
                 raise _visitor_error(row.error)
             assert row.probability is not None
             doubt = " (unsure)" if row.unsure else ""
-            size = len(onnx_bytes(self._service.runner(name).model))
+            size = len(onnx_bytes(item.runner.model))
             result = [f"{row.label}{doubt}", text.percent(row.probability), f"{item.infer_s * 1e3:.2f} ms"]
             rows.append([name, *result, f"{size / 1000:,.0f} KB", text.percent(card.accuracy.value)])
         header = ["model", "label", "probability", "latency", "file size", "test accuracy"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,14 @@ from serve.server.gateway import Gateway
 from serve.server.health import Health
 from serve.server.log import LOG
 from serve.server.page_proxy import PageProxy, serve_on_socket
-from serve.service.asgi import status_of
+from serve.server.repository import MAX_REQUEST, Repository, check_parameters
+from serve.service.asgi import HTTPError, status_of
 from serve.service.metrics import CONTENT_TYPE, Metrics, ProcessSlots
 from serve.service.models import Service
+from serve.service.pool import Runner
 from serve.service.settings import Settings
 from zoo import __version__
-from zoo.errors import ZooError
+from zoo.errors import WrongUsage, ZooError
 from zoo.runtime import PROVIDERS
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ DESCRIPTION = (
     'The body of an error is {"error": message}.'
 )
 PROTOCOL = "Open Inference Protocol"
+REPOSITORY = "Model repository"
 START_POLL_S = 0.05
 
 MountPage = Callable[["FastAPI", Service, Metrics, Settings], None]
@@ -47,12 +49,12 @@ def build(settings: Settings, mount_page: MountPage | None = None, leave: Callab
         mount_page: adds the web page, which this package does not know (serve/cli/serve.py).
         leave: ends the process; called if a worker thread is stuck (`serve/server/health.py`).
     """
-    service = Service(settings)
     slots = ProcessSlots(Path(settings.folder, "slots"), settings.workers)
-    metrics = Metrics(Path(settings.folder, "metrics"), slots.own, slots.count, list(service.runners))
+    repository = Repository(settings, slots)
+    service, metrics = repository.service, repository.metrics
     health = Health(service.pool, slots, metrics, settings, leave)
     socket = Path(settings.folder, "page") if settings.demo and slots.count > 1 else None
-    app = build_api(settings, service, health, metrics, socket if slots.own == 0 else None)
+    app = build_api(settings, repository, health, socket if slots.own == 0 else None)
     if socket and slots.own > 0:
         app.mount("/", PageProxy(socket))  # the first process has the page, and the limit of its requests
     elif settings.demo and mount_page:
@@ -60,7 +62,7 @@ def build(settings: Settings, mount_page: MountPage | None = None, leave: Callab
     return Gateway(app, service, settings, metrics)
 
 
-def build_api(settings: Settings, service: Service, health: Health, metrics: Metrics, socket: Path | None) -> FastAPI:
+def build_api(settings: Settings, repository: Repository, health: Health, socket: Path | None) -> FastAPI:
     """All routes but the page and the two that classify.
 
     Args:
@@ -68,11 +70,20 @@ def build_api(settings: Settings, service: Service, health: Health, metrics: Met
     """
     from fastapi_offline import FastAPIOffline
 
+    service, metrics = repository.service, repository.metrics
+    listen_grpc = import_grpc() if settings.grpc_port is not None else None
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.pool.start()
         page_socket = serve_on_socket(app, socket, settings.root_path) if socket else nullcontext()
-        async with page_socket, health.listen_for_probes(), health.watch_in_background():
+        async with (
+            page_socket,
+            repository.watch_in_background(),
+            health.listen_for_probes(),
+            health.watch_in_background(),
+            listen_grpc(settings, repository, health) if listen_grpc else nullcontext(),
+        ):
             metrics.set("up", 1)
             is_first = metrics.slot == 0
             announcing = asyncio.create_task(announce(settings, service, health.ready)) if is_first else None
@@ -97,28 +108,25 @@ def build_api(settings: Settings, service: Service, health: Health, metrics: Met
         headers = {name.decode(): value.decode() for name, value in getattr(error, "headers", ())}
         return JSONResponse({"error": str(error)}, status_of(error), headers)
 
-    cards = [asdict(card) for card in service.cards]  # cards never change, so they are encoded once
-    all_cards = orjson.dumps(cards)
-    card_of = {card["name"]: orjson.dumps(card) for card in cards}
-    metadata_of = {card.name: orjson.dumps(inference_protocol.metadata(card)) for card in service.cards}
+    def json_response(value: Any) -> Response:  # orjson takes cards as they are
+        return Response(orjson.dumps(value), media_type="application/json")
 
-    def json_response(json: bytes) -> Response:
-        return Response(json, media_type="application/json")
+    all_cards = Encoded(lambda runners: orjson.dumps([runner.model.card for runner in runners.values()]))
 
     def state_of(name: str, state: bool) -> JSONResponse:
         return JSONResponse({name: state}, 200 if state else 503)
 
     @app.get("/models", summary="List the cards of all models", tags=["models"])
     async def models() -> Response:
-        return json_response(all_cards)
+        return Response(all_cards.of(service.runners), media_type="application/json")
 
     @app.get("/models/{name}", summary="Get the card of a model", tags=["models"])
     async def model(name: str) -> Response:
-        return json_response(card_of[service.runner(name).model.card.name])
+        return json_response(service.runner(name).model.card)
 
     @app.get("/v2", summary="Server metadata", tags=[PROTOCOL])
     async def server() -> dict[str, Any]:
-        return {"name": "pocketzoo", "version": __version__, "extensions": ["binary_tensor_data"]}
+        return {"name": "pocketzoo", "version": __version__, "extensions": repository.extensions()}
 
     @app.get("/v2/health/live", summary="Liveness: no worker has died or is stuck", tags=[PROTOCOL])
     async def live() -> JSONResponse:
@@ -127,6 +135,10 @@ def build_api(settings: Settings, service: Service, health: Health, metrics: Met
     @app.get("/v2/health/ready", summary="Readiness: the server accepts requests", tags=[PROTOCOL])
     async def ready() -> JSONResponse:
         return state_of("ready", health.ready())
+
+    @app.get("/v2/models/stats", summary="Statistics of all models", tags=[PROTOCOL])
+    async def all_statistics() -> Response:
+        return json_response({"model_stats": [metrics.statistics(card.name, card.version) for card in service.cards]})
 
     @app.get("/v2/models/{name}/versions/{version}/ready", summary="Readiness of a model version", tags=[PROTOCOL])
     @app.get("/v2/models/{name}/ready", summary="Readiness of a model", tags=[PROTOCOL])
@@ -141,11 +153,37 @@ def build_api(settings: Settings, service: Service, health: Health, metrics: Met
     async def model_metadata(name: str, version: str | None = None) -> Response:
         card = service.runner(name).model.card
         inference_protocol.check_version(card, version)
-        return json_response(metadata_of[card.name])
+        return json_response(inference_protocol.metadata(card))
+
+    @app.get("/v2/models/{name}/versions/{version}/stats", summary="Statistics of a version", tags=[PROTOCOL])
+    @app.get("/v2/models/{name}/stats", summary="Statistics of a model: counts and times", tags=[PROTOCOL])
+    async def statistics(name: str, version: str | None = None) -> Response:
+        card = service.runner(name).model.card
+        inference_protocol.check_version(card, version)
+        return json_response({"model_stats": [metrics.statistics(card.name, card.version)]})
+
+    @app.post("/v2/repository/index", summary="List the models, loaded or not", tags=[REPOSITORY])
+    async def index(request: Request) -> Response:
+        options = check_parameters(await small_body(request), ())
+        return json_response(await repository.index(options.get("ready") is True))
+
+    @app.post("/v2/repository/models/{name}/load", summary="Load a model, or load it again", tags=[REPOSITORY])
+    async def load(name: str, request: Request) -> Response:
+        repository.check_controlled()
+        check_parameters(await small_body(request), ())
+        await repository.load(name)
+        return Response()
+
+    @app.post("/v2/repository/models/{name}/unload", summary="Unload a model", tags=[REPOSITORY])
+    async def unload(name: str, request: Request) -> Response:
+        repository.check_controlled()
+        check_parameters(await small_body(request), ("unload_dependents",))
+        await repository.unload(name)
+        return Response()
 
     @app.get("/metrics", summary="Metrics in Prometheus' text format", tags=["monitoring"], response_class=Response)
     async def scrape() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await asyncio.to_thread(metrics.text), media_type=CONTENT_TYPE)
 
     if not settings.demo:
 
@@ -162,6 +200,38 @@ def build_api(settings: Settings, service: Service, health: Health, metrics: Met
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+def import_grpc() -> Any:
+    """`serve.server.grpc_server.listen`. Raises WrongUsage if gRPC is not installed."""
+    try:
+        from serve.server.grpc_server import listen
+    except ImportError as error:
+        raise WrongUsage(f"--grpc-port needs {error.name}: pip install 'pocketzoo[grpc]'.") from None
+    return listen
+
+
+class Encoded:
+    """A response that is encoded again only when the models have changed."""
+
+    def __init__(self, encode: Callable[[dict[str, Runner]], bytes]) -> None:
+        self._encode, self._response = encode, b""
+        self._runners: dict[str, Runner] | None = None
+
+    def of(self, runners: dict[str, Runner]) -> bytes:
+        if runners is not self._runners:
+            self._runners, self._response = runners, self._encode(runners)
+        return self._response
+
+
+async def small_body(request: Request) -> bytes:
+    """The body of a request. Raises HTTPError 413 as soon as it is larger than MAX_REQUEST."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_REQUEST:
+            raise HTTPError(413, f"The request has more than {MAX_REQUEST} bytes of JSON.")
+    return body
 
 
 async def announce(settings: Settings, service: Service, ready: Callable[[], bool]) -> None:
@@ -194,7 +264,8 @@ def startup_line(settings: Settings, service: Service) -> str:
     of_each = " each" if settings.workers > 1 else ""
     workers = f"{processes}{threads} worker thread{'s' if threads > 1 else ''}{of_each}"
     device = f"{service.device} ({PROVIDERS[service.device]}, {workers})"
-    return f"zoo: Running on {settings.url} with {models} on {device}. API docs: {settings.url}/docs"
+    grpc = "" if settings.grpc_port is None else f". gRPC: {settings.grpc_address}"
+    return f"zoo: Running on {settings.url} with {models} on {device}. API docs: {settings.url}/docs{grpc}"
 
 
 # OpenAPI description of the two routes that FastAPI does not know

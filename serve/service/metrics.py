@@ -1,7 +1,8 @@
 """Counters of a server for Prometheus: numbers in a memory-mapped file that all its processes share, a row per process.
 
 A process adds to its own row only, from its event loop, so no lock is needed and counting takes a microsecond. The
-process that answers /metrics sums the rows.
+process that answers /metrics sums the rows. A row has a fixed number of blocks for models, which bounds the labels; all
+processes give a model the same block (serve/server/repository.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from serve.service.pool import WorkItem
 
-ROUTES = ("predict", "infer", "other")
+ROUTES = ("predict", "infer", "grpc", "other")
 OUTCOMES = {
     200: "ok", 400: "bad_input", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method",
     408: "slow_body", 413: "too_large", 415: "media_type", 421: "wrong_host", 422: "unprocessable", 429: "too_many",
@@ -30,8 +31,14 @@ IMAGE_OUTCOMES = ("ok", "failed", "unanswered")  # failed: cannot be classified;
 TIME_BUCKETS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip
 BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 STAGES = ("decode", "queue", "infer", "total")
+MODEL_STAGES = ("queue", "decode", "infer", "total")  # total: from the complete request to the end of its response
+MODEL_COUNTS = (*IMAGE_OUTCOMES, "calls", "failures", "failures_s", "last_ms")
 HISTOGRAMS = {**{stage: TIME_BUCKETS for stage in STAGES}, "batch": BATCH_BUCKETS}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+HISTOGRAM_COLUMNS = len(TIME_BUCKETS) + 2  # buckets, the last without a bound, and the sum
+UNANSWERED, CALLS, FAILURES, LAST_MS = (
+    MODEL_COUNTS.index(name) for name in ("unanswered", "calls", "failures", "last_ms")
+)
 CLAIM_S = 5.0  # how long a process tries to get a slot
 
 
@@ -43,34 +50,51 @@ def outcome(status: int) -> str:
 class Metrics:
     """The row of one process, and the sum of all rows in Prometheus' format."""
 
-    def __init__(self, file: Path, slot: int, slots: int, models: list[str]) -> None:
+    def __init__(self, file: Path, slot: int, slots: int, models: list[str], capacity: int | None = None) -> None:
         """Args:
         file: created if it is missing.
         slot: the row of this process.
         slots: how many rows there are.
         models: full names.
+        capacity: how many models there can be; by default as many as there are.
         """
-        self.slot, self._models = slot, models
+        self.slot = slot
+        self.capacity = len(models) if capacity is None else capacity
         keys: list[Any] = [("requests", route, label) for route in ROUTES for label in OUTCOMES.values()]
-        keys += [("images", model, label) for model in models for label in IMAGE_OUTCOMES]
         keys += [(name, bucket) for name, bounds in HISTOGRAMS.items() for bucket in range(len(bounds) + 1)]
-        keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up", "unexpected"]
+        keys += [(name, "sum") for name in HISTOGRAMS] + ["in_flight", "queue", "up", "unexpected", "generation"]
         self._column: dict[Any, int] = {key: column for column, key in enumerate(keys)}
         self._histograms = {  # bounds, and the columns of the first bucket and of the sum
             name: (bounds, self._column[name, 0], self._column[name, "sum"]) for name, bounds in HISTOGRAMS.items()
         }
-        size = slots * len(keys) * 8
+        self._first_block, self._block = len(keys), len(MODEL_COUNTS) + len(MODEL_STAGES) * HISTOGRAM_COLUMNS
+        self._models: dict[str, int] = {}  # full name → the first column of its block
+        self.add_models(models)
+        width = len(keys) + self.capacity * self._block
+        size = slots * width * 8
         if not file.exists() or file.stat().st_size < size:
             with file.open("ab") as empty:
                 empty.truncate(size)
         with file.open("r+b") as opened:
             shared = memoryview(mmap(opened.fileno(), size)).cast("d")
-        self._rows = [shared[row * len(keys) : (row + 1) * len(keys)] for row in range(slots)]
+        self._rows = [shared[row * width : (row + 1) * width] for row in range(slots)]
         self._own = self._rows[slot]  # changing an element of a memoryview takes a tenth of an array's time
         self.set("in_flight", 0)  # a process that died may have had this row
         self.set("queue", 0)
         self.set("unexpected", 0)
         self.set("up", 0)
+
+    def add_models(self, names: list[str]) -> None:
+        """Give a block to each model that has none, in order. Raises ValueError if there are more than `capacity`."""
+        for name in names:
+            if name not in self._models:
+                if len(self._models) >= self.capacity:
+                    raise ValueError(f"No place for the metrics of {name}: there are {self.capacity}.")
+                self._models[name] = self._first_block + len(self._models) * self._block
+
+    def value(self, slot: int, key: Any) -> float:
+        """A number of any process."""
+        return float(self._rows[slot][self._column[key]])
 
     def add(self, key: Any, amount: float = 1) -> None:
         self._own[self._column[key]] += amount
@@ -93,10 +117,10 @@ class Metrics:
             self._observe("total", seconds)
 
     def count_images(self, item: WorkItem) -> None:
-        """Count the images of a work item, whether it was processed or not."""
-        model = item.runner.model.card.name
+        """Count the images of a work item, whether it was processed or not. Its response has been sent."""
+        block = self._models[item.runner.model.card.name]
         if item.error is None and (item.cancelled or not (item.rows or item.scores)):
-            self.add(("images", model, "unanswered"), item.image_count)
+            self._own[block + UNANSWERED] += item.image_count
             return
         self._observe("decode", item.decode_s)
         self._observe("queue", item.queue_s)
@@ -104,9 +128,22 @@ class Metrics:
         if item.batch_size:
             self._observe("batch", item.batch_size)
         failed = item.image_count if item.error else sum(1 for prepared in item.prepared if prepared.error)
-        self.add(("images", model, "ok"), item.image_count - failed)
-        if failed:
-            self.add(("images", model, "failed"), failed)
+        total_s = time.perf_counter() - item.created_at
+        self._count_model(block, item, failed, total_s)
+
+    def _count_model(self, block: int, item: WorkItem, failed: int, total_s: float) -> None:
+        own, column = self._own, block + len(MODEL_COUNTS)
+        own[block] += item.image_count - failed
+        own[block + 1] += failed
+        own[block + CALLS] += item.image_count / item.batch_size if item.batch_size else 0  # the parts of a call: 1
+        if item.error:
+            own[block + FAILURES] += 1
+            own[block + FAILURES + 1] += total_s
+        own[block + LAST_MS] = time.time() * 1000
+        for seconds in (item.queue_s, item.decode_s, item.infer_s, total_s):
+            own[column + bisect_left(TIME_BUCKETS, seconds)] += 1
+            own[column + HISTOGRAM_COLUMNS - 1] += seconds
+            column += HISTOGRAM_COLUMNS
 
     def _observe(self, name: str, value: float) -> None:
         bounds, first_bucket, total = self._histograms[name]
@@ -125,17 +162,23 @@ class Metrics:
         """The collector interface of prometheus_client."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        total: npt.NDArray[np.float64] = np.sum([np.asarray(row) for row in self._rows], axis=0)
-        requests = CounterMetricFamily("zoo_requests", "HTTP requests answered.", labels=["route", "outcome"])
+        total = self._total()
+        requests = CounterMetricFamily("zoo_requests", "Requests answered.", labels=["route", "outcome"])
         for route in ROUTES:
             for label in OUTCOMES.values():
                 requests.add_metric([route, label], total[self._column["requests", route, label]])
         yield requests
         images = CounterMetricFamily("zoo_images", "Images in requests.", labels=["model", "outcome"])
-        for model in self._models:
-            for label in IMAGE_OUTCOMES:
-                images.add_metric([model, label], total[self._column["images", model, label]])
+        durations = HistogramMetricFamily("zoo_model_seconds", "Time per request.", labels=["model", "stage"])
+        for model, block in list(self._models.items()):
+            for column, label in enumerate(IMAGE_OUTCOMES, block):
+                images.add_metric([model, label], total[column])
+            for stage, first in _stages(block):
+                if total[first : first + HISTOGRAM_COLUMNS - 1].any():  # most servers use few of their models
+                    counts = total[first : first + HISTOGRAM_COLUMNS - 1]
+                    durations.add_metric([model, stage], *_histogram(TIME_BUCKETS, counts, total[first + len(counts)]))
         yield images
+        yield durations
         stages = HistogramMetricFamily("zoo_stage_seconds", "Time per request and stage.", labels=["stage"])
         for stage in STAGES:
             stages.add_metric([stage], *self._histogram(total, stage))
@@ -151,10 +194,60 @@ class Metrics:
         ):
             yield family(name, help_text, value=total[self._column[key]])
 
+    def _total(self) -> npt.NDArray[np.float64]:
+        """The sum of all rows."""
+        total: npt.NDArray[np.float64] = np.sum([np.asarray(row) for row in self._rows], axis=0)
+        return total
+
     def _histogram(self, total: Any, name: str) -> tuple[list[tuple[str, float]], float]:
-        bounds = [*(str(bound) for bound in HISTOGRAMS[name]), "+Inf"]
-        counts = accumulate(float(total[self._column[name, bucket]]) for bucket in range(len(bounds)))
-        return list(zip(bounds, counts, strict=True)), float(total[self._column[name, "sum"]])
+        bounds, first, column = self._histograms[name]
+        return _histogram(bounds, total[first : first + len(bounds) + 1], total[column])
+
+    def statistics(self, name: str, version: str) -> dict[str, Any]:
+        """The numbers of one model since the server has started, in the form of the protocol's statistics extension.
+
+        https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
+        """
+        total, block = self._total(), self._models[name]
+        sums = {stage: float(total[first + HISTOGRAM_COLUMNS - 1]) for stage, first in _stages(block)}
+        _, first = list(_stages(block))[-1]
+        requests = int(total[first : first + HISTOGRAM_COLUMNS - 1].sum())
+        failures, failures_s = total[block + FAILURES : block + FAILURES + 2].tolist()
+        sums["output"] = max(0.0, sums["total"] - sums["queue"] - sums["decode"] - sums["infer"])
+
+        def duration(count: float, seconds: float) -> dict[str, int]:
+            return {"count": int(count), "ns": round(seconds * 1e9)}
+
+        return {
+            "name": name,
+            "version": version,
+            "last_inference": int(max(row[block + LAST_MS] for row in self._rows)),
+            "inference_count": int(total[block]),
+            "execution_count": round(total[block + CALLS]),
+            "inference_stats": {
+                "success": duration(requests - failures, sums["total"] - failures_s),
+                "fail": duration(failures, failures_s),
+                "queue": duration(requests, sums["queue"]),
+                "compute_input": duration(requests, sums["decode"]),
+                "compute_infer": duration(requests, sums["infer"]),
+                "compute_output": duration(requests, sums["output"]),
+                "cache_hit": duration(0, 0),
+                "cache_miss": duration(0, 0),
+            },
+            "batch_stats": [],
+        }
+
+
+def _stages(block: int) -> list[tuple[str, int]]:
+    """The stages of a model's block, and the first column of each histogram."""
+    first = block + len(MODEL_COUNTS)
+    return [(stage, first + number * HISTOGRAM_COLUMNS) for number, stage in enumerate(MODEL_STAGES)]
+
+
+def _histogram(bounds: tuple[float, ...], counts: Any, total: float) -> tuple[list[tuple[str, float]], float]:
+    """Cumulative counts by upper bound, and the sum, as prometheus_client takes them."""
+    names = [*map(str, bounds), "+Inf"]
+    return list(zip(names, accumulate(map(float, counts)), strict=True)), float(total)
 
 
 class ProcessSlots:

@@ -74,6 +74,7 @@ class WorkItem:
     prepared: list[Prepared] = field(default_factory=list)  # the decoded sources
     error: Exception | None = None  # raised instead of a result
     cancelled: bool = False
+    created_at: float = field(default_factory=time.perf_counter)
     queued_at: float = 0.0  # `time.perf_counter()`
     decode_s: float = 0.0
     queue_s: float = 0.0
@@ -205,6 +206,7 @@ class Pool:
             with self._record_errors(batch):
                 process_batch(batch, self._begin_step)
             self._wake(batch)
+            del first, batch  # an idle thread keeps no images, and no model that has been unloaded
 
     def _decode_large(self) -> None:
         """A thread that decodes large items and passes them on to the workers, for which little work remains."""
@@ -216,8 +218,10 @@ class Pool:
                         raise PoolUnavailable("The server has stopped. Try again in a moment.")
                     item.queued_at = time.perf_counter()
                     self._queue.put(item)
+                    del item
                     continue
             self._wake([item])
+            del item
 
     def _collect_batch(self, first: WorkItem) -> list[WorkItem]:
         """The item, and the items behind it that go through the network with it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from zoo.runtime import Device
 
@@ -29,6 +30,8 @@ class Settings:
     tls_cert: Path | None = None  # PEM files; both or none
     tls_key: Path | None = None
     otel: bool | None = None  # send spans with OpenTelemetry; None: if OTEL_EXPORTER_OTLP_ENDPOINT is set
+    model_control: Literal["none", "explicit"] = "none"  # whether clients may load and unload models
+    grpc_port: int | None = None  # of the Open Inference Protocol over gRPC; None for no listener
     key: str | None = field(default=None, repr=False)  # API key that clients must send; None for no key
     folder: str = ""  # files that the processes of one server share
 
@@ -42,5 +45,12 @@ class Settings:
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
+        return f"{'https' if self.tls_cert else 'http'}://{self._url_host}:{self.port}"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"{self._url_host}:{self.grpc_port}"
+
+    @property
+    def _url_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host

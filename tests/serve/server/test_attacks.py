@@ -408,6 +408,8 @@ PROTECTED_ROUTES = [
     ("GET", "/v2/health/live;/../../models"), ("GET", "/V2/HEALTH/LIVE"), ("GET", "//v2/health/live"),
     ("GET", "/v2/health/live?x=/../models"), ("GET", "/v2/health/live%00"), ("GET", "/models?/v2/health/live"),
     ("GET", f"/models?key={KEY.replace(' ', '%20')}"), ("GET", "/models#/v2/health/live"), ("PATCH", "/models"),
+    ("POST", "/v2/repository/index"), ("POST", "/v2/repository/models/cifar90k.plus/load"),
+    ("POST", "/v2/repository/models/cifar90k.plus/unload"), ("GET", "/v2/models/stats"),
 ]  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def test_tritonclient_works(server, model):
     assert client.is_server_ready()
     assert client.is_model_ready("mnist14k")
     assert client.is_model_ready("mnist14k", VERSION)
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "statistics"]
     assert client.get_model_metadata("mnist14k")["inputs"][0] == {
         "name": "image",
         "datatype": "UINT8",

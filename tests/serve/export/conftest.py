@@ -1,0 +1,3 @@
+"""Fixtures of the command's tests."""
+
+from tests.support.command import run  # noqa: F401
