@@ -12,6 +12,7 @@ import sys
 import tomllib
 from ipaddress import ip_address
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,10 +20,11 @@ from serve.cli.serve import command
 from serve.server.gateway import PUBLIC_PATHS
 from serve.server.origins import OriginPolicy
 from serve.service.metrics import Metrics
+from serve.service.pool import Runner, WorkItem
 from serve.service.settings import Settings
 from tests.deploy.image import stages, variables
 from tests.support.paths import REPOSITORY, add_model
-from zoo import registry
+from zoo import load, registry
 
 DEPLOY = REPOSITORY / "examples" / "deploy"
 IMAGE = variables(stages()["image"], {"PATH": ""})
@@ -245,7 +247,11 @@ def samples(tmp_path_factory):
     """What /metrics has: name → label → values."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    metrics = Metrics(tmp_path_factory.mktemp("metrics") / "file", 0, 1, ["mnist14k.plus"])
+    model = load("mnist4k.plus")
+    metrics = Metrics(tmp_path_factory.mktemp("metrics") / "file", 0, 1, [model.card.name])
+    item = WorkItem(Runner(model), images=np.zeros((1, 28, 28, 1), np.uint8), output="scores")
+    item.scores = model.run(item.images)
+    metrics.count_images(item)  # the series of a model appear with its first answer
     found = {}
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:
