@@ -247,10 +247,10 @@ def export(
         raise WrongUsage("A recipe's own model always has seed 0. To export another seed, add --as NAME.")
     folder = target or (home() / "models" if name else SHIPPED_FOLDER)
     card = exporting.export(find(recipe), runs, data, folder, name, seed or 0)
-    seeds = card.accuracy.seeds
+    seeds = card.trained.accuracy.seeds
     spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%} (n = {seeds.n})" if seeds.sd is not None else "one seed"
     click.echo(
-        f"{card.name} {card.version}: {card.accuracy.value:.2%}, {spread}, temperature "
+        f"{card.name} {card.version}: {card.trained.accuracy.value:.2%}, {spread}, temperature "
         f"{card.calibration.temperature}. {folder / card.name}"
     )
     if name:
@@ -284,7 +284,7 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
     from zoo.registry import SHIPPED_FOLDER
 
     card = write(model, data, target or SHIPPED_FOLDER)
-    click.echo(f"{card.name}: {card.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED_FOLDER) / card.name}")
+    click.echo(f"{card.name}: {card.trained.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED_FOLDER) / card.name}")
 
 
 @main.command()

@@ -266,7 +266,7 @@ def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
     if not (folder / "card.json").exists():
         raise ExportError(f"There is no model in {folder}. Write it: python -m train export {recipe.name}")
     old = Card.from_json((folder / "card.json").read_text(encoding="utf-8"), str(folder))
-    if old.training.settings != recipe.settings():
+    if old.trained.training.settings != recipe.settings():
         raise ExportError(
             f"The settings of {recipe.name} have changed since it was trained. Train and export it again."
         )
@@ -275,7 +275,7 @@ def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
         old.embedded(),
         title=recipe.title,
         default=recipe.default,
-        training=replace(old.training, source=recipe.source),
+        training=replace(old.trained.training, source=recipe.source),
     )
     del model.metadata_props[:]
     embed(model, card)

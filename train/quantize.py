@@ -66,7 +66,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED_FOLD
     entry = registry.find(name)
     original = (entry.folder / "model.onnx").read_bytes()
     card = entry.card
-    training = training_data(card.dataset.name, "full", folder)
+    training = training_data(card.trained.dataset.name, "full", folder)
     model = as_int8(original, training)
     draft = replace(card.embedded(), name=f"{card.name}-int8", default=False)
     int8_model, float_model = _with_card(model, draft), Model(original, "cpu")
@@ -75,7 +75,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED_FOLD
     ratios.pop(processor, None)
     ratios[processor] = _latency_ratio(int8_model, float_model, training)
     _check_benefit(card.name, int8_model, float_model, training, ratios)
-    test = held_out_data(card.dataset.name, "full", folder)
+    test = held_out_data(card.trained.dataset.name, "full", folder)
     scores = _scores(int8_model, test)
     accuracy = _accuracy(scores, test)
     int8_card = replace(
@@ -91,7 +91,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED_FOLD
             of=card.name,
             scheme=SCHEME,
             calibration_images=CALIBRATION_IMAGES,
-            accuracy_change=round(accuracy.value - card.accuracy.value, 6),
+            accuracy_change=round(accuracy.value - card.trained.accuracy.value, 6),
             latency_ratio=ratios,
         ),
     )

@@ -12,8 +12,8 @@ def text(card: Card) -> str:
 
 def _front_matter(card: Card) -> str:
     """Return YAML. Values are written as JSON, which is valid YAML, so that no quoting rules are needed."""
-    metric = {"type": "accuracy", "name": "accuracy, last epoch", "value": round(card.accuracy.value, 4)}
-    dataset = {"type": card.dataset.source.removeprefix("huggingface.co/datasets/"), "name": card.dataset.title}
+    metric = {"type": "accuracy", "name": "accuracy, last epoch", "value": round(card.trained.accuracy.value, 4)}
+    dataset = {"type": card.trained.dataset.source.removeprefix("huggingface.co/datasets/"), "name": card.trained.dataset.title}
     result = {
         "task": {"type": "image-classification"},
         "dataset": dataset | {"split": "test"},
@@ -23,7 +23,7 @@ def _front_matter(card: Card) -> str:
         "license": card.licence.lower(),
         "library_name": "onnx",
         "pipeline_tag": "image-classification",
-        "tags": ["onnx", "image-classification", "tiny", card.dataset.name],
+        "tags": ["onnx", "image-classification", "tiny", card.trained.dataset.name],
         "datasets": [dataset["type"]],
         "metrics": ["accuracy"],
         "model-index": [{"name": card.name, "results": [result]}],
@@ -36,7 +36,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def _body(card: Card) -> str:
-    accuracy, seeds, calibration, training = card.accuracy, card.accuracy.seeds, card.calibration, card.training
+    accuracy, seeds, calibration, training = card.trained.accuracy, card.trained.accuracy.seeds, card.calibration, card.trained.training
     low, high = accuracy.interval95
     precision = f", {name}" if (name := training.environment.get("precision")) else ""
     spread = f" ± {seeds.sd:.3%} (sd)" if seeds.sd is not None else ""
@@ -92,7 +92,7 @@ def _body(card: Card) -> str:
         "",
         f"{calibration.source[0].upper()}{calibration.source[1:]}.",
         "",
-        f"Dataset: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}.",
+        f"Dataset: {card.trained.dataset.title} ({card.trained.dataset.source}), licence: {card.trained.dataset.licence}.",
         "",
         "## Layers",
         "",
