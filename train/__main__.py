@@ -284,7 +284,9 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
     from zoo.registry import SHIPPED_FOLDER
 
     card = write(model, data, target or SHIPPED_FOLDER)
-    click.echo(f"{card.name}: {card.trained.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED_FOLDER) / card.name}")
+    click.echo(
+        f"{card.name}: {card.trained.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED_FOLDER) / card.name}"
+    )
 
 
 @main.command()

@@ -4,8 +4,6 @@ If a check fails, nothing is written. The folder is written under a temporary na
 complete or absent. All facts on the card are measured here; cards are never written by hand.
 """
 
-import hashlib
-import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +25,11 @@ from zoo import card as cards
 from zoo import registry
 from zoo.card import Card
 from zoo.datasets import catalog as datasets
-from zoo.errors import ExportError, RunError, WrongUsage
+from zoo.errors import ExportError, RunError
 from zoo.inspection.onnx_layers import layers as layers_of
 from zoo.model import Model
 from zoo.model_files import METADATA_KEY
+from zoo.own_models import check_name, write
 
 LOGIT_TOLERANCE = 1e-4  # largest difference between PyTorch and ONNX, on all test images
 NO_CALIBRATION_RUN = "no calibration run: T = 1, unsure below 0.5"  # a card's `calibration.source`
@@ -81,20 +80,6 @@ def export(
     content = model.SerializeToString()
     check_parity(Model(content, "cpu", card.name), test, scores)
     return write(card, {"model.onnx": content, "model.safetensors": run.weights.read_bytes()}, target)
-
-
-def check_name(name: str, target: Path) -> None:
-    """Raise WrongUsage if the user's own model cannot have that name in that folder."""
-    if not cards.NAME.fullmatch(name):
-        raise WrongUsage(
-            f"{name!r} is not a valid model name. Use letters, digits and . _ + -, for example mnist14k.mine."
-        )
-    if target == registry.SHIPPED_FOLDER:
-        raise WrongUsage(
-            f"{target} is reserved for the recipes' own models. Omit --as, or choose another folder with --to."
-        )
-    if (registry.SHIPPED_FOLDER / name).exists():
-        raise WrongUsage(f"{name} is the name of a model shipped with pocketzoo. Choose another name.")
 
 
 def as_trained(recipe: Recipe, runs: Path | None, seed: int) -> Recipe:
@@ -281,25 +266,3 @@ def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
     embed(model, card)
     weights = (folder / "model.safetensors").read_bytes()
     return write(card, {"model.onnx": model.SerializeToString(), "model.safetensors": weights}, target)
-
-
-def write(card: Card, contents: dict[str, bytes], target: Path) -> Card:
-    """Write a model's folder atomically: the files by name, and the card with their digests."""
-    final, partial = target / card.name, target / f".{card.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, content in contents.items():
-        (partial / name).write_bytes(content)
-    files = tuple(
-        cards.File(name, len(content), hashlib.sha256(content).hexdigest())
-        for name, content in sorted(contents.items())
-    )
-    complete = replace(card, files=files)
-    (partial / "card.json").write_text(complete.to_json(indent=2) + "\n", encoding="utf-8")
-    old = target / f".{card.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-    return complete

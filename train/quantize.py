@@ -20,12 +20,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from train import evaluate
 from train.data import Split, held_out_data, training_data
-from train.export import embed, write
+from train.export import embed
 from train.runs import environment
 from zoo import registry
 from zoo.card import Accuracy, Card, Quantization, Seeds
 from zoo.errors import ExportError
 from zoo.model import Model
+from zoo.own_models import write
 
 CALIBRATION_IMAGES = 1000  # training images whose activations determine the ranges
 ACCURACY_IMAGES = 10_000  # other training images, on which the loss of accuracy is measured
