@@ -53,7 +53,7 @@ def card_page(card: Card) -> None:
         ("model", f"{card.name} {card.version}: {card.title}"),
         ("labels", " ".join(card.labels) if len(card.labels) <= MAX_LABELS else
                    f"{len(card.labels):,}: {', '.join(card.labels[:MAX_LABELS])}, …"),
-        ("input", _input_text(card.input)),
+        ("input", input_text(card.input)),
         *_accuracy_facts(card),
         ("calibration", f"T = {calibration.temperature:g}, {errors}unsure below {calibration.unsure_below:.1%}"),
         ("", calibration.source),
@@ -80,7 +80,8 @@ def card_page(card: Card) -> None:
     print_table(headers, layers, right=frozenset({3, 4, 5}))
 
 
-def _input_text(expected: Input) -> str:
+def input_text(expected: Input) -> str:
+    """The network's input, and how photographs are brought into it."""
     text = f"uint8 (N, {', '.join(map(str, expected.shape))}), {expected.form}"
     if (resize := expected.resize) is None:
         return text
