@@ -180,6 +180,8 @@ def _train(
         for job, run in resumable:
             draw(run)
             click.echo(f"Stopped. To continue: {start.resume_command(job, runs)}", err=True)
+            if kind == "full" and run.metrics():
+                click.echo(f"To use it as it is: {start.export_command(job, runs)}", err=True)
         if not resumable:
             click.echo("Stopped before the first epoch.", err=True)
         sys.exit(130)
@@ -234,10 +236,11 @@ def _parse_seeds(text: str) -> list[int]:
 def export(
     recipe: str, name: str | None, seed: int | None, data: str | None, runs: Path | None, target: Path | None
 ) -> None:
-    """Turn finished runs of a recipe into a model.
+    """Turn runs of a recipe into a model.
 
-    Without --as this writes the recipe's own model: seed 0, with exactly the recipe's settings. With --as any seed and
-    any number of epochs becomes a model of your own, which `zoo list`, `zoo predict` and `zoo serve` find by its name.
+    Without --as this writes the recipe's own model: seed 0, finished, with exactly the recipe's settings. With --as any
+    seed and any number of epochs becomes a model of your own, which `zoo list`, `zoo predict` and `zoo serve` find by
+    its name. An interrupted run gives the model after its last complete epoch.
     """
     from train import export as exporting
     from train.recipe import find

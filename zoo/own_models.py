@@ -23,14 +23,13 @@ def check_name(name: str, target: Path) -> None:
         raise WrongUsage(
             f"{target} is reserved for the recipes' own models. Omit --as, or choose another folder with --to."
         )
-    for shipped in os.listdir(registry.SHIPPED_FOLDER):
-        if name == shipped:
-            raise WrongUsage(f"{name} is the name of a model shipped with pocketzoo. Choose another name.")
-        if name == shipped.split(".")[0]:
-            raise WrongUsage(
-                f"{name} is the short name of {shipped}, a model shipped with pocketzoo. Choose another name, for "
-                f"example {name}.mine."
-            )
+    shipped = os.listdir(registry.SHIPPED_FOLDER)
+    if name in shipped:
+        raise WrongUsage(f"{name} is the name of a model shipped with pocketzoo. Choose another name.")
+    if name in [full.split(".")[0] for full in shipped]:
+        raise WrongUsage(
+            f"{name} is the short name of a model shipped with pocketzoo. Choose another name, for example {name}.mine."
+        )
 
 
 def check_new(name: str, target: Path) -> None:

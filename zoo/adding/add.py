@@ -354,11 +354,13 @@ def _layers(proto: onnx.ModelProto) -> tuple[Layer, ...]:
     """The layers of a plain convolutional network; empty for others, whose MACs would be counted wrongly."""
     from zoo.inspection.onnx_layers import layers
 
-    known = {node.op_type for node in proto.graph.node}
-    if known & {"MatMul", "Einsum", "Attention", "ConvTranspose", "LSTM", "GRU", "ConvInteger", "QLinearConv"}:
+    kinds = {node.op_type for node in proto.graph.node}
+    if kinds & {"Einsum", "Attention", "ConvTranspose", "LSTM", "GRU", "ConvInteger", "QLinearConv", "MatMulInteger"}:
         return ()
     try:
         found = layers(proto)
     except Exception:  # a graph that this analysis does not understand
         return ()
-    return found if all(0 not in layer.output and layer.output for layer in found) else ()
+    with_weights = [layer for layer in found if "pool" not in layer.kind]
+    are_plain = all(layer.macs and len(layer.output) in (1, 3) and 0 not in layer.output for layer in with_weights)
+    return found if with_weights and are_plain else ()

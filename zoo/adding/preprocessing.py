@@ -328,7 +328,10 @@ def check_labels(labels: tuple[str, ...], classes: int, where: str) -> tuple[str
         WrongUsage
     """
     if len(labels) != classes:
-        raise WrongUsage(f"The model has {classes:,} classes, but {where} has {len(labels):,} labels: they must match.")
+        raise WrongUsage(
+            f"The model has {classes:,} classes, but the number of labels in {where} is {len(labels):,}: give as many "
+            "labels as classes."
+        )
     for number, label in enumerate(labels):
         if not 1 <= len(label) <= 190 or not label.isprintable():
             raise WrongUsage(f"Label {number + 1} of {where} is {label[:60]!r}: use 1 to 190 printable characters.")

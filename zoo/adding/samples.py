@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ MAX_LISTED = 20_000  # files of a folder
 SIZES = ((240, 320), (320, 240), (300, 300), (64, 96), (500, 375))  # heights and widths, larger and smaller than inputs
 
 
-def made_pictures(count: int = MADE) -> list[npt.NDArray[np.uint8]]:
+@cache
+def made_pictures(count: int = MADE) -> tuple[npt.NDArray[np.uint8], ...]:
     """Pictures with gradients, shapes and noise, always the same: uint8 `(H, W, 3)` of several sizes."""
     generator = np.random.default_rng(0)
     pictures = []
@@ -35,7 +37,7 @@ def made_pictures(count: int = MADE) -> list[npt.NDArray[np.uint8]]:
         noise = generator.normal(0, generator.uniform(0, 40), (height, width, 3))
         picture = 128 + generator.uniform(10, 110) * waves + disc + noise
         pictures.append(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
-    return pictures
+    return tuple(pictures)
 
 
 def folder_pictures(folder: Path) -> list[str]:
