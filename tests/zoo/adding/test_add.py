@@ -396,7 +396,8 @@ def test_metadata_of_timm_and_transformers(tmp_path):
     (tmp_path / "hf" / "config.json").write_text(json.dumps({"id2label": {"1": "dog", "0": "cat", "2": "cow"}}))
     processor = {
         "do_resize": True, "size": {"shortest_edge": 12}, "do_center_crop": True,
-        "crop_size": {"height": 8, "width": 8}, "do_normalize": True, "image_mean": MEAN, "image_std": STD, "resample": 3, "rescale_factor": 1 / 255,
+        "crop_size": {"height": 8, "width": 8}, "do_normalize": True, "image_mean": MEAN, "image_std": STD,
+        "resample": 3, "rescale_factor": 1 / 255,
     }  # fmt: skip
     (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(processor))
     card = zoo.add(shutil.copy(path, tmp_path / "hf"), "own.hf")
