@@ -6,7 +6,8 @@ Nothing is written before all checks have passed.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from zoo.adding.foreign import ForeignModel, ImageInput, Layout, class_output, i
 from zoo.adding.preprocessing import Preprocessing, Settings
 from zoo.adding.samples import folder_pictures, made_pictures, prepared_pictures
 from zoo.card import SCHEMA_VERSION, Calibration, Card, Form, Input, Interpolation, Layer, Origin, Parameters, ResizeFit
-from zoo.errors import BadInput, BadModel, ExportError, WrongUsage, printable, reason
+from zoo.errors import BadInput, BadModel, ExportError, WrongUsage, ZooError, printable, reason
 from zoo.model import Model
 from zoo.model_files import METADATA_KEY
 from zoo.runtime import import_runtime, open_session
@@ -94,62 +95,77 @@ def add(
     """
     target = target or registry.home() / "models"
     own_models.check_new(name, target)
-    model = read_model(Path(path))
-    metadata = preprocessing.read_metadata(model)
-    chosen = Settings(
-        mean=tuple(mean) if mean else None,
-        std=tuple(std) if std else None,
-        scale=scale,
-        resize=resize,
-        resize_size=resize_size,
-        interpolation=interpolation,
-        antialias=antialias,
-        bgr=None if channels is None else channels == "bgr",
-        source="options",
-    )
-    settings = _settings(chosen, preset, metadata.settings)
-    sides = (size, size) if isinstance(size, int) else size
-    if sides is None and metadata.size is not None and _has_any_size(model):
-        sides = metadata.size
-    expected = image_input(model, layout, sides)
-    if channels is not None and (channels == "grey") != (expected.channels == 1):
-        raise WrongUsage(
-            f"{model.name} takes {expected.channels} channel(s), which does not fit --channels {channels}."
+    with _as_bad_model(path):
+        model = read_model(Path(path))
+        metadata = preprocessing.read_metadata(model)
+        chosen = Settings(
+            mean=tuple(mean) if mean else None,
+            std=tuple(std) if std else None,
+            scale=scale,
+            resize=resize,
+            resize_size=resize_size,
+            interpolation=interpolation,
+            antialias=antialias,
+            bgr=None if channels is None else channels == "bgr",
+            source="options",
         )
-    rules = preprocessing.complete(settings, expected)
-    names, where = _labels(labels, metadata.labels)
-    scores_name = class_output(model, output_name, None if names is None else len(names))
-    card_input = Input(
-        expected.height, expected.width, expected.channels, form, rules.resize if form == "photo" else None
-    )
-    if form == "digit" and card_input.shape != (28, 28, 1):
-        raise WrongUsage(
-            f"--form digit is for inputs of 28x28x1, but {model.name} takes {'x'.join(map(str, card_input.shape))}."
+        settings = _settings(chosen, preset, metadata.settings)
+        sides = (size, size) if isinstance(size, int) else size
+        if sides is None and metadata.size is not None and _has_any_size(model):
+            sides = metadata.size
+        expected = image_input(model, layout, sides)
+        if channels is not None and (channels == "grey") != (expected.channels == 1):
+            raise WrongUsage(
+                f"{model.name} takes {expected.channels} channel(s), which does not fit --channels {channels}."
+            )
+        rules = preprocessing.complete(settings, expected)
+        names, where = _labels(labels, metadata.labels)
+        scores_name = class_output(model, output_name, None if names is None else len(names))
+        card_input = Input(
+            expected.height, expected.width, expected.channels, form, rules.resize if form == "photo" else None
         )
-    sources: Sequence[Any] = made_pictures() if samples is None else folder_pictures(Path(samples))
-    pictures = prepared_pictures(sources, card_input)
-    bare = _BareModel(model, expected, scores_name, rules)
-    scores = bare.run(pictures)
-    if names is None:
-        raise WrongUsage(
-            f"{model.name} has {scores.shape[1]:,} classes and no labels in its metadata: give them with --labels "
-            "FILE, one per line."
+        if form == "digit" and card_input.shape != (28, 28, 1):
+            raise WrongUsage(
+                f"--form digit is for inputs of 28x28x1, but {model.name} takes {'x'.join(map(str, card_input.shape))}."
+            )
+        sources: Sequence[Any] = made_pictures() if samples is None else folder_pictures(Path(samples))
+        pictures = prepared_pictures(sources, card_input)
+        bare = _BareModel(model, expected, scores_name, rules)
+        scores = bare.run(pictures)
+        if names is None:
+            raise WrongUsage(
+                f"{model.name} has {scores.shape[1]:,} classes and no labels in its metadata: give them with --labels "
+                "FILE, one per line."
+            )
+        names = preprocessing.check_labels(names, scores.shape[1], where)
+        kind = _kind(output, model, scores_name, scores, expected)
+        proto = graph.compose(model, expected, scores_name, kind, len(names), rules)
+        card = _card(name, title, licence, names, card_input, model, proto, rules)
+        parity = _compare(
+            proto,
+            card,
+            pictures,
+            _probabilities(scores, kind),
+            expected,
+            "made by program" if samples is None else "of yours",
         )
-    names = preprocessing.check_labels(names, scores.shape[1], where)
-    kind = _kind(output, model, scores_name, scores, expected)
-    proto = graph.compose(model, expected, scores_name, kind, len(names), rules)
-    card = _card(name, title, licence, names, card_input, model, proto, rules)
-    parity = _compare(
-        proto,
-        card,
-        pictures,
-        _probabilities(scores, kind),
-        expected,
-        "made by program" if samples is None else "of yours",
-    )
-    assert card.origin is not None
-    card = replace(card, origin=replace(card.origin, parity=parity))
-    return own_models.write(card, {"model.onnx": _content(proto, card)}, target)
+        assert card.origin is not None
+        card = replace(card, origin=replace(card.origin, parity=parity))
+        return own_models.write(card, {"model.onnx": _content(proto, card)}, target)
+
+
+@contextmanager
+def _as_bad_model(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A damaged graph can make onnx and the runtime raise anything: turn that into an error about the file."""
+    try:
+        yield
+    except (ZooError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadModel(
+            f"{printable(os.fsdecode(path))} cannot be added ({type(error).__name__}: {reason(error)}): it is damaged. "
+            "If not, please report this file."
+        ) from error
 
 
 def _settings(chosen: Settings, preset: str | None, found: Settings) -> Settings:

@@ -446,3 +446,34 @@ def test_missing_onnx_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx.compose", None)
     with pytest.raises(ZooError, match="pocketzoo\\[inspect\\]"):
         zoo.add(save(classifier(), tmp_path / "m.onnx"), "own.m", LABELS)
+
+
+@pytest.mark.slow
+def test_damaged_bytes_give_a_result_or_an_error_of_ours(tmp_path, home):
+    """Bits, bytes and lengths of the file are changed at random; nothing but ZooError may be raised."""
+    generator = np.random.default_rng(0)
+    content = classifier(batch=1, end="reshape", softmax=True).SerializeToString()
+    refused = 0
+    for number in range(150):
+        damaged = bytearray(content)
+        for _ in range(generator.integers(1, 4)):
+            # a half of the places is in the operators and in inputs and outputs, which weights surround
+            place = int(generator.integers(len(damaged)) if generator.random() < 0.5 else generator.integers(400))
+            kind = generator.integers(3)
+            if kind == 0:
+                damaged[place] ^= 1 << generator.integers(8)
+            elif kind == 1:
+                damaged[place : place + 1] = generator.bytes(generator.integers(1, 6))
+            else:
+                del damaged[place : place + generator.integers(1, 6)]
+        (tmp_path / "m.onnx").write_bytes(damaged)
+        try:
+            zoo.add(tmp_path / "m.onnx", f"own.{number}", LABELS)
+        except ZooError as error:
+            message = str(error)
+            refused += 1
+        else:
+            continue
+        assert message.isprintable()
+        assert not (home / "models" / f"own.{number}").exists()
+    assert refused > 50
