@@ -219,10 +219,11 @@ def measure(name: str, scenario: Scenario, seconds: float, queries: int, logs: P
     folder = logs / f"{card.name}-{scenario.name}"
     run(model, test, scenario, make_settings(scenario, "accuracy", seconds, queries, rate), folder)
     correct, total = read_accuracy(folder, test.labels)
-    if (correct, total) != (card.trained.accuracy.correct, card.trained.accuracy.images):
+    accuracy = card.trained.accuracy
+    if (correct, total) != (accuracy.correct, accuracy.images):
         raise RuntimeError(
-            f"{card.name}: {correct} of {total} answers are correct, but its card has {card.trained.accuracy.correct} of "
-            f"{card.trained.accuracy.images}."
+            f"{card.name}: {correct} of {total} answers are correct, but its card has {accuracy.correct} of "
+            f"{accuracy.images}."
         )
     for load in SERVER_LOADS if scenario.name == "Server" else SERVER_LOADS[:1]:
         settings = make_settings(scenario, "performance", seconds, queries, rate, load)

@@ -13,7 +13,8 @@ def text(card: Card) -> str:
 def _front_matter(card: Card) -> str:
     """Return YAML. Values are written as JSON, which is valid YAML, so that no quoting rules are needed."""
     metric = {"type": "accuracy", "name": "accuracy, last epoch", "value": round(card.trained.accuracy.value, 4)}
-    dataset = {"type": card.trained.dataset.source.removeprefix("huggingface.co/datasets/"), "name": card.trained.dataset.title}
+    data = card.trained.dataset
+    dataset = {"type": data.source.removeprefix("huggingface.co/datasets/"), "name": data.title}
     result = {
         "task": {"type": "image-classification"},
         "dataset": dataset | {"split": "test"},
@@ -36,7 +37,8 @@ def _count(n: int, noun: str) -> str:
 
 
 def _body(card: Card) -> str:
-    accuracy, seeds, calibration, training = card.trained.accuracy, card.trained.accuracy.seeds, card.calibration, card.trained.training
+    data, accuracy, training = card.trained.dataset, card.trained.accuracy, card.trained.training
+    seeds, calibration = accuracy.seeds, card.calibration
     low, high = accuracy.interval95
     precision = f", {name}" if (name := training.environment.get("precision")) else ""
     spread = f" ± {seeds.sd:.3%} (sd)" if seeds.sd is not None else ""
@@ -92,7 +94,7 @@ def _body(card: Card) -> str:
         "",
         f"{calibration.source[0].upper()}{calibration.source[1:]}.",
         "",
-        f"Dataset: {card.trained.dataset.title} ({card.trained.dataset.source}), licence: {card.trained.dataset.licence}.",
+        f"Dataset: {data.title} ({data.source}), licence: {data.licence}.",
         "",
         "## Layers",
         "",

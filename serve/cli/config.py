@@ -85,8 +85,8 @@ def _table(path: Path) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST_FILE + 1)
-        if path.name == "pyproject.toml" and b"zoo" not in content:
-            return None
+        if path.name == "pyproject.toml" and b"tool.zoo" not in content:
+            return None  # before tomllib is imported, because `zoo predict` must start fast
         if len(content) > LARGEST_FILE:
             raise WrongUsage(f"{path} has more than {LARGEST_FILE:,} bytes: it is not a file of settings.")
         import tomllib
@@ -95,8 +95,6 @@ def _table(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise WrongUsage(f"{path} cannot be read ({reason(error)}): correct or remove it.") from None
     except (ValueError, RecursionError) as error:  # TOML or UTF-8
-        if path.name == "pyproject.toml" and b"[tool.zoo" not in content:
-            return None  # another tool's file, and not ours to complain about
         raise WrongUsage(f"{path} is not valid TOML ({reason(error)}): correct or remove it.") from None
     if path.name == "zoo.toml":
         return data

@@ -223,6 +223,7 @@ def test_export_ignores_seeds_with_other_epochs(run):
     ("options", "code", "words"),
     [
         (["--as", "mnist14k.notes"], 2, "mnist14k.notes is the name of a model shipped"),
+        (["--as", "mnist14k"], 2, "mnist14k is the short name of a model shipped"),
         (["--as", "../x"], 2, "'../x' is not a valid model name"),
         (["--as", "own.x", "--to", str(registry.SHIPPED_FOLDER)], 2, "is reserved for the recipes' own models"),
         (["--seed", "1"], 2, "add --as NAME"),

@@ -85,6 +85,16 @@ def test_wrong_options_are_one_error(run, files, empty_home, options, message):
     assert os.listdir(empty_home / "models") == []
 
 
+def test_page_says_what_is_unknown(files):
+    from serve.demo import text
+
+    card = zoo.add(files / "m.onnx", "own.m", ["cat", "dog", "cow"])
+    page = text.card(card, 1000)
+    for fact in ("trained on", "test accuracy"):
+        assert f"| {fact} | unknown |" in page
+    assert f"| parameters | {card.parameters.deployed} |" in page
+
+
 def test_python_function_is_public():
     assert "add" in zoo.__all__
     assert zoo.add.__module__ == "zoo.adding.add"

@@ -333,6 +333,19 @@ def test_wrong_preprocessing_in_the_graph_is_found(tmp_path, home, monkeypatch):
     assert os.listdir(home / "models") == []
 
 
+def test_several_outputs(tmp_path):
+    model = classifier()
+    model.graph.node.append(helper.make_node("Softmax", ["scores"], ["shares"], axis=1))
+    model.graph.output.append(helper.make_tensor_value_info("shares", TensorProto.FLOAT, ["batch", 3]))
+    model.graph.output.append(helper.make_tensor_value_info("means", TensorProto.FLOAT, ["batch", 6, 1, 1]))
+    path = save(model, tmp_path / "m.onnx")
+    with pytest.raises(WrongUsage, match=r"several outputs: .* --output-name out or shares"):
+        zoo.add(path, "own.m", LABELS)
+    for name in ("out", "shares"):
+        zoo.add(path, f"own.{name}", LABELS, output_name=name)
+    np.testing.assert_allclose(*(zoo.load(name).run(pixels()).logits for name in ("own.out", "own.shares")), atol=1e-6)
+
+
 def test_labels_from_files(tmp_path):
     path = save(classifier(), tmp_path / "m.onnx")
     for number, (name, text) in enumerate(
