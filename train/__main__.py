@@ -189,7 +189,8 @@ def _train(
         draw(run)
         click.echo(
             f"{recipe.name} seed {job.seed}: accuracy {result['accuracy']:.2%} on {result['images']} "
-            f"{result['measured_on']} images after {result['epochs']} epoch{'s' * (result['epochs'] != 1)} ({result['training_s']:.0f} s). "
+            f"{result['measured_on']} images after {result['epochs']} epoch{'s' * (result['epochs'] != 1)} "
+            f"({result['training_s']:.0f} s). "
             f"{run.folder}"
         )
     click.echo(f"Next: {start.next_command(jobs[0], runs)}", err=True)
