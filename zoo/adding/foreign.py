@@ -113,7 +113,8 @@ def _load_weights(proto: onnx.ModelProto, path: Path) -> None:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         if location not in files:
-            files[location] = _read_weights(location, path)
+            # All files together count, because one file may have many names.
+            files[location] = _read_weights(location, path, LARGEST_MODEL - sum(map(len, files.values())))
         content = files[location]
         try:
             offset = int(entries.get("offset", 0))
@@ -133,8 +134,8 @@ def _load_weights(proto: onnx.ModelProto, path: Path) -> None:
         del tensor.external_data[:]
 
 
-def _read_weights(location: str, path: Path) -> bytes:
-    """A file of weights. Only files in the model's folder or below it are read."""
+def _read_weights(location: str, path: Path, limit: int) -> bytes:
+    """A file of weights of at most `limit` bytes. Only files in the model's folder or below it are read."""
     relative = PurePosixPath(location)
     outside = relative.is_absolute() or ".." in relative.parts or PureWindowsPath(location).drive or "\\" in location
     if not location or outside or "\0" in location:
@@ -143,7 +144,7 @@ def _read_weights(location: str, path: Path) -> bytes:
             "Export the model with its weights beside it."
         )
     try:
-        return read_file(path.parent / relative, LARGEST_MODEL, within=path.parent)
+        return read_file(path.parent / relative, limit, within=path.parent)
     except ModelNotFound:
         raise BadModel(
             f"{path} has its weights in {printable(location)}, which is missing: put that file beside the model."

@@ -186,6 +186,27 @@ def test_weights_outside_of_the_folder_are_refused(tmp_path, home, changes, mess
     assert os.listdir(home / "models") == []
 
 
+def test_weights_are_limited_in_size(tmp_path, home, monkeypatch):
+    """All files together, because a file has many names; and what is taken from them, because tensors may share it."""
+    monkeypatch.setattr("zoo.adding.foreign.LARGEST_MODEL", 25_000)
+    path = external(tmp_path, length="100")
+    model = onnx.load(path, load_external_data=False)
+    for number in range(4):
+        copy = model.graph.initializer.add()
+        copy.CopyFrom(model.graph.initializer[0])
+        copy.name = f"copy{number}"
+        copy.external_data[0].value = "./" * number + "w.bin"
+    with pytest.raises(BadModel, match="more than the limit of 5,000"):
+        zoo.add(save(model, path), "m", LABELS)
+    for tensor in model.graph.initializer[1:]:
+        if tensor.external_data:
+            tensor.external_data[0].value = "w.bin"
+            tensor.external_data[1].value = "9000"
+    with pytest.raises(BadModel, match="more bytes than the limit of 25,000"):
+        zoo.add(save(model, path), "m", LABELS)
+    assert os.listdir(home / "models") == []
+
+
 def two_inputs():
     model = classifier()
     model.graph.input.append(helper.make_tensor_value_info("size", TensorProto.FLOAT, [1]))
