@@ -214,15 +214,16 @@ def measure(name: str, scenario: Scenario, seconds: float, queries: int, logs: P
     """
     model = zoo.load(name, "cpu")
     card = model.card
-    test = datasets.load(card.dataset.name, "test")
+    test = datasets.load(card.trained.dataset.name, "test")
     rate = measure_rate(model, test.images, scenario, cores())
     folder = logs / f"{card.name}-{scenario.name}"
     run(model, test, scenario, make_settings(scenario, "accuracy", seconds, queries, rate), folder)
     correct, total = read_accuracy(folder, test.labels)
-    if (correct, total) != (card.accuracy.correct, card.accuracy.images):
+    accuracy = card.trained.accuracy
+    if (correct, total) != (accuracy.correct, accuracy.images):
         raise RuntimeError(
-            f"{card.name}: {correct} of {total} answers are correct, but its card has {card.accuracy.correct} of "
-            f"{card.accuracy.images}."
+            f"{card.name}: {correct} of {total} answers are correct, but its card has {accuracy.correct} of "
+            f"{accuracy.images}."
         )
     for load in SERVER_LOADS if scenario.name == "Server" else SERVER_LOADS[:1]:
         settings = make_settings(scenario, "performance", seconds, queries, rate, load)

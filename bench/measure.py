@@ -183,11 +183,11 @@ def card_facts(card: Card) -> dict[str, Any]:
     return {
         "model": card.name,
         "default": card.default,
-        "dataset": card.dataset.title,
+        "dataset": card.trained.dataset.title,
         "parameters": card.parameters.keras,
         "macs": card.macs,
-        "accuracy": card.accuracy.value,
-        "interval95": list(card.accuracy.interval95),
+        "accuracy": card.trained.accuracy.value,
+        "interval95": list(card.trained.accuracy.interval95),
     }
 
 
@@ -203,7 +203,7 @@ def row(
         ratios: to what was timed with it; less is better, and bench/compare.py compares them with another run's.
             Only with `ours`: other runtimes are not ours to keep from getting slower.
     """
-    work = 2 * card.macs * batch / 1e9
+    work = 2 * (card.macs or 0) * batch / 1e9
     gflops, peak = work / timing.p50, GEMM_GFLOP / gemm.p50
     return {
         "scope": scope,

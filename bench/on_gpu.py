@@ -144,7 +144,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     rows = []
     for card in zoo.list_models(options.models):
-        test = datasets.load(card.dataset.name, "test")
+        test = datasets.load(card.trained.dataset.name, "test")
         images = test.images[:500] if options.quick else test.images
         labels = test.labels[: len(images)]
         row: dict[str, Any] = {"model": card.name}

@@ -43,7 +43,7 @@ def load_subject(name: str) -> Subject:
     import cv2
 
     entry = registry.find(name)
-    test = datasets.load(entry.card.dataset.name, "test")
+    test = datasets.load(entry.card.trained.dataset.name, "test")
     images, labels = test.images[: 4 * IMAGES], test.labels[: 4 * IMAGES]
     logits = load(entry.card.name, "cpu").run(images).logits
     ordered = np.sort(logits, 1)

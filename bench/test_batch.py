@@ -203,10 +203,10 @@ def test_share_of_the_limit(
     measured one by one in this process.
     """
     model = zoo.load(name, device="cpu")
-    dataset = {"mnist": "ylecun/mnist/mnist", "cifar10": "uoft-cs/cifar10/plain_text"}[model.card.dataset.name]
+    dataset = {"mnist": "ylecun/mnist/mnist", "cifar10": "uoft-cs/cifar10/plain_text"}[model.card.trained.dataset.name]
     parquet = str(data_folder / dataset / "test-00000-of-00001.parquet")
     if source == "files":
-        files = mnist_files if model.card.dataset.name == "mnist" else write_files(parquet, tmp_path / "images")
+        files = mnist_files if model.card.trained.dataset.name == "mnist" else write_files(parquet, tmp_path / "images")
     named = [image for image in expand(parquet).images() if isinstance(image, Named)]
     total = len(named)
     arrays = np.stack([one.pixels for one in prepare_all(named, model.card.input) if one.pixels is not None])

@@ -24,7 +24,7 @@ def load_parts(card: zoo.Card) -> tuple[Any, Any]:
     from train.data import held_out_data, training_data
 
     try:
-        return training_data(card.dataset.name, "full"), held_out_data(card.dataset.name, "full")
+        return training_data(card.trained.dataset.name, "full"), held_out_data(card.trained.dataset.name, "full")
     except zoo.ZooError as error:
         pytest.skip(str(error))
 
@@ -49,7 +49,7 @@ def test_training_step(benchmark: Any, subject: Subject, tmp_path: Path) -> None
     card = subject.entry.card
     if card.name not in recipe.names():
         pytest.skip(f"{card.name} has no recipe")
-    batch = card.training.settings["batch_size"]
+    batch = card.trained.training.settings["batch_size"]
     splits = [
         Split(split.name, split.images[: STEPS * batch], split.labels[: STEPS * batch]) for split in load_parts(card)
     ]

@@ -180,6 +180,8 @@ def _train(
         for job, run in resumable:
             draw(run)
             click.echo(f"Stopped. To continue: {start.resume_command(job, runs)}", err=True)
+            if kind == "full" and run.metrics():
+                click.echo(f"To use it as it is: {start.export_command(job, runs)}", err=True)
         if not resumable:
             click.echo("Stopped before the first epoch.", err=True)
         sys.exit(130)
@@ -187,7 +189,8 @@ def _train(
         draw(run)
         click.echo(
             f"{recipe.name} seed {job.seed}: accuracy {result['accuracy']:.2%} on {result['images']} "
-            f"{result['measured_on']} images after {result['epochs']} epochs ({result['training_s']:.0f} s). "
+            f"{result['measured_on']} images after {result['epochs']} epoch{'s' * (result['epochs'] != 1)} "
+            f"({result['training_s']:.0f} s). "
             f"{run.folder}"
         )
     click.echo(f"Next: {start.next_command(jobs[0], runs)}", err=True)
@@ -234,10 +237,11 @@ def _parse_seeds(text: str) -> list[int]:
 def export(
     recipe: str, name: str | None, seed: int | None, data: str | None, runs: Path | None, target: Path | None
 ) -> None:
-    """Turn finished runs of a recipe into a model.
+    """Turn runs of a recipe into a model.
 
-    Without --as this writes the recipe's own model: seed 0, with exactly the recipe's settings. With --as any seed and
-    any number of epochs becomes a model of your own, which `zoo list`, `zoo predict` and `zoo serve` find by its name.
+    Without --as this writes the recipe's own model: seed 0, finished, with exactly the recipe's settings. With --as any
+    seed and any number of epochs becomes a model of your own, which `zoo list`, `zoo predict` and `zoo serve` find by
+    its name. An interrupted run gives the model after its last complete epoch.
     """
     from train import export as exporting
     from train.recipe import find
@@ -247,10 +251,10 @@ def export(
         raise WrongUsage("A recipe's own model always has seed 0. To export another seed, add --as NAME.")
     folder = target or (home() / "models" if name else SHIPPED_FOLDER)
     card = exporting.export(find(recipe), runs, data, folder, name, seed or 0)
-    seeds = card.accuracy.seeds
+    seeds = card.trained.accuracy.seeds
     spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%} (n = {seeds.n})" if seeds.sd is not None else "one seed"
     click.echo(
-        f"{card.name} {card.version}: {card.accuracy.value:.2%}, {spread}, temperature "
+        f"{card.name} {card.version}: {card.trained.accuracy.value:.2%}, {spread}, temperature "
         f"{card.calibration.temperature}. {folder / card.name}"
     )
     if name:
@@ -284,7 +288,9 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
     from zoo.registry import SHIPPED_FOLDER
 
     card = write(model, data, target or SHIPPED_FOLDER)
-    click.echo(f"{card.name}: {card.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED_FOLDER) / card.name}")
+    click.echo(
+        f"{card.name}: {card.trained.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED_FOLDER) / card.name}"
+    )
 
 
 @main.command()

@@ -1,13 +1,11 @@
-"""Finished runs → a model of the zoo: safetensors → ONNX → parity check against PyTorch → card.
+"""Runs → a model of the zoo: safetensors → ONNX → parity check against PyTorch → card.
 
 If a check fails, nothing is written. The folder is written under a temporary name and renamed, so a model is either
 complete or absent. All facts on the card are measured here; cards are never written by hand.
 """
 
-import hashlib
-import shutil
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from train import evaluate, networks
@@ -27,10 +26,11 @@ from zoo import card as cards
 from zoo import registry
 from zoo.card import Card
 from zoo.datasets import catalog as datasets
-from zoo.errors import ExportError, RunError, WrongUsage
+from zoo.errors import ExportError, RunError
 from zoo.inspection.onnx_layers import layers as layers_of
 from zoo.model import Model
 from zoo.model_files import METADATA_KEY
+from zoo.own_models import check_name, write
 
 LOGIT_TOLERANCE = 1e-4  # largest difference between PyTorch and ONNX, on all test images
 NO_CALIBRATION_RUN = "no calibration run: T = 1, unsure below 0.5"  # a card's `calibration.source`
@@ -59,55 +59,82 @@ def export(
         folder: folder with the data, as in `zoo.datasets.catalog.load`.
         target: folder of models to write to.
         name: name for the user's own model. Without it the model has the recipe's name, and its runs must have exactly
-            the recipe's settings. With it the runs may have another number of epochs.
+            the recipe's settings. With it the runs may have another number of epochs, and the run may be unfinished.
         seed: the seed whose weights are exported; 0 for the recipe's own model.
     Raises:
         RunError: there is no finished run of that seed, or the runs have different settings.
         WrongUsage: the name cannot be used.
         ExportError: ONNX and PyTorch disagree.
     """
-    if name is not None:
+    source: Run | Unfinished
+    if name is None:
+        source, all_runs = finished_runs(recipe, runs, seed)
+    else:
         check_name(name, target)
-        recipe = as_trained(recipe, runs, seed)
-    run, all_runs = finished_runs(recipe, runs, seed, strict=name is None)
-    network = networks.load(recipe, run.weights)
+        source = trained_run(recipe, runs, seed)
+        recipe = as_trained(recipe, source)
+        all_runs = [] if isinstance(source, Unfinished) else finished_runs(recipe, runs, seed, strict=False)[1]
     test = held_out_data(recipe.dataset, "full", folder)
-    scores = logits(network, test.images, recipe)
-    calibration = calibrate(recipe, runs, folder, scores, test, seed, strict=name is None)
+    if isinstance(source, Unfinished):
+        run, network, weights = source.run, source.network, source.weights
+        scores = logits(network, test.images, recipe)
+        calibration = uncalibrated(scores, test)  # a finished calibration run has other weights
+        accuracies, epochs = (evaluate.accuracy(scores, test.labels),), source.epochs
+        seconds = round(sum(line["seconds"] for line in run.metrics()[:epochs]), 1)
+    else:
+        run, network, weights = source, networks.load(recipe, source.weights), source.weights.read_bytes()
+        scores = logits(network, test.images, recipe)
+        calibration = calibrate(recipe, runs, folder, scores, test, seed, strict=name is None)
+        accuracies = tuple(one.read("result")["accuracy"] for one in all_runs)
+        epochs, seconds = run.read("result")["epochs"], run.read("result")["training_s"]
     model = to_onnx(network, recipe, calibration.temperature)
-    card = _card(recipe, run, all_runs, network, model, scores, test, calibration)
+    card = _card(recipe, run, (epochs, seconds), accuracies, network, model, scores, test, calibration)
     card = replace(card, name=name, default=False) if name is not None else card
     embed(model, card)
     content = model.SerializeToString()
     check_parity(Model(content, "cpu", card.name), test, scores)
-    return write(card, {"model.onnx": content, "model.safetensors": run.weights.read_bytes()}, target)
+    return write(card, {"model.onnx": content, "model.safetensors": weights}, target)
 
 
-def check_name(name: str, target: Path) -> None:
-    """Raise WrongUsage if the user's own model cannot have that name in that folder."""
-    if not cards.NAME.fullmatch(name):
-        raise WrongUsage(
-            f"{name!r} is not a valid model name. Use letters, digits and . _ + -, for example mnist14k.mine."
-        )
-    if target == registry.SHIPPED_FOLDER:
-        raise WrongUsage(
-            f"{target} is reserved for the recipes' own models. Omit --as, or choose another folder with --to."
-        )
-    if (registry.SHIPPED_FOLDER / name).exists():
-        raise WrongUsage(f"{name} is the name of a model shipped with pocketzoo. Choose another name.")
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that was interrupted, with the network after its last complete epoch."""
+
+    run: Run
+    epochs: int  # that are complete
+    network: nn.Sequential
+    weights: bytes  # of the network, as safetensors
 
 
-def as_trained(recipe: Recipe, runs: Path | None, seed: int) -> Recipe:
-    """Return the recipe with the number of epochs of its run with this seed. Raises RunError."""
+def trained_run(recipe: Recipe, runs: Path | None, seed: int) -> Run | Unfinished:
+    """Return a recipe's run with this seed, finished or not. Raises RunError if no epoch is complete."""
     run = Run.of(recipe.name, "full", seed, runs)
-    if not (run.folder / "result.json").exists():
+    if (run.folder / "result.json").exists():
+        return run
+    if not run.checkpoint.exists():
+        raise RunError(f"There is no run in {run.folder}. Train it: python -m train {recipe.name} --seed {seed}")
+    state, epochs = run.measured_weights()
+    if epochs == 0:
         raise RunError(
-            f"There is no finished run in {run.folder}. Train it: python -m train {recipe.name} --seed {seed}"
+            f"The run in {run.folder} has no complete epoch yet. Continue it: python -m train {recipe.name} --seed "
+            f"{seed} --resume"
         )
+    network = networks.build(recipe)
+    network.load_state_dict(state)
+    return Unfinished(run, epochs, network.eval(), save(state))
+
+
+def as_trained(recipe: Recipe, source: Run | Unfinished) -> Recipe:
+    """Return the recipe with the number of epochs that its run was started with. Raises RunError."""
+    run = source.run if isinstance(source, Unfinished) else source
     epochs = run.read("config")["epochs"]
-    if epochs == recipe.epochs:
-        return recipe
-    return replace(recipe, epochs=epochs, title=f"{recipe.title}; epochs: {epochs} instead of {recipe.epochs}")
+    note = f"; epochs: {epochs} instead of {recipe.epochs}" if epochs != recipe.epochs else ""
+    if isinstance(source, Unfinished):
+        note = f"; stopped after {source.epochs} of {epochs} epochs"
+    recipe = replace(recipe, epochs=epochs, title=f"{recipe.title}{note}")
+    if isinstance(source, Unfinished):
+        run.check_settings(recipe.settings())
+    return recipe
 
 
 def finished_runs(recipe: Recipe, root: Path | None, seed: int = 0, strict: bool = True) -> tuple[Run, list[Run]]:
@@ -160,6 +187,17 @@ def calibrate(
         temperature = round(evaluate.fit_temperature(scores, validation.labels), 4)
         threshold = round(evaluate.unsure_below(scores, validation.labels, temperature), 3)
         source = calibration_source(len(validation))
+    return _calibration(temperature, threshold, source, test_scores, test)
+
+
+def uncalibrated(test_scores: torch.Tensor, test: Split) -> cards.Calibration:
+    """Return the calibration of a model without a calibration run: T is 1 and the threshold 0.5."""
+    return _calibration(1.0, 0.5, NO_CALIBRATION_RUN, test_scores, test)
+
+
+def _calibration(
+    temperature: float, threshold: float, source: str, test_scores: torch.Tensor, test: Split
+) -> cards.Calibration:
     return cards.Calibration(
         temperature=temperature,
         unsure_below=threshold,
@@ -197,7 +235,8 @@ def check_parity(model: Model, test: Split, expected: torch.Tensor) -> None:
 def _card(
     recipe: Recipe,
     exported: Run,
-    all_runs: list[Run],
+    length: tuple[int, float],
+    accuracies: tuple[float, ...],
     network: nn.Sequential,
     model: onnx.ModelProto,
     scores: torch.Tensor,
@@ -206,9 +245,7 @@ def _card(
 ) -> Card:
     info = datasets.DATASETS[recipe.dataset]
     layers = layers_of(model)
-    accuracies = tuple(run.read("result")["accuracy"] for run in all_runs)
     correct = int((scores.argmax(1) == test.labels).sum())
-    result = exported.read("result")
     low, high = evaluate.interval95(correct / len(test), len(test))
     return Card(
         schema_version=cards.SCHEMA_VERSION,
@@ -239,8 +276,8 @@ def _card(
         training=cards.Training(
             settings=recipe.settings(),
             seed=exported.read("config")["seed"],
-            epochs=result["epochs"],
-            seconds=result["training_s"],
+            epochs=length[0],
+            seconds=length[1],
             source=recipe.source,
             environment={**exported.read("environment"), "threads": exported.read("config")["threads"]},
         ),
@@ -266,7 +303,7 @@ def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
     if not (folder / "card.json").exists():
         raise ExportError(f"There is no model in {folder}. Write it: python -m train export {recipe.name}")
     old = Card.from_json((folder / "card.json").read_text(encoding="utf-8"), str(folder))
-    if old.training.settings != recipe.settings():
+    if old.trained.training.settings != recipe.settings():
         raise ExportError(
             f"The settings of {recipe.name} have changed since it was trained. Train and export it again."
         )
@@ -275,31 +312,9 @@ def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
         old.embedded(),
         title=recipe.title,
         default=recipe.default,
-        training=replace(old.training, source=recipe.source),
+        training=replace(old.trained.training, source=recipe.source),
     )
     del model.metadata_props[:]
     embed(model, card)
     weights = (folder / "model.safetensors").read_bytes()
     return write(card, {"model.onnx": model.SerializeToString(), "model.safetensors": weights}, target)
-
-
-def write(card: Card, contents: dict[str, bytes], target: Path) -> Card:
-    """Write a model's folder atomically: the files by name, and the card with their digests."""
-    final, partial = target / card.name, target / f".{card.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, content in contents.items():
-        (partial / name).write_bytes(content)
-    files = tuple(
-        cards.File(name, len(content), hashlib.sha256(content).hexdigest())
-        for name, content in sorted(contents.items())
-    )
-    complete = replace(card, files=files)
-    (partial / "card.json").write_text(complete.to_json(indent=2) + "\n", encoding="utf-8")
-    old = target / f".{card.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-    return complete

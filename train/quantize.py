@@ -20,12 +20,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from train import evaluate
 from train.data import Split, held_out_data, training_data
-from train.export import embed, write
+from train.export import embed
 from train.runs import environment
 from zoo import registry
 from zoo.card import Accuracy, Card, Quantization, Seeds
 from zoo.errors import ExportError
 from zoo.model import Model
+from zoo.own_models import write
 
 CALIBRATION_IMAGES = 1000  # training images whose activations determine the ranges
 ACCURACY_IMAGES = 10_000  # other training images, on which the loss of accuracy is measured
@@ -66,7 +67,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED_FOLD
     entry = registry.find(name)
     original = (entry.folder / "model.onnx").read_bytes()
     card = entry.card
-    training = training_data(card.dataset.name, "full", folder)
+    training = training_data(card.trained.dataset.name, "full", folder)
     model = as_int8(original, training)
     draft = replace(card.embedded(), name=f"{card.name}-int8", default=False)
     int8_model, float_model = _with_card(model, draft), Model(original, "cpu")
@@ -75,7 +76,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED_FOLD
     ratios.pop(processor, None)
     ratios[processor] = _latency_ratio(int8_model, float_model, training)
     _check_benefit(card.name, int8_model, float_model, training, ratios)
-    test = held_out_data(card.dataset.name, "full", folder)
+    test = held_out_data(card.trained.dataset.name, "full", folder)
     scores = _scores(int8_model, test)
     accuracy = _accuracy(scores, test)
     int8_card = replace(
@@ -91,7 +92,7 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED_FOLD
             of=card.name,
             scheme=SCHEME,
             calibration_images=CALIBRATION_IMAGES,
-            accuracy_change=round(accuracy.value - card.accuracy.value, 6),
+            accuracy_change=round(accuracy.value - card.trained.accuracy.value, 6),
             latency_ratio=ratios,
         ),
     )

@@ -36,17 +36,17 @@ def measure(name: str, folder: str | None, results: Path = RESULTS) -> Result:
         results: folder to write `NAME.json` to.
     """
     card, model = registry.find(name).card, load(name, "cpu")
-    test = held_out_data(card.dataset.name, "full", folder)
+    test = held_out_data(card.trained.dataset.name, "full", folder)
 
     def classify(images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(model.run(np.ascontiguousarray(images.numpy())).logits.argmax(1))
 
-    kinds = accuracies(classify, test, card.dataset.name)
+    kinds = accuracies(classify, test, card.trained.dataset.name)
     result = {
         "model": card.name,
         "sha256": weights_sha256(card),
         "images": len(test),
-        "clean": card.accuracy.value,
+        "clean": card.trained.accuracy.value,
         "mean": round(statistics.fmean(accuracy for row in kinds.values() for accuracy in row), 6),
         "kinds": kinds,
     }

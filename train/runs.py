@@ -138,6 +138,19 @@ class Run:
         self.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return epoch
 
+    def measured_weights(self) -> tuple[dict[str, torch.Tensor], int]:
+        """Return the weights that the checkpoint would be measured with, and the number of finished epochs.
+
+        These are the averaged weights if the recipe has them.
+        """
+        from safetensors import safe_open
+
+        with safe_open(self.checkpoint, "pt") as file:
+            epochs = int(file.metadata()["epoch"])
+        tensors = load_file(self.checkpoint)
+        prefix = "average.module." if any(key.startswith("average.") for key in tensors) else "network."
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}, epochs
+
     @property
     def metrics_file(self) -> Path:
         return self.folder / "metrics.jsonl"

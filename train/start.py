@@ -122,6 +122,11 @@ def next_command(job: TrainingJob, runs: Path | None) -> str:
     """Return the command that follows a finished run: the full run after a calibration run, otherwise the export."""
     if job.kind == "calibration":
         return _command(TrainingJob(job.recipe, "full", job.seed, job.recipe.epochs, job.threads), runs)
+    return export_command(job, runs)
+
+
+def export_command(job: TrainingJob, runs: Path | None) -> str:
+    """Return the command that makes a model of one's own from a run, finished or not."""
     seed = f" --seed {job.seed}" if job.seed else ""
     return f"python -m train export {job.recipe.name} --as {job.recipe.architecture}.mine{seed}{_runs_option(runs)}"
 

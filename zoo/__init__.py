@@ -7,6 +7,7 @@
 
 load(name)       open a model of the zoo, or an ONNX file that pocketzoo exported: a Model
 list_models()    the Card of every model
+add(file, name)  add an ONNX image classifier of another program to your own models
 Model            run(arrays), predict(images), rows(many images); its card and device
 Row, Guess       what predict returns: label, probability, corrections
 Scores           what run returns: logits and probabilities
@@ -18,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.adding.add import add
     from zoo.card import Card
     from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
     from zoo.model import Guess, Model, Row, Scores, load
@@ -26,10 +28,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BadData", "BadInput", "BadModel", "Card", "DataNotFound", "DeviceUnavailable", "Guess", "Model", "ModelNotFound",
-    "Row", "Scores", "ZooError", "list_models", "load",
+    "Row", "Scores", "ZooError", "add", "list_models", "load",
 ]  # fmt: skip
 
 _MODULES = {  # module → the public names that it defines
+    "zoo.adding.add": ("add",),
     "zoo.card": ("Card",),
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
     "zoo.model": ("Guess", "Model", "Row", "Scores", "load"),

@@ -1,7 +1,8 @@
 """Card: the metadata of one model, as frozen dataclasses.
 
-Cards are written by `train/export.py` from measurements, never by hand. The card is inside `model.onnx` (JSON, metadata
-key `zoo.model_files.METADATA_KEY`) and, with the sizes and digests of the files added, beside it as `card.json`.
+Cards are written by programs, never by hand: by `train/export.py` from measurements, and by `zoo/adding/` for models
+of other programs. The card is inside `model.onnx` (JSON, metadata key `zoo.model_files.METADATA_KEY`) and, with the
+sizes and digests of the files added, beside it as `card.json`.
 
 Cards of other people's models are read too. `Card.from_json` checks every field against its annotation, including
 bounds, so no other code has to: every field of a Card can be printed, plotted and computed with.
@@ -23,6 +24,8 @@ SCHEMA_VERSION = 1
 T = TypeVar("T")
 
 Form = Literal["digit", "photo"]
+ResizeFit = Literal["shortest", "exact"]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 MAX_LENGTH = 10_000  # characters of a string, or members of a list
 MAX_DEPTH = 10  # of nested lists and objects in settings and environments
@@ -43,6 +46,18 @@ Label = Annotated[str, re.compile(".{1,200}"), "a label of 1 to 200 characters"]
 
 
 @dataclass(frozen=True)
+class Resize:
+    """How photographs are resized, where a model was trained with other rules than those of `zoo/images/photos.py`."""
+
+    fit: ResizeFit
+    """"shortest": the shorter side becomes `size`, then the centre is cropped, as `Resize` and `CenterCrop` of
+    torchvision do. "exact": the whole image becomes the input's size without keeping its proportions."""
+    size: Annotated[int, 1, 2048]  # of "shortest": pixels of the shorter side, at least both sides of the input
+    interpolation: Interpolation
+    antialias: bool = True  # as Pillow and torchvision do; False as OpenCV and TensorFlow do by default
+
+
+@dataclass(frozen=True)
 class Input:
     """The network's input: uint8 `(N, height, width, channels)`."""
 
@@ -51,11 +66,18 @@ class Input:
     channels: Annotated[int, 1, 4]
     form: Form
     """How images are prepared. "digit": MNIST's form, 28x28x1, light on dark, centred (`zoo/images/digits.py`).
-    "photo": RGB, cropped to the centre and resized (`zoo/images/photos.py`)."""
+    "photo": RGB or grey, cropped to the centre and resized (`zoo/images/photos.py`)."""
+    resize: Resize | None = None  # of photographs; None for the rules of `zoo/images/photos.py`
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.height, self.width, self.channels
+
+    @property
+    def changes_own_size(self) -> bool:
+        """Whether an image of exactly the network's size is resized too: enlarged, and cropped to the same size."""
+        resize = self.resize
+        return resize is not None and resize.fit == "shortest" and resize.size != min(self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -70,11 +92,16 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters."""
+    """Numbers of parameters. None: unknown, for a model that another program has exported."""
 
-    trainable: Count  # updated by the optimizer
-    keras: Count  # as Keras counts them: trainable, plus the moving statistics of batch norm
+    trainable: Count | None  # updated by the optimizer
+    keras: Count | None  # as Keras counts them: trainable, plus the moving statistics of batch norm
     deployed: Count  # in the ONNX file, where batch norm is folded into the convolutions
+
+    @property
+    def count(self) -> int:
+        """As Keras counts them; those in the file where that is unknown."""
+        return self.deployed if self.keras is None else self.keras
 
 
 @dataclass(frozen=True)
@@ -111,8 +138,9 @@ class Calibration:
     temperature: Positive  # probabilities = softmax(logits / temperature)
     unsure_below: Share  # a result with a lower top probability is marked unsure
     source: str  # how both were determined
-    ece_before: Share  # expected calibration error on the test set, 15 bins, 0 to 1, without the temperature
-    ece_after: Share  # the same with the temperature
+    ece_before: Share | None
+    """Expected calibration error on the test set, 15 bins, 0 to 1, without the temperature; None: not measured."""
+    ece_after: Share | None  # the same with the temperature
 
 
 @dataclass(frozen=True)
@@ -170,8 +198,32 @@ class File:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a model comes from that another program has exported (`zoo add`)."""
+
+    file: str  # name of the ONNX file
+    sha256: Sha256  # of that file
+    producer: str  # the program that wrote it, or "unknown"
+    preprocessing: str  # what the graph does with the pixels, and what that was read from
+    parity: str  # how the model was compared with the file
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The facts of a card that only a model with known training has."""
+
+    dataset: DatasetFacts
+    accuracy: Accuracy
+    training: Training
+
+
+@dataclass(frozen=True)
 class Card:
-    """The metadata of one model."""
+    """The metadata of one model.
+
+    `dataset`, `accuracy`, `training` and `macs` are None where they are unknown, because another program has exported
+    the model. `trained` has the first three for code that needs them.
+    """
 
     schema_version: int
     name: Name
@@ -181,17 +233,28 @@ class Card:
     default: bool
     labels: tuple[Label, ...]
     input: Input
-    dataset: DatasetFacts
+    dataset: DatasetFacts | None
     parameters: Parameters
-    macs: Count
-    accuracy: Accuracy
+    macs: Count | None
+    accuracy: Accuracy | None
     calibration: Calibration
-    training: Training
+    training: Training | None
     layers: tuple[Layer, ...]
     opset: Count
     versions: dict[str, str]
     files: tuple[File, ...] = ()  # empty in the card inside the ONNX file
     quantization: Quantization | None = None
+    origin: Origin | None = None
+
+    @property
+    def trained(self) -> Trained:
+        """Data set, accuracy and training. Raises BadModel if the card does not have all of them."""
+        if self.dataset is None or self.accuracy is None or self.training is None:
+            raise BadModel(
+                f"The card of {self.name} has no data set, accuracy or training, because another program has exported "
+                "it: choose a model that was trained by pocketzoo."
+            )
+        return Trained(self.dataset, self.accuracy, self.training)
 
     @property
     def architecture(self) -> str:
@@ -385,9 +448,17 @@ def _check_consistency(card: Card) -> None:
             card.input.form != "digit" or shape == (28, 28, 1),
             f"a digit is 28x28x1, not {'x'.join(map(str, shape))}",
         ),
-        (card.input.form != "photo" or card.input.channels == 3, "a photo has 3 channels"),
-        (accuracy.correct <= accuracy.images, "accuracy.correct is more than accuracy.images"),
-        (accuracy.seeds.n == len(accuracy.seeds.accuracies) > 0, "accuracy.seeds.n is not the number of accuracies"),
+        (card.input.form != "photo" or card.input.channels in (1, 3), "a photo has 1 or 3 channels"),
+        (card.input.form == "photo" or card.input.resize is None, "only a photo is resized by rules of its own"),
+        (
+            card.input.resize is None or card.input.resize.size >= max(shape[:2]) or card.input.resize.fit == "exact",
+            "input.resize.size is smaller than the input",
+        ),
+        (accuracy is None or accuracy.correct <= accuracy.images, "accuracy.correct is more than accuracy.images"),
+        (
+            accuracy is None or accuracy.seeds.n == len(accuracy.seeds.accuracies) > 0,
+            "accuracy.seeds.n is not the number of accuracies",
+        ),
         (len({file.name for file in card.files}) == len(card.files), "files lists a name twice"),
     ):
         if not valid:

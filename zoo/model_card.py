@@ -6,7 +6,7 @@ https://huggingface.co/docs/hub/model-cards. `zoo push` writes it as README.md, 
 import json
 from typing import Any
 
-from zoo.card import Card
+from zoo.card import Accuracy, Card, Training
 
 HUB_DATASETS = "huggingface.co/datasets/"
 
@@ -33,24 +33,32 @@ def text(card: Card, usage: str, footer: str) -> str:
 
 def _front_matter(card: Card) -> str:
     """Return YAML. Values are written as JSON, which is valid YAML, so that no quoting rules are needed."""
-    metric = {"type": "accuracy", "name": "accuracy, last epoch", "value": round(card.accuracy.value, 4)}
+    fields = {
+        **_licence(card.licence),
+        "library_name": "onnx",
+        "pipeline_tag": "image-classification",
+        "tags": ["onnx", "image-classification", "tiny", *([card.dataset.name] if card.dataset else [])],
+        **_evaluation(card),
+    }
+    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
+
+
+def _evaluation(card: Card) -> dict[str, Any]:
+    """The fields for the data set and the accuracy, where they are known."""
+    if card.dataset is None or card.accuracy is None:
+        return {}
     on_hub = card.dataset.source.startswith(HUB_DATASETS)
     dataset_id = card.dataset.source.removeprefix(HUB_DATASETS) if on_hub else card.dataset.name
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"type": dataset_id, "name": card.dataset.title, "split": "test"},
-        "metrics": [metric],
+        "metrics": [{"type": "accuracy", "name": "accuracy, last epoch", "value": round(card.accuracy.value, 4)}],
     }
-    fields = {
-        **_licence(card.licence),
-        "library_name": "onnx",
-        "pipeline_tag": "image-classification",
-        "tags": ["onnx", "image-classification", "tiny", card.dataset.name],
+    return {
         **({"datasets": [dataset_id]} if on_hub else {}),
         "metrics": ["accuracy"],
         "model-index": [{"name": card.name, "results": [result]}],
     }
-    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
 
 
 def _licence(licence: str) -> dict[str, str]:
@@ -69,69 +77,80 @@ def _threads(environment: dict[str, Any]) -> str:
     return f"{threads} thread{'s' * (threads != 1)}"
 
 
-def _body(card: Card, usage: str, footer: str) -> str:
-    accuracy, seeds, calibration, training = card.accuracy, card.accuracy.seeds, card.calibration, card.training
-    low, high = accuracy.interval95
-    precision = f", {name}" if (name := training.environment.get("precision")) else ""
-    date = f", {day}" if (day := training.environment.get("date")) else ""
+def _accuracy_facts(accuracy: Accuracy) -> list[tuple[str, str]]:
+    seeds, (low, high) = accuracy.seeds, accuracy.interval95
     spread = f" ± {seeds.sd:.3%} (sd)" if seeds.sd is not None else ""
-    facts = [
-        ("Version", card.version),
-        ("Input", f"`image`, uint8 `(N, {', '.join(map(str, card.input.shape))})`"),
-        ("Output", f"`logits` and `probabilities`, float32 `(N, {len(card.labels)})`: {', '.join(card.labels)}"),
+    return [
         ("Test accuracy", f"{accuracy.value:.2%} of {accuracy.images:,} images, 95% interval {low:.2%} to {high:.2%}"),
         ("Over seeds", f"{seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
-        (
-            "Parameters",
-            f"{card.parameters.keras:,} counted as in Keras, {card.parameters.trainable:,} trainable, "
-            f"{card.parameters.deployed:,} in the file",
-        ),
-        ("MACs", f"{card.macs:,} per image"),
-        (
-            "Calibration",
-            f"temperature {calibration.temperature:g}; expected calibration error on the test set "
-            f"{calibration.ece_before:.2%} before, {calibration.ece_after:.2%} after; "
-            f"unsure below {calibration.unsure_below:.1%}",
-        ),
-        ("File", f"`model.onnx`, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}"),
+    ]
+
+
+def _training_facts(training: Training) -> list[tuple[str, str]]:
+    precision = f", {name}" if (name := training.environment.get("precision")) else ""
+    date = f", {day}" if (day := training.environment.get("date")) else ""
+    return [
         (
             "Trained",
             f"{training.epochs} epochs, seed {training.seed}, {training.seconds:,.0f} s on "
             f"{_threads(training.environment)}{date}{precision}",
+        )
+    ]
+
+
+def _body(card: Card, usage: str, footer: str) -> str:
+    calibration, parameters = card.calibration, card.parameters
+    counts = [(parameters.keras, "counted as in Keras"), (parameters.trainable, "trainable")]
+    known_counts = "".join(f"{count:,} {kind}, " for count, kind in counts if count is not None)
+    errors = (
+        f"expected calibration error on the test set {calibration.ece_before:.2%} before, "
+        f"{calibration.ece_after:.2%} after; "
+        if calibration.ece_before is not None and calibration.ece_after is not None
+        else ""
+    )
+    facts = [
+        ("Version", card.version),
+        ("Input", f"`image`, uint8 `(N, {', '.join(map(str, card.input.shape))})`"),
+        ("Output", f"`logits` and `probabilities`, float32 `(N, {len(card.labels)})`: {', '.join(card.labels)}"),
+        *(_accuracy_facts(card.accuracy) if card.accuracy else []),
+        ("Parameters", f"{known_counts}{parameters.deployed:,} in the file"),
+        *([("MACs", f"{card.macs:,} per image")] if card.macs is not None else []),
+        (
+            "Calibration",
+            f"temperature {calibration.temperature:g}; {errors}unsure below {calibration.unsure_below:.1%}",
+        ),
+        ("File", f"`model.onnx`, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}"),
+        *(_training_facts(card.training) if card.training else []),
+        *([("int8", f"{card.quantization}; {card.quantization.scheme}")] if card.quantization else []),
+    ]
+    sources = [
+        *([f"Source: {card.training.source}"] if card.training else []),
+        *(
+            [
+                f"Exported by {origin.producer} as {origin.file}.",
+                _sentence(origin.preprocessing),
+                _sentence(origin.parity),
+            ]
+            if (origin := card.origin)
+            else []
+        ),
+        _sentence(calibration.source),
+        *(
+            [f"Dataset: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}."]
+            if card.dataset
+            else []
         ),
     ]
-    if card.quantization:
-        facts.append(("int8", f"{card.quantization}; {card.quantization.scheme}"))
-    layers = [
-        f"| {layer.name} | {layer.kind} | {'x'.join(map(str, layer.output))} | {layer.receptive_field} "
-        f"| {layer.parameters:,} | {layer.macs:,} |"
-        for layer in card.layers
-    ]
-    return "\n".join([
-        f"# {card.name}",
-        "",
-        _sentence(card.title),
-        "",
-        usage,
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts),
-        "",
-        f"Source: {training.source}",
-        "",
-        _sentence(calibration.source),
-        "",
-        f"Dataset: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}.",
-        "",
-        "## Layers",
-        "",
-        "Batch norm is folded into the convolutions.",
-        "",
-        "| layer | kind | output | receptive field | parameters | MACs |",
-        "|---|---|---|---|---|---|",
-        *layers,
-        "",
-        footer,
-        "",
-    ])  # fmt: skip
+    lines = [f"# {card.name}", "", _sentence(card.title), "", usage, "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts]
+    for source in sources:
+        lines += ["", source]
+    if card.layers:
+        lines += ["", "## Layers", "", "Batch norm is folded into the convolutions.", ""]
+        lines += ["| layer | kind | output | receptive field | parameters | MACs |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {layer.name} | {layer.kind} | {'x'.join(map(str, layer.output))} | {layer.receptive_field} "
+            f"| {layer.parameters:,} | {layer.macs:,} |"
+            for layer in card.layers
+        ]
+    return "\n".join([*lines, "", footer, ""])

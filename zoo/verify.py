@@ -109,6 +109,8 @@ def _card_detail(model: Entry | Path, same: bool) -> str:
 
 
 def _check_accuracy(model: Model, card: Card, folder: str | None) -> Check:
+    if card.dataset is None or card.accuracy is None:
+        return Check("accuracy", None, "not recomputed: the card has no data set or no accuracy")
     known = catalog.DATASETS.get(card.dataset.name)
     if known is None:
         return Check("accuracy", None, f"not recomputed: unknown data set {card.dataset.name!r}")

@@ -15,17 +15,17 @@ REFERENCES = ("notes", "mlperf")  # recipes of the same network that ours are co
 def models(cards: list[Card], corrupted: Mapping[str, float]) -> str:
     """Return a table of the trained models; `corrupted` is the accuracy on corrupted images by model."""
     trained = [card for card in cards if not card.quantization]
-    means = {card.name: 100 * card.accuracy.seeds.mean for card in trained}
+    means = {card.name: 100 * card.trained.accuracy.seeds.mean for card in trained}
     rows = []
     for card in trained:
-        seeds, mean = card.accuracy.seeds, means[card.name]
+        seeds, mean = card.trained.accuracy.seeds, means[card.name]
         spread = "" if seeds.sd is None else f" ± {100 * seeds.sd:.2f}"
         references = [f"{card.architecture}.{tag}" for tag in REFERENCES] if card.name.endswith(".plus") else []
         rows.append([
             f"[`{card.name}`](models/{card.name}.md)",
             f"{card.parameters.keras:,}",
             f"{card.macs:,}",
-            card.training.epochs,
+            card.trained.training.epochs,
             f"{mean:.2f}{spread}% ({seeds.n})",
             next((f"{mean - means[name]:+.2f} points" for name in references if name in means), ""),
             f"{100 * corrupted[card.name]:.2f}%" if card.name in corrupted else "",

@@ -26,12 +26,12 @@ def models() -> str:
     """A row per shipped model."""
     rows = []
     for card in shipped_cards():
-        accuracy, seeds = card.accuracy, card.accuracy.seeds
+        accuracy, seeds = card.trained.accuracy, card.trained.accuracy.seeds
         low, high = accuracy.interval95
         spread = f"{seeds.mean:.2%} ± {seeds.sd:.2%}" if seeds.sd is not None else f"{seeds.mean:.2%}"
         rows.append([
             f"[`{card.name}`](docs/models/{card.name}.md)",
-            card.dataset.title,
+            card.trained.dataset.title,
             f"{card.parameters.keras:,}",
             f"{card.macs:,}",
             f"{accuracy.value:.2%} ({low:.2%}–{high:.2%})",
@@ -56,7 +56,7 @@ def gpu() -> str:
 def robustness(dataset: str) -> str:
     """Accuracy on corrupted test images: a column per model of the dataset, a row per kind of corruption."""
     results = robustness_results.read()
-    names = [card.name for card in shipped_cards() if card.dataset.name == dataset and card.name in results]
+    names = [card.name for card in shipped_cards() if card.trained.dataset.name == dataset and card.name in results]
     rows = [
         ["not corrupted", *(f"{results[name]['clean']:.2%}" for name in names)],
         ["**mean over all kinds**", *(f"**{results[name]['mean']:.2%}**" for name in names)],

@@ -12,6 +12,7 @@ import click
 
 import zoo
 from serve import devices
+from serve.cli.config import load_config
 from serve.cli.options import json_option
 from zoo import registry, runtime
 from zoo.errors import ZooError, printable
@@ -67,6 +68,7 @@ def examine() -> tuple[list[tuple[str, str]], bool]:
         rows.append(("runtime", str(error)))
         healthy = False
     rows.append(("ZOO_HOME", f"{home()}{_folder_state(home())}"))
+    rows.append(("settings", load_config().describe()))
     data = os.environ.get("ZOO_DATA")
     rows.append(("ZOO_DATA", f"{data}{_folder_state(Path(data))}" if data else "not set"))
     return rows, healthy

@@ -19,6 +19,7 @@ import click
 
 import zoo
 from serve.cli.completion import COMPLETION_VARIABLE, run_shell_completion
+from serve.cli.config import apply, load_config
 from serve.messages import say
 from zoo.errors import ZooError, printable, reason
 
@@ -30,10 +31,13 @@ COMMANDS = {
     "list": "serve.cli.models:list_command",
     "info": "serve.cli.models:info",
     "verify": "serve.cli.models:verify",
+    "bench": "serve.cli.bench:bench",
+    "add": "serve.cli.add:add_command",
+    "remove": "serve.cli.add:remove_command",
     "pull": "serve.cli.hub:pull",
     "push": "serve.cli.hub:push",
-    "serve": "serve.cli.serve:command",
     "export": "serve.cli.export:command",
+    "serve": "serve.cli.serve:command",
     "doctor": "serve.cli.doctor:doctor",
     "completion": "serve.cli.completion:completion",
 }
@@ -56,12 +60,22 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(zoo.__version__, "-V", "--version", prog_name="zoo")
+@click.option(
+    "--no-config",
+    is_flag=True,
+    envvar="ZOO_NO_CONFIG",
+    help="Ignore zoo.toml and [tool.zoo] in pyproject.toml.  [env var: ZOO_NO_CONFIG]",
+)
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, no_config: bool) -> None:
     """Small image classifiers for digits and photos.
 
     Classify images, list the models and check them, or serve them over HTTP.
     """
+    name = context.invoked_subcommand
+    command = cli.get_command(context, name) if name is not None else None
+    if command is not None and not no_config:
+        apply(load_config(), context, command)
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         context.color = False
 

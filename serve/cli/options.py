@@ -30,6 +30,21 @@ def complete_models(context: click.Context, parameter: click.Parameter, incomple
     return [CompletionItem(name) for name in sorted(names)] or complete_files(context, parameter, incomplete)
 
 
+def complete_own_models(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> "list[CompletionItem[str]]":
+    """Names of the user's own models that start with the word."""
+    from click.shell_completion import CompletionItem
+
+    from zoo import registry
+
+    try:
+        names = [entry.card.name for entry in registry.scan() if not entry.shipped]
+    except ZooError:
+        names = []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 model_option = click.option(
     "--model",
     "-m",

@@ -7,9 +7,12 @@ from dataclasses import asdict
 
 import click
 
-from zoo.card import Card
+from zoo.card import Card, Input
 from zoo.errors import printable
 from zoo.source import Source
+
+UNKNOWN = "unknown"
+MAX_LABELS = 20  # that a card's page prints in full
 
 
 def cards_json(cards: list[Card]) -> str:
@@ -27,10 +30,10 @@ def model_table(cards: list[Card], sources: dict[str, str] | None = None) -> Non
     rows = [
         [
             f"{card.name}{' *' if card.default else ''}",
-            card.dataset.title,
-            f"{card.parameters.keras:,}",
-            f"{card.macs:,}",
-            str(card.accuracy),
+            card.dataset.title if card.dataset else UNKNOWN,
+            f"{card.parameters.count:,}",
+            UNKNOWN if card.macs is None else f"{card.macs:,}",
+            str(card.accuracy) if card.accuracy else UNKNOWN,
             f"{card.file('model.onnx').size_bytes / 1000:.0f} KB",
             card.title + (f"; pulled from {sources[card.name]}" if sources and card.name in sources else ""),
         ]
@@ -42,44 +45,91 @@ def model_table(cards: list[Card], sources: dict[str, str] | None = None) -> Non
 
 def card_page(card: Card, source: Source | None = None) -> None:
     """Print the fields of a card, where the model was pulled from, and its table of layers."""
-    accuracy, seeds, calibration = card.accuracy, card.accuracy.seeds, card.calibration
-    parameters, training = card.parameters, card.training
-    spread = f", sd {seeds.sd:.3%}" if seeds.sd is not None else ""
+    calibration, parameters = card.calibration, card.parameters
+    counts = [(parameters.keras, "as counted by Keras"), (parameters.trainable, "trainable")]
+    known_counts = "".join(f"{count:,} {kind}, " for count, kind in counts if count is not None)
+    errors = (
+        f"expected calibration error {calibration.ece_before:.2%} → {calibration.ece_after:.2%}, "
+        if calibration.ece_before is not None and calibration.ece_after is not None
+        else ""
+    )
+    file = card.file("model.onnx")
     facts = [
         ("model", f"{card.name} {card.version}: {card.title}"),
-        ("labels", " ".join(card.labels)),
-        ("input", f"uint8 (N, {', '.join(map(str, card.input.shape))}), {card.input.form}"),
-        ("accuracy", f"{accuracy} on {accuracy.images:,} {card.dataset.title} test images (95 % interval)"),
-        ("seeds", f"mean {seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
-        ("calibration", f"T = {calibration.temperature:g}, expected calibration error {calibration.ece_before:.2%} "
-                        f"→ {calibration.ece_after:.2%}, unsure below {calibration.unsure_below:.1%}"),
+        ("labels", " ".join(card.labels) if len(card.labels) <= MAX_LABELS else
+                   f"{len(card.labels):,}: {', '.join(card.labels[:MAX_LABELS])}, …"),
+        ("input", input_text(card.input)),
+        *_accuracy_facts(card),
+        ("calibration", f"T = {calibration.temperature:g}, {errors}unsure below {calibration.unsure_below:.1%}"),
         ("", calibration.source),
-        ("parameters", f"{parameters.keras:,} as counted by Keras, {parameters.trainable:,} trainable, "
-                       f"{parameters.deployed:,} in the file"),
-        ("MACs", f"{card.macs:,} per image"),
-        ("training", f"{training.epochs} epochs, seed {training.seed}, {training.seconds:.0f} s on "
-                     f"{training.environment.get('threads', '?')} thread(s) of "
-                     f"{training.environment.get('machine', 'an unnamed machine')}"),
-        ("source", training.source),
-        ("dataset", f"{card.dataset.title}, {card.dataset.source}, licence: {card.dataset.licence}"),
-        ("file", f"model.onnx, {card.file('model.onnx').size_bytes:,} bytes, opset {card.opset}, "
-                 f"licence {card.licence}"),
+        ("parameters", f"{known_counts}{parameters.deployed:,} in the file"),
+        ("MACs", UNKNOWN if card.macs is None else f"{card.macs:,} per image"),
+        *_training_facts(card),
+        ("file", f"model.onnx, {file.size_bytes:,} bytes, opset {card.opset}, licence {card.licence}"),
         *([("int8", f"{card.quantization}; {card.quantization.scheme}")]
           if card.quantization else []),
         *([("pulled from", f"{source.endpoint}/{source.repository} at {source.commit}")] if source else []),
         ("written with", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
     ]  # fmt: skip
     for name, text in facts:
-        click.echo(click.style(f"{name:<13}", bold=True) + printable(text))
+        click.echo(click.style(f"{name:<14}", bold=True) + printable(text))
+    if not card.layers:
+        return
     click.echo()
     layers = [
         [layer.name, layer.kind, "x".join(map(str, layer.output)), str(layer.receptive_field),
          f"{layer.parameters:,}", f"{layer.macs:,}"]
         for layer in card.layers
     ]  # fmt: skip
-    layers.append(["total", "", "", "", f"{parameters.deployed:,}", f"{card.macs:,}"])
+    layers.append(["total", "", "", "", f"{parameters.deployed:,}", f"{card.macs or 0:,}"])
     headers = ["layer", "kind", "output", "receptive field", "parameters", "MACs"]
     print_table(headers, layers, right=frozenset({3, 4, 5}))
+
+
+def input_text(expected: Input) -> str:
+    """The network's input, and how photographs are brought into it."""
+    text = f"uint8 (N, {', '.join(map(str, expected.shape))}), {expected.form}"
+    if (resize := expected.resize) is None:
+        return text
+    size = f"shorter side to {resize.size}, centre cropped" if resize.fit == "shortest" else "stretched to the input"
+    return f"{text}, {size}, {resize.interpolation}{'' if resize.antialias else ' without antialiasing'}"
+
+
+def _accuracy_facts(card: Card) -> list[tuple[str, str]]:
+    accuracy = card.accuracy
+    if accuracy is None:
+        return [("accuracy", f"{UNKNOWN}: it was not measured here")]
+    seeds, title = accuracy.seeds, f"{card.dataset.title} " if card.dataset else ""
+    spread = f", sd {seeds.sd:.3%}" if seeds.sd is not None else ""
+    return [
+        ("accuracy", f"{accuracy} on {accuracy.images:,} {title}test images (95 % interval)"),
+        ("seeds", f"mean {seeds.mean:.3%}{spread}, n = {seeds.n}: {', '.join(f'{x:.2%}' for x in seeds.accuracies)}"),
+    ]
+
+
+def _training_facts(card: Card) -> list[tuple[str, str]]:
+    """Where the weights come from: training and data set, or the file that another program has written."""
+    facts = []
+    if training := card.training:
+        threads = training.environment.get("threads", "?")
+        machine = training.environment.get("machine", "an unnamed machine")
+        facts += [
+            (
+                "training",
+                f"{training.epochs} epochs, seed {training.seed}, {training.seconds:.0f} s on {threads} thread(s) of "
+                f"{machine}",
+            ),
+            ("source", training.source),
+        ]
+    if dataset := card.dataset:
+        facts.append(("dataset", f"{dataset.title}, {dataset.source}, licence: {dataset.licence}"))
+    if origin := card.origin:
+        facts += [
+            ("training", f"{UNKNOWN}: added from {origin.file} (sha256 {origin.sha256[:12]}…) by {origin.producer}"),
+            ("preprocessing", origin.preprocessing),
+            ("parity", origin.parity),
+        ]
+    return facts
 
 
 def print_table(headers: list[str], rows: list[list[str]], right: frozenset[int] = frozenset()) -> None:

@@ -124,8 +124,9 @@ class Callbacks:
             assert row.probability is not None
             doubt = " (unsure)" if row.unsure else ""
             size = len(onnx_bytes(item.runner.model))
+            accuracy = text.percent(card.accuracy.value) if card.accuracy else "unknown"
             result = [f"{row.label}{doubt}", text.percent(row.probability), f"{item.infer_s * 1e3:.2f} ms"]
-            rows.append([name, *result, f"{size / 1000:,.0f} KB", text.percent(card.accuracy.value)])
+            rows.append([name, *result, f"{size / 1000:,.0f} KB", accuracy])
         header = ["model", "label", "probability", "latency", "file size", "test accuracy"]
         return text.table(header, rows, f"{len(rows)} models, run one after the other.")
 

@@ -32,10 +32,10 @@ def card(card: Card, size_bytes: int) -> str:
     calibration = card.calibration
     facts = {
         "labels": ", ".join(card.labels),
-        "trained on": f"{card.dataset.title} ({card.dataset.licence})",
-        "test accuracy": str(card.accuracy),
-        "parameters": f"{card.parameters.keras:,}",
-        "MACs per image": f"{card.macs:,}",
+        "trained on": f"{card.dataset.title} ({card.dataset.licence})" if card.dataset else "unknown",
+        "test accuracy": str(card.accuracy) if card.accuracy else "unknown",
+        "parameters": f"{card.parameters.count:,}",
+        "MACs per image": "unknown" if card.macs is None else f"{card.macs:,}",
         "input": f"{card.input.height}×{card.input.width}×{card.input.channels}",
         "unsure below": percent(calibration.unsure_below)
         + ("" if is_calibrated(calibration) else " (default: no calibration run was made)"),

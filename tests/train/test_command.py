@@ -174,6 +174,41 @@ def test_export_as_own_model(run, empty_home, seed):
     assert registry.find("mnist14k").shipped  # a bare name still means the shipped model
 
 
+@pytest.mark.parametrize("averaged", [False, True])
+def test_export_interrupted_run_as_own_model(run, monkeypatch, empty_home, averaged):
+    name = "mnist14k.plus" if averaged else NAME
+    stop_in(monkeypatch, 1)
+    code, _, err = run(name, "--seed", 3, "--epochs", 4, "--threads", 1)
+    assert code == 130
+    assert f"To use it as it is: python -m train export {name} --as mnist14k.mine --seed 3\n" in err
+    code, _, err = run("export", name, "--to", empty_home / "models")  # only a finished run is the recipe's own model
+    assert code == 1
+    assert "There is no finished run" in err
+    code, _, err = run("export", name, "--as", "mnist14k.mine", "--seed", 3)
+    assert code == 0, err
+    card, checkpoint = zoo.load("mnist14k.mine", "cpu").card, Run(empty_home / "runs" / name / "seed3")
+    assert card.title.endswith("; stopped after 1 of 4 epochs")
+    assert (card.training.epochs, card.training.settings["epochs"], card.accuracy.seeds.n) == (1, 4, 1)
+    assert card.training.seconds == round(checkpoint.metrics()[0]["seconds"], 1)
+    assert card.calibration.source.startswith("no calibration run")
+    assert len(checkpoint.metrics()) == 1
+    weights = load_file(empty_home / "models" / "mnist14k.mine" / "model.safetensors")
+    saved = load_file(checkpoint.checkpoint)
+    prefix = "average.module." if averaged else "network."
+    assert all(torch.equal(value, saved[prefix + key]) for key, value in weights.items())
+    do_not_stop(monkeypatch)
+    assert run(name, "--seed", 3, "--resume")[0] == 0  # exporting has not changed the run
+
+
+def test_export_run_without_complete_epoch_is_an_error(run, monkeypatch, empty_home):
+    stop_in(monkeypatch, 0)
+    assert run(NAME, "--epochs", 2, "--threads", 1)[0] == 130
+    code, out, err = run("export", NAME, "--as", "own.x")
+    assert (code, out) == (1, "")
+    assert "no complete epoch yet. Continue it: python -m train mnist14k.notes --seed 0 --resume" in err
+    assert os.listdir(empty_home / "models") == []
+
+
 def test_export_ignores_seeds_with_other_epochs(run):
     for seed, epochs in ((0, 1), (1, 1), (2, 2)):
         assert run(NAME, "--seed", seed, "--epochs", epochs, "--threads", 1)[0] == 0
@@ -188,6 +223,7 @@ def test_export_ignores_seeds_with_other_epochs(run):
     ("options", "code", "words"),
     [
         (["--as", "mnist14k.notes"], 2, "mnist14k.notes is the name of a model shipped"),
+        (["--as", "mnist14k"], 2, "mnist14k is the short name of a model shipped"),
         (["--as", "../x"], 2, "'../x' is not a valid model name"),
         (["--as", "own.x", "--to", str(registry.SHIPPED_FOLDER)], 2, "is reserved for the recipes' own models"),
         (["--seed", "1"], 2, "add --as NAME"),

@@ -464,7 +464,7 @@ def test_list_and_info_show_the_source(hub, empty_home, model_files, run):
     assert f"pulled from {REPOSITORY}@{commit[:12]}" in run("list", "mine")[1]
     assert "pulled" not in run("list", "mnist4k")[1]
     out = run("info", "mine.a")[1]
-    assert f"pulled from  {hub.url}/{REPOSITORY} at {commit}" in out
+    assert f"pulled from {hub.url}/{REPOSITORY} at {commit}" in " ".join(out.split())
     assert "pulled" not in run("info", "mnist4k")[1]
     (empty_home / "models" / "mine.a" / "source.json").write_text("{}")
     for arguments in (("list", "mine"), ("info", "mine.a")):

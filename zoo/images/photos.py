@@ -1,13 +1,17 @@
-"""A photograph of any size and shape → the small colour image that a network for photographs takes."""
+"""A photograph of any size and shape → the small image that a network for photographs takes.
+
+`Input.resize` of the card has the rules of a model that was trained elsewhere. Such a photograph is resized by Pillow,
+as torchvision and timm do, so that the pixels are theirs to the bit. All other models share the rules of this file.
+"""
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from zoo.card import Input
+from zoo.card import Input, Interpolation, Resize
 from zoo.errors import BadInput
 from zoo.images.decode import Pixels
 from zoo.images.formats.common import strips
@@ -23,46 +27,67 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
 
     Args:
         pixels: uint8 `(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied).
-        expected: the network's input, C 3.
+        expected: the network's input, C 1 or 3.
         fit: "crop" takes the largest centred piece of the right proportions; "whole" scales the whole image to fit,
             padded with its mean colour.
     Returns:
-        uint8 `(expected.height, expected.width, 3)`, and the corrections in words, in order.
+        uint8 `expected.shape`, and the corrections in words, in order.
     Raises:
         BadInput: an image so narrow that cropping would show too little of it, or that the whole of it would be less
             than a pixel wide.
     """
     height, width = pixels.shape[:2]
     corrections: list[str] = []
-    if pixels.shape[2] == 1:
-        corrections.append("converted grey to RGB")
-    elif pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
+    if pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
         corrections.append("placed on a white background")
-    if (height, width) == (expected.height, expected.width):
-        return _opaque_colour(pixels), tuple(corrections)
+    if pixels.shape[2] == 1 and expected.channels == 3:
+        corrections.append("converted grey to RGB")
+    elif pixels.shape[2] != 1 and expected.channels == 1:
+        corrections.append("converted to grey")
+    if (height, width) == (expected.height, expected.width) and not (fit == "crop" and expected.changes_own_size):
+        return _in_channels(pixels, expected), tuple(corrections)
+    if fit == "crop" and expected.resize is not None:
+        resized, changes = _resized_as(_in_channels(pixels, expected), expected, expected.resize)
+        return resized, (*corrections, *changes)
     if fit == "crop":
-        if max(height / width, width / height) > MAX_ASPECT:
-            raise BadInput(
-                f"The image ({width}x{height}) is too narrow to crop: "
-                'use the whole image (--fit whole, fit="whole"), or crop it yourself.'
-            )
-        colour = _opaque_colour(_centre(pixels, expected.width / expected.height))
+        _check_aspect(height, width)
+        colour = _in_channels(_centre(pixels, expected.width / expected.height), expected)
         if colour.shape[:2] != (height, width):
             corrections.append(f"cropped to the central {colour.shape[1]}x{colour.shape[0]}")
         scale = expected.width / colour.shape[1]
-        resized = _resized(colour, expected.width, expected.height)
+        resized = _resized(colour, expected.width, expected.height, expected.resize)
     else:
         if max(height / width, width / height) > max(expected.height, expected.width):
             raise BadInput(f"The image ({width}x{height}) is too narrow to be reduced as a whole: crop it.")
-        colour = _opaque_colour(pixels)
+        colour = _in_channels(pixels, expected)
         scale = min(expected.height / height, expected.width / width)
-        small = _resized(colour, max(1, round(width * scale)), max(1, round(height * scale)))
+        small = _resized(colour, max(1, round(width * scale)), max(1, round(height * scale)), expected.resize)
         resized = _padded(small, expected)
         if small.shape != resized.shape:
             corrections.append("padded with its mean colour")
     if colour.shape[:2] != (expected.height, expected.width):
         corrections.append(f"{'reduced' if scale < 1 else 'enlarged'} to {expected.width}x{expected.height}")
     return resized, tuple(corrections)
+
+
+def _check_aspect(height: int, width: int) -> None:
+    if max(height / width, width / height) > MAX_ASPECT:
+        raise BadInput(
+            f"The image ({width}x{height}) is too narrow to crop: "
+            'use the whole image (--fit whole, fit="whole"), or crop it yourself.'
+        )
+
+
+def _in_channels(pixels: Pixels, expected: Input) -> Pixels:
+    """The pixels in the network's channels: RGB `(H, W, 3)`, or grey `(H, W, 1)` by Pillow's weights of R, G and B."""
+    if expected.channels == 3:
+        return _opaque_colour(pixels)
+    if pixels.shape[2] == 1:
+        return pixels
+    from PIL import Image
+
+    colour = _opaque_colour(pixels)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(colour)).convert("L"))[:, :, np.newaxis]
 
 
 def _opaque_colour(pixels: Pixels) -> Pixels:
@@ -90,17 +115,71 @@ def _centre(pixels: Pixels, aspect: float) -> Pixels:
     return pixels[top : top + rows, left : left + columns]
 
 
-def _resized(colour: Pixels, width: int, height: int) -> Pixels:
-    """Resize without aliasing: INTER_AREA averages all pixels that fall into one; enlarging is cubic."""
+def _resized_as(pixels: Pixels, expected: Input, resize: Resize) -> tuple[Pixels, list[str]]:
+    """Resize by a model's own rules: what `Resize` and `CenterCrop` of torchvision give for a PIL image.
+
+    Their rounding is kept: the longer side is rounded down, the position of the crop to the nearest even number.
+    """
+    height, width = pixels.shape[:2]
+    if resize.fit == "exact":
+        whole = _resized(pixels, expected.width, expected.height, resize)
+        return whole, [f"resized to {expected.width}x{expected.height}"]
+    _check_aspect(height, width)
+    longer = int(resize.size * max(height, width) / min(height, width))
+    rows, columns = (resize.size, longer) if height <= width else (longer, resize.size)
+    whole = _resized(pixels, columns, rows, resize)
+    top, left = round((rows - expected.height) / 2), round((columns - expected.width) / 2)
+    changes = (
+        [f"{'reduced' if rows < height else 'enlarged'} to {columns}x{rows}"]
+        if (rows, columns) != (height, width)
+        else []
+    )
+    if (rows, columns) != (expected.height, expected.width):
+        changes.append(f"cropped to the central {expected.width}x{expected.height}")
+    return np.ascontiguousarray(whole[top : top + expected.height, left : left + expected.width]), changes
+
+
+def _resized(colour: Pixels, width: int, height: int, resize: Resize | None = None) -> Pixels:
+    """Resize without aliasing: INTER_AREA averages all pixels that fall into one; enlarging is cubic.
+
+    Args:
+        resize: a model's own rules instead.
+    """
+    if resize is not None:
+        return _interpolated(colour, width, height, resize)
     smaller = width <= colour.shape[1] and height <= colour.shape[0]
     method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(np.ascontiguousarray(colour), (width, height), interpolation=method), np.uint8)
+    small = np.asarray(cv2.resize(np.ascontiguousarray(colour), (width, height), interpolation=method), np.uint8)
+    return small.reshape(height, width, -1)  # OpenCV drops the axis of one channel
+
+
+# OpenCV's methods, which look at the nearest pixels only.
+_WITHOUT_ANTIALIAS: dict[Interpolation, int] = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+
+
+def _interpolated(pixels: Pixels, width: int, height: int, resize: Resize) -> Pixels:
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    if not resize.antialias and resize.interpolation in _WITHOUT_ANTIALIAS:
+        method = _WITHOUT_ANTIALIAS[resize.interpolation]
+        result: Any = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+    else:
+        from PIL import Image
+
+        image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+        result = image.resize((width, height), Image.Resampling[resize.interpolation.upper()])
+    return np.asarray(result, np.uint8).reshape(height, width, -1)
 
 
 def _padded(small: Pixels, expected: Input) -> Pixels:
     height, width = small.shape[:2]
-    whole = np.empty((expected.height, expected.width, 3), np.uint8)
-    whole[:] = np.rint(small.reshape(-1, 3).mean(axis=0)).astype(np.uint8)
+    whole = np.empty(expected.shape, np.uint8)
+    whole[:] = np.rint(small.reshape(-1, expected.channels).mean(axis=0)).astype(np.uint8)
     top, left = (expected.height - height) // 2, (expected.width - width) // 2
     whole[top : top + height, left : left + width] = small
     return whole

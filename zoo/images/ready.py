@@ -40,7 +40,7 @@ def ready_pixels(sources: Sequence[Any], expected: Input) -> dict[int, npt.NDArr
         position -> uint8 `expected.shape`, read-only views of one array.
     """
     height, width, channels = expected.shape
-    if len(sources) < MIN_IMAGES or channels not in PNG_KINDS:
+    if len(sources) < MIN_IMAGES or channels not in PNG_KINDS or expected.changes_own_size:
         return {}
     start, stride = start_of(width, height, PNG_KINDS[channels]), width * channels + 1
     largest = stride * height + MAX_OVERHEAD  # larger files are not read: a block of photos would fill the memory

@@ -300,5 +300,5 @@ def _sentence(inside: Inside, stage: Stage) -> str:
     if "1x1" in kind:
         return ONE_BY_ONE
     same = [other for other in inside.stages if other.kernels is not None and other.layer.kind == kind]
-    position = next(index for index, other in enumerate(same) if other is stage)
+    position = next((index for index, other in enumerate(same) if other is stage), len(same))
     return (FEATURE_MAP, ACTIVATION, THREE_BY_THREE)[position] if position < 3 and "3x3" in kind else LOCAL

@@ -1,17 +1,21 @@
 """Photographs of any size and shape are brought into a network's form."""
 
+import io
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import data
 
 import zoo
-from zoo.card import Input
+from zoo.card import Input, Resize
 from zoo.errors import BadInput
 from zoo.images.photos import fit_to_input
 from zoo.images.prepare import prepare
-from zoo.model import Model
+from zoo.images.read import Named
+from zoo.model import Model, prepare_all
 
 CIFAR = Input(32, 32, 3, "photo")
 
@@ -122,3 +126,87 @@ def test_photo_of_a_cat_is_classified_as_cat(fit):
     assert row.label == "cat"
     assert row.probability > 0.9
     assert row.corrections[-1] == "reduced to 32x32"
+
+
+# Rules of a model's own. `reference` is what Resize and CenterCrop of torchvision do with a PIL image; the test that
+# uses torchvision itself is in tests/zoo/adding/test_torchvision.py.
+
+
+def reference(pixels, size, side, interpolation):
+    image = Image.fromarray(pixels)
+    width, height = image.size
+    longer = int(size * max(width, height) / min(width, height))
+    image = image.resize((size, longer) if width <= height else (longer, size), interpolation)
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_own_rules_give_pillows_pixels(interpolation):
+    expected = Input(28, 28, 3, "photo", Resize("shortest", 33, interpolation))
+    generator = np.random.default_rng(0)
+    for height, width in [
+        (28, 28),
+        (33, 33),
+        (33, 50),
+        (100, 101),
+        (47, 200),
+        (5, 9),
+        *generator.integers(9, 70, (20, 2)),
+    ]:
+        picture = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        result, _ = fit_to_input(picture, expected, "crop")
+        wanted = reference(picture, 33, 28, Image.Resampling[interpolation.upper()])
+        np.testing.assert_array_equal(result, wanted, err_msg=f"{height}x{width}")
+
+
+def test_stretching_and_opencvs_interpolation():
+    picture = data.chelsea()
+    exact = Input(48, 96, 3, "photo", Resize("exact", 48, "bilinear"))
+    result, notes = fit_to_input(picture, exact, "crop")
+    np.testing.assert_array_equal(result, Image.fromarray(picture).resize((96, 48), Image.Resampling.BILINEAR))
+    assert notes == ("resized to 96x48",)
+    aliased = replace(exact, resize=replace(exact.resize, antialias=False))
+    np.testing.assert_array_equal(fit_to_input(picture, aliased, "crop")[0], cv2.resize(picture, (96, 48)))
+    whole, notes = fit_to_input(picture, Input(64, 64, 3, "photo", Resize("shortest", 72, "bicubic")), "whole")
+    small = Image.fromarray(picture).resize((64, 43), Image.Resampling.BICUBIC)  # 300x451
+    np.testing.assert_array_equal(whole[10:53], small)
+    assert notes == ("padded with its mean colour", "reduced to 64x64")
+
+
+def test_own_size_is_resized_where_the_rules_say_so():
+    """torchvision enlarges an image of the network's size to 256 and crops it; so do lists of ready PNG files."""
+    picture = data.chelsea()[:28, :28]
+    rules = Input(28, 28, 3, "photo", Resize("shortest", 32, "bilinear"))
+    result, notes = fit_to_input(picture, rules, "crop")
+    np.testing.assert_array_equal(result, reference(picture, 32, 28, Image.Resampling.BILINEAR))
+    assert notes == ("enlarged to 32x32", "cropped to the central 28x28")
+    np.testing.assert_array_equal(fit_to_input(picture, rules, "whole")[0], picture)
+    files = []
+    for number in range(5):
+        file = io.BytesIO()
+        Image.fromarray(np.roll(picture, number, 0)).save(file, "PNG")
+        files.append(Named(f"{number}.png", file.getvalue()))
+    for number, prepared in enumerate(prepare_all(files, rules)):
+        wanted = reference(np.roll(picture, number, 0), 32, 28, Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(prepared.pixels, wanted)
+    same = replace(rules, resize=replace(rules.resize, size=28))
+    np.testing.assert_array_equal(fit_to_input(picture, same, "crop")[0], picture)
+
+
+def test_narrow_images_do_not_need_much_memory():
+    rules = Input(224, 224, 3, "photo", Resize("shortest", 2048, "bilinear"))
+    with pytest.raises(BadInput, match="too narrow to crop"):
+        fit_to_input(solid(1, 60_000), rules, "crop")
+
+
+def test_grey_input():
+    picture = data.chelsea()
+    grey = Input(28, 28, 1, "photo")
+    result, notes = fit_to_input(picture, grey, "crop")
+    assert result.shape == (28, 28, 1)
+    assert notes[0] == "converted to grey"
+    again, notes = fit_to_input(np.asarray(Image.fromarray(picture).convert("L"))[:, :, np.newaxis], grey, "crop")
+    np.testing.assert_array_equal(again, result)
+    assert "grey" not in " ".join(notes)
+    assert fit_to_input(picture, grey, "whole")[0].shape == (28, 28, 1)
