@@ -6,11 +6,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from zoo.dataclass import dataclass
 from zoo.errors import DeviceUnavailable
 from zoo.model import CHUNK, Model, bind, load
 from zoo.runtime import Device, has_cuda

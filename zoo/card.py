@@ -11,11 +11,12 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from functools import cache, partial
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
+from zoo.dataclass import dataclass
 from zoo.errors import BadModel, printable
 from zoo.model_files import LARGEST_CARD
 

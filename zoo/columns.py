@@ -8,12 +8,12 @@ values to the bit.
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card
+from zoo.dataclass import dataclass
 from zoo.images.digits import DOUBT
 from zoo.model import CHUNK, Guess, Model, Outputs, Prepared, Row, stack_pixels
 

@@ -10,11 +10,11 @@ and are reported by `damaged()`.
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from zoo.card import NAME, Card
+from zoo.dataclass import dataclass
 from zoo.errors import BadModel, ModelNotFound, ZooError, reason
 from zoo.model_files import LARGEST_CARD, LARGEST_MODEL, read_file
 

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from zoo.card import Card
+from zoo.dataclass import dataclass
 from zoo.datasets import catalog
 from zoo.errors import BadData, BadModel, DataNotFound, ModelNotFound
 from zoo.model import Model

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -25,6 +24,7 @@ from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
 from serve.service.settings import DEFAULT_MODEL
 from zoo.columns import Columns
+from zoo.dataclass import dataclass
 from zoo.errors import BadInput
 from zoo.images.read import Named
 from zoo.model import CHUNK, Model, load, onnx_bytes

@@ -9,13 +9,13 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from zoo.dataclass import dataclass
 from zoo.errors import BadInput, ZooError, reason
 from zoo.images.formats.common import DecodeError, to_8_bits
 from zoo.images.formats.png import plain_pixels

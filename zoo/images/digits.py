@@ -7,12 +7,12 @@ their proportions kept, anti-aliased, and put into 28x28 so that their centre of
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from zoo.dataclass import dataclass
 from zoo.errors import BadInput
 from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink
 from zoo.images.levels import Array, median

@@ -6,12 +6,11 @@ Pen on white, chalk on black, white ink on transparency and red on blue all beco
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from zoo.dataclass import dataclass
 from zoo.errors import BadInput
 from zoo.images.levels import (
     LOG_LIGHT,

@@ -7,12 +7,13 @@ width, and paper covers the border and the corners.
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from zoo.dataclass import dataclass
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]

@@ -4,13 +4,13 @@ The values of every layer are added to the graph's outputs, and the graph is run
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card, Layer
+from zoo.dataclass import dataclass
 from zoo.errors import BadModel, WrongUsage, ZooError, reason
 from zoo.images.decode import Pixels
 from zoo.images.prepare import prepare

@@ -1,7 +1,6 @@
 """The layers of an ONNX graph and their receptive fields, without running the graph."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Layer
+from zoo.dataclass import dataclass
 
 if TYPE_CHECKING:
     import onnx

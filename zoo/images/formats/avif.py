@@ -11,8 +11,8 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 import io
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from zoo.dataclass import dataclass
 from zoo.errors import reason
 from zoo.images.formats.common import Array, DecodeError, Header, damaged, pillow_pixels
 

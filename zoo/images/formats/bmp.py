@@ -4,8 +4,8 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import io
 import struct
-from dataclasses import dataclass
 
+from zoo.dataclass import dataclass
 from zoo.images.formats.common import Array, DecodeError, Header, damaged, pillow_pixels
 
 _COMPRESSED = {1: "run-length coding", 2: "run-length coding", 4: "a JPEG inside", 5: "a PNG inside"}

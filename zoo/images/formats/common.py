@@ -5,12 +5,13 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from zoo.dataclass import dataclass
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage

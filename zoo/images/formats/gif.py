@@ -4,8 +4,8 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import io
 import struct
-from dataclasses import dataclass
 
+from zoo.dataclass import dataclass
 from zoo.images.formats.common import FIRST_FRAME, Array, DecodeError, Header, damaged, pillow_pixels
 
 _MAX_BEFORE_FRAME = 2**18  # bytes before the first frame, such as comments, which are skipped in Python

@@ -9,8 +9,8 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from zoo.dataclass import dataclass
 from zoo.images.formats.common import (
     UPRIGHT,
     Array,

@@ -11,13 +11,13 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 import io
 import struct
 import zlib
-from dataclasses import dataclass
 from zlib import adler32, crc32, decompressobj
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from zoo.dataclass import dataclass
 from zoo.images.formats.common import (
     FIRST_FRAME,
     UPRIGHT,

@@ -3,10 +3,10 @@
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 
+from zoo.dataclass import dataclass
 from zoo.images.formats.common import Array, DecodeError, Header, damaged
 
 _MAX_HEADER = 4096  # bytes, including comments

@@ -13,13 +13,14 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from zoo.dataclass import dataclass
 from zoo.images.formats import jpeg
 from zoo.images.formats.common import (
     FROM_CMYK,

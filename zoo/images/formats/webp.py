@@ -8,11 +8,11 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from zoo.dataclass import dataclass
 from zoo.images.formats.common import (
     FIRST_FRAME,
     UPRIGHT,
