@@ -2,23 +2,32 @@
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from zoo.card import Input
 from zoo.errors import BadInput
-from zoo.images.decode import Pixels
+from zoo.images.decode import Pixels, Reduced
 from zoo.images.formats.common import strips
 
 Fit = Literal["crop", "whole"]
 FITS: tuple[Fit, ...] = ("crop", "whole")
 
 MAX_ASPECT = 8  # longer side / shorter side: the centre of a longer strip shows too little of the image
+_DECODED = 8  # pixels for each one of the result that a reduced image must have: results are within 4 levels of 255
 
 
-def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tuple[str, ...]]:
+def least_side(expected: Input) -> int:
+    """Pixels along the shorter side that a photograph for this input needs, at least; see `decode_bytes`."""
+    return _DECODED * max(expected.height, expected.width)
+
+
+def fit_to_input(
+    pixels: Pixels, expected: Input, fit: Fit, reduced: Reduced | None = None
+) -> tuple[Pixels, tuple[str, ...]]:
     """Bring a photograph into a network's form. One that already has it is returned unchanged to the bit.
 
     Args:
@@ -26,13 +35,14 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
         expected: the network's input, C 3.
         fit: "crop" takes the largest centred piece of the right proportions; "whole" scales the whole image to fit,
             padded with its mean colour.
+        reduced: for an image that the decoder has reduced. Corrections have the sizes of the whole image.
     Returns:
         uint8 `(expected.height, expected.width, 3)`, and the corrections in words, in order.
     Raises:
         BadInput: an image so narrow that cropping would show too little of it, or that the whole of it would be less
             than a pixel wide.
     """
-    height, width = pixels.shape[:2]
+    height, width = pixels.shape[:2] if reduced is None else (reduced.height, reduced.width)
     corrections: list[str] = []
     if pixels.shape[2] == 1:
         corrections.append("converted grey to RGB")
@@ -46,21 +56,21 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
                 f"The image ({width}x{height}) is too narrow to crop: "
                 'use the whole image (--fit whole, fit="whole"), or crop it yourself.'
             )
-        colour = _opaque_colour(_centre(pixels, expected.width / expected.height))
-        if colour.shape[:2] != (height, width):
-            corrections.append(f"cropped to the central {colour.shape[1]}x{colour.shape[0]}")
-        scale = expected.width / colour.shape[1]
-        resized = _resized(colour, expected.width, expected.height)
+        box = _centre(height, width, expected.width / expected.height)
+        if (box.height, box.width) != (height, width):
+            corrections.append(f"cropped to the central {box.width}x{box.height}")
+        scale = expected.width / box.width
+        resized = _resized(pixels, box, reduced, expected.width, expected.height)
     else:
         if max(height / width, width / height) > max(expected.height, expected.width):
             raise BadInput(f"The image ({width}x{height}) is too narrow to be reduced as a whole: crop it.")
-        colour = _opaque_colour(pixels)
+        box = Box(0, 0, height, width)
         scale = min(expected.height / height, expected.width / width)
-        small = _resized(colour, max(1, round(width * scale)), max(1, round(height * scale)))
+        small = _resized(pixels, box, reduced, max(1, round(width * scale)), max(1, round(height * scale)))
         resized = _padded(small, expected)
         if small.shape != resized.shape:
             corrections.append("padded with its mean colour")
-    if colour.shape[:2] != (expected.height, expected.width):
+    if (box.height, box.width) != (expected.height, expected.width):
         corrections.append(f"{'reduced' if scale < 1 else 'enlarged'} to {expected.width}x{expected.height}")
     return resized, tuple(corrections)
 
@@ -82,19 +92,46 @@ def _opaque_colour(pixels: Pixels) -> Pixels:
     return colour
 
 
-def _centre(pixels: Pixels, aspect: float) -> Pixels:
+class Box(NamedTuple):
+    """A piece of the whole image, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def _centre(height: int, width: int, aspect: float) -> Box:
     """The largest centred piece whose width is `aspect` times its height."""
-    height, width = pixels.shape[:2]
     rows, columns = min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return pixels[top : top + rows, left : left + columns]
+    return Box((height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
-def _resized(colour: Pixels, width: int, height: int) -> Pixels:
-    """Resize without aliasing: INTER_AREA averages all pixels that fall into one; enlarging is cubic."""
+def _resized(pixels: Pixels, box: Box, reduced: Reduced | None, width: int, height: int) -> Pixels:
+    """Resize a piece without aliasing: averages of all pixels that fall into one, as INTER_AREA; enlarging is cubic."""
+    if reduced is not None:
+        factor = reduced.factor
+        top, left = (box.top + reduced.top) / factor, (box.left + reduced.left) / factor
+        return _averaged(_opaque_colour(pixels), top, left, box.height / factor, box.width / factor, width, height)
+    colour = _opaque_colour(pixels[box.top : box.top + box.height, box.left : box.left + box.width])
     smaller = width <= colour.shape[1] and height <= colour.shape[0]
     method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(np.ascontiguousarray(colour), (width, height), interpolation=method), np.uint8)
+
+
+def _averaged(colour: Pixels, top: float, left: float, rows: float, columns: float, width: int, height: int) -> Pixels:
+    """Averages over equal rectangles of a piece whose edges may lie within pixels.
+
+    The sum of a rectangle is a difference of four values of the integral image, between which it is linear.
+    """
+    sums: npt.NDArray[np.float64] = np.asarray(cv2.integral(colour, sdepth=cv2.CV_64F))
+    for axis, start, length, count in ((0, top, rows, height), (1, left, columns, width)):
+        places = start + length / count * np.arange(count + 1)
+        before = np.minimum(places.astype(int), sums.shape[axis] - 2)
+        lower, upper = (np.take(sums, before + step, axis) for step in (0, 1))
+        within = (places - before).reshape(-1, 1, 1) if axis == 0 else (places - before).reshape(1, -1, 1)
+        sums = np.diff(lower + (upper - lower) * within, axis=axis)
+    return np.asarray(np.rint(sums * (width * height / (rows * columns))), np.uint8)
 
 
 def _padded(small: Pixels, expected: Input) -> Pixels:
