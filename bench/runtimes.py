@@ -244,7 +244,7 @@ def open_ncnn(entry: Entry, batch: int) -> Network:
 # LiteRT (TensorFlow Lite), whose CPU kernels are XNNPACK's
 
 CONVERTER = "ZOO_LITERT_PYTHON"  # environment variable: the Python of an environment with litert-torch
-CONVERSIONS = 4  # attempts: litert-torch 0.10 sometimes takes two weights of the same shape for one
+CONVERSIONS = 8  # attempts: litert-torch 0.10 sometimes takes two weights of the same shape for one
 
 
 def open_litert(entry: Entry, batch: int) -> Network:
