@@ -96,15 +96,15 @@ def sessions(entry: Entry, folder: Path) -> Iterator[tuple[str, Callable[[], Any
 
 
 def time_options(entry: Entry, blocks: int) -> dict[str, list[float]]:
-    """For each option: milliseconds to open a session, then microseconds per image in batches of 1 and 16."""
+    """For each option: CPU milliseconds to open a session, then microseconds per image in batches of 1 and 16."""
     with TemporaryDirectory() as folder:
         openers = dict(sessions(entry, Path(folder)))
     opened: dict[str, list[float]] = {name: [] for name in openers}
     for _ in range(OPENED):
         for name, opener in openers.items():
-            start = time.perf_counter()
+            start = time.process_time()
             opener()
-            opened[name].append(time.perf_counter() - start)
+            opened[name].append(time.process_time() - start)
     results = {name: [Timing(np.array(seconds)).p50 * 1e3] for name, seconds in opened.items()}
     made = {name: opener() for name, opener in openers.items()}
     for batch in BATCHES:
@@ -130,7 +130,9 @@ def print_runtimes(entries: list[Entry], names: list[str], blocks: int) -> None:
 
 
 def print_options(entries: list[Entry], blocks: int) -> None:
-    click.echo(line(["model", "option", "open, ms", "batch 1, µs", "batch 16, µs an image"]) + "\n" + "|---" * 5 + "|")
+    click.echo(
+        line(["model", "option", "open, CPU ms", "batch 1, µs", "batch 16, µs an image"]) + "\n" + "|---" * 5 + "|"
+    )
     for entry in entries:
         results = time_options(entry, blocks)
         base = next(iter(results.values()))
