@@ -144,6 +144,7 @@ class Process:
     """A finished command."""
 
     seconds: float  # wall time
+    cpu_seconds: float  # user and system time, of all threads
     peak_mb: float  # peak resident memory
     output: str  # stdout
 
@@ -155,7 +156,8 @@ start = time.perf_counter()
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 output, errors = process.stdout.read(), process.stderr.read()
 _, status, usage = os.wait4(process.pid, 0)
-print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, output, os.waitstatus_to_exitcode(status), errors]))
+seconds, cpu_seconds = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+print(json.dumps([seconds, cpu_seconds, usage.ru_maxrss, output, os.waitstatus_to_exitcode(status), errors]))
 """
 
 
@@ -169,10 +171,10 @@ def run_process(command: list[str]) -> Process:
     launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=environment)
-    seconds, peak, output, code, errors = json.loads(done.stdout)
+    seconds, cpu_seconds, peak, output, code, errors = json.loads(done.stdout)
     if code:
         raise RuntimeError(f"{command} failed with exit code {code}: {errors}")
-    return Process(seconds, megabytes(peak), output)
+    return Process(seconds, cpu_seconds, megabytes(peak), output)
 
 
 # Rows: what a benchmark saves beside pytest-benchmark's statistics, so that a reader can judge and repeat it

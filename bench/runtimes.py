@@ -7,11 +7,16 @@ To add a runtime, write a function that returns a `Network` and add a line to `R
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -193,6 +198,108 @@ def open_openvino(entry: Entry, batch: int, precision: str) -> Network:
     )
 
 
+# ncnn
+
+
+def open_ncnn(entry: Entry, batch: int) -> Network:
+    """The layers of our ONNX file in ncnn, on one thread in float32; a batch is a loop, because ncnn has none."""
+    ncnn = require("ncnn", "pip install -e '.[dev,peers]'")
+    from bench.ncnn_graph import OUTPUT, Graph
+
+    graph = Graph((entry.folder / "model.onnx").read_bytes())
+    net = ncnn.Net()
+    net.opt.num_threads = 1
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    net.opt.use_bf16_storage = False
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "param").write_text(graph.param)
+        (Path(folder) / "bin").write_bytes(graph.bin)
+        if net.load_param(f"{folder}/param") or net.load_model(f"{folder}/bin"):
+            raise Unavailable(f"ncnn cannot read the layers of {entry.card.name}.")
+    height, width, channels = entry.card.input.shape
+    kinds = {1: ncnn.Mat.PixelType.PIXEL_GRAY, 3: ncnn.Mat.PixelType.PIXEL_RGB}
+    kind, mean, scale = kinds[channels], graph.mean.tolist(), graph.scale.tolist()
+
+    def session(images: Images) -> list[Any]:
+        outputs = []
+        for image in images:
+            pixels = ncnn.Mat.from_pixels(image, kind, width, height)
+            pixels.substract_mean_normalize(mean, scale)
+            extractor = net.create_extractor()
+            extractor.input("image", pixels)
+            outputs.append(extractor.extract(OUTPUT)[1])
+        return outputs
+
+    return compose(
+        entry.card,
+        provider=f"ncnn {ncnn.__version__}, CPU",
+        threads=net.opt.num_threads,
+        native=np.ascontiguousarray,
+        session=session,
+        logits=lambda outputs: np.stack([np.array(output) for output in outputs]),
+        gemm=_onnxruntime_gemm(),
+    )
+
+
+# LiteRT (TensorFlow Lite), whose CPU kernels are XNNPACK's
+
+CONVERTER = "ZOO_LITERT_PYTHON"  # environment variable: the Python of an environment with litert-torch
+CONVERSIONS = 8  # attempts: litert-torch 0.10 sometimes takes two weights of the same shape for one
+
+
+def open_litert(entry: Entry, batch: int) -> Network:
+    """The recipe's network with batch norm folded in LiteRT, on one thread in float32, its shape fixed to the batch."""
+    litert = require("ai_edge_litert.interpreter", "pip install -e '.[dev,peers]'")
+    images = np.random.default_rng(0).integers(0, 256, (batch, *entry.card.input.shape), np.uint8)
+    expected = bare_session(entry).run(None, {"image": images})[0]
+    for _ in range(CONVERSIONS):
+        interpreter = litert.Interpreter(model_content=_litert_model(entry, batch), num_threads=1)
+        interpreter.allocate_tensors()
+        source, result = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+        def session(images: Images) -> npt.NDArray[np.float32]:
+            interpreter.set_tensor(source, images)  # noqa: B023 - the last interpreter is the one that is returned
+            interpreter.invoke()  # noqa: B023
+            logits: npt.NDArray[np.float32] = interpreter.get_tensor(result)  # noqa: B023
+            return logits
+
+        if np.abs(session(images) - expected).max() <= 1e-3:
+            return compose(
+                entry.card,
+                provider=f"ai-edge-litert {version('ai-edge-litert')}, XNNPACK",
+                threads=1,
+                native=np.ascontiguousarray,
+                session=session,
+                logits=lambda scores: scores,
+                gemm=_onnxruntime_gemm(),
+            )
+    raise Unavailable(
+        f"{CONVERSIONS} conversions of {entry.card.name} by litert-torch gave other logits than its file."
+    )
+
+
+def _litert_model(entry: Entry, batch: int) -> bytes:
+    python = os.environ.get(CONVERTER)
+    if not python:
+        raise Unavailable(
+            f"{CONVERTER} is not set: pip install litert-torch -e '.[cpu,train]' in another environment, and set it "
+            "to that environment's python."
+        )
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.tflite"
+        command = [python, "-m", "bench.litert_convert", entry.card.name, str(batch), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Unavailable(f"{' '.join(command)} failed: {done.stderr[-300:]}")
+        return file.read_bytes()
+
+
+def _onnxruntime_gemm() -> Callable[[], Any]:
+    """The product in onnxruntime, for runtimes that only run networks."""
+    product, a = bare_session(measure.gemm_onnx()), {"a": measure.gemm_matrices()[0]}
+    return lambda: product.run(None, a)
+
+
 # onnxruntime on a GPU, with the zoo's options of the CUDA provider; bench/on_gpu.py compares them with others
 
 
@@ -288,6 +395,8 @@ RUNTIMES: dict[str, Runtime] = {
     "openvino-bf16": Runtime(
         partial(open_openvino, precision="bf16"), "the same in bfloat16, its own choice on this processor", 0.5
     ),
+    "ncnn": Runtime(open_ncnn, "the layers of our ONNX file, one image at a time, in float32", 1e-3),
+    "litert": Runtime(open_litert, "the network converted by litert-torch, shape fixed, XNNPACK, in float32", 1e-3),
     "cuda": Runtime(partial(open_on_gpu, provider="CUDAExecutionProvider"), "bound to the GPU's memory", 1e-3),
     "tensorrt": Runtime(partial(open_on_gpu, provider="TensorrtExecutionProvider"), "the same through TensorRT", 1e-2),
 }

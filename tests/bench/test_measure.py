@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from bench import measure, subjects
+from bench import measure, microseconds, subjects
 from bench.measure import P99_MIN_CALLS, Timing, row, time_in_blocks, time_with_reference
 from bench.runtimes import RUNTIMES, Unavailable, bare_session, open_on_gpu, require
 from tests.support.examples import REPOSITORY
@@ -75,8 +76,12 @@ def test_gemm_multiplies():
     np.testing.assert_allclose(measure.gemm_torch()().numpy(), a @ b, rtol=1e-4)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-all", "torch", "torch-channels-last", "torch-folded"])
+@pytest.mark.parametrize(
+    "runtime", ["onnxruntime", "onnxruntime-all", "torch", "torch-channels-last", "torch-folded", "ncnn"]
+)
 def test_runtimes_give_the_same_labels(runtime, images, model):
+    if runtime == "ncnn":
+        pytest.importorskip("ncnn")
     network = RUNTIMES[runtime].open(ENTRY, 2)
     expected = model.run(images).logits
     logits = network.logits(network.session(network.native(images)))
@@ -86,6 +91,37 @@ def test_runtimes_give_the_same_labels(runtime, images, model):
     files = [(examples / name).read_bytes() for name in ("seven.png", "five.jpg")]
     assert network.read(files) == ["7", "5"]
     network.gemm()
+
+
+@pytest.mark.parametrize("name", ["mnist4k", "cifar90k", "cifar93k", "resnet8"])  # all kinds of layers
+def test_layers_of_ncnn_give_the_same_logits(name):
+    pytest.importorskip("ncnn")
+    entry = registry.find(name)
+    images = np.random.default_rng(0).integers(0, 256, (2, *entry.card.input.shape), np.uint8)
+    network = RUNTIMES["ncnn"].open(entry, 2)
+    (expected,) = bare_session(entry).run(["logits"], {"image": images})
+    np.testing.assert_allclose(network.logits(network.session(images)), expected, atol=RUNTIMES["ncnn"].tolerance)
+
+
+def test_litert_without_its_converter_says_what_to_set(monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.delenv("ZOO_LITERT_PYTHON", raising=False)
+    with pytest.raises(Unavailable, match="ZOO_LITERT_PYTHON"):
+        RUNTIMES["litert"].open(ENTRY, 1)
+
+
+@pytest.mark.slow
+def test_microsecond_tables():
+    result = CliRunner().invoke(
+        microseconds.main, ["--models", "mnist4k", "--runtimes", "onnxruntime,torch", "--blocks", "1"]
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.strip().split("\n")
+    assert lines[0] == "| model | parameters | batch | onnxruntime | torch |"
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["1", "16"]
+    result = CliRunner().invoke(microseconds.main, ["--models", "mnist4k", "--options", "--blocks", "1"])
+    assert result.exit_code == 0, result.output
+    assert "| mnist4k.plus | saved optimised, .ort |" in result.stdout
 
 
 def test_gpu_runtime_on_the_cpu_provider(images, model):

@@ -271,7 +271,7 @@ def test_card_that_does_not_match_its_network_is_refused(tmp_path):
 def test_memory_error_gives_an_error_row(model, monkeypatch):
     from zoo.images import prepare
 
-    def decode(source):
+    def decode(source, least_side):
         raise MemoryError
 
     monkeypatch.setattr(prepare, "decode", decode)

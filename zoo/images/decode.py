@@ -10,14 +10,14 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput, ZooError, reason
-from zoo.images.formats.common import DecodeError, to_8_bits
+from zoo.images.formats.common import DecodeError, Header, to_8_bits
 from zoo.images.formats.png import plain_pixels
 from zoo.images.headers import READ, START, reader, sniff
 from zoo.images.limits import check_memory, check_size
@@ -35,6 +35,7 @@ _ROTATIONS = {  # EXIF orientation → the operation that brings the image uprig
     7: lambda pixels: cv2.flip(cv2.transpose(pixels), -1),
     8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
+_FROM_BOTTOM, _FROM_RIGHT = (3, 4, 7, 8), (2, 3, 6, 7)  # orientations in which the first row or column was a last one
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,29 @@ class DecodedImage:
 
     pixels: Pixels  # uint8 `(H, W, C)`; C is 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied)
     corrections: tuple[str, ...] = ()  # made while decoding, such as "used the first frame"
+    reduced: Reduced | None = None  # where the pixels are fewer than the file's
 
 
-def decode_bytes(data: bytes, name: str) -> DecodedImage:
-    """Decode the bytes of an image file. Error messages call it `name`. Raises BadInput."""
+class Reduced(NamedTuple):
+    """What an image was before the decoder reduced it, upright."""
+
+    factor: int  # pixels of the whole image for each decoded pixel, along one side
+    height: int  # of the whole image
+    width: int
+    top: int  # how far the first row of decoded pixels begins outside of the whole image, in its pixels
+    left: int
+
+
+def decode_bytes(data: bytes, name: str, least_side: int | None = None) -> DecodedImage:
+    """Decode the bytes of an image file.
+
+    Args:
+        name: what error messages call it.
+        least_side: the decoder may reduce the image, to at least that many pixels along its shorter side, if that is
+            faster than decoding the whole. None: decode the whole. Limits always apply to the whole.
+    Raises:
+        BadInput.
+    """
     pixels = plain_pixels(data)
     if pixels is not None:
         return DecodedImage(pixels)
@@ -61,13 +81,26 @@ def decode_bytes(data: bytes, name: str) -> DecodedImage:
         header = reader(format).parse(data)
         check_size(header.width, header.height, name)
         check_memory(header.memory + len(data), header.width, header.height, name)
+        if least_side is not None:
+            header = header.reduced(least_side)
         values, corrections = header.pixels()
         pixels, reduced = to_8_bits(values)
         del values  # `upright` may copy the image: keep at most two copies of a large one
         corrections = header.corrections + corrections + reduced
         if header.orientation != 1:
             pixels, corrections = upright(pixels, header.orientation), (*corrections, ROTATED)
-    return DecodedImage(pixels, corrections)
+    if header.reduction == 1:
+        return DecodedImage(pixels, corrections)
+    return DecodedImage(pixels, corrections, _reduced(header, *pixels.shape[:2]))
+
+
+def _reduced(header: Header, rows: int, columns: int) -> Reduced:
+    """Args: rows and columns of the reduced image, upright. Before turning, its first pixels begin with the image."""
+    factor, orientation = header.reduction, header.orientation
+    height, width = (header.width, header.height) if orientation >= 5 else (header.height, header.width)
+    top = rows * factor - height if orientation in _FROM_BOTTOM else 0
+    left = columns * factor - width if orientation in _FROM_RIGHT else 0
+    return Reduced(factor, height, width, top, left)
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -6,23 +6,35 @@ as torchvision and timm do, so that the pixels are theirs to the bit. All other 
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from zoo.card import Input, Interpolation, Resize
 from zoo.errors import BadInput
-from zoo.images.decode import Pixels
+from zoo.images.decode import Pixels, Reduced
 from zoo.images.formats.common import strips
 
 Fit = Literal["crop", "whole"]
 FITS: tuple[Fit, ...] = ("crop", "whole")
 
 MAX_ASPECT = 8  # longer side / shorter side: the centre of a longer strip shows too little of the image
+_DECODED = 8  # pixels for each one of the result that a reduced image must have: results are within 4 levels of 255
 
 
-def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tuple[str, ...]]:
+def least_side(expected: Input) -> int | None:
+    """Pixels along the shorter side that a photograph for this input needs, at least; see `decode_bytes`.
+
+    None where it needs all: its own rules of resizing are another program's, to the bit.
+    """
+    return None if expected.resize else _DECODED * max(expected.height, expected.width)
+
+
+def fit_to_input(
+    pixels: Pixels, expected: Input, fit: Fit, reduced: Reduced | None = None
+) -> tuple[Pixels, tuple[str, ...]]:
     """Bring a photograph into a network's form. One that already has it is returned unchanged to the bit.
 
     Args:
@@ -30,13 +42,14 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
         expected: the network's input, C 1 or 3.
         fit: "crop" takes the largest centred piece of the right proportions; "whole" scales the whole image to fit,
             padded with its mean colour.
+        reduced: for an image that the decoder has reduced. Corrections have the sizes of the whole image.
     Returns:
         uint8 `expected.shape`, and the corrections in words, in order.
     Raises:
         BadInput: an image so narrow that cropping would show too little of it, or that the whole of it would be less
             than a pixel wide.
     """
-    height, width = pixels.shape[:2]
+    height, width = pixels.shape[:2] if reduced is None else (reduced.height, reduced.width)
     corrections: list[str] = []
     if pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
         corrections.append("placed on a white background")
@@ -51,21 +64,21 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
         return resized, (*corrections, *changes)
     if fit == "crop":
         _check_aspect(height, width)
-        colour = _in_channels(_centre(pixels, expected.width / expected.height), expected)
-        if colour.shape[:2] != (height, width):
-            corrections.append(f"cropped to the central {colour.shape[1]}x{colour.shape[0]}")
-        scale = expected.width / colour.shape[1]
-        resized = _resized(colour, expected.width, expected.height, expected.resize)
+        box = _centre(height, width, expected.width / expected.height)
+        if (box.height, box.width) != (height, width):
+            corrections.append(f"cropped to the central {box.width}x{box.height}")
+        scale = expected.width / box.width
+        resized = _resized(pixels, box, reduced, expected, expected.width, expected.height)
     else:
         if max(height / width, width / height) > max(expected.height, expected.width):
             raise BadInput(f"The image ({width}x{height}) is too narrow to be reduced as a whole: crop it.")
-        colour = _in_channels(pixels, expected)
+        box = Box(0, 0, height, width)
         scale = min(expected.height / height, expected.width / width)
-        small = _resized(colour, max(1, round(width * scale)), max(1, round(height * scale)), expected.resize)
+        small = _resized(pixels, box, reduced, expected, max(1, round(width * scale)), max(1, round(height * scale)))
         resized = _padded(small, expected)
         if small.shape != resized.shape:
             corrections.append("padded with its mean colour")
-    if colour.shape[:2] != (expected.height, expected.width):
+    if (box.height, box.width) != (expected.height, expected.width):
         corrections.append(f"{'reduced' if scale < 1 else 'enlarged'} to {expected.width}x{expected.height}")
     return resized, tuple(corrections)
 
@@ -107,12 +120,19 @@ def _opaque_colour(pixels: Pixels) -> Pixels:
     return colour
 
 
-def _centre(pixels: Pixels, aspect: float) -> Pixels:
+class Box(NamedTuple):
+    """A piece of the whole image, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def _centre(height: int, width: int, aspect: float) -> Box:
     """The largest centred piece whose width is `aspect` times its height."""
-    height, width = pixels.shape[:2]
     rows, columns = min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return pixels[top : top + rows, left : left + columns]
+    return Box((height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
 def _resized_as(pixels: Pixels, expected: Input, resize: Resize) -> tuple[Pixels, list[str]]:
@@ -122,12 +142,12 @@ def _resized_as(pixels: Pixels, expected: Input, resize: Resize) -> tuple[Pixels
     """
     height, width = pixels.shape[:2]
     if resize.fit == "exact":
-        whole = _resized(pixels, expected.width, expected.height, resize)
+        whole = _interpolated(pixels, expected.width, expected.height, resize)
         return whole, [f"resized to {expected.width}x{expected.height}"]
     _check_aspect(height, width)
     longer = int(resize.size * max(height, width) / min(height, width))
     rows, columns = (resize.size, longer) if height <= width else (longer, resize.size)
-    whole = _resized(pixels, columns, rows, resize)
+    whole = _interpolated(pixels, columns, rows, resize)
     top, left = round((rows - expected.height) / 2), round((columns - expected.width) / 2)
     changes = (
         [f"{'reduced' if rows < height else 'enlarged'} to {columns}x{rows}"]
@@ -139,14 +159,19 @@ def _resized_as(pixels: Pixels, expected: Input, resize: Resize) -> tuple[Pixels
     return np.ascontiguousarray(whole[top : top + expected.height, left : left + expected.width]), changes
 
 
-def _resized(colour: Pixels, width: int, height: int, resize: Resize | None = None) -> Pixels:
-    """Resize without aliasing: INTER_AREA averages all pixels that fall into one; enlarging is cubic.
+def _resized(pixels: Pixels, box: Box, reduced: Reduced | None, expected: Input, width: int, height: int) -> Pixels:
+    """Resize a piece without aliasing: averages of all pixels that fall into one, as INTER_AREA; enlarging is cubic.
 
-    Args:
-        resize: a model's own rules instead.
+    A model with rules of its own has its pixels resized by them.
     """
-    if resize is not None:
-        return _interpolated(colour, width, height, resize)
+    if reduced is not None:
+        factor = reduced.factor
+        top, left = (box.top + reduced.top) / factor, (box.left + reduced.left) / factor
+        colour = _in_channels(pixels, expected)
+        return _averaged(colour, top, left, box.height / factor, box.width / factor, width, height)
+    colour = _in_channels(pixels[box.top : box.top + box.height, box.left : box.left + box.width], expected)
+    if expected.resize is not None:
+        return _interpolated(colour, width, height, expected.resize)
     smaller = width <= colour.shape[1] and height <= colour.shape[0]
     method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
     small = np.asarray(cv2.resize(np.ascontiguousarray(colour), (width, height), interpolation=method), np.uint8)
@@ -174,6 +199,22 @@ def _interpolated(pixels: Pixels, width: int, height: int, resize: Resize) -> Pi
         image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
         result = image.resize((width, height), Image.Resampling[resize.interpolation.upper()])
     return np.asarray(result, np.uint8).reshape(height, width, -1)
+
+
+def _averaged(colour: Pixels, top: float, left: float, rows: float, columns: float, width: int, height: int) -> Pixels:
+    """Averages over equal rectangles of a piece whose edges may lie within pixels.
+
+    The sum of a rectangle is a difference of four values of the integral image, between which it is linear.
+    """
+    sums: npt.NDArray[np.float64] = np.asarray(cv2.integral(colour, sdepth=cv2.CV_64F))
+    sums = sums.reshape(*sums.shape[:2], -1)  # OpenCV drops the axis of one channel
+    for axis, start, length, count in ((0, top, rows, height), (1, left, columns, width)):
+        places = start + length / count * np.arange(count + 1)
+        before = np.minimum(places.astype(int), sums.shape[axis] - 2)
+        lower, upper = (np.take(sums, before + step, axis) for step in (0, 1))
+        within = (places - before).reshape(-1, 1, 1) if axis == 0 else (places - before).reshape(1, -1, 1)
+        sums = np.diff(lower + (upper - lower) * within, axis=axis)
+    return np.asarray(np.rint(sums * (width * height / (rows * columns))), np.uint8)
 
 
 def _padded(small: Pixels, expected: Input) -> Pixels:

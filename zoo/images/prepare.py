@@ -10,7 +10,7 @@ from zoo.card import Form, Input
 from zoo.errors import BadInput, ZooError
 from zoo.images.decode import Pixels
 from zoo.images.digits import to_mnist
-from zoo.images.photos import Fit, fit_to_input
+from zoo.images.photos import Fit, fit_to_input, least_side
 from zoo.images.read import decode, describe
 
 Corrector = Callable[[Pixels, Input, Fit], tuple[Pixels, tuple[str, ...]]]
@@ -44,8 +44,11 @@ def prepare(source: Any, expected: Input, fit: Fit = "crop") -> tuple[Pixels, tu
     """
     corrector = CORRECTORS[expected.form]
     try:
-        image = decode(source)
-        pixels, corrections = corrector(image.pixels, expected, fit)
+        image = decode(source, least_side(expected) if expected.form == "photo" else None)
+        if image.reduced is None:
+            pixels, corrections = corrector(image.pixels, expected, fit)
+        else:
+            pixels, corrections = fit_to_input(image.pixels, expected, fit, image.reduced)
         return pixels, image.corrections + corrections
     except ZooError:
         raise

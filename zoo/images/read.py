@@ -46,40 +46,41 @@ def describe(source: Any) -> str:
     return f"<{type(source).__name__}>"
 
 
-def decode(source: Any) -> DecodedImage:
+def decode(source: Any, least_side: int | None = None) -> DecodedImage:
     """Turn a source into upright 8-bit pixels.
 
     Args:
         source: a path; the bytes of an image file, `Named` or not; an open binary file; a PIL image, which is not
             changed; or an array `(H, W)` or `(H, W, C)` with C 1, 3 or 4, of integers, bools or floats that are not
             negative. `zoo.images.formats.common.to_8_bits` defines the value of white for more than 8 bits.
+        least_side: as in `zoo.images.decode.decode_bytes`, for sources that are files.
     Raises:
         BadInput: a missing, empty, damaged or too large file, or an array of another shape or dtype.
     """
     if isinstance(source, (str, os.PathLike)):
-        return decode_bytes(_read(source), describe(source))
+        return decode_bytes(_read(source), describe(source), least_side)
     if isinstance(source, Named):
-        return decode_bytes(source.data, source.name)
+        return decode_bytes(source.data, source.name, least_side)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_bytes(bytes(source), describe(source))
+        return decode_bytes(bytes(source), describe(source), least_side)
     if hasattr(source, "read"):
-        return decode_bytes(_read_open(source), describe(source))
+        return decode_bytes(_read_open(source), describe(source), least_side)
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if hasattr(source, "getexif") and hasattr(source, "convert"):
-        return _from_pillow(source, describe(source))
+        return _from_pillow(source, describe(source), least_side)
     raise BadInput(
         f"Cannot read an image from {type(source).__name__!r}: pass a path, bytes, a PIL image or a NumPy array."
     )
 
 
-def _from_pillow(image: Any, name: str) -> DecodedImage:
+def _from_pillow(image: Any, name: str, least_side: int | None) -> DecodedImage:
     """An image that is opened but not loaded is decoded from its file, with the same result as for the file."""
     with as_bad_input(name):
         check_size(image.width, image.height, name)
         content = _unloaded_file(image)
         if content and sniff(content[:START]) in READ:
-            return decode_bytes(content, name)
+            return decode_bytes(content, name, least_side)
         frame = image.tell() if hasattr(image, "tell") else 0
         image.load()
         try:

@@ -10,9 +10,12 @@ from PIL import Image
 from skimage import data
 
 import zoo
+from tests.support.paths import REPOSITORY
 from zoo.card import Input, Resize
 from zoo.errors import BadInput
-from zoo.images.photos import fit_to_input
+from zoo.images.decode import decode_bytes
+from zoo.images.digits import to_mnist
+from zoo.images.photos import fit_to_input, least_side
 from zoo.images.prepare import prepare
 from zoo.images.read import Named
 from zoo.model import Model, prepare_all
@@ -210,3 +213,110 @@ def test_grey_input():
     np.testing.assert_array_equal(again, result)
     assert "grey" not in " ".join(notes)
     assert fit_to_input(picture, grey, "whole")[0].shape == (28, 28, 1)
+
+
+# Large JPEGs, which the decoder reduces
+
+
+def photograph(height, width, source="coffee"):
+    """A photograph of scikit-image, enlarged."""
+    return cv2.resize(getattr(data, source)(), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def jpeg_bytes(pixels, orientation=1, **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", exif=exif, **({"quality": 92} | options))
+    return file.getvalue()
+
+
+def prepare_whole(content, fit="crop"):
+    """The result without reduction, and its corrections."""
+    image = decode_bytes(content, "x")
+    assert image.reduced is None
+    pixels, corrections = fit_to_input(image.pixels, CIFAR, fit)
+    return pixels, image.corrections + corrections
+
+
+def assert_close(content, fit="crop"):
+    result, corrections = prepare(content, CIFAR, fit)
+    whole, expected = prepare_whole(content, fit)
+    assert corrections == expected
+    difference = np.abs(result.astype(int) - whole)
+    assert difference.max() <= 4
+    assert difference.mean() <= 0.35
+
+
+@pytest.mark.parametrize("fit", ["crop", "whole"])
+@pytest.mark.parametrize(
+    ("height", "width", "factor"), [(2050, 2333, 8), (1031, 1500, 4), (600, 517, 2), (511, 900, 1), (3000, 4000, 8)]
+)
+def test_reduced_jpeg_gives_pixels_of_whole(height, width, factor, fit):
+    content = jpeg_bytes(photograph(height, width))
+    reduced = decode_bytes(content, "x", least_side(CIFAR)).reduced
+    assert (reduced.factor if reduced else 1) == factor
+    assert_close(content, fit)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduced_jpeg_is_turned_upright(orientation):
+    content = jpeg_bytes(photograph(1025, 1207), orientation)  # neither side is divisible by 4
+    for fit in ("crop", "whole"):
+        assert_close(content, fit)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"progressive": True}, {"subsampling": 0}, {"subsampling": 2, "quality": 60}, {"restart_marker_rows": 1}],
+)
+def test_kinds_of_reduced_jpegs(options):
+    assert_close(jpeg_bytes(photograph(1100, 1300), **options))
+
+
+def test_grey_and_cmyk_are_reduced():
+    grey = cv2.cvtColor(photograph(1100, 1300), cv2.COLOR_RGB2GRAY)
+    cmyk = io.BytesIO()
+    Image.fromarray(photograph(1100, 1300)).convert("CMYK").save(cmyk, "JPEG", quality=92)
+    for content in (jpeg_bytes(grey), cmyk.getvalue()):
+        assert decode_bytes(content, "x", least_side(CIFAR)).reduced.factor == 4
+        assert_close(content)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
+def test_truncated_jpeg_gives_the_same_error_when_reduced(share, progressive):
+    content = jpeg_bytes(photograph(1100, 1300), progressive=progressive)
+    cut = content[: int(len(content) * share)]
+    with pytest.raises(BadInput) as whole:
+        decode_bytes(cut, "x")
+    with pytest.raises(BadInput) as reduced:
+        decode_bytes(cut, "x", least_side(CIFAR))
+    assert str(reduced.value) == str(whole.value)
+
+
+def test_limit_on_pixels_applies_to_whole_jpeg():
+    content = jpeg_bytes(solid(5001, 5000))
+    with pytest.raises(BadInput, match="more than the limit of 25 million"):
+        prepare(content, CIFAR)
+
+
+def test_every_source_of_the_same_file_gives_the_same_pixels(tmp_path):
+    content = jpeg_bytes(photograph(1031, 1500), orientation=6)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    expected = prepare(path, CIFAR)
+    with open(path, "rb") as file, Image.open(path) as opened:
+        for source in (content, Named("x", content), file, opened):
+            pixels, corrections = prepare(source, CIFAR)
+            np.testing.assert_array_equal(pixels, expected[0])
+            assert corrections == expected[1]
+
+
+def test_digits_are_decoded_whole():
+    example = cv2.cvtColor(cv2.imread(str(REPOSITORY / "examples" / "two.jpg")), cv2.COLOR_BGR2RGB)
+    content = jpeg_bytes(cv2.resize(example, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC))
+    pixels, corrections = prepare(content, Input(28, 28, 1, "digit"))
+    expected = to_mnist(decode_bytes(content, "x").pixels)
+    np.testing.assert_array_equal(pixels, expected[0])
+    assert corrections == expected[1]

@@ -164,6 +164,7 @@ class Header:
         memory: bytes that decoding takes at its peak, in addition to the file and any copy of it.
         orientation: EXIF's, 1 to 8.
         corrections: changes that decoding makes to the image, in words.
+        reduction: pixels of the file for each pixel of `pixels`, along one side.
     """
 
     width: int
@@ -171,6 +172,15 @@ class Header:
     memory: int
     orientation: int = 1
     corrections: tuple[str, ...] = ()
+    reduction: int = 1
+
+    def reduced(self, least_side: int) -> Header:
+        """The header with which `pixels` gives a smaller image, where the decoder makes it in less time than the whole.
+
+        Args:
+            least_side: the length in pixels that both sides of the smaller image must have at least.
+        """
+        return self
 
     def pixels(self) -> tuple[Array, tuple[str, ...]]:
         """`(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied), and further corrections.

@@ -9,7 +9,7 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zoo.images.formats.common import (
     UPRIGHT,
@@ -29,6 +29,7 @@ _WITHOUT_SEGMENT = frozenset({0x01, *range(0xD0, 0xD8)})  # markers
 _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # start-of-frame markers
 _PROGRESSIVE = {0xC0: False, 0xC1: False, 0xC2: True}  # the supported frames: baseline, extended, progressive
+_REDUCTIONS = (8, 4, 2)  # of each side, that libjpeg decodes directly
 _MAX_MARKERS = 2_000  # more than EXIF, a colour profile in 255 pieces and XMP in a few hundred pieces of 64 kB
 _MAX_SCANS = 100  # libjpeg writes 10, mozjpeg up to about 20
 _MAX_SCANNED = 30  # multiples of `max_pixels` samples that all scans together go through: 12 ms of work each
@@ -141,9 +142,13 @@ class _Jpeg(Header):
     data: bytes = b""
     frame: Frame | None = None
 
+    def reduced(self, least_side: int) -> Header:
+        shorter = min(self.width, self.height)
+        return replace(self, reduction=next((factor for factor in _REDUCTIONS if shorter >= factor * least_side), 1))
+
     def pixels(self) -> tuple[Array, tuple[str, ...]]:
         assert self.frame
-        return decode(self.data, self.frame)
+        return decode(self.data, self.frame, self.reduction)
 
 
 def parse(data: bytes) -> Header:
@@ -165,15 +170,21 @@ def memory(frame: Frame) -> int:
     return pillow_bytes + max(2 * frame.samples * frame.progressive, pixels * min(frame.components, 3))
 
 
-def decode(data: bytes, frame: Frame) -> tuple[Array, tuple[str, ...]]:
-    """The pixels and corrections. Raises DecodeError, and any error of Pillow for damaged data."""
+def decode(data: bytes, frame: Frame, reduction: int = 1) -> tuple[Array, tuple[str, ...]]:
+    """The pixels and corrections. Raises DecodeError, and any error of Pillow for damaged data.
+
+    Args:
+        reduction: 1, or one of `_REDUCTIONS`: how many times smaller the result is. libjpeg then computes fewer
+            values of each block of 8x8 pixels; a reduction of 8 leaves its mean.
+    """
     if frame.progressive:
         _check_scans(data, frame)
     from PIL import Image
 
     content = b"".join([b"\xff\xd8", *frame.segments, memoryview(data)[frame.start :]])
     mode, stored = {1: ("L", "L"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK;I")}[frame.components]  # inverted, as Adobe's
-    return pillow_pixels(Image.frombytes(mode, (frame.width, frame.height), content, "jpeg", stored, ""))
+    size = (-(-frame.width // reduction), -(-frame.height // reduction))
+    return pillow_pixels(Image.frombytes(mode, size, content, "jpeg", stored, "", reduction, 0))
 
 
 def _check_scans(data: bytes, frame: Frame) -> None:
