@@ -239,6 +239,14 @@ class Parts:
                 _join_bytes(self._without_colours(header(self.encoding, self.width)), parts, partial)
 
     @property
+    def saved_in(self) -> str:
+        """Where finished parts are."""
+        return str(self.folder)
+
+    def release(self) -> None:
+        """Called when the run has ended, also by an error."""
+
+    @property
     def saved_rows(self) -> int:
         """Number of rows in finished parts."""
         return sum(part.count for part in self.done)

@@ -98,7 +98,7 @@ def _input_options(options: PredictOptions) -> Options:
         os.environ[MAX_MEGAPIXELS] = f"{options.max_megapixels:g}"  # inherited by worker processes
         bounds = bounds.for_images_of(options.max_megapixels)
     is_small = options.out is None and len(options.images) <= MAX_IMAGES_IN_PROCESS
-    return Options(options.allow_url, options.column, bounds, load_small_files=is_small)
+    return Options(options.allow_url, True, options.column, bounds, load_small_files=is_small)
 
 
 def _is_batch(inputs: list[ImageArgument], count: int | None, options: PredictOptions, encoding: Encoding) -> bool:
@@ -153,8 +153,11 @@ def _run_batch(
         if isinstance(output, Parts):
             output.close_part()
             if isinstance(error, KeyboardInterrupt | SystemExit | TooManyErrors):
-                say(f"zoo: {output.saved_rows:,} rows are saved in {output.folder}. Continue with --resume.")
+                say(f"zoo: {output.saved_rows:,} rows are saved in {output.saved_in}. Continue with --resume.")
         raise
+    finally:
+        if isinstance(output, Parts):
+            output.release()
     return summary, bool(summary.failed or (isinstance(output, Parts) and output.failed()))
 
 
