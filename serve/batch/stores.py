@@ -55,7 +55,7 @@ def filesystem(protocol: str) -> Any:
     except ImportError:
         raise BadInput(f"{protocol}:// needs more packages: pip install 'pocketzoo[cloud]'.") from None
     if protocol == "s3":
-        store.retries = 2  # of a body that ends early; botocore repeats everything else
+        store.retries = ATTEMPTS  # of a body that ends early; botocore repeats everything else
     return store
 
 
@@ -94,9 +94,10 @@ async def _read(address: str, start: int, end: int) -> bytes:
     except BadInput:
         raise
     except Exception as error:  # each library has classes of its own
-        if "InvalidRange" in repr(error) or "416" in str(error)[:200]:
+        cause = describe(error)
+        if "InvalidRange" in cause or "not satisfiable" in cause.lower():  # the object is empty or has shrunk
             return b""
-        raise BadInput(f"{address} cannot be read ({describe(error)}).") from None
+        raise BadInput(f"{address} cannot be read ({cause}).") from None
 
 
 def describe(error: BaseException) -> str:

@@ -113,8 +113,14 @@ class FaultyProxy:
 @contextmanager
 def object_store(patch):
     """A `FaultyProxy` in front of a new, empty S3 server; the environment points to it."""
+    import logging
+
+    import s3fs
     from moto.server import ThreadedMotoServer
 
+    from serve.batch import stores
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     proxy = FaultyProxy(server.get_host_and_port()[1])
@@ -126,8 +132,11 @@ def object_store(patch):
         "no_proxy": "127.0.0.1",
     }.items():
         patch.setenv(name, value)
+    stores.filesystem.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
     try:
         yield proxy
     finally:
+        stores.filesystem.cache_clear()
         proxy.close()
         server.stop()
