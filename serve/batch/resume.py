@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import click
 
-from serve.batch.formats import Encoding, arrow_schema, header
+from serve.batch.formats import Encoding, header
 from serve.batch.inputs import Source
 from serve.batch.pipeline import Block, identities
 from serve.messages import say
@@ -306,6 +306,8 @@ def _join_arrow(parts: Iterable[Path], out: Path) -> None:
     """Arrow streams, one per block, into a parquet file with one row group per part. Raises OutputError."""
     import pyarrow as pa
     import pyarrow.parquet
+
+    from zoo.arrow import arrow_schema
 
     schema = arrow_schema()
     with pyarrow.parquet.ParquetWriter(out, schema) as writer:

@@ -83,13 +83,14 @@ class Lock:
 
     NAME = "lock"
 
-    def __init__(self, files: StoredFiles) -> None:
+    def __init__(self, files: StoredFiles, name: str = NAME) -> None:
         """Raises WrongUsage if another run has it."""
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+        self._name = name
         self._files, self._content = files, json.dumps(owner | {"id": uuid.uuid4().hex}).encode()
         for is_last in (False, True):
             try:
-                files.write(self.NAME, self._content, exclusive=True)
+                files.write(self._name, self._content, exclusive=True)
             except FileNotFoundError:
                 raise StoreUnavailable(f"Cannot write {files.address}: there is no such bucket.") from None
             except Exception as error:
@@ -102,7 +103,7 @@ class Lock:
 
     def is_held(self) -> bool:
         try:
-            return self._files.read(self.NAME) == self._content
+            return self._files.read(self._name) == self._content
         except FileNotFoundError:
             return False
 
@@ -114,12 +115,12 @@ class Lock:
     def release(self) -> None:
         with suppress(Exception):
             if self.is_held():
-                self._files.remove(self.NAME)
+                self._files.remove(self._name)
 
     def _explain(self, error: Exception, is_last: bool) -> None:
         """Remove the lock of a run of this machine that has ended; for all other causes raise an error."""
         try:
-            owner = dict(json.loads(self._files.read(self.NAME)))
+            owner = dict(json.loads(self._files.read(self._name)))
         except (FileNotFoundError, ValueError, TypeError):
             raise StoreUnavailable(f"Cannot write {self._files.address} ({describe(error)}).") from None
         except Exception:
@@ -127,9 +128,9 @@ class Lock:
                 f"Cannot write {self._files.address} ({describe(error)}). Check the credentials."
             ) from None
         if not is_last and owner.get("host") == socket.gethostname() and not _is_running(owner.get("pid")):
-            self._files.remove(self.NAME)
+            self._files.remove(self._name)
             return
-        address = f"{self._files.address}/{self.NAME}"
+        address = f"{self._files.address}/{self._name}"
         raise WrongUsage(
             f"Another run (process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}) is writing "
             f"to {self._files.address}: wait for it. If it was killed, delete {address} and add --resume."

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -16,7 +17,8 @@ import pytest
 from serve.batch import remote, stored_output, stores, urls
 from serve.batch.archives import Unreadable
 from serve.batch.inputs import Options, StoredObject, expand
-from tests.support.command import ZOO
+from serve.batch.pipeline import BatchJob, classify
+from serve.batch.workers import Workers
 from tests.support.examples import REPOSITORY
 from tests.support.object_store import object_store
 from zoo.errors import BadInput
@@ -41,7 +43,7 @@ def server():
         put(f"{BUCKET}/digits/unnamed", PNG)
         put(f"{BUCKET}/digits/empty.png", b"")
         for name, content in shards().items():
-            put(f"{BUCKET}/shards/{name}", content)
+            request("pipe_file", f"{BUCKET}/shards/{name}", content, ACL="public-read")
         yield proxy
 
 
@@ -358,19 +360,16 @@ def test_failed_upload_keeps_the_parts(proxy, run):
     assert len(get(f"{BUCKET}/failed.csv").splitlines()) == 13
 
 
-def test_worker_processes_read_objects(proxy):
-    """More than 256 objects start worker processes, which read them; slow and failing answers lose no row."""
-    request("pipe", {f"{BUCKET}/many/{number:04}.png": PNG for number in range(300)})
-    proxy.faults["many/0100.png"] = ["slow"]
-    proxy.faults["many/0200.png"] = ["reset", "SlowDown"]
-    done = subprocess.run(
-        [*ZOO, "predict", f"s3://{BUCKET}/many/**", "-o", f"s3://{BUCKET}/many.parquet", "--workers", "2"],
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = pa.parquet.read_table(io.BytesIO(get(f"{BUCKET}/many.parquet"))).to_pylist()
-    assert [row["input"] for row in rows] == [f"s3://{BUCKET}/many/{n:04}.png" for n in range(300)]
-    assert {row["label"] for row in rows} == {"7"}
+def test_worker_processes_read_objects(proxy, model):
+    """Slow and failing answers lose no row."""
+    objects = [StoredObject(f"s3://{BUCKET}/digits/{number:03}.png", len(PNG)) for number in range(12)]
+    proxy.faults["005.png"] = ["slow"]
+    proxy.faults["007.png"] = ["reset", "SlowDown"]
+    with Workers(partial(classify, BatchJob(model)), 1) as workers:
+        blocks = list(workers.results([objects[:6], objects[6:]]))
+    rows = [row for block in blocks for row in block.payload]
+    assert [row.input for row in rows] == [one.name for one in objects]
+    assert {row.label for row in rows} == {"7"}
 
 
 def test_missing_package(monkeypatch):
