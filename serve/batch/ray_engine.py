@@ -14,6 +14,7 @@ no row is lost and none is written twice; and `--resume` leaves out the blocks w
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -387,18 +388,18 @@ def _file_identities(text: str) -> bytes:
 def _run_blocks(blocks: list[dict[str, Any]], job: EngineJob, processes: int | None) -> Iterator[dict[str, Any]]:
     """Run blocks on the cluster; yields the result of each. Raises EngineError."""
     ray = _connect()
-    import ray.data
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy, DataContext, from_items
 
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
+    DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.data.dataset"):  # it announces each step on stderr
+        logging.getLogger(name).setLevel(logging.ERROR)
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
     size = min(processes or cores, len(blocks))
-    dataset = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
+    dataset = from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         BlockWriter,
         fn_constructor_args=(job,),
         batch_size=1,
-        compute=ActorPoolStrategy(min_size=1, max_size=size),
+        compute=ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
         num_cpus=1,
     )
     try:
@@ -419,7 +420,8 @@ def _cause(error: BaseException) -> str:
 def _connect() -> Any:
     """Connect to the cluster of RAY_ADDRESS, or start one here, without dashboard and usage reports."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset, Ray warns
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ImportError:
@@ -428,7 +430,7 @@ def _connect() -> Any:
         address = os.environ.get("RAY_ADDRESS")
         try:
             options: dict[str, Any] = {} if address else {"include_dashboard": False}
-            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:
             where = f"The Ray cluster at {address} cannot be reached" if address else "Ray cannot be started"
             raise EngineError(f"{where} ({reason(error)}).") from None
