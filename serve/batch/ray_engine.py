@@ -404,8 +404,6 @@ def _run_blocks(blocks: list[dict[str, Any]], job: EngineJob, processes: int | N
     )
     try:
         yield from dataset.iter_rows()
-    except ZooError:
-        raise
     except Exception as error:
         raise EngineError(f"A block failed on the cluster ({_cause(error)}).") from None
 
