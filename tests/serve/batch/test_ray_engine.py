@@ -181,7 +181,7 @@ def test_node_that_is_killed_loses_and_doubles_nothing(run, tmp_path, monkeypatc
             shutil.copy(EXAMPLES[copy % len(EXAMPLES)], folder / f"{number:02}-{copy}.png")
         (folder / f"{number:02}-large.jpg").write_bytes(large)
     monkeypatch.setattr(ray_engine, "BLOCK_IMAGES", 10)
-    options = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80 * 10**6}
+    options = {"num_cpus": 1}
     cluster = Cluster(initialize_head=True, head_node_args=options | {"include_dashboard": False})
     second = cluster.add_node(**options)
     out, killed_with = tmp_path / "out", []
