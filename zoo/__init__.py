@@ -9,6 +9,7 @@ load(name)       open a model of the zoo, or an ONNX file that pocketzoo exporte
 list_models()    the Card of every model
 add(file, name)  add an ONNX image classifier of another program to your own models
 Model            run(arrays), predict(images), rows(many images); its card and device
+Classifier       batches of images in, Arrow tables of rows out: for Ray Data, Spark, Dask and Daft
 Row, Guess       what predict returns: label, probability, corrections
 Scores           what run returns: logits and probabilities
 Card             what is known of a model: labels, input, accuracy, training
@@ -21,19 +22,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.adding.add import add
     from zoo.card import Card
+    from zoo.classifier import Classifier
     from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
     from zoo.model import Guess, Model, Row, Scores, load
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BadData", "BadInput", "BadModel", "Card", "DataNotFound", "DeviceUnavailable", "Guess", "Model", "ModelNotFound",
-    "Row", "Scores", "ZooError", "add", "list_models", "load",
+    "BadData", "BadInput", "BadModel", "Card", "Classifier", "DataNotFound", "DeviceUnavailable", "Guess", "Model",
+    "ModelNotFound", "Row", "Scores", "ZooError", "add", "list_models", "load",
 ]  # fmt: skip
 
 _MODULES = {  # module → the public names that it defines
     "zoo.adding.add": ("add",),
     "zoo.card": ("Card",),
+    "zoo.classifier": ("Classifier",),
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
     "zoo.model": ("Guess", "Model", "Row", "Scores", "load"),
 }

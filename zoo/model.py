@@ -187,7 +187,7 @@ class Model:
         Raises:
             BadInput: a single image that cannot be classified.
         """
-        _check_options(top_k, fit)
+        check_options(top_k, fit)
         if isinstance(source, (list, tuple)):
             return list(self.rows(source, top_k, fit))
         prepared = Prepared(describe(source), *prepare(source, self.card.input, fit))
@@ -195,7 +195,7 @@ class Model:
 
     def rows(self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK) -> Iterator[Row]:
         """Like `predict` for a list of any length, but lazily: `chunk` images at a time, in order."""
-        _check_options(top_k, fit)
+        check_options(top_k, fit)
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}.")
         remaining = iter(sources)
@@ -203,7 +203,7 @@ class Model:
             yield from classify_prepared(self, prepare_all(batch, self.card.input, fit), top_k)
 
 
-def _check_options(top_k: int, fit: Fit) -> None:
+def check_options(top_k: int, fit: Fit) -> None:
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}.")
     if fit not in FITS:

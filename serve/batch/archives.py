@@ -5,6 +5,7 @@ size that an archive declares is trusted: unpacked bytes are counted, and only o
 kinds of archives are in `zip_tar.py` and `parquet.py`, which are imported when there is one.
 """
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -55,9 +56,11 @@ class Exhausted(Exception):
 class Budget:
     """The part of an archive's bounds that is not used up."""
 
-    def __init__(self, path: str, bounds: Bounds) -> None:
+    def __init__(self, path: str, bounds: Bounds, size: int | None = None) -> None:
+        """`size` is the archive's, in bytes; by default that of the file."""
+        size = os.path.getsize(path) if size is None else size
         self._members = self._max_members = bounds.members
-        self._max_bytes = min(bounds.total_bytes, max(bounds.ratio * os.path.getsize(path), MIN_UNPACKED_BYTES))
+        self._max_bytes = min(bounds.total_bytes, max(bounds.ratio * size, MIN_UNPACKED_BYTES))
         self._bytes = self._max_bytes
 
     def count_member(self) -> None:
@@ -80,6 +83,11 @@ class Archive:
         self.path, self.bounds = path, bounds
         self.count: int | None = None  # number of images; None if it is only known after reading
         self.skipped = 0  # members that are not images, in the last iteration
+        self.size: int | None = None  # in bytes, of an archive that is not a local file
+
+    def open(self) -> io.RawIOBase:
+        """The bytes of the archive; `serve.batch.remote` replaces this for archives elsewhere."""
+        return io.FileIO(self.path)
 
     def check(self) -> None:
         """Read the archive's beginning or its directory. Raises BadInput if that is damaged."""
@@ -89,7 +97,7 @@ class Archive:
         self.skipped = 0
         has_members = False
         try:
-            for member in self._members(Budget(self.path, self.bounds)):
+            for member in self._members(Budget(self.path, self.bounds, self.size)):
                 has_members = True
                 if member is None:
                     self.skipped += 1

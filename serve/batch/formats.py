@@ -8,7 +8,7 @@ import csv
 import json
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import click
 import numpy as np
@@ -35,7 +35,9 @@ def check_available(encoding: Encoding) -> None:
 def encode(columns: Columns, encoding: Encoding, width: int = NAME_WIDTH) -> bytes:
     """Format results; `width` is that of a table's name column."""
     if encoding == "parquet":
-        return _to_arrow(columns)
+        from zoo.arrow import to_stream
+
+        return to_stream(columns)
     if encoding == "table":
         text = _to_table(columns.rows(), width)
     else:
@@ -139,72 +141,3 @@ def _shorten(name: str, width: int) -> str:
     """A printable name of at most `width` characters; keeps its end."""
     name = printable(name)
     return name if len(name) <= width else f"…{name[1 - width :]}"
-
-
-def arrow_schema() -> Any:
-    """The columns of a parquet file: the fields of `Row`, probabilities as float32."""
-    import pyarrow as pa
-
-    guess = pa.struct([("label", pa.string()), ("probability", pa.float32())])
-    return pa.schema(
-        [
-            ("input", pa.string()),
-            ("model", pa.string()),
-            ("label", pa.string()),
-            ("probability", pa.float32()),
-            ("unsure", pa.bool_()),
-            ("top_k", pa.list_(guess)),
-            ("corrections", pa.list_(pa.string())),
-            ("error", pa.string()),
-        ]
-    )
-
-
-def _to_arrow(columns: Columns) -> bytes:
-    """One record batch in Arrow's streaming format."""
-    import pyarrow as pa
-
-    good = np.array([error is None for error in columns.errors], np.bool_)
-    count, width = len(columns), columns.top.shape[1]
-    labels = pa.array([as_utf8(label) for label in columns.labels], pa.string())
-
-    def spread(values: Any, kind: Any) -> Any:
-        """A column with nulls for the results with an error."""
-        if good.all():
-            return pa.array(values, kind)
-        filled = np.zeros(count, values.dtype)
-        filled[good] = values
-        return pa.array(filled, kind, mask=~good)
-
-    first, best = (values[:, 0] if width else values[:, :0].ravel() for values in (columns.top, columns.probabilities))
-    guesses = pa.StructArray.from_arrays(
-        [labels.take(pa.array(columns.top.ravel())), pa.array(columns.probabilities.ravel(), pa.float32())],
-        names=["label", "probability"],
-    )
-    corrections = [len(texts) for texts in columns.corrections]
-    batch = pa.RecordBatch.from_arrays(
-        [
-            pa.array([as_utf8(name) for name in columns.names], pa.string()),
-            pa.array([columns.model] * count, pa.string()),
-            labels.take(spread(first, pa.int64())),
-            spread(best.astype(np.float32), pa.float32()),
-            spread(columns.unsure, pa.bool_()),
-            pa.ListArray.from_arrays(_offsets(good * width), guesses),
-            pa.ListArray.from_arrays(
-                _offsets(corrections), pa.array([text for texts in columns.corrections for text in texts], pa.string())
-            ),
-            pa.array([None if error is None else as_utf8(error) for error in columns.errors], pa.string()),
-        ],
-        schema=arrow_schema(),
-    )
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
-def _offsets(lengths: Any) -> Any:
-    """Where each list begins, and the end, as int32."""
-    import pyarrow as pa
-
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))

@@ -40,6 +40,14 @@ class Url:
     name: str  # the address
 
 
+@dataclass(frozen=True)
+class StoredObject(Url):
+    """An image in an object store."""
+
+    size: int | None  # bytes; None if the object was not listed
+    version: str = ""  # changes with the content
+
+
 Source = str | Named | Url | Unreadable  # a path, or an image that is not a file of its own
 
 
@@ -48,6 +56,7 @@ class Options:
     """How arguments are read."""
 
     allow_url: bool = False  # whether URLs may be downloaded
+    allow_store: bool = False  # whether addresses of object stores are read, with the credentials of this user
     column: str | None = None  # of parquet files; None selects the first column with images
     bounds: Bounds = field(default_factory=Bounds)  # of archives
     load_small_files: bool = False  # read a file that is an argument when its kind is detected, instead of again later
@@ -73,7 +82,7 @@ class ImageArgument:
 
         def files() -> Iterator[str]:
             yield from files_read
-            yield from (source for source in sources if isinstance(source, str))
+            yield from (name_of(source) for source in sources if isinstance(source, str | StoredObject))
 
         names = tuple(map(name_of, sources[:1000]))
         return cls(argument, len(sources), lambda: iter(sources), names, lambda: skipped, files, sources)
@@ -96,7 +105,9 @@ def name_of(source: Source) -> str:
 
 
 def size_in_memory(source: Source) -> int:
-    """Bytes of the image that the source holds in memory."""
+    """Bytes of the image that the source holds in memory, or will hold when its object is read."""
+    if isinstance(source, StoredObject):
+        return source.size or 0
     return len(source.data) if isinstance(source, Named) else 0
 
 
@@ -112,10 +123,12 @@ def expand(argument: str, options: Options | None = None) -> ImageArgument:
             a zip or tar archive or a parquet file;
             `@FILE`, a list of image files and URLs; `@-` reads it from stdin;
             `-`, the bytes of one image on stdin; or the path of another pipe;
-            a URL.
+            a URL, of an image or of an archive (by its suffix: .tar, .tgz, .zip, .parquet);
+            the address of objects in a store: s3://BUCKET/KEY, gs:// or hf://; a prefix, a pattern or one object.
         options: How to read it.
     Raises:
         BadInput: A folder, glob, list or archive without images; nothing on stdin; a URL without --allow-url.
+        serve.batch.stores.StoreUnavailable: An object store cannot be reached, or refuses the credentials.
     """
     try:
         return _expand(argument, options or Options())
@@ -134,7 +147,14 @@ def _expand(argument: str, options: Options) -> ImageArgument:
     if _is_url(argument):
         if isinstance(source := _url_source(argument, options), Unreadable):
             raise BadInput(source.error)
+        from serve.batch.remote import is_shard
+        from serve.batch.urls import path_of
+
+        if is_shard(path_of(argument)):
+            return _expand_url_of_archive(argument, options)
         return ImageArgument.from_sources(argument, [source])
+    if options.allow_store and is_stored(argument):
+        return _expand_store(argument, options)
     if os.path.isdir(argument):
         return _expand_folder(argument)
     if not os.path.exists(argument):
@@ -219,6 +239,59 @@ def _expand_glob(pattern: str, options: Options) -> ImageArgument:
     )
 
 
+def _expand_url_of_archive(url: str, options: Options) -> ImageArgument:
+    from serve.batch.remote import remote_archive
+    from serve.batch.urls import remote_file
+
+    return ImageArgument.from_archive(remote_archive(remote_file(url), options.bounds, options.column))
+
+
+def _expand_store(address: str, options: Options) -> ImageArgument:
+    """Objects, and the images of archives and parquet files among them, which are read one after another.
+
+    An object is an image by its suffix or its first bytes, and an archive by its suffix or its first bytes.
+    """
+    from serve.batch import stores
+    from serve.batch.remote import LazyArchive, is_shard, remote_archive
+
+    objects = stores.list_objects(address)
+    unnamed = [one for one in objects if not has_image_suffix(one.name) and not is_shard(one.name)]
+    starts = dict(zip(unnamed, stores.starts_of(unnamed, HEADER_BYTES), strict=True))
+    is_single = len(objects) == 1
+
+    def source_of(one: StoredObject) -> StoredObject | LazyArchive | None:
+        start = starts.get(one)
+        if one.size and (is_shard(one.name) or (start and archive_from(one.name, start, options.bounds))):
+            return LazyArchive(
+                one.name,
+                options.bounds,
+                lambda: remote_archive(stores.remote_file(one), options.bounds, options.column),
+            )
+        return one if is_single or start is None or is_image(one.name, start) else None
+
+    sources = [source_of(one) for one in objects]
+    images = [source for source in sources if source is not None]
+    skipped = len(sources) - len(images)
+    if not images:
+        raise BadInput(f"{address} contains no images ({not_images(skipped)}): choose another prefix.")
+    archives = [source for source in images if isinstance(source, LazyArchive)]
+    if not archives:
+        return ImageArgument.from_sources(address, [one for one in images if isinstance(one, Url)], skipped=skipped)
+
+    def iterate() -> Iterator[Source]:
+        for source in images:
+            yield from source if isinstance(source, LazyArchive) else (source,)
+
+    return ImageArgument(
+        address,
+        None,
+        iterate,
+        tuple(one.name for one in objects[:1000]),
+        skipped=lambda: skipped + sum(archive.skipped for archive in archives),
+        files=lambda: (one.name for one in objects),
+    )
+
+
 _DOUBLE_STAR = re.compile(r"(?:^|(?<=/))(?:\*\*/)*\*\*(?:/|$)")  # `**` as a complete path component, also repeated
 
 
@@ -266,7 +339,13 @@ def _read_list(argument: str, options: Options) -> list[Source]:
     if len(content) > MAX_LIST_BYTES:
         raise BadInput(f"The list {name} has more than {MAX_LIST_BYTES:,} bytes: split it, or pass a folder.")
     paths: list[Source] = [
-        _url_source(line, options) if _is_url(line) else line for line in _read_lines(content, name) if line
+        _url_source(line, options)
+        if _is_url(line)
+        else StoredObject(line, None)
+        if options.allow_store and is_stored(line)
+        else line
+        for line in _read_lines(content, name)
+        if line
     ]
     if not paths:
         raise BadInput(f"The list {name} is empty: write one path per line.")
@@ -302,6 +381,11 @@ def _read_lines(content: bytes, name: str) -> Iterator[str]:
 
 def _is_url(name: str) -> bool:
     return name[:8].lower().startswith(("http://", "https://"))
+
+
+def is_stored(name: str) -> bool:
+    """Whether a name is an address in an object store."""
+    return name[:6].lower().startswith(("s3://", "gs://", "gcs://", "hf://"))
 
 
 def _url_source(name: str, options: Options) -> Url | Unreadable:

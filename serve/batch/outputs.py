@@ -11,7 +11,7 @@ import click
 
 from serve.batch.archives import is_image, start_of
 from serve.batch.formats import Encoding, check_available, header
-from serve.batch.inputs import Source
+from serve.batch.inputs import Source, is_stored
 from serve.batch.pipeline import Block, Output
 from zoo.errors import WrongUsage, printable
 
@@ -36,6 +36,12 @@ def check_out(out: str, inputs: Iterable[str]) -> None:
         inputs: Paths of all files that are read.
     """
     path = Path(out)
+    if is_stored(out):
+        if out.endswith("/") or is_image(out):
+            raise WrongUsage(f"{out} is a prefix or has the suffix of an image: choose another output file.")
+        if out in inputs:
+            raise WrongUsage(f"{out} is one of the input files: choose another output file.")
+        return
     if path.is_dir():
         raise WrongUsage(f"{out} is a folder: -o needs a file name.")
     if not path.parent.is_dir():
@@ -64,6 +70,10 @@ def open_output(out: str | None, encoding: Encoding, options: dict[str, Any], re
     Raises:
         WrongUsage, OutputError.
     """
+    if out is not None and is_stored(out):
+        from serve.batch.stored_output import StoredParts
+
+        return StoredParts(out, encoding, options, resume, width)
     if out is not None:
         from serve.batch.resume import Parts
 

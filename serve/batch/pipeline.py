@@ -99,10 +99,10 @@ def classify(job: BatchJob, sources: list[Source], run: Callable[[Any], Outputs]
         run: replaces the session of `job.model` and takes all images in one call.
     """
     downloads: Iterator[Source] = iter(())
-    if urls := [source.name for source in sources if isinstance(source, Url)]:
-        from serve.batch.urls import fetch_all
+    if urls := [source for source in sources if isinstance(source, Url)]:
+        from serve.batch.urls import download
 
-        downloads = iter(fetch_all(urls))
+        downloads = iter(download(urls))
     images = [next(downloads) if isinstance(source, Url) else source for source in sources]
     readable = [image for image in images if not isinstance(image, Unreadable)]
     prepared = prepare_all(readable, job.model.card.input, job.fit)
@@ -136,7 +136,7 @@ def _identity(source: Source) -> bytes:
         except (OSError, ValueError):
             return name + b"\0none\0"
         return b"%b\0%d %d\0" % (name, status.st_size, status.st_mtime_ns)
-    return name + b"\0\0"
+    return b"%b\0%b\0" % (name, getattr(source, "version", "").encode())
 
 
 # All blocks

@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import click
 
-from serve.batch.formats import Encoding, arrow_schema, header
+from serve.batch.formats import Encoding, header
 from serve.batch.inputs import Source
 from serve.batch.pipeline import Block, identities
 from serve.messages import say
@@ -239,6 +239,14 @@ class Parts:
                 _join_bytes(self._without_colours(header(self.encoding, self.width)), parts, partial)
 
     @property
+    def saved_in(self) -> str:
+        """Where finished parts are."""
+        return str(self.folder)
+
+    def release(self) -> None:
+        """Called when the run has ended, also by an error."""
+
+    @property
     def saved_rows(self) -> int:
         """Number of rows in finished parts."""
         return sum(part.count for part in self.done)
@@ -298,6 +306,8 @@ def _join_arrow(parts: Iterable[Path], out: Path) -> None:
     """Arrow streams, one per block, into a parquet file with one row group per part. Raises OutputError."""
     import pyarrow as pa
     import pyarrow.parquet
+
+    from zoo.arrow import arrow_schema
 
     schema = arrow_schema()
     with pyarrow.parquet.ParquetWriter(out, schema) as writer:

@@ -8,17 +8,22 @@ download nothing.
 from __future__ import annotations
 
 import io
+import random
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import cache
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import zoo
 from serve.batch.archives import Bounds, Unreadable
-from zoo.errors import reason
+from serve.batch.inputs import StoredObject, Url
+from serve.batch.remote import PIECES_AHEAD, RemoteFile
+from zoo.errors import BadInput, reason
 from zoo.images.read import Named
 
 if TYPE_CHECKING:
@@ -34,7 +39,52 @@ MAX_REDIRECTS = 5
 PARALLEL_DOWNLOADS = 4  # per process
 MAX_BYTES = Bounds().member_bytes
 PIECE_BYTES = 64 * 2**10
+PIECE_ATTEMPTS = 5  # for a piece of an archive, with growing pauses between them
+FIRST_PAUSE_S = 0.5
 MAX_REASON_CHARACTERS = 200  # quoted from a server or a library
+
+
+def download(urls: list[Url]) -> list[Named | Unreadable]:
+    """Download URLs and read objects of stores; the bytes of each, or an error, in order."""
+    stored = [url for url in urls if isinstance(url, StoredObject)]
+    objects: Iterator[Named | Unreadable] = iter(())
+    if stored:
+        from serve.batch.stores import fetch_objects
+
+        objects = iter(fetch_objects(stored))
+    others = iter(fetch_all([url.name for url in urls if not isinstance(url, StoredObject)]))
+    return [next(objects) if isinstance(url, StoredObject) else next(others) for url in urls]
+
+
+def path_of(url: str) -> str:
+    """The path of a URL; "" if it has none or is invalid."""
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""
+
+
+def remote_file(url: str) -> RemoteFile:
+    """A file that is read in pieces. Raises BadInput if the server does not send pieces, or not at all."""
+    size = _read_piece(url, 0, 1)[1]
+    executor = ThreadPoolExecutor(PIECES_AHEAD, thread_name_prefix="pieces")
+    return RemoteFile(url, size, lambda start, end: executor.submit(lambda: _read_piece(url, start, end)[0]))
+
+
+def _read_piece(url: str, start: int, end: int) -> tuple[bytes, int]:
+    """Bytes from `start` up to `end`, and the size of the file. Raises BadInput after `PIECE_ATTEMPTS` attempts."""
+    cause = ""
+    for attempt in range(PIECE_ATTEMPTS):
+        if attempt:
+            time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+        piece = _Piece(url, start, end)
+        result = piece.result()
+        if isinstance(result, Named):
+            return result.data, piece.size
+        cause = result.error
+        if not piece.is_temporary:
+            break
+    raise BadInput(cause)
 
 
 def fetch_all(urls: list[str]) -> list[Named | Unreadable]:
@@ -49,8 +99,8 @@ def fetch_all(urls: list[str]) -> list[Named | Unreadable]:
 class _Download:
     """Downloads one URL in a thread."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
+        self._url, self._headers = url, headers or {}
         self._deadline = time.monotonic() + TOTAL_TIMEOUT_S
         self._result: Named | Unreadable | None = None
         self._connections: list[HTTPConnection] = []
@@ -91,10 +141,13 @@ class _Download:
                     if not url.startswith(("http://", "https://")):
                         return self._failure(f"redirect to {url}; only http and https are supported")
                 elif not 200 <= response.status < 300:
-                    return self._failure(f"HTTP status {response.status} {response.reason}")
+                    return self._status_failure(response)
                 else:
                     return self._read(response)
         return self._failure(f"more than {MAX_REDIRECTS} redirects")
+
+    def _status_failure(self, response: BaseHTTPResponse) -> Unreadable:
+        return self._failure(f"HTTP status {response.status} {response.reason}")
 
     def _request(self, url: str) -> BaseHTTPResponse:
         import urllib3
@@ -102,7 +155,7 @@ class _Download:
         return _manager(url, self._connections).request(
             "GET",
             url,
-            headers={"User-Agent": f"pocketzoo/{zoo.__version__}"},
+            headers={"User-Agent": f"pocketzoo/{zoo.__version__}"} | self._headers,
             preload_content=False,
             redirect=False,
             retries=False,
@@ -116,6 +169,33 @@ class _Download:
             if content.tell() > MAX_BYTES:
                 return self._failure(f"more than {MAX_BYTES:,} bytes")
         return Named(self._url, content.getvalue())
+
+
+class _Piece(_Download):
+    """Downloads a piece of a file."""
+
+    def __init__(self, url: str, start: int, end: int) -> None:
+        self.size = 0  # of the whole file
+        self.is_temporary = True  # whether another attempt may succeed
+        self._length = end - start
+        super().__init__(url, {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"})
+
+    def _read(self, response: BaseHTTPResponse) -> Named | Unreadable:
+        if response.status != 206:
+            self.is_temporary = False
+            return self._failure("the server does not send parts of a file; download it first")
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]
+        self.size = int(size) if size.isdecimal() else 0
+        content = io.BytesIO()
+        while content.tell() <= self._length and (piece := response.read(PIECE_BYTES, decode_content=False)):
+            content.write(piece)
+        if content.tell() != self._length:
+            return self._failure(f"{content.tell():,} bytes instead of {self._length:,}")
+        return Named(self._url, content.getvalue())
+
+    def _status_failure(self, response: BaseHTTPResponse) -> Unreadable:
+        self.is_temporary = response.status >= 500 or response.status in (408, 429)
+        return super()._status_failure(response)
 
 
 def _manager(url: str, connections: list[HTTPConnection]) -> PoolManager:

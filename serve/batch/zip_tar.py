@@ -56,13 +56,13 @@ class Zip(Archive):
 
     def check(self) -> None:
         try:
-            with _BoundedReader(io.FileIO(self.path)) as file:
+            with _BoundedReader(self.open()) as file:
                 zipfile.ZipFile(file).close()
         except Exception as error:  # damage can make zipfile raise anything
             raise BadInput(f"{self.path} is a damaged zip archive ({reason(error)}): get the file again.") from None
 
     def _members(self, budget: Budget) -> Iterator[Named | Unreadable | None]:
-        with _BoundedReader(io.FileIO(self.path)) as file, zipfile.ZipFile(file) as archive:
+        with _BoundedReader(self.open()) as file, zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 budget.count_member()
                 is_folder = info.filename.endswith("/") or (info.filename.endswith("\\") and not info.file_size)
@@ -216,8 +216,10 @@ class _DecompressedFile(io.RawIOBase):
 class _TarReader:
     """The bytes of a tar archive, plain or compressed. Raises EOFError if they end too early."""
 
-    def __init__(self, path: str, budget: Budget) -> None:
-        raw = open(path, "rb")
+    def __init__(self, file: io.RawIOBase, budget: Budget) -> None:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        raw = io.BufferedReader(file)
         self._raw: IO[bytes] = raw
         start = raw.peek(8)
         new = next((new for signature, new in _DECOMPRESSORS.items() if start.startswith(signature)), None)
@@ -225,7 +227,7 @@ class _TarReader:
             self._file: IO[bytes] = io.BufferedReader(_DecompressedFile(raw, new, budget), PIECE_BYTES)
             self._size, self._budget = None, None  # _DecompressedFile counts the bytes
         else:
-            self._file, self._size, self._budget = raw, os.fstat(raw.fileno()).st_size, budget
+            self._file, self._size, self._budget = raw, size, budget
 
     def __enter__(self) -> "_TarReader":
         return self
@@ -326,14 +328,14 @@ class Tar(Archive):
 
     def check(self) -> None:
         try:
-            with _TarReader(self.path, Budget(self.path, self.bounds)) as reader:
+            with _TarReader(self.open(), Budget(self.path, self.bounds, self.size)) as reader:
                 if any(block := reader.read(tarfile.BLOCKSIZE)):
                     _parse_header(block)
         except Exception as error:  # damage can make a decompressor raise anything
             raise BadInput(f"{self.path} is a damaged tar archive ({reason(error)}): get the file again.") from None
 
     def _members(self, budget: Budget) -> Iterator[Named | Unreadable | None]:
-        with _TarReader(self.path, budget) as reader:
+        with _TarReader(self.open(), budget) as reader:
             extension = _Extension()
             while any(block := reader.read(tarfile.BLOCKSIZE)):
                 info = _parse_header(block)

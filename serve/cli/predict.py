@@ -17,7 +17,7 @@ import click
 from serve.batch.archives import Bounds
 from serve.batch.formats import Encoding, table_width
 from serve.batch.inputs import ImageArgument, Options, expand, total
-from serve.batch.outputs import Stdout, check_out, encoding_of, open_output
+from serve.batch.outputs import SUFFIXES, Stdout, check_out, encoding_of, open_output
 from serve.batch.pipeline import MAX_IMAGES_IN_PROCESS, BatchJob, Block, Output, Summary, TooManyErrors, run
 from serve.batch.signals import interrupt_once
 from serve.cli.options import complete_files, device_choice, model_option
@@ -25,7 +25,7 @@ from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
 from serve.service.settings import DEFAULT_MODEL
 from zoo.columns import Columns
-from zoo.errors import BadInput
+from zoo.errors import BadInput, WrongUsage
 from zoo.images.read import Named
 from zoo.model import CHUNK, Model, load, onnx_bytes
 from zoo.runtime import Device
@@ -51,6 +51,7 @@ class PredictOptions:
     is_default_model: bool = False  # --model was not given
     column: str | None = None
     max_megapixels: float | None = None
+    engine: str = "local"
 
 
 def predict(options: PredictOptions) -> int:
@@ -60,7 +61,7 @@ def predict(options: PredictOptions) -> int:
 
 
 def _predict(options: PredictOptions) -> int:
-    encoding = encoding_of(options.out, options.output_format)
+    encoding = _encoding(options)
     input_options = _input_options(options)
     model = load(options.model, options.device)
     if options.is_default_model or options.device == "auto":
@@ -75,12 +76,14 @@ def _predict(options: PredictOptions) -> int:
     if not inputs:
         return 2
     count = total(inputs)
-    if options.device == "auto" and count is not None and count >= CUDA_MIN_IMAGES:
+    if options.engine == "local" and options.device == "auto" and count is not None and count >= CUDA_MIN_IMAGES:
         model = load_for(options.model, "auto", count)
         if model.device == "cuda":
             say(f"{model.card.name} on cuda, for {count:,} images")
     width = table_width([name for argument in inputs for name in argument.names])
-    if _is_batch(inputs, count, options, encoding):
+    if options.engine == "ray":
+        summary, has_failures = _run_on_ray(inputs, model, options)
+    elif _is_batch(inputs, count, options, encoding):
         summary, has_failures = _run_batch(inputs, model, options, encoding, width)
     else:
         summary = _print_rows(inputs, model, options, encoding, width)
@@ -92,13 +95,26 @@ def _predict(options: PredictOptions) -> int:
     return 2 if len(inputs) < len(options.images) or summary.empty else 1 if has_failures else 0
 
 
+def _encoding(options: PredictOptions) -> Encoding:
+    """The format of the rows. Raises WrongUsage."""
+    if options.engine == "local":
+        return encoding_of(options.out, options.output_format)
+    if options.out is None:
+        raise WrongUsage(f"--engine {options.engine} writes one file per block: add -o DIR.")
+    if options.output_format not in (None, "parquet") or os.path.splitext(options.out)[1] in SUFFIXES:
+        raise WrongUsage(f"--engine {options.engine} writes parquet files into a folder: use -o DIR.")
+    if options.device == "cuda":
+        raise WrongUsage(f"--engine {options.engine} runs on CPUs: leave out --device.")
+    return encoding_of(None, "parquet")
+
+
 def _input_options(options: PredictOptions) -> Options:
     bounds = Bounds()
     if options.max_megapixels is not None:
         os.environ[MAX_MEGAPIXELS] = f"{options.max_megapixels:g}"  # inherited by worker processes
         bounds = bounds.for_images_of(options.max_megapixels)
-    is_small = options.out is None and len(options.images) <= MAX_IMAGES_IN_PROCESS
-    return Options(options.allow_url, options.column, bounds, load_small_files=is_small)
+    is_small = options.out is None and options.engine == "local" and len(options.images) <= MAX_IMAGES_IN_PROCESS
+    return Options(options.allow_url, True, options.column, bounds, load_small_files=is_small)
 
 
 def _is_batch(inputs: list[ImageArgument], count: int | None, options: PredictOptions, encoding: Encoding) -> bool:
@@ -153,9 +169,31 @@ def _run_batch(
         if isinstance(output, Parts):
             output.close_part()
             if isinstance(error, KeyboardInterrupt | SystemExit | TooManyErrors):
-                say(f"zoo: {output.saved_rows:,} rows are saved in {output.folder}. Continue with --resume.")
+                say(f"zoo: {output.saved_rows:,} rows are saved in {output.saved_in}. Continue with --resume.")
         raise
+    finally:
+        if isinstance(output, Parts):
+            output.release()
     return summary, bool(summary.failed or (isinstance(output, Parts) and output.failed()))
+
+
+def _run_on_ray(inputs: list[ImageArgument], model: Model, options: PredictOptions) -> tuple[Summary, bool]:
+    """As `_run_batch`, on a Ray cluster."""
+    from serve.batch.ray_engine import run_on_ray
+
+    assert options.out is not None
+    job = BatchJob(model, options.top_k, options.fit, "parquet")
+    row_options = _row_options(options, model, "parquet")
+    return run_on_ray(
+        inputs,
+        job,
+        _input_options(options),
+        options.out,
+        row_options,
+        options.resume,
+        options.max_errors,
+        options.workers,
+    )
 
 
 def _row_options(options: PredictOptions, model: Model, encoding: Encoding) -> dict[str, Any]:
@@ -272,6 +310,13 @@ class ProgressBar:
     help="Worker processes for more than 256 images.  [default: one per core]",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where to run: on this machine, or on a Ray cluster (RAY_ADDRESS), which writes parquet files into -o DIR.",
+)
+@click.option(
     "--device",
     type=device_choice,
     default="auto",
@@ -284,6 +329,7 @@ def command(model: str | None, on_error: str, max_errors: int | None, **options:
     \b
     IMAGE is one of:
       an image file, a folder, a glob pattern or a URL
+      s3://BUCKET/PREFIX, gs:// or hf://: objects below it, or a pattern
       a zip or tar archive, or a parquet file with an image column
       @FILE  a text file with one path or URL per line; @- reads it from stdin
       -      the bytes of one image on stdin

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.batch.formats import CSV_COLUMNS, arrow_schema, encode
+from serve.batch.formats import CSV_COLUMNS, encode
 from zoo import registry
+from zoo.arrow import arrow_schema
 from zoo.columns import Columns, classify_columns, make_columns
 from zoo.model import Prepared, make_rows, prepare_all
 
