@@ -151,7 +151,7 @@ def test_parquet_beside_one_core(benchmark: Any, data_folder: Path) -> None:
 
     with Workers(partial(classify, job), PROCESSES) as workers:
         workers.wait_until_ready()
-        ours = lambda: count(workers.results(split(expand(str(path)).images())))  # noqa: E731
+        ours = lambda: count(workers.results(split(rows_of(str(path)))))  # noqa: E731
         times = time_rounds({"ours": ours, "one_core": one_core}, ROUNDS)
         assert benchmark.pedantic(ours, rounds=1) == len(images)
     share = float(np.median(times["one_core"] / times["ours"])) / 2
@@ -221,7 +221,7 @@ def test_share_of_the_limit(
         def ours() -> None:
             before = time.process_time(), sum(map(cpu_seconds, pids))
             output = Parts(tmp_path / "rows.parquet", "parquet", {}, resume=False)
-            for block in workers.results(split(files if source == "files" else expand(parquet).images())):
+            for block in workers.results(split(files if source == "files" else rows_of(parquet))):
                 output.write(block)
             output.finish()
             cpu["parent"].append(time.process_time() - before[0])
@@ -261,6 +261,13 @@ MIN_SHARES = {
     ("cifar93k", "files"): 0.6,
     ("cifar93k", "parquet"): 0.45,
 }
+
+
+def rows_of(parquet: str) -> Iterable[Any]:
+    """The rows of a parquet file, to be read by workers."""
+    argument = expand(parquet)
+    argument.read_in_workers(True)
+    return argument.images()
 
 
 def write_files(parquet: str, folder: Path) -> list[str]:
