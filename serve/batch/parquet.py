@@ -27,7 +27,7 @@ from zoo.images.read import Named
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.process import BaseProcess
 
 MIN_BYTES_PER_ROW = 1 / 8  # of the file; with fewer, its number of rows is forged
 MAX_UNCHECKED_ROWS = 100_000
@@ -38,7 +38,7 @@ ROWS_PER_TASK = 128  # that a worker reads at a time
 class _Reader:
     """A child process that reads files."""
 
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection[Any, Any]
 
     def close(self) -> None:

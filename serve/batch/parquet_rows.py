@@ -54,8 +54,11 @@ class _Cursor:
     """Reads a file's rows in ascending order."""
 
     def __init__(self, rows: Rows) -> None:
+        import pyarrow
         import pyarrow.parquet
 
+        if pyarrow.default_memory_pool().backend_name != "system":  # imported before `serve.batch`
+            pyarrow.set_memory_pool(pyarrow.system_memory_pool())
         self.path, self.column = rows.path, rows.column
         self.file = pyarrow.parquet.ParquetFile(rows.path, pre_buffer=False, buffer_size=parquet_reader.BUFFER_BYTES)
         self.group, self.position = -1, 0  # the next row

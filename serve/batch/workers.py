@@ -25,7 +25,7 @@ from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.process import BaseProcess
     from queue import SimpleQueue
 
 Result = TypeVar("Result")
@@ -58,9 +58,9 @@ class _Task(Generic[Result]):
 
 @dataclass(eq=False)
 class _Worker(Generic[Result]):
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection[Any, Any]
-    sender: threading.Thread  # sends the function
+    sender: threading.Thread | None = None  # sends the function to a process that was not forked
     ready: bool = False
     tasks: deque[_Task[Result]] = field(default_factory=deque)  # in the order of their results
 
@@ -86,6 +86,9 @@ class Workers(Generic[Result]):
             raise
 
     def _start_worker(self) -> None:
+        if signals.can_fork():
+            self._workers.append(_Worker(*signals.fork_process(_serve, self._function)))
+            return
         process, connection = signals.start_process(_serve)
         # Sent by a thread, not as an argument of the process: starting would wait until a large model is transferred.
         sender = threading.Thread(target=_send_function, args=(connection, self._function), daemon=True)
@@ -104,7 +107,8 @@ class Workers(Generic[Result]):
         for worker in self._workers:
             worker.process.join(EXIT_TIMEOUT_S)
             worker.process.kill()
-            worker.sender.join(EXIT_TIMEOUT_S)
+            if worker.sender:
+                worker.sender.join(EXIT_TIMEOUT_S)
             worker.connection.close()
         self._workers.clear()
 
@@ -257,15 +261,15 @@ def _send_function(connection: Connection[Any, Any], function: object) -> None:
         connection.send(function)
 
 
-def _serve(connection: Connection[Any, Any]) -> None:
+def _serve(connection: Connection[Any, Any], function: Callable[[list[Source]], Any] | None = None) -> None:
     """In a worker: process tasks until the pipe closes. Ignores Ctrl-C, which the parent handles."""
     import queue
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # other pools reserve memory in advance, against the limits
     try:
-        function = connection.recv()
+        function = function or connection.recv()
+        assert function is not None
         connection.send(None)  # ready
         received: SimpleQueue[list[Source]] = queue.SimpleQueue()
         threading.Thread(target=_receive_tasks, args=(connection, received), daemon=True).start()
