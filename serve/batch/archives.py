@@ -7,13 +7,13 @@ kinds of archives are in `zip_tar.py` and `parquet.py`, which are imported when 
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from zoo.errors import BadInput, reason
 from zoo.images.headers import sniff
-from zoo.images.read import MAX_FILE_BYTES, Named
+from zoo.images.read import MAX_FILE_BYTES
 
 SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .jp2 .j2k .jpx .jxl .ico .tga "
@@ -63,9 +63,9 @@ class Budget:
         self._max_bytes = min(bounds.total_bytes, max(bounds.ratio * size, MIN_UNPACKED_BYTES))
         self._bytes = self._max_bytes
 
-    def count_member(self) -> None:
-        """Count one member. Raises Exhausted."""
-        self._members -= 1
+    def count_member(self, number: int = 1) -> None:
+        """Count members; a negative number takes some back. Raises Exhausted."""
+        self._members -= number
         if self._members < 0:
             raise Exhausted(f"it has more than {self._max_members:,} members")
 
@@ -93,11 +93,19 @@ class Archive:
         """Read the archive's beginning or its directory. Raises BadInput if that is damaged."""
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[Named | Unreadable]:
+    def read_in_workers(self, enabled: bool) -> None:
+        """Whether iterations may give `Rows` from now on, which worker processes read."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Images: `Named` or `Unreadable`; after `read_in_workers` also `Rows`."""
         self.skipped = 0
+        return self._guarded(lambda: self._members(Budget(self.path, self.bounds, self.size)))
+
+    def _guarded(self, members: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """The images among the members; the first error ends them and becomes an `Unreadable`."""
         has_members = False
         try:
-            for member in self._members(Budget(self.path, self.bounds, self.size)):
+            for member in members():
                 has_members = True
                 if member is None:
                     self.skipped += 1
@@ -111,7 +119,7 @@ class Archive:
             damage = "is damaged from here on" if has_members else "is a damaged archive"
             yield Unreadable(self.path, f"{self.path} {damage} ({reason(error)}): get the file again.")
 
-    def _members(self, budget: Budget) -> Iterator[Named | Unreadable | None]:
+    def _members(self, budget: Budget) -> Iterator[Any]:
         """Images in the archive's order, and None for each other member."""
         raise NotImplementedError
 

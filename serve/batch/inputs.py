@@ -26,6 +26,7 @@ from serve.batch.archives import (
     is_image,
     start_of,
 )
+from serve.batch.parquet_rows import Rows
 from zoo.errors import BadInput, reason
 from zoo.images.read import MAX_FILE_BYTES, Named
 
@@ -48,7 +49,7 @@ class StoredObject(Url):
     version: str = ""  # changes with the content
 
 
-Source = str | Named | Url | Unreadable  # a path, or an image that is not a file of its own
+Source = str | Named | Url | Unreadable | Rows  # a path, or an image that is not a file of its own
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class ImageArgument:
     skipped: Callable[[], int] = lambda: 0  # files or members that are not images; of an archive, in the last iteration
     files: Callable[[], Iterator[str]] = lambda: iter(())  # paths of all files that are read
     sources: Sequence[Source] | None = None  # all images, unless they are read lazily
+    read_in_workers: Callable[[bool], None] = lambda enabled: None  # `Archive.read_in_workers` of all its archives
 
     @classmethod
     def from_sources(
@@ -97,6 +99,7 @@ class ImageArgument:
             names=(f"{archive.path}/{'0' * 12}",),
             skipped=lambda: archive.skipped,
             files=lambda: iter((archive.path,)),
+            read_in_workers=archive.read_in_workers,
         )
 
 
@@ -229,6 +232,10 @@ def _expand_glob(pattern: str, options: Options) -> ImageArgument:
         for name in names:
             yield from archives.get(name, (name,))
 
+    def read_in_workers(enabled: bool) -> None:
+        for archive in archives.values():
+            archive.read_in_workers(enabled)
+
     return ImageArgument(
         pattern,
         None,
@@ -236,6 +243,7 @@ def _expand_glob(pattern: str, options: Options) -> ImageArgument:
         tuple(names[:1000]),
         skipped=lambda: sum(archive.skipped for archive in archives.values()),
         files=lambda: iter(names),
+        read_in_workers=read_in_workers,
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from serve.batch.archives import Unreadable
 from serve.batch.formats import NAME_WIDTH, Encoding, encode
 from serve.batch.inputs import ImageArgument, Source, Url, name_of, not_images, size_in_memory
+from serve.batch.parquet_rows import Rows
 from serve.devices import cores
 from serve.messages import say
 from zoo.columns import Columns, classify_columns
@@ -77,10 +78,16 @@ class Block:
 
 
 def split(sources: Iterable[Source]) -> Iterator[list[Source]]:
-    """Lists of up to `BLOCK_IMAGES` images and about `BLOCK_BYTES` bytes; the same sources give the same lists."""
+    """Lists of up to `BLOCK_IMAGES` images and about `BLOCK_BYTES` bytes, or of one `Rows`."""
     block: list[Source] = []
     size = 0
     for source in sources:
+        if isinstance(source, Rows):
+            if block:
+                yield block
+            yield [source]
+            block, size = [], 0
+            continue
         block.append(source)
         size += size_in_memory(source)
         if len(block) == BLOCK_IMAGES or size >= BLOCK_BYTES:
@@ -143,7 +150,10 @@ def _identity(source: Source) -> bytes:
 
 
 def classify_blocks(
-    sources: Iterable[Source], job: BatchJob, processes: int | None = None
+    sources: Iterable[Source],
+    job: BatchJob,
+    processes: int | None = None,
+    read_in_workers: Callable[[], object] = lambda: None,
 ) -> Generator[Block, None, None]:
     """Classify; yields blocks in input order and keeps only a few blocks in memory at any time.
 
@@ -151,6 +161,7 @@ def classify_blocks(
         sources: Images, read lazily.
         job: How to classify and format them.
         processes: Number of worker processes; one per available core by default. For few images none is started.
+        read_in_workers: Called when workers are ready, from when on `sources` may give `Rows`.
     Raises:
         WorkerDied: Worker processes keep ending without a result.
     """
@@ -173,6 +184,7 @@ def classify_blocks(
             return
         with starting as workers:
             yield from _classify_in_process(blocks, job, until=workers.ready)
+            read_in_workers()
             yield from workers.results(blocks)
 
 
@@ -277,12 +289,20 @@ def run(
     """
     summary, started = Summary(), time.perf_counter()
     sources = output.remaining(_iterate_sources(inputs, summary))
-    with closing(classify_blocks(sources, job, processes)) as blocks:
-        for block in blocks:
-            summary.check_errors(block, max_errors)
-            output.write(block)
-            summary.add(block)
-            on_block(block)
+
+    def read_in_workers(enabled: bool) -> None:
+        for argument in inputs:
+            argument.read_in_workers(enabled)
+
+    try:
+        with closing(classify_blocks(sources, job, processes, partial(read_in_workers, True))) as blocks:
+            for block in blocks:
+                summary.check_errors(block, max_errors)
+                output.write(block)
+                summary.add(block)
+                on_block(block)
+    finally:
+        read_in_workers(False)
     summary.skipped = sum(argument.skipped() for argument in inputs)
     summary.seconds = time.perf_counter() - started
     output.finish()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.process import BaseProcess
 
 TERMINATING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 3.0  # to save finished rows; a signal after that ends the process immediately
@@ -75,7 +79,39 @@ def signals_deferred() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def start_process(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection[Any, Any]]:
+# The parent's ends of all pipes. A forked process closes its copies: a worker ends when nobody holds its pipe.
+_parent_ends: WeakSet[Any] = WeakSet()
+FORK_SAFE_THREADS = {"jemalloc_bg_thd"}  # jemalloc stops and restarts its thread around a fork
+
+
+def can_fork() -> bool:
+    """Whether this process has no threads that could hold a lock while it is forked."""
+    try:
+        others = {entry.name for entry in os.scandir("/proc/self/task")} - {str(threading.get_native_id())}
+        names = {Path(f"/proc/self/task/{number}/comm").read_text().strip() for number in others}
+    except OSError:
+        return False
+    return sys.platform == "linux" and names <= FORK_SAFE_THREADS and threading.active_count() == 1
+
+
+def fork_process(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection[Any, Any]]:
+    """Like `start_process`, but the process begins as a copy of this one, with all that is imported and open.
+
+    This takes a few milliseconds instead of the 0.3 s of importing everything again. Only if `can_fork`.
+    """
+    return _start("fork", _run_forked, target, *arguments)
+
+
+def _run_forked(connection: Connection[Any, Any], target: Callable[..., None], *arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for copy in list(_parent_ends):
+        copy.close()
+    gc.freeze()  # the collector would write to, and so copy, the pages that are shared with the parent
+    target(connection, *arguments)
+
+
+def start_process(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection[Any, Any]]:
     """Run `target(connection, *arguments)` in a process; returns the process and the other end of the connection.
 
     The process never gets SIGINT. It communicates through a pipe because queues need semaphores, which are missing
@@ -84,14 +120,20 @@ def start_process(target: Callable[..., None], *arguments: Any) -> tuple[SpawnPr
     Raises:
         OSError: No process can be started, for example because the working directory was removed.
     """
+    return _start("spawn", target, *arguments)
+
+
+def _start(method: str, target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection[Any, Any]]:
     import multiprocessing
 
     if multiprocessing.current_process().daemon:
         raise OSError("a daemonic process cannot start processes")
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the runtime's threads
+    context: Any = multiprocessing.get_context(method)
     parent_end, child_end = context.Pipe()
+    _parent_ends.add(parent_end)
     process = context.Process(target=target, args=(child_end, *arguments), daemon=True)
-    with signals_deferred(), _empty_main_module():
+    with signals_deferred(), _empty_main_module() if method == "spawn" else nullcontext(), catch_warnings():
+        simplefilter("ignore", DeprecationWarning)  # about jemalloc's thread
         process.start()
     child_end.close()
     return process, parent_end

@@ -14,17 +14,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from serve.batch import signals
+from serve.batch import parquet_rows, signals
 from serve.batch.archives import Unreadable
 from serve.batch.inputs import Source, name_of, size_in_memory
+from serve.batch.parquet_rows import Rows
 from serve.messages import say
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.process import BaseProcess
     from queue import SimpleQueue
 
 Result = TypeVar("Result")
@@ -57,9 +58,9 @@ class _Task(Generic[Result]):
 
 @dataclass(eq=False)
 class _Worker(Generic[Result]):
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection[Any, Any]
-    sender: threading.Thread  # sends the function
+    sender: threading.Thread | None = None  # sends the function to a process that was not forked
     ready: bool = False
     tasks: deque[_Task[Result]] = field(default_factory=deque)  # in the order of their results
 
@@ -85,6 +86,9 @@ class Workers(Generic[Result]):
             raise
 
     def _start_worker(self) -> None:
+        if signals.can_fork():
+            self._workers.append(_Worker(*signals.fork_process(_serve, self._function)))
+            return
         process, connection = signals.start_process(_serve)
         # Sent by a thread, not as an argument of the process: starting would wait until a large model is transferred.
         sender = threading.Thread(target=_send_function, args=(connection, self._function), daemon=True)
@@ -103,7 +107,8 @@ class Workers(Generic[Result]):
         for worker in self._workers:
             worker.process.join(EXIT_TIMEOUT_S)
             worker.process.kill()
-            worker.sender.join(EXIT_TIMEOUT_S)
+            if worker.sender:
+                worker.sender.join(EXIT_TIMEOUT_S)
             worker.connection.close()
         self._workers.clear()
 
@@ -175,6 +180,14 @@ class Workers(Generic[Result]):
                 worker.ready = True
                 continue
             task = worker.tasks.popleft()
+            if isinstance(message, _RowsResult):
+                rows = task.sources[0]
+                assert isinstance(rows, Rows)
+                rows.archive.count_read(message.size, message.seconds)
+                message = message.result
+            elif message is None and isinstance(task.sources[0], Rows):
+                _read_in_parent(task, tasks)
+                continue
             task.result.append(message)
             task.sources, task.size, self._deaths = [], 0, 0
 
@@ -189,7 +202,10 @@ class Workers(Generic[Result]):
             return
         for task in dead.tasks:
             task.sent = False
-        if tasks is not None and dead.tasks:
+        if tasks is not None and dead.tasks and isinstance(dead.tasks[0].sources[0], Rows):
+            self._deaths -= 1  # the file's next rows are not read by workers
+            _read_in_parent(dead.tasks[0], tasks)
+        elif tasks is not None and dead.tasks:
             if self._deaths > MAX_DEATHS or _contains_killer(dead.tasks[0]):
                 raise WorkerDied
             _split_task(dead.tasks[0], tasks, dead.process.exitcode)
@@ -200,6 +216,16 @@ class Workers(Generic[Result]):
 def _contains_killer(task: _Task[Result]) -> bool:
     """Whether an image of the task has already been replaced because it killed a worker."""
     return any(isinstance(source, Unreadable) and source.original is not None for source in task.sources)
+
+
+def _read_in_parent(task: _Task[Result], tasks: deque[_Task[Result]] | None) -> None:
+    """Replace rows of a file that the worker could not read by the images themselves, which the parent has read."""
+    rows = task.sources[0]
+    assert isinstance(rows, Rows)
+    task.sources, task.sent = rows.archive.read_again(rows), False
+    task.size = sum(map(size_in_memory, task.sources))
+    if not task.sources and tasks is not None:
+        tasks.remove(task)
 
 
 def _split_task(task: _Task[Result], tasks: deque[_Task[Result]], exit_code: int | None) -> None:
@@ -215,6 +241,14 @@ def _split_task(task: _Task[Result], tasks: deque[_Task[Result]], exit_code: int
     task.sources = [Unreadable(name, message, task.sources[0])]
 
 
+class _RowsResult(NamedTuple):
+    """The function's result for rows of a file that the worker has read itself, and the cost of reading them."""
+
+    result: Any
+    size: int  # bytes
+    seconds: float  # CPU time
+
+
 @dataclass
 class _RaisedError:
     """An exception of a worker's function, to be raised in the parent."""
@@ -227,19 +261,20 @@ def _send_function(connection: Connection[Any, Any], function: object) -> None:
         connection.send(function)
 
 
-def _serve(connection: Connection[Any, Any]) -> None:
+def _serve(connection: Connection[Any, Any], function: Callable[[list[Source]], Any] | None = None) -> None:
     """In a worker: process tasks until the pipe closes. Ignores Ctrl-C, which the parent handles."""
     import queue
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        function = connection.recv()
+        function = function or connection.recv()
+        assert function is not None
         connection.send(None)  # ready
         received: SimpleQueue[list[Source]] = queue.SimpleQueue()
         threading.Thread(target=_receive_tasks, args=(connection, received), daemon=True).start()
         while True:
-            connection.send(function(received.get()))
+            connection.send(_call(function, received.get()))
     except MemoryError:
         os._exit(1)
     except BaseException as error:
@@ -251,6 +286,14 @@ def _serve(connection: Connection[Any, Any]) -> None:
             connection.send(_RaisedError(RuntimeError(f"{type(error).__name__}: {error}")))
 
 
+def _call(function: Callable[[list[Source]], Any], sources: list[Source]) -> Any:
+    """The function's result; None for rows of a file that cannot be read within the limits."""
+    if not isinstance(rows := sources[0], Rows):
+        return function(sources)
+    read = parquet_rows.read(rows)
+    return read and _RowsResult(function(list(read.images)), read.size, read.seconds)
+
+
 def _receive_tasks(connection: Connection[Any, Any], received: SimpleQueue[list[Source]]) -> None:
     """Read every task immediately, so that the parent's send never blocks; end the process when the parent ends."""
     try:
@@ -258,3 +301,5 @@ def _receive_tasks(connection: Connection[Any, Any], received: SimpleQueue[list[
             received.put(connection.recv())
     except (EOFError, OSError):
         os._exit(0)
+    except BaseException:  # out of memory
+        os._exit(1)

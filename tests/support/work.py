@@ -28,3 +28,14 @@ def repeat(sources):
 
 def fail(_):
     iter(7)
+
+
+def names_and_errors(sources):
+    return [(name_of(source), getattr(source, "error", None)) for source in sources]
+
+
+def die_of_poisoned_bytes(sources):
+    """Crash on images whose bytes are "poison"."""
+    if any(getattr(source, "data", None) == b"poison" for source in sources):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return names_and_errors(sources)

@@ -149,6 +149,19 @@ def test_script_without_main_guard_runs_once(tmp_path):
     assert (done.stdout, done.stderr) == ("1 1 1\n", "")
 
 
+def test_process_with_threads_is_not_forked():
+    script = (
+        "import threading, zoo\nfrom serve.batch.signals import can_fork\nfrom serve.batch.workers import Workers\n"
+        "import numpy, cv2, onnxruntime\nprint(can_fork())\n"
+        "with Workers(len, 2) as workers:\n    print(*workers.results([['a']] * 3))\n"
+        "event = threading.Event()\nthread = threading.Thread(target=event.wait)\nthread.start()\n"
+        "print(can_fork())\nevent.set()\nthread.join()"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.stdout, done.stderr) == (f"{sys.platform == 'linux'}\n1 1 1\nFalse\n", "")
+
+
 def test_daemonic_process_cannot_start_workers(monkeypatch):
     monkeypatch.setattr("multiprocessing.current_process", lambda: SimpleNamespace(daemon=True))
     with pytest.raises(OSError, match="daemonic"):
@@ -171,7 +184,8 @@ def test_removed_working_directory(digits, tmp_path):
     )
     command = [sys.executable, "-c", script, "predict", digits, "-o", tmp_path / "rows.csv", tmp_path / "removed"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr.count("single process")) == (0, 1), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 301
 
 
