@@ -10,6 +10,8 @@ list_models()    the Card of every model
 Model            run(arrays), predict(images), rows(many images); its card and device
 Row, Guess       what predict returns: label, probability, corrections
 Scores           what run returns: logits and probabilities
+evaluate(model, folder)   measure a model on labelled images: an Evaluation
+fit(folder, name)         train a model on labelled images; needs the extra `train`
 Card             what is known of a model: labels, input, accuracy, training
 ZooError         base of all errors of this package: BadInput, ModelNotFound, ...
 """
@@ -20,18 +22,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.card import Card
     from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
+    from zoo.evaluation import Evaluation, evaluate
     from zoo.model import Guess, Model, Row, Scores, load
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BadData", "BadInput", "BadModel", "Card", "DataNotFound", "DeviceUnavailable", "Guess", "Model", "ModelNotFound",
-    "Row", "Scores", "ZooError", "list_models", "load",
+    "BadData", "BadInput", "BadModel", "Card", "DataNotFound", "DeviceUnavailable", "Evaluation", "Guess", "Model",
+    "ModelNotFound", "Row", "Scores", "ZooError", "evaluate", "fit", "list_models", "load",
 ]  # fmt: skip
 
 _MODULES = {  # module → the public names that it defines
     "zoo.card": ("Card",),
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
+    "zoo.evaluation": ("Evaluation", "evaluate"),
     "zoo.model": ("Guess", "Model", "Row", "Scores", "load"),
 }
 
@@ -41,6 +45,23 @@ def list_models(pattern: str = "*") -> "list[Card]":
     from zoo import registry
 
     return [entry.card for entry in registry.scan(pattern)]
+
+
+def fit(folder: Any, name: str, **options: Any) -> "Card":
+    """Train a model on a folder of labelled images and register it; options as in `train.fit.fit`.
+
+    Raises:
+        WrongUsage: the extra `train` is not installed, or an option or the name cannot be used.
+        BadData: the images are not enough to train a model.
+    """
+    from zoo.errors import WrongUsage
+
+    try:
+        training = import_module("train.fit")  # the only way from zoo to train (docs/decisions/0019-own-images.md)
+    except ImportError as error:
+        raise WrongUsage(f"Training needs more packages ({error}): pip install 'pocketzoo[cpu,train]'.") from None
+    card: Card = training.fit(folder, name, **options)
+    return card
 
 
 def __dir__() -> list[str]:

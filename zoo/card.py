@@ -50,7 +50,7 @@ class Input:
     channels: Annotated[int, 1, 4]
     form: Form
     """How images are prepared. "digit": MNIST's form, 28x28x1, light on dark, centred (`zoo/images/digits.py`).
-    "photo": RGB, cropped to the centre and resized (`zoo/images/photos.py`)."""
+    "photo": RGB or grey, cropped to the centre and resized (`zoo/images/photos.py`)."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,10 +61,12 @@ class Input:
 class DatasetFacts:
     """The data set that the model was trained on."""
 
-    name: str  # in `zoo.datasets.catalog`
+    name: str  # in `zoo.datasets.catalog`, or "own" for one's own images
     title: str
     licence: str
     source: str
+    images: dict[str, Count] | None = None  # of one's own images: their number by split
+    sha256: Sha256 | None = None  # of one's own images: over all prepared images and labels (docs/decisions/0019)
 
 
 @dataclass(frozen=True)
@@ -369,7 +371,7 @@ def _check_consistency(card: Card) -> None:
             card.input.form != "digit" or shape == (28, 28, 1),
             f"a digit is 28x28x1, not {'x'.join(map(str, shape))}",
         ),
-        (card.input.form != "photo" or card.input.channels == 3, "a photo has 3 channels"),
+        (card.input.form != "photo" or card.input.channels in (1, 3), "a photo has 1 or 3 channels"),
         (accuracy.correct <= accuracy.images, "accuracy.correct is more than accuracy.images"),
         (accuracy.seeds.n == len(accuracy.seeds.accuracies) > 0, "accuracy.seeds.n is not the number of accuracies"),
         (len({file.name for file in card.files}) == len(card.files), "files lists a name twice"),

@@ -31,6 +31,8 @@ COMMANDS = {
     "info": "serve.cli.models:info",
     "verify": "serve.cli.models:verify",
     "serve": "serve.cli.serve:command",
+    "fit": "serve.cli.fit:fit",
+    "evaluate": "serve.cli.evaluate:evaluate",
     "doctor": "serve.cli.doctor:doctor",
     "completion": "serve.cli.completion:completion",
 }

@@ -23,20 +23,27 @@ def fit_to_input(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tup
 
     Args:
         pixels: uint8 `(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied).
-        expected: the network's input, C 3.
+        expected: the network's input, C 3 (RGB) or 1 (grey).
         fit: "crop" takes the largest centred piece of the right proportions; "whole" scales the whole image to fit,
             padded with its mean colour.
     Returns:
-        uint8 `(expected.height, expected.width, 3)`, and the corrections in words, in order.
+        uint8 `expected.shape`, and the corrections in words, in order.
     Raises:
         BadInput: an image so narrow that cropping would show too little of it, or that the whole of it would be less
             than a pixel wide.
     """
+    colour, corrections = _fit_colour(pixels, expected, fit)
+    if expected.channels == 3:
+        return colour, (("converted grey to RGB",) if pixels.shape[2] == 1 else ()) + corrections
+    grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_RGB2GRAY), np.uint8)[:, :, np.newaxis]
+    return grey, (corrections if pixels.shape[2] == 1 else (*corrections, "converted colour to grey"))
+
+
+def _fit_colour(pixels: Pixels, expected: Input, fit: Fit) -> tuple[Pixels, tuple[str, ...]]:
+    """The same for RGB."""
     height, width = pixels.shape[:2]
     corrections: list[str] = []
-    if pixels.shape[2] == 1:
-        corrections.append("converted grey to RGB")
-    elif pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
+    if pixels.shape[2] == 4 and pixels[:, :, 3].min() < 255:
         corrections.append("placed on a white background")
     if (height, width) == (expected.height, expected.width):
         return _opaque_colour(pixels), tuple(corrections)
