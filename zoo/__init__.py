@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
     from zoo.evaluation import Evaluation, evaluate
     from zoo.model import Guess, Model, Row, Scores, load
+    from zoo.training import fit
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _MODULES = {  # module → the public names that it defines
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
     "zoo.evaluation": ("Evaluation", "evaluate"),
     "zoo.model": ("Guess", "Model", "Row", "Scores", "load"),
+    "zoo.training": ("fit",),
 }
 
 
@@ -45,23 +47,6 @@ def list_models(pattern: str = "*") -> "list[Card]":
     from zoo import registry
 
     return [entry.card for entry in registry.scan(pattern)]
-
-
-def fit(folder: Any, name: str, **options: Any) -> "Card":
-    """Train a model on a folder of labelled images and register it; options as in `train.fit.fit`.
-
-    Raises:
-        WrongUsage: the extra `train` is not installed, or an option or the name cannot be used.
-        BadData: the images are not enough to train a model.
-    """
-    from zoo.errors import WrongUsage
-
-    try:
-        training = import_module("train.fit")  # the only way from zoo to train (docs/decisions/0019-own-images.md)
-    except ImportError as error:
-        raise WrongUsage(f"Training needs more packages ({error}): pip install 'pocketzoo[cpu,train]'.") from None
-    card: Card = training.fit(folder, name, **options)
-    return card
 
 
 def __dir__() -> list[str]:
