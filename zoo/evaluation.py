@@ -262,4 +262,5 @@ def suspected_labels(
         warnings.simplefilter("ignore")
         rows = find_label_issues(compact, shares, return_indices_ranked_by="self_confidence", n_jobs=1)
     rows = np.asarray(rows, np.int64)
-    return rows[probabilities[rows].argmax(1) != truth[rows]]
+    different = np.asarray(probabilities[rows].argmax(1) != truth[rows], np.bool_)
+    return np.asarray(rows[different], np.int64)

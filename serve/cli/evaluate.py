@@ -57,12 +57,7 @@ def print_evaluation(result: "Evaluation") -> None:
     )
     click.echo(f"calibration  expected error {result.calibration_error:.2%}, cross-entropy {result.loss:.4f}")
     click.echo(f"unsure       {result.unsure:.2%} of the images\n")
-    share = {None: "–"}
-    rows = [
-        [x.label, f"{x.images:,}", share.get(x.precision) or f"{x.precision:.1%}",
-         share.get(x.recall) or f"{x.recall:.1%}"]
-        for x in result.classes
-    ]  # fmt: skip
+    rows = [[x.label, f"{x.images:,}", _share(x.precision), _share(x.recall)] for x in result.classes]
     print_table(["class", "images", "precision", "recall"], rows, right=frozenset({1, 2, 3}))
     used = [index for index, label in enumerate(result.labels) if any(x.label == label for x in result.classes)]
     if len(used) <= MAX_CONFUSION:
@@ -78,6 +73,10 @@ def print_evaluation(result: "Evaluation") -> None:
         click.echo(f"\nfiles that could not be used: {len(result.unreadable):,}")
         for problem in result.unreadable[:SHOWN]:
             click.echo(printable(f"  {problem.name}: {problem.reason}"))
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _mistakes(title: str, mistakes: "tuple[Mistake, ...]") -> None:

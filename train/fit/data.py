@@ -32,7 +32,7 @@ TEST_SHARE, VALIDATION_SHARE = 0.15, 0.10
 SMALL_PHOTO = 48  # pixels of the shorter side: images below are trained at 32, others at 64
 GREY_TOLERANCE = 4  # levels between channels; JPEG files of grey images differ by a few
 IMBALANCE = 1.5  # largest class / smallest class from which on classes are weighted
-NEAR_BITS = 8  # of 256 of the perceptual hash
+NEAR_BITS = 6  # of 64 of the perceptual hash; of smooth images some bits are noise
 NEAR_LEVELS = 4.0  # mean difference of near duplicates, of 255
 MAX_COMPARED = 20_000  # images; more are compared for exact duplicates only
 SHOWN = 5  # files that a message names
@@ -217,7 +217,7 @@ def _near_pairs(images: Pixels) -> list[tuple[int, int]]:
     import imagehash
 
     squeezed = images[..., 0] if images.shape[3] == 1 else images
-    hashes = [imagehash.phash(Image.fromarray(image), hash_size=16).hash.ravel() for image in squeezed]
+    hashes = [imagehash.phash(Image.fromarray(image), hash_size=8).hash.ravel() for image in squeezed]
     signs = np.where(np.stack(hashes), 1, -1).astype(np.float32)
     pairs = []
     for start in range(0, len(images), 1000):

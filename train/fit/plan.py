@@ -1,6 +1,6 @@
 """What is trained on one's own images: network, augmentation, optimizer and epochs, as a `Recipe`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from train.fit.data import OwnData
@@ -92,5 +92,7 @@ def augmentation(size: int, channels: int, flip: bool) -> tuple[tuple[str, dict[
     return tuple(steps)
 
 
-def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    return replace(recipe, epochs=epochs)
+def peak(recipe: Recipe) -> float:
+    """The highest learning rate."""
+    assert isinstance(recipe.schedule, OneCycle)
+    return recipe.schedule.peak

@@ -67,7 +67,7 @@ def path_of(card: Card) -> str:
     return str(registry.home() / "models" / card.name)
 
 
-def latency_ms(card: Card, image: np.ndarray) -> float:  # type: ignore[type-arg]
+def latency_ms(card: Card, image: np.ndarray) -> float:
     """The median milliseconds for one prepared image."""
     model = load(path_of(card), "cpu")
     times = []
@@ -110,7 +110,7 @@ def _image(figure: Figure) -> str:
     return f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _pictures(mistakes: tuple[Mistake, ...], images: dict[str, np.ndarray], none: str) -> str:  # type: ignore[type-arg]
+def _pictures(mistakes: tuple[Mistake, ...], images: dict[str, np.ndarray], none: str) -> str:
     parts = []
     for mistake in mistakes[:SHOWN]:
         buffer = io.BytesIO()

@@ -24,7 +24,7 @@ from train.loop import TrainingJob
 from train.loop import fit as train
 from train.onnx_graph import OPSET, to_onnx
 from train.progress import Progress
-from train.recipe import Recipe
+from train.recipe import OneCycle, Recipe
 from train.runs import Run
 from zoo import card as cards
 from zoo import registry
@@ -177,13 +177,12 @@ def prepare(folder: str | os.PathLike[str], name: str, options: FitOptions) -> t
     architecture = next(key for key, value in plan.ARCHITECTURES.items() if value.network == settings["network"])
     recipe = plan.recipe(name, prepared, architecture, flip=False)
     network_options = {**settings.get("network_options", {}), "classes": len(prepared.labels)}
-    schedule = replace(recipe.schedule, peak=recipe.schedule.peak / 2)  # type: ignore[call-arg, union-attr]
     recipe = replace(
         recipe,
         network_options=network_options,
         mean=tuple(settings["mean"]),
         sd=tuple(settings["sd"]),
-        schedule=schedule,
+        schedule=OneCycle(plan.peak(recipe) / 2),  # keeps more of the weights
         title=f"{recipe.title}, started from {card.name}",
         source=f"Trained by `zoo fit` on one's own images, started from the weights of {card.name} {card.version}.",
     )

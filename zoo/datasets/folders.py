@@ -12,6 +12,7 @@ import io
 import os
 import stat
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -284,7 +285,8 @@ def _from_csv(name: str, content: bytes, find: ReadPath, split: SplitName | None
     else:
         rows = rows[1:]
     split_column = header.index("split") if "split" in header else None
-    items, problems = [], []
+    items: list[Item] = []
+    problems: list[Problem] = []
     for number, row in enumerate(rows, 1):
         cells = {column: row[column].strip() for column in (path_column, label_column) if column < len(row)}
         if len(cells) < 2 or not all(cells.values()):
@@ -361,7 +363,9 @@ class _Zip:
     def __init__(self, path: str) -> None:
         self.path = path
         self.remaining = max(MAX_RATIO * os.path.getsize(path), MIN_UNPACKED_BYTES)
-        self.archive = zipfile.ZipFile(_BoundedReader(io.FileIO(path)))
+        self.file = _BoundedReader(io.FileIO(path))
+        weakref.finalize(self, self.file.close)  # when the last item is gone
+        self.archive = zipfile.ZipFile(self.file)
 
     def members(self) -> Iterator[zipfile.ZipInfo]:
         infos = self.archive.infolist()
