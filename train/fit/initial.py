@@ -4,6 +4,7 @@ In the file batch norm is folded into the convolutions. `load` undoes that: ever
 variance that its input has on the new images, and the scale and shift that together leave the function unchanged.
 """
 
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from train.evaluate import network_input
-from train.networks import Residual
+from train.networks import Dropout, Residual
 from train.recipe import Recipe
 from zoo.card import Card
 from zoo.errors import WrongUsage
@@ -70,16 +71,22 @@ def load(network: nn.Sequential, content: bytes, recipe: Recipe, images: torch.T
 
 
 def _layers(network: nn.Sequential, prefix: str) -> Any:
-    """Each layer with weights, its name in the ONNX file, and the batch norm that is folded into it."""
-    modules = list(network)
-    for index, layer in enumerate(modules):
+    """Each layer with weights, its name in the ONNX file, and the batch norm that is folded into it.
+
+    The numbers in the names are those of `train.onnx_graph.fold_batch_norm`, without folded layers and dropout.
+    """
+    number = 0
+    norms = (nn.BatchNorm2d, nn.BatchNorm1d)
+    modules = [module for module in network if not isinstance(module, Dropout)]
+    for layer, following in zip_longest(modules, modules[1:]):
+        if isinstance(layer, norms):
+            continue
         if isinstance(layer, Residual):
-            yield from _layers(layer.long, f"{prefix}{index}.long.")
-            yield from _layers(layer.short, f"{prefix}{index}.short.")
+            yield from _layers(layer.long, f"{prefix}{number}.long.")
+            yield from _layers(layer.short, f"{prefix}{number}.short.")
         elif isinstance(layer, (nn.Conv2d, nn.Linear)):
-            following = modules[index + 1] if index + 1 < len(modules) else None
-            norm = following if isinstance(following, (nn.BatchNorm2d, nn.BatchNorm1d)) else None
-            yield f"{prefix}{index}", layer, norm
+            yield f"{prefix}{number}", layer, following if isinstance(following, norms) else None
+        number += 1
 
 
 @torch.no_grad()
