@@ -22,8 +22,9 @@ def test_json_round_trip(model):
 
 @pytest.mark.parametrize("entry", registry.scan(), ids=lambda entry: entry.card.name)
 def test_reading_a_shipped_card_changes_nothing(entry):
-    text = (entry.folder / "card.json").read_text()
-    assert json.loads(entry.card.to_json()) == {"quantization": None} | json.loads(text)
+    written = json.loads((entry.folder / "card.json").read_text())
+    dataset = {"images": None, "sha256": None} | written["dataset"]  # fields that were added later
+    assert json.loads(entry.card.to_json()) == {"quantization": None} | written | {"dataset": dataset}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_reading_a_shipped_card_changes_nothing(entry):
         (lambda data: data["input"].update(height=0), "input.height is 0, not from 1 to 1024"),
         (lambda data: data["input"].update(height=10**9), "input.height is 1000000000, not from"),
         (lambda data: data["input"].update(height=32), "a digit is 28x28x1, not 32x28x1"),
-        (lambda data: data["input"].update(form="photo"), "a photo has 3 channels"),
+        (lambda data: data["input"].update(form="photo", channels=2), "a photo has 1 or 3 channels"),
         (lambda data: data["calibration"].update(unsure_below=-0.1), "calibration.unsure_below is -0.1, not from 0"),
         (lambda data: data["calibration"].update(temperature=0), "calibration.temperature is 0, not from"),
         (lambda data: data["accuracy"].update(correct=10_001), "correct is more than accuracy.images"),

@@ -122,3 +122,20 @@ def test_photo_of_a_cat_is_classified_as_cat(fit):
     assert row.label == "cat"
     assert row.probability > 0.9
     assert row.corrections[-1] == "reduced to 32x32"
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_grey_network_gets_one_channel(channels):
+    pixels = np.full((40, 60, channels), 90, np.uint8)
+    pixels[..., -1] = 255 if channels == 4 else 90
+    image, corrections = fit_to_input(pixels, Input(28, 28, 1, "photo"), "crop")
+    assert image.shape == (28, 28, 1)
+    assert (image == 90).all()
+    assert ("converted colour to grey" in corrections) == (channels > 1)
+
+
+def test_a_grey_image_of_the_networks_size_is_unchanged():
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 1), dtype=np.uint8)
+    image, corrections = fit_to_input(pixels, Input(28, 28, 1, "photo"), "crop")
+    np.testing.assert_array_equal(image, pixels)
+    assert corrections == ()
