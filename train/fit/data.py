@@ -254,12 +254,13 @@ def _split(
             if group in later.get(str(split[row]), ()):
                 split[row], moved = "left out", moved + 1
     rng = np.random.default_rng(seed)
+    free = (split == "train") | (split == "")  # images of no named held-out split
     for name, share in (("test", TEST_SHARE), ("validation", VALIDATION_SHARE)):
         if named and (split == name).any():
             continue
         for label in range(len(labels)):
             available = (classes == label) & ((split == "train") | (split == ""))
-            wanted = max(1, round(share * int((classes == label).sum())))
+            wanted = max(1, round(share * int(((classes == label) & free).sum())))
             order = rng.permutation(np.unique(groups[available]))
             taken = 0
             for group in order[:-1]:  # at least one group stays for training

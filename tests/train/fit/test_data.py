@@ -71,7 +71,7 @@ def test_copies_of_test_images_are_left_out_of_training(tmp_path):
     data = own.read(tmp_path, 0)
     assert "train/a/leak.png" not in data.names
     assert "1 image left out, because copies are in a later split." in data.facts
-    assert data.counts()["test"] == 20
+    assert data.counts() == {"train": 18, "validation": 2, "test": 20}
 
 
 def test_problems_and_warnings_are_in_the_facts(folder):
