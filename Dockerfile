@@ -18,6 +18,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY examples examples
 COPY zoo zoo
 COPY serve serve
+COPY train train
 RUN pip --python /opt/zoo/bin/python install --no-cache-dir --constraint constraints.txt ".[${RUNTIME},serve]"
 
 FROM python:${PYTHON}-slim-bookworm

@@ -45,16 +45,18 @@ def affine(
     pixels: float,
     fade: float,
     bend: float = 0.0,
+    outside: str = "zeros",
 ) -> torch.Tensor:
     """Rotate, scale, shear and shift each image about its centre, and optionally distort it.
 
     The amounts are drawn uniformly per image, up to ±`degrees`, 1 ± `scale`, ±`shear` and ±`pixels`. Interpolation is
-    bilinear, with black outside. In the last share `fade` of the training the amounts shrink linearly to zero, so that
-    the training ends with the original images.
+    bilinear, with black outside by default. In the last share `fade` of the training the amounts shrink linearly to
+    zero, so that the training ends with the original images.
 
     Args:
         bend: elastic distortion (Simard et al., 2003). Each of 4 x 4 control points moves by up to ±`bend` pixels in
             both directions, with smooth interpolation between the points.
+        outside: what lies outside of the image: "zeros" (black) or "border" (its border is repeated outwards).
     """
     n, height, width, _ = images.shape
     device = images.device
@@ -75,7 +77,7 @@ def affine(
         row_weights, column_weights = (_interpolation(4, size).to(device) for size in (height, width))
         smooth = torch.einsum("yi,nijk,xj->nyxk", row_weights, coarse, column_weights)
         grid += smooth / torch.tensor([width, height], device=device)
-    sampled = F.grid_sample(images.permute(0, 3, 1, 2).float(), grid, align_corners=False)
+    sampled = F.grid_sample(images.permute(0, 3, 1, 2).float(), grid, padding_mode=outside, align_corners=False)
     return sampled.round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -119,10 +121,42 @@ def noise(images: torch.Tensor, done: float, generator: torch.Generator, sd: flo
     return added.add_(images).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def colour(
+    images: torch.Tensor, done: float, generator: torch.Generator, light: float, contrast: float, tint: float
+) -> torch.Tensor:
+    """Change each image's light by up to ±`light` (1: white), contrast by 1 ± `contrast`, channels by 1 ± `tint`.
+
+    The amounts are drawn uniformly per image. Values are clipped at black and white.
+    """
+    n, channels = len(images), images.shape[3]
+    drawn = torch.rand(n, 2 + channels, generator=generator, device=images.device) * 2 - 1
+    lighter, steeper, tints = drawn[:, :1], drawn[:, 1:2], drawn[:, 2:]
+    factors = (1 + steeper * contrast) * (1 + tints * tint)
+    offsets = 127.5 - factors * 127.5 + lighter * (255 * light)
+    changed: torch.Tensor = images * factors[:, None, None] + offsets[:, None, None]
+    return changed.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def cutout(images: torch.Tensor, done: float, generator: torch.Generator, share: float) -> torch.Tensor:
+    """Fill a square of each image with its mean colour (DeVries and Taylor, arXiv 1708.04552).
+
+    The square's side is `share` of the image's; its centre is anywhere, so a part may lie outside.
+    """
+    n, height, width, _ = images.shape
+    centres = torch.rand(2, n, 1, generator=generator, device=images.device)
+    rows = (torch.arange(height, device=images.device) + 0.5) / height - centres[0]
+    columns = (torch.arange(width, device=images.device) + 0.5) / width - centres[1]
+    hidden = (rows.abs() < share / 2)[:, :, None, None] & (columns.abs() < share / 2)[:, None, :, None]
+    means = images.float().mean((1, 2), keepdim=True).round().to(torch.uint8)
+    return torch.where(hidden, means, images)
+
+
 STEPS: dict[str, Callable[..., torch.Tensor]] = {
     "flip": flip,
     "shift": shift,
     "affine": affine,
     "tone": tone,
     "noise": noise,
+    "colour": colour,
+    "cutout": cutout,
 }

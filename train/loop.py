@@ -7,6 +7,7 @@ state, and an interrupted run ends with the same weights as an uninterrupted one
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -67,6 +68,8 @@ def fit(
     progress: Progress,
     resume: bool = False,
     restart: bool = False,
+    objective: Objective = cross_entropy,
+    initialize: Callable[[nn.Sequential], None] | None = None,
 ) -> dict[str, Any]:
     """Train with a checkpoint after every epoch; write and return the result.
 
@@ -75,6 +78,8 @@ def fit(
             test set, once at the end. A calibration run is measured on it after every epoch.
         resume: continue from the run's checkpoint.
         restart: delete an earlier run in the same folder.
+        objective: the loss of a batch, for a recipe without a teacher.
+        initialize: sets the initial weights of a new run, in place of torch's.
     Raises:
         RunError: the run's folder cannot be used.
         KeyboardInterrupt: the run was interrupted; `resume` continues it.
@@ -87,6 +92,8 @@ def fit(
     precision = fastest = on_this_processor(recipe).precision
     torch.manual_seed(job.seed)
     network = networks.build(recipe)
+    if initialize and not resume:
+        initialize(network)
     optimizer = getattr(torch.optim, recipe.optimizer)(network.parameters(), lr=0.0, **recipe.optimizer_options)
     average = Average(network, recipe.ema) if recipe.ema else None
     measured = average.module if average else network
@@ -106,7 +113,7 @@ def fit(
 
     with progress:
         for epoch in range(done, job.epochs):
-            line = train_epoch(network, optimizer, average, data, job, epoch, progress, teacher or cross_entropy)
+            line = train_epoch(network, optimizer, average, data, job, epoch, progress, teacher or objective)
             if job.kind == "calibration":
                 scores = logits(measured, held_out.images, recipe)
                 line["validation_loss"] = loss(scores, held_out.labels)

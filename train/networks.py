@@ -138,6 +138,7 @@ def mnist_stack(
     squeeze_first: bool = False,
     dropout: float = 0.0,
     logit_dropout: float = 0.0,
+    classes: int = 10,
 ) -> nn.Sequential:
     """Build a network of the course notes' week 2: two 3x3 convolutions, max pool, 1x1, four 3x3, 4x4 to the logits.
 
@@ -148,6 +149,7 @@ def mnist_stack(
         squeeze_first: put the 1x1 convolution before the max pool instead of after it.
         dropout: rate after every convolution except the last.
         logit_dropout: rate on the logits.
+        classes: number of logits.
     """
     squeeze: list[nn.Module] = conv(32, 10, 1, dropout)
     pool: list[nn.Module] = [nn.MaxPool2d(2)]
@@ -160,7 +162,7 @@ def mnist_stack(
         *conv(a, b, 3, dropout),  # 8, 14
         *conv(b, c, 3, dropout),  # 6, 18
         *conv(c, d, 3, dropout),  # 4, 22
-        nn.Conv2d(d, 10, 4, bias=False),  # 1, 28
+        nn.Conv2d(d, classes, 4, bias=False),  # 1, 28
         nn.Flatten(),
         *([Dropout(logit_dropout)] if logit_dropout else []),
     )
@@ -266,7 +268,7 @@ def cifar_base(dropout: float = 0.0, dense_dropout: float = 0.0) -> nn.Sequentia
     )
 
 
-def cifar90k(relu: bool = True) -> nn.Sequential:
+def cifar90k(relu: bool = True, classes: int = 10, channels: int = 3, reduce: bool = False) -> nn.Sequential:
     """Our network of the size of cifar93k and resnet8: 92,634 parameters as Keras counts them, 12.4 million MACs.
 
     It is separable and residual, and therefore deep: 17 convolutions in sequence. It uses pooling instead of strides
@@ -274,9 +276,13 @@ def cifar90k(relu: bool = True) -> nn.Sequential:
 
     Args:
         relu: apply a ReLU after the sum of every residual block.
+        classes: number of logits.
+        channels: of the images, 1 or 3.
+        reduce: halve the image in the first convolution, for images of 64 pixels per side at the cost of 32.
     """
+    first = nn.Conv2d(channels, 32, 5, 2, padding=2, bias=False) if reduce else None
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1, bias=False),
+        first or nn.Conv2d(channels, 32, 3, padding=1, bias=False),
         nn.BatchNorm2d(32),
         nn.ReLU(inplace=True),
         light_residual(32, relu),  # 32
@@ -288,17 +294,17 @@ def cifar90k(relu: bool = True) -> nn.Sequential:
         *(light_residual(96, relu) for _ in range(3)),  # 8
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(96, 10),
+        nn.Linear(96, classes),
     )
 
 
-def resnet8() -> nn.Sequential:
+def resnet8(classes: int = 10, channels: int = 3) -> nn.Sequential:
     """MLPerf Tiny's image classification network: 78,666 parameters as Keras counts them, 12.5 million MACs.
 
     Its strided convolutions pad both sides by one pixel; Keras' "same" pads one side only.
     """
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1),  # 32
+        nn.Conv2d(channels, 16, 3, padding=1),  # 32
         nn.BatchNorm2d(16),
         nn.ReLU(inplace=True),
         residual(16, 16, 1),  # 32
@@ -306,7 +312,7 @@ def resnet8() -> nn.Sequential:
         residual(32, 64, 2),  # 8
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, 10),
+        nn.Linear(64, classes),
     )
 
 

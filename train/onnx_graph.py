@@ -60,9 +60,15 @@ def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*folded)
 
 
-def to_onnx(network: nn.Sequential, recipe: Recipe, temperature: float) -> onnx.ModelProto:
-    """Return the deployed network as a checked ONNX model with dynamic N and without the exporter's debug metadata."""
-    shape = datasets.DATASETS[recipe.dataset].image_shape
+def to_onnx(
+    network: nn.Sequential, recipe: Recipe, temperature: float, shape: tuple[int, int, int] | None = None
+) -> onnx.ModelProto:
+    """Return the deployed network as a checked ONNX model with dynamic N and without the exporter's debug metadata.
+
+    Args:
+        shape: H, W, C of the images, by default those of the recipe's data set.
+    """
+    shape = shape or datasets.DATASETS[recipe.dataset].image_shape
     program = torch.onnx.export(
         Deployed(network, recipe, temperature).eval(),
         (torch.zeros(2, *shape, dtype=torch.uint8),),

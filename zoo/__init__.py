@@ -12,6 +12,8 @@ Model            run(arrays), predict(images), rows(many images); its card and d
 Classifier       batches of images in, Arrow tables of rows out: for Ray Data, Spark, Dask and Daft
 Row, Guess       what predict returns: label, probability, corrections
 Scores           what run returns: logits and probabilities
+evaluate(model, folder)   measure a model on labelled images: an Evaluation
+fit(folder, name)         train a model on labelled images; needs the extra `train`
 Card             what is known of a model: labels, input, accuracy, training
 ZooError         base of all errors of this package: BadInput, ModelNotFound, ...
 """
@@ -24,13 +26,15 @@ if TYPE_CHECKING:
     from zoo.card import Card
     from zoo.classifier import Classifier
     from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
+    from zoo.evaluation import Evaluation, evaluate
     from zoo.model import Guess, Model, Row, Scores, load
+    from zoo.training import fit
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BadData", "BadInput", "BadModel", "Card", "Classifier", "DataNotFound", "DeviceUnavailable", "Guess", "Model",
-    "ModelNotFound", "Row", "Scores", "ZooError", "add", "list_models", "load",
+    "BadData", "BadInput", "BadModel", "Card", "Classifier", "DataNotFound", "DeviceUnavailable", "Evaluation", "Guess",
+    "Model", "ModelNotFound", "Row", "Scores", "ZooError", "add", "evaluate", "fit", "list_models", "load",
 ]  # fmt: skip
 
 _MODULES = {  # module → the public names that it defines
@@ -38,7 +42,9 @@ _MODULES = {  # module → the public names that it defines
     "zoo.card": ("Card",),
     "zoo.classifier": ("Classifier",),
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
+    "zoo.evaluation": ("Evaluation", "evaluate"),
     "zoo.model": ("Guess", "Model", "Row", "Scores", "load"),
+    "zoo.training": ("fit",),
 }
 
 

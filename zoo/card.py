@@ -84,10 +84,12 @@ class Input:
 class DatasetFacts:
     """The data set that the model was trained on."""
 
-    name: str  # in `zoo.datasets.catalog`
+    name: str  # in `zoo.datasets.catalog`, or "own" for one's own images
     title: str
     licence: str
     source: str
+    images: dict[str, Count] | None = None  # of one's own images: their number by split
+    sha256: Sha256 | None = None  # of one's own images: over all prepared images and labels (docs/decisions/0019)
 
 
 @dataclass(frozen=True)

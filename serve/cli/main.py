@@ -38,6 +38,8 @@ COMMANDS = {
     "push": "serve.cli.hub:push",
     "export": "serve.cli.export:command",
     "serve": "serve.cli.serve:command",
+    "fit": "serve.cli.fit:fit",
+    "evaluate": "serve.cli.evaluate:evaluate",
     "doctor": "serve.cli.doctor:doctor",
     "completion": "serve.cli.completion:completion",
 }

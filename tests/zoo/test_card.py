@@ -22,7 +22,14 @@ def test_json_round_trip(model):
 
 def _with_later_fields(card):
     """Cards that were written before these fields existed do not have them."""
-    return {"quantization": None, "origin": None} | card | {"input": {"resize": None} | card["input"]}
+    return (
+        {"quantization": None, "origin": None}
+        | card
+        | {
+            "input": {"resize": None} | card["input"],
+            "dataset": {"images": None, "sha256": None} | card["dataset"],
+        }
+    )
 
 
 @pytest.mark.parametrize("entry", registry.scan(), ids=lambda entry: entry.card.name)

@@ -320,3 +320,23 @@ def test_digits_are_decoded_whole():
     expected = to_mnist(decode_bytes(content, "x").pixels)
     np.testing.assert_array_equal(pixels, expected[0])
     assert corrections == expected[1]
+
+
+# Networks that take grey images
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_grey_network_gets_one_channel(channels):
+    pixels = np.full((40, 60, channels), 90, np.uint8)
+    pixels[..., -1] = 255 if channels == 4 else 90
+    image, corrections = fit_to_input(pixels, Input(28, 28, 1, "photo"), "crop")
+    assert image.shape == (28, 28, 1)
+    assert (image == 90).all()
+    assert ("converted to grey" in corrections) == (channels > 1)
+
+
+def test_a_grey_image_of_the_networks_size_is_unchanged():
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 1), dtype=np.uint8)
+    image, corrections = fit_to_input(pixels, Input(28, 28, 1, "photo"), "crop")
+    np.testing.assert_array_equal(image, pixels)
+    assert corrections == ()

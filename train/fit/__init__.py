@@ -1,0 +1,1 @@
+"""`zoo fit`: a folder of labelled images -> a model of the zoo."""
