@@ -311,6 +311,26 @@ def test_health_service(channel):
     watch.cancel()
 
 
+def test_host_name_with_several_addresses_gives_one_listener():
+    """The address whose reach `zoo serve` has checked: another one of that name may be public."""
+    assert Settings(host="localhost", address="127.0.0.1", grpc_port=1).grpc_address == "127.0.0.1:1"
+    assert Settings(host="::1", grpc_port=1).grpc_address == "[::1]:1"
+
+
+def test_invalid_watches_are_errors_of_the_call(channel, monkeypatch, caplog):
+    """And not of the server, whose log would get a traceback."""
+    monkeypatch.setattr(grpc_server, "RECEIVE_S", 0.2)
+    watch = channel.stream_stream("/grpc.health.v1.Health/Watch")
+    for message in (b"\xff\xff", b"\x0a\x7f", b"x" * 300):
+        with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+            next(watch(iter([message]), timeout=10))
+    release = threading.Event()
+    with pytest.raises(grpc.RpcError, match=r"DEADLINE_EXCEEDED[\s\S]*did not arrive within"):
+        next(watch((b"" for _ in iter(lambda: release.wait(10), True)), timeout=10))
+    release.set()
+    assert not caplog.records
+
+
 def test_watches_are_limited_and_end_with_the_server(tmp_path, monkeypatch):
     monkeypatch.setattr(grpc_server, "MAX_WATCHES", 3)
     with ExitStack() as stack:
@@ -699,7 +719,7 @@ def test_field_check_accepts_all_valid_requests():
 def test_missing_packages_are_named(tmp_path):
     blocked = tmp_path / "grpc"
     blocked.mkdir()
-    (blocked / "__init__.py").write_text("raise ImportError('no grpc', name='grpc')")
+    (blocked / "__init__.py").write_text("raise ModuleNotFoundError('no grpc', name='grpc')")
     done = run_zoo(
         "serve", "--no-demo", "--port", "0", "--models", NOTES, "--grpc-port", "0",
         env={"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
