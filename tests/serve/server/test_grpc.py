@@ -515,17 +515,41 @@ def frame(kind, flags, stream, payload):
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
-def half_a_call(streams=1, sent=50_000, declared=15_900_000):
-    """The bytes of calls whose messages declare a size, and then have only a part of it."""
-    fields = {
-        ":method": "POST", ":scheme": "http", ":path": INFER, ":authority": "x",
-        "te": "trailers", "content-type": "application/grpc",
-    }  # fmt: skip
-    head = b"".join(
+def head_of(path, **fields):
+    """The headers of a call (RFC 7541, section 6.2.2)."""
+    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", **fields}
+    return b"".join(
         b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
         for name, value in fields.items()
     )
-    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+
+
+@pytest.mark.parametrize(("te", "done"), [({"te": "trailers"}, True), ({}, False)])
+def test_pages_of_a_browser_cannot_call(tmp_path, te, done):
+    """They cannot set the header TE (https://fetch.spec.whatwg.org/#forbidden-request-header), and gRPC requires it."""
+    message = pb.RepositoryModelUnloadRequest(model_name=NOTES).SerializeToString()
+    head = head_of(
+        f"/{grpc_server.INFERENCE}/RepositoryModelUnload",
+        **{"content-type": "text/plain", "origin": "https://example.org", **te},
+    )
+    data = PREFACE + frame(1, 4, 1, head) + frame(0, 1, 1, b"\x00" + len(message).to_bytes(4, "big") + message)
+    with listening(tmp_path) as (address, repository):
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(data)
+            until = time.monotonic() + (10 if done else 1)
+            while NOTES in repository.service.runners and time.monotonic() < until:
+                time.sleep(0.02)
+        assert (NOTES not in repository.service.runners) == done
+
+
+def half_a_call(streams=1, sent=50_000, declared=15_900_000):
+    """The bytes of calls whose messages declare a size, and then have only a part of it."""
+    head = head_of(INFER, **{"te": "trailers", "content-type": "application/grpc"})
+    data = PREFACE
     for stream in range(1, 2 * streams, 2):
         data += frame(1, 4, stream, head)  # the end of the headers, not of the stream
         body = b"\x00" + declared.to_bytes(4, "big") + bytes(sent)
