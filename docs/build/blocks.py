@@ -113,10 +113,8 @@ def own_images() -> str:
             f"{mean['wall_s']:.0f} s",
             f"{mean['load']:.1f}",
         ])  # fmt: skip
-    return table(
-        "images | test images | limit | `zoo fit`, mean ± sd | baseline | epochs | threads | CPU time | wall time | load",
-        rows,
-    )
+    header = "images | test images | limit | `zoo fit`, mean ± sd | baseline | epochs | threads | CPU time | wall | load"
+    return table(header, rows)
 
 
 def training_speed(name: str) -> str:

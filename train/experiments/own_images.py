@@ -94,7 +94,9 @@ CASES = {
     "digits": Case("scikit-learn's digits", digits, 1, 0.985),
     "cifar-2000": Case("2,000 training images of CIFAR-10, from scratch", cifar, 5, 0.62),
     "signs-1000": Case("1,000 of the hand signs at 32x32, from scratch", thousand_signs, 2, None, {"size": 32}),
-    "signs-1000-from": Case("1,000 of the hand signs at 32x32, from cifar90k.plus", thousand_signs, 2, None, {"initial": "cifar90k.plus"}),
+    "signs-1000-from": Case(
+        "1,000 of the hand signs at 32x32, from cifar90k.plus", thousand_signs, 2, None, {"initial": "cifar90k.plus"}
+    ),
 }
 
 
