@@ -113,7 +113,7 @@ def own_images() -> str:
             f"{mean['wall_s']:.0f} s",
             f"{mean['load']:.1f}",
         ])  # fmt: skip
-    header = "images | test images | limit | `zoo fit`, mean ± sd | baseline | epochs | threads | CPU time | wall | load"
+    header = "images | test images | limit | `zoo fit`, mean ± sd | baseline | epochs | threads | CPU | wall | load"
     return table(header, rows)
 
 
