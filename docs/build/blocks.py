@@ -4,7 +4,9 @@ A page has a block `<!-- [[[cog from docs.build import blocks; cog.out(blocks.NA
 `<!-- [[[end]]] -->`; `python -m docs.build` writes the table between the two lines.
 """
 
+import json
 import statistics
+from pathlib import Path
 
 from docs.build import accuracy, benchmarks, experiments
 from docs.build import training_speed as speed
@@ -87,6 +89,32 @@ def accuracies() -> str:
     return accuracy.models(
         shipped_cards(), {name: result["mean"] for name, result in robustness_results.read().items()}
     )
+
+
+def own_images() -> str:
+    """A row per set of `train.experiments.own_images`: means over its seeds."""
+    path = Path(__file__).parents[1] / "experiments" / "own-images.json"
+    rows = []
+    for case in json.loads(path.read_text())["cases"].values():
+        runs = list(case["runs"].values())
+        mean = {key: statistics.fmean(run[key] for run in runs) for key in ("cpu_s", "wall_s", "load")}
+        accuracies = [run["accuracy"] for run in runs]
+        spread = f" ± {statistics.stdev(accuracies):.2%}" if len(runs) > 1 else ""
+        epochs = sorted({run["epochs"] for run in runs})
+        rows.append([
+            case["title"],
+            f"{runs[0]['test_images']:,}",
+            f"{case['minutes']} min",
+            f"{statistics.fmean(accuracies):.2%}{spread} (n={len(runs)})",
+            f"{case['baseline']:.2%}",
+            f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]}–{epochs[-1]}",
+            ", ".join(str(threads) for threads in sorted({run["threads"] for run in runs})),
+            f"{mean['cpu_s']:.0f} s",
+            f"{mean['wall_s']:.0f} s",
+            f"{mean['load']:.1f}",
+        ])  # fmt: skip
+    header = "images | test images | limit | `zoo fit`, mean ± sd | baseline | epochs | threads | CPU | wall | load"
+    return table(header, rows)
 
 
 def training_speed(name: str) -> str:

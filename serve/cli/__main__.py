@@ -13,9 +13,9 @@ from typing import NoReturn
 
 def program() -> NoReturn:
     """Run the command and end the process."""
-    if sys.argv[1:2] == ["predict"]:  # NumPy would start a thread for each core, for matrices of three columns
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.set_threshold(50_000)  # imports make many objects, of which almost none can be collected
+    if sys.argv[1:2] == ["predict"]:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy would start a thread for each core
+        gc.set_threshold(50_000)  # imports make many objects, of which almost none can be collected
     from serve.cli.main import main
 
     try:

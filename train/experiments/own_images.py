@@ -90,11 +90,13 @@ def _write(folder: Path, images: own.Pixels, labels: list[str]) -> None:
 
 CASES = {
     "signs": Case("2,062 photographs of hand signs", signs, 10, 0.95),
-    "signs-fast": Case("the same", signs, 2, 0.90),
+    "signs-fast": Case("2,062 photographs of hand signs", signs, 2, 0.90),
     "digits": Case("scikit-learn's digits", digits, 1, 0.985),
     "cifar-2000": Case("2,000 training images of CIFAR-10, from scratch", cifar, 5, 0.62),
     "signs-1000": Case("1,000 of the hand signs at 32x32, from scratch", thousand_signs, 2, None, {"size": 32}),
-    "signs-1000-from": Case("the same, from cifar90k.plus", thousand_signs, 2, None, {"initial": "cifar90k.plus"}),
+    "signs-1000-from": Case(
+        "1,000 of the hand signs at 32x32, from cifar90k.plus", thousand_signs, 2, None, {"initial": "cifar90k.plus"}
+    ),
 }
 
 
