@@ -4,6 +4,8 @@ Each class carries the exit code of the command and the HTTP status of a respons
 inherits both, so there is no table of error classes.
 """
 
+import sys
+from importlib.util import find_spec
 from typing import ClassVar
 
 
@@ -81,3 +83,25 @@ def reason(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines()
     return printable(lines[0][:300]).rstrip(".") if lines else type(error).__name__
+
+
+def not_importable(what: str, error: ImportError, extra: str) -> str:
+    """The message where `what` needs packages of an extra: one is not installed, or cannot be imported."""
+    name = error.name or ""
+    if name in sys.stdlib_module_names:
+        return f"{what} needs {name}, which this Python was built without. Use another Python."
+    if isinstance(error, ModuleNotFoundError) and not ("." in name and _has_file(name.split(".")[0])):
+        return f"{what} needs {name}: pip install 'pocketzoo[{extra}]'."
+    return (
+        f"{what} needs a package that is installed but cannot be imported ({reason(error)}). "
+        f"Install it again: pip install --force-reinstall 'pocketzoo[{extra}]'."
+    )
+
+
+def _has_file(package: str) -> bool:
+    """Whether a package is installed. Others share the name of a namespace package, such as opentelemetry's."""
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None

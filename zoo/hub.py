@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import zoo
 from zoo import model_card, registry
 from zoo.card import Card, File
-from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, reason
+from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, not_importable, reason
 from zoo.model import card_of, load, locate, model_file
 from zoo.model_files import LARGEST_CARD, LARGEST_MODEL, read_file
 from zoo.source import SCHEMA_VERSION, SOURCE_FILE, Source
@@ -224,7 +224,7 @@ def _api(command: str) -> "HfApi":
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise ZooError(f"`zoo {command}` needs {error.name}: pip install 'pocketzoo[hub]'.") from None
+        raise ZooError(not_importable(f"`zoo {command}`", error, "hub")) from None
     return HfApi(library_name="pocketzoo", library_version=zoo.__version__)
 
 
@@ -278,7 +278,7 @@ def page(card: Card, repository: str) -> str:
 {pull_line}zoo predict image.png --model {card.name}
 ```
 
-With onnxruntime alone, for arrays that are in the form of the data set already:
+With onnxruntime alone, for arrays that are in the network's form already:
 
 ```python
 import onnxruntime

@@ -31,7 +31,7 @@ from serve.cli.options import device_option
 from serve.messages import say
 from serve.service.settings import Settings
 from zoo import errors
-from zoo.errors import WrongUsage, ZooError, reason
+from zoo.errors import WrongUsage, ZooError, not_importable, reason
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -50,8 +50,11 @@ KEEPALIVE_S = 60  # idle time after which TCP checks whether the client still ex
 BACKLOG = 2048  # connections that wait to be accepted
 PR_SET_PDEATHSIG = 1  # see prctl(2)
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-OWN_PATHS = ("models", "v2", "metrics", "docs", "redoc", "openapi.json", "gradio_api", "assets")  # their first parts
-KILL_S = 5  # time to end after the request deadline, before a process is killed
+# The first parts of the server's own paths
+OWN_PATHS = (
+    "models", "v2", "metrics", "docs", "redoc", "openapi.json", "gradio_api", "assets", "static", "config", "theme.css",
+)  # fmt: skip
+KILL_S = 5  # time to end after all requests are answered, before a process is killed
 
 # Errors that a server process can report to the first process. A subclass is reported as its nearest base class here.
 _START_ERRORS = {
@@ -81,11 +84,16 @@ def serve(settings: Settings) -> None:
         say(
             f"zoo: WARNING: Everyone who reaches {settings.host} can use this server. Set ZOO_API_KEY to require a key."
         )
-    if settings.model_control == "explicit" and settings.key is None and not ip_address(address).is_loopback:
-        raise WrongUsage("--model-control explicit on an address that others reach requires a key. Set ZOO_API_KEY.")
+    published = settings.allowed_hosts or settings.cors_origins or settings.root_path  # by a proxy, or to pages
+    if settings.model_control == "explicit" and settings.key is None:
+        if published or not ip_address(address).is_loopback:
+            raise WrongUsage(
+                "--model-control explicit requires a key where others reach the server (by --host, --allowed-host, "
+                "--cors-origin or --root-path). Set ZOO_API_KEY."
+            )
     if settings.grpc_port is not None:
         settings = replace(settings, grpc_port=_find_free_port(settings.host, settings.grpc_port, "--grpc-port")[1])
-    settings = replace(settings, port=port)
+    settings = replace(settings, address=address, port=port)
     with TemporaryDirectory(prefix="zoo-serve-") as folder:
         server = Granian(
             "pocketzoo",
@@ -102,7 +110,8 @@ def serve(settings: Settings) -> None:
             ssl_key=settings.tls_key,
             ssl_protocol_min=SSLProtocols.tls12,
             respawn_failed_workers=True,
-            workers_kill_timeout=ceil(settings.deadline_s) + KILL_S,
+            # HTTP requests are answered first, then gRPC's
+            workers_kill_timeout=ceil(settings.deadline_s * (1 if settings.grpc_port is None else 2)) + KILL_S,
             log_level="critical",  # type: ignore[arg-type]
         )
         error_file = Path(folder, START_ERROR_FILE)
@@ -263,7 +272,7 @@ def _mount_page(app: FastAPI, service: Service, metrics: Metrics, settings: Sett
 
 
 def _missing_extra(error: ImportError) -> ZooError:
-    return ZooError(f"`zoo serve` needs {error.name}: pip install 'pocketzoo[serve]'.")
+    return ZooError(not_importable("`zoo serve`", error, "serve"))
 
 
 class PortOption(click.Option):

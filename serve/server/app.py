@@ -25,7 +25,7 @@ from serve.service.models import Service
 from serve.service.pool import Runner
 from serve.service.settings import Settings
 from zoo import __version__
-from zoo.errors import WrongUsage, ZooError
+from zoo.errors import WrongUsage, ZooError, not_importable
 from zoo.runtime import PROVIDERS
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ DESCRIPTION = (
 PROTOCOL = "Open Inference Protocol"
 REPOSITORY = "Model repository"
 START_POLL_S = 0.05
+POOL_END_S = 2.0  # for the worker threads to end: by then all requests are answered
 
 MountPage = Callable[["FastAPI", Service, Metrics, Settings], None]
 
@@ -90,7 +91,7 @@ def build_api(settings: Settings, repository: Repository, health: Health, socket
             yield
             if announcing:
                 announcing.cancel()
-        service.pool.close(settings.deadline_s)
+        service.pool.close(min(settings.deadline_s, POOL_END_S))
 
     app = FastAPIOffline(title="pocketzoo", version=__version__, description=DESCRIPTION, lifespan=lifespan)
 
@@ -207,7 +208,7 @@ def import_grpc() -> Any:
     try:
         from serve.server.grpc_server import listen
     except ImportError as error:
-        raise WrongUsage(f"--grpc-port needs {error.name}: pip install 'pocketzoo[grpc]'.") from None
+        raise WrongUsage(not_importable("--grpc-port", error, "grpc")) from None
     return listen
 
 

@@ -363,9 +363,14 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._watches += 1
         sent = b""
         try:
-            async with asyncio.timeout(RECEIVE_S):
-                message = await context.read()
-            name = _service_name(message if isinstance(message, bytes) else b"")
+            try:
+                async with asyncio.timeout(RECEIVE_S):
+                    message = await context.read()
+                name = _service_name(message if isinstance(message, bytes) else b"")
+            except TimeoutError:
+                await context.abort(CODES[408], f"The message did not arrive within {RECEIVE_S:g} s.")
+            except HTTPError as error:
+                await context.abort(CODES[error.status], str(error))
             while not self.stopping.is_set():
                 try:
                     state = self._state_of(name)

@@ -91,7 +91,11 @@ class Health:
             yield
             return
         server = await asyncio.start_server(
-            self._answer_probe, self._settings.host, self._settings.health_port, reuse_port=True, limit=4096
+            self._answer_probe,
+            self._settings.address or self._settings.host,
+            self._settings.health_port,
+            reuse_port=True,
+            limit=4096,
         )
         self._probes = 0
         async with server:

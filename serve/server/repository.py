@@ -14,6 +14,7 @@ process that starts later, because one has died, opens what the file lists.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -298,7 +299,7 @@ class Repository:
             change(name)
 
     def _load(self, name: str) -> None:
-        entry = registry.find(name)
+        entry = _find(name)
         if entry.card.name != name:
             raise ModelNotFound(f"{name!r} is not a full name. Load {entry.card.name!r}.")
         self._check_limits(name, entry.card.file("model.onnx").size_bytes)
@@ -325,12 +326,14 @@ class Repository:
         if others + size > MAX_LOADED_BYTES:
             raise HTTPError(409, f"All models together would exceed {MAX_LOADED_BYTES:,} bytes. Unload others first.")
         if len(self._retired) >= MAX_RETIRED:
+            gc.collect()  # finished requests may still hold them, in cycles that are seldom collected
+        if len(self._retired) >= MAX_RETIRED:
             message = f"Requests still use {len(self._retired)} replaced models. Try again in a moment."
             raise HTTPError(503, message, retry_after="1")
 
     def _unload(self, name: str) -> None:
         if name not in self.service.runners:
-            if registry.find(name).card.name != name:
+            if _find(name).card.name != name:
                 raise ModelNotFound(f"{name!r} is not a full name.")
             return
         digests = {key: digest for key, digest in self.state.digests.items() if key != name}
@@ -363,6 +366,14 @@ class Repository:
             and self.metrics.value(slot, "generation") < wanted
             and self._slots.alive(slot)
         ]
+
+
+def _find(name: str) -> registry.Entry:
+    """A model of the registry. Raises ModelNotFound, and HTTPError 400 for one whose card is damaged."""
+    try:
+        return registry.find(name)
+    except BadModel as error:
+        raise HTTPError(400, _without_home(f"{name} cannot be loaded: {error}")) from None
 
 
 def _without_home(message: str) -> str:

@@ -17,7 +17,7 @@ from serve.messages import say
 from serve.server.request import Headers, Request
 from serve.service.settings import Settings
 from zoo import __version__
-from zoo.errors import ZooError
+from zoo.errors import ZooError, not_importable
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -140,7 +140,7 @@ def start_tracer(settings: Settings) -> Tracer | None:
 
         return Tracer(OTLPSpanExporter())
     except ImportError as error:
-        message = f"OpenTelemetry needs {error.name}: pip install 'pocketzoo[otel]'."
+        message = not_importable("OpenTelemetry", error, "otel")
         if settings.otel:
             raise ZooError(message) from None
         say(f"zoo: {message} No spans are sent.")

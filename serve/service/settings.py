@@ -14,6 +14,7 @@ DEFAULT_MODEL = "mnist14k"
 @dataclass(frozen=True)
 class Settings:
     host: str = "127.0.0.1"
+    address: str = ""  # of that host, where all ports are opened; "" for the host itself
     port: int = 8000
     models: str = "*"  # shell pattern of model names
     device: Device = "auto"
@@ -45,12 +46,12 @@ class Settings:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls_cert else 'http'}://{self._url_host}:{self.port}"
+        return f"{'https' if self.tls_cert else 'http'}://{_bracketed(self.host)}:{self.port}"
 
     @property
     def grpc_address(self) -> str:
-        return f"{self._url_host}:{self.grpc_port}"
+        return f"{_bracketed(self.address or self.host)}:{self.grpc_port}"
 
-    @property
-    def _url_host(self) -> str:
-        return f"[{self.host}]" if ":" in self.host else self.host
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -104,7 +104,9 @@ def test_access_is_checked_under_a_prefix(published):
     assert published.get("/zoology/models").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["zoo", "/", "/zoo/", "//zoo", "/v2", "/models/zoo", "/a b", "/a?b", "/../x y"])
+@pytest.mark.parametrize(
+    "path", ["zoo", "/", "/zoo/", "//zoo", "/v2", "/models/zoo", "/static", "/a b", "/a?b", "/../x y"]
+)
 def test_invalid_root_path(path):
     error = CliRunner().invoke(cli, ["serve", "--root-path", path]).exception
     assert isinstance(error, WrongUsage)

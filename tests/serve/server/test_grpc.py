@@ -311,6 +311,26 @@ def test_health_service(channel):
     watch.cancel()
 
 
+def test_host_name_with_several_addresses_gives_one_listener():
+    """The address whose reach `zoo serve` has checked: another one of that name may be public."""
+    assert Settings(host="localhost", address="127.0.0.1", grpc_port=1).grpc_address == "127.0.0.1:1"
+    assert Settings(host="::1", grpc_port=1).grpc_address == "[::1]:1"
+
+
+def test_invalid_watches_are_errors_of_the_call(channel, monkeypatch, caplog):
+    """And not of the server, whose log would get a traceback."""
+    monkeypatch.setattr(grpc_server, "RECEIVE_S", 0.2)
+    watch = channel.stream_stream("/grpc.health.v1.Health/Watch")
+    for message in (b"\xff\xff", b"\x0a\x7f", b"x" * 300):
+        with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+            next(watch(iter([message]), timeout=10))
+    release = threading.Event()
+    with pytest.raises(grpc.RpcError, match=r"DEADLINE_EXCEEDED[\s\S]*did not arrive within"):
+        next(watch((b"" for _ in iter(lambda: release.wait(10), True)), timeout=10))
+    release.set()
+    assert not caplog.records
+
+
 def test_watches_are_limited_and_end_with_the_server(tmp_path, monkeypatch):
     monkeypatch.setattr(grpc_server, "MAX_WATCHES", 3)
     with ExitStack() as stack:
@@ -495,17 +515,41 @@ def frame(kind, flags, stream, payload):
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
-def half_a_call(streams=1, sent=50_000, declared=15_900_000):
-    """The bytes of calls whose messages declare a size, and then have only a part of it."""
-    fields = {
-        ":method": "POST", ":scheme": "http", ":path": INFER, ":authority": "x",
-        "te": "trailers", "content-type": "application/grpc",
-    }  # fmt: skip
-    head = b"".join(
+def head_of(path, **fields):
+    """The headers of a call (RFC 7541, section 6.2.2)."""
+    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", **fields}
+    return b"".join(
         b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
         for name, value in fields.items()
     )
-    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+
+
+@pytest.mark.parametrize(("te", "done"), [({"te": "trailers"}, True), ({}, False)])
+def test_pages_of_a_browser_cannot_call(tmp_path, te, done):
+    """They cannot set the header TE (https://fetch.spec.whatwg.org/#forbidden-request-header), and gRPC requires it."""
+    message = pb.RepositoryModelUnloadRequest(model_name=NOTES).SerializeToString()
+    head = head_of(
+        f"/{grpc_server.INFERENCE}/RepositoryModelUnload",
+        **{"content-type": "text/plain", "origin": "https://example.org", **te},
+    )
+    data = PREFACE + frame(1, 4, 1, head) + frame(0, 1, 1, b"\x00" + len(message).to_bytes(4, "big") + message)
+    with listening(tmp_path) as (address, repository):
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(data)
+            until = time.monotonic() + (10 if done else 1)
+            while NOTES in repository.service.runners and time.monotonic() < until:
+                time.sleep(0.02)
+        assert (NOTES not in repository.service.runners) == done
+
+
+def half_a_call(streams=1, sent=50_000, declared=15_900_000):
+    """The bytes of calls whose messages declare a size, and then have only a part of it."""
+    head = head_of(INFER, **{"te": "trailers", "content-type": "application/grpc"})
+    data = PREFACE
     for stream in range(1, 2 * streams, 2):
         data += frame(1, 4, stream, head)  # the end of the headers, not of the stream
         body = b"\x00" + declared.to_bytes(4, "big") + bytes(sent)
@@ -699,7 +743,7 @@ def test_field_check_accepts_all_valid_requests():
 def test_missing_packages_are_named(tmp_path):
     blocked = tmp_path / "grpc"
     blocked.mkdir()
-    (blocked / "__init__.py").write_text("raise ImportError('no grpc', name='grpc')")
+    (blocked / "__init__.py").write_text("raise ModuleNotFoundError('no grpc', name='grpc')")
     done = run_zoo(
         "serve", "--no-demo", "--port", "0", "--models", NOTES, "--grpc-port", "0",
         env={"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
