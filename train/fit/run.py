@@ -1,6 +1,7 @@
 """fit(): labelled images -> a trained, calibrated and registered model, with a card and a report."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -102,12 +103,13 @@ def fit(
         KeyboardInterrupt: it was interrupted; `resume` continues it.
     """
     options = FitOptions(arch, size, epochs, minutes, initial, flip, class_weights, seed, threads, device)
+    _check_numbers(options)
     check_name(name, replace_model or resume)
     run = Run.of(name, "calibration", seed)
     if resume:
         options = _saved_options(run, options)
     else:
-        run.check_free(replace_model)
+        run.check_free(replace_model, "--replace")
     started = time.perf_counter()
     prepared, recipe, content = prepare(folder, name, options)
     for fact in prepared.facts:
@@ -148,6 +150,17 @@ def fit(
         f"interval). Report: {report}"
     )
     return card
+
+
+def _check_numbers(options: FitOptions) -> None:
+    """Raise WrongUsage for a number that is out of its range."""
+    if not 0 < options.minutes < math.inf:  # not true for NaN
+        raise WrongUsage(f"The longest training time cannot be {options.minutes} minutes: choose a number above 0.")
+    for name, value, least in (
+        ("epochs", options.epochs, 1), ("threads", options.threads, 1), ("seed", options.seed, 0)
+    ):  # fmt: skip
+        if value is not None and value < least:
+            raise WrongUsage(f"{name} cannot be {value}: choose {least} or more.")
 
 
 def check_name(name: str, replace_model: bool) -> None:
@@ -203,7 +216,7 @@ def _with_flip(prepared: own.OwnData, recipe: Recipe, options: FitOptions) -> tu
     if options.flip is not None:
         flip, fact = options.flip, f"Mirror images: {'yes' if options.flip else 'no'}, as chosen."
     elif channels == 1:
-        flip, fact = False, "Mirror images: no, because the images are grey and may be characters (--flip adds them)."
+        flip, fact = False, "Mirror images: no, because grey images may be characters (--flip adds them)."
     elif pairs := own.mirrored_classes(prepared):
         named = ", ".join(f"{a} and {b}" for a, b in pairs[:3])
         flip, fact = False, f"Mirror images: no, because classes look like mirror images of each other ({named})."

@@ -101,6 +101,15 @@ def test_temperature_of_a_faultless_validation_claims_no_certainty(images, class
     assert (scores / temperature).softmax(1).amax(1).mean().item() == pytest.approx((images + 1) / (images + 2), 1e-4)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"minutes": float("nan")}, {"minutes": 0}, {"minutes": float("inf")}, {"epochs": 0}, {"threads": 0}, {"seed": -1}],
+)
+def test_numbers_out_of_range_are_refused_before_images_are_read(empty_home, option):
+    with pytest.raises(WrongUsage, match="cannot be"):
+        zoo.fit("no such folder", "mine", **option)
+
+
 def test_names_that_cannot_be_used(empty_home, folder):
     for name in ("mnist14k", "mnist14k.plus", "a/b", ".hidden"):
         with pytest.raises(WrongUsage):
