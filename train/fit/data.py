@@ -278,7 +278,10 @@ def _split(
     for name in SPLITS:
         missing = sorted(set(range(len(labels))) - set(classes[split == name].tolist()))
         if missing and name == "train":
-            raise BadData(f"The class {labels[missing[0]]!r} in {path} has no images to train on beside duplicates.")
+            raise BadData(
+                f"The class {labels[missing[0]]!r} in {path} has no images for training, apart from copies of held-out "
+                "images: add images to it, or remove it."
+            )
         if not (split == name).any():
             raise BadData(f"{path} has too few different images for a {name} split: add images.")
     return split, moved

@@ -75,7 +75,7 @@ def test_remove_only_ones_own_models(run, empty_home, tmp_path):
         (["--size", "8x8x8"], "'8x8x8' is not a number of pixels"),
         (["--size", "-1"], "'-1' is not a number of pixels"),
         (["--layout", "x"], "is not one of"),
-        (["--labels", "/nowhere"], "labels in /nowhere cannot be read"),
+        (["--labels", "/nowhere"], "There is no file /nowhere with labels"),
     ],
 )
 def test_wrong_options_are_one_error(run, files, empty_home, options, message):
