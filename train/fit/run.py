@@ -29,7 +29,7 @@ from train.runs import Run
 from zoo import card as cards
 from zoo import own_models, registry
 from zoo.card import Card
-from zoo.errors import WrongUsage, printable
+from zoo.errors import RunError, WrongUsage, printable
 from zoo.evaluation import Evaluation, measure
 from zoo.inspection.onnx_layers import layers as layers_of
 from zoo.model import Model, model_file
@@ -114,6 +114,11 @@ def fit(
     prepared, recipe, content = prepare(folder, name, options)
     for fact in prepared.facts:
         say(fact)
+    if resume and run.saved_config()["dataset"] != recipe.dataset:
+        raise RunError(
+            f"The images in {prepared.source} are not those that the training of {name} was started with: restore "
+            "them, or start again with --replace instead of --resume."
+        )
     recipe, flip_fact = _with_flip(prepared, recipe, options)
     say(flip_fact)
     job = _job(recipe, prepared, options, run if resume else None)

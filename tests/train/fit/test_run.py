@@ -70,8 +70,12 @@ def test_an_interrupted_training_is_resumed_to_the_same_weights(empty_home, fold
         patch.setattr("train.progress.Progress.epoch_done", interrupt)
         with pytest.raises(KeyboardInterrupt):
             zoo.fit(folder, "parts", epochs=2, threads=1, seed=3, progress=True)
-    with pytest.raises(RunError, match="resume"):
+    with pytest.raises(RunError, match=r"--resume .* --replace"):
         zoo.fit(folder, "parts", seed=3)
+    moved = (folder / "red" / "0.png").rename(folder.parent / "0.png")
+    with pytest.raises(RunError, match=r"images in .* are not those .*--replace"):
+        zoo.fit(folder, "parts", seed=3, resume=True)
+    moved.rename(folder / "red" / "0.png")
     resumed = zoo.fit(folder, "parts", seed=3, resume=True)
     assert whole.file("model.safetensors").sha256 == resumed.file("model.safetensors").sha256
 
