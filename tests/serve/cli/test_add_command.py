@@ -50,9 +50,10 @@ def test_add_use_and_remove(run, files, empty_home):
 
 
 def test_remove_only_ones_own_models(run, empty_home, tmp_path):
-    code, _, err = run("remove", "mnist14k.plus", "-y")
-    assert code == 2
-    assert "is shipped with pocketzoo and cannot be removed" in err
+    for name in ("mnist14k.plus", "mnist14k"):
+        code, _, err = run("remove", name, "-y")
+        assert code == 2
+        assert "is shipped with pocketzoo and cannot be removed" in err
     for name in ("nothing", "..", "../models", ""):
         code, _, err = run("remove", name, "-y")
         assert code == 3
