@@ -38,9 +38,9 @@ def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
     return (scores.argmax(1) == labels).double().mean().item()
 
 
-def loss(scores: torch.Tensor, labels: torch.Tensor) -> float:
+def loss(scores: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> float:
     """Return the mean cross-entropy in nats."""
-    return F.cross_entropy(scores.double(), labels).item()
+    return F.cross_entropy(scores.double(), labels, label_smoothing=smoothing).item()
 
 
 def interval95(share: float, n: int) -> tuple[float, float]:
@@ -60,12 +60,23 @@ def calibration_error(scores: torch.Tensor, labels: torch.Tensor, bins: int = 15
     return gaps.abs().sum().item() / len(labels)
 
 
-def fit_temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the T > 0 that minimises the cross-entropy of `logits / T` (Guo et al., arXiv 1706.04599)."""
+def confusion_counts(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return int64 `(K, K)`: the number of images by label (rows) and predicted class (columns)."""
+    k = scores.shape[1]
+    return torch.bincount(labels * k + scores.argmax(1), minlength=k * k).view(k, k)
+
+
+def fit_temperature(scores: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> float:
+    """Return the T > 0 that minimises the cross-entropy of `logits / T` (Guo et al., arXiv 1706.04599).
+
+    Args:
+        smoothing: label smoothing, for few images.
+    """
     low, high = math.log(0.05), math.log(20.0)
     for _ in range(60):  # the loss is convex in log T near its minimum: ternary search to 1e-9
         third = (high - low) / 3
-        if loss(scores / math.exp(low + third), labels) < loss(scores / math.exp(high - third), labels):
+        left, right = (loss(scores / math.exp(x), labels, smoothing) for x in (low + third, high - third))
+        if left < right:
             high -= third
         else:
             low += third

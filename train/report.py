@@ -46,15 +46,9 @@ def report(recipe: Recipe, runs: Path | None, folder: str | None) -> list[Path]:
     return paths
 
 
-def confusion_counts(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return int64 `(K, K)`: the number of images by label (rows) and predicted class (columns)."""
-    k = scores.shape[1]
-    return torch.bincount(labels * k + scores.argmax(1), minlength=k * k).view(k, k)
-
-
 def confusion(scores: torch.Tensor, test: Split, labels: tuple[str, ...], title: str) -> Figure:
     """Draw the confusion matrix. Only mistakes are coloured, because the diagonal is much larger."""
-    counts = confusion_counts(scores, test.labels)
+    counts = evaluate.confusion_counts(scores, test.labels)
     wrong = counts - torch.diag(counts.diag())
     figure = Figure(figsize=(0.62 * len(labels) + 1.6, 0.55 * len(labels) + 1.6), layout="constrained")
     axes = figure.subplots()

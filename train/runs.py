@@ -44,11 +44,11 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def check_free(self, restart: bool = False) -> None:
-        """Raise RunError if the folder contains a run and `restart` is not set."""
+    def check_free(self, restart: bool = False, option: str = "--restart") -> None:
+        """Raise RunError if the folder contains a run and `restart`, the command's `option`, is not set."""
         if self.checkpoint.exists() and not restart:
             raise RunError(
-                f"{self.folder} already contains a run. Use --resume to continue it or --restart to replace it."
+                f"{self.folder} already contains a run. Use --resume to continue it or {option} to replace it."
             )
 
     def begin(

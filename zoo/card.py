@@ -27,6 +27,7 @@ Form = Literal["digit", "photo"]
 ResizeFit = Literal["shortest", "exact"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
+OWN_IMAGES = "own"  # the data set of a model that `zoo fit` has trained
 MAX_LENGTH = 10_000  # characters of a string, or members of a list
 MAX_DEPTH = 10  # of nested lists and objects in settings and environments
 
@@ -84,7 +85,7 @@ class Input:
 class DatasetFacts:
     """The data set that the model was trained on."""
 
-    name: str  # in `zoo.datasets.catalog`, or "own" for one's own images
+    name: str  # in `zoo.datasets.catalog`, or OWN_IMAGES
     title: str
     licence: str
     source: str

@@ -195,7 +195,7 @@ def measure(
         correct=correct,
         accuracy=correct / len(truth),
         interval95=wilson(correct / len(truth), len(truth)),
-        loss=float(-np.log(np.maximum(own, 1e-12)).mean()),
+        loss=abs(float(np.log(np.maximum(own, 1e-12)).mean())),  # abs: no -0.0
         unsure=float((top < unsure_below).mean()),
         calibration_error=error,
         reliability=reliability,

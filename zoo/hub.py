@@ -278,7 +278,7 @@ def page(card: Card, repository: str) -> str:
 {pull_line}zoo predict image.png --model {card.name}
 ```
 
-With onnxruntime alone, for arrays that are in the network's form already:
+With onnxruntime alone, for arrays that are in the form of the model's input already:
 
 ```python
 import onnxruntime

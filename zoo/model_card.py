@@ -6,9 +6,10 @@ https://huggingface.co/docs/hub/model-cards. `zoo push` writes it as README.md, 
 import json
 from typing import Any
 
-from zoo.card import Accuracy, Card, Training
+from zoo.card import OWN_IMAGES, Accuracy, Card, DatasetFacts, Training
 
 HUB_DATASETS = "huggingface.co/datasets/"
+NOT_STATED = "not stated"  # the licence of a model of one's own
 
 # Licences that the hub knows by these identifiers (https://huggingface.co/docs/hub/repositories-licenses), of those
 # that are usual for weights. Others are written as "other" with their name.
@@ -37,7 +38,7 @@ def _front_matter(card: Card) -> str:
         **_licence(card.licence),
         "library_name": "onnx",
         "pipeline_tag": "image-classification",
-        "tags": ["onnx", "image-classification", "tiny", *([card.dataset.name] if card.dataset else [])],
+        "tags": ["onnx", "image-classification", "tiny", *_dataset_tags(card)],
         **_evaluation(card),
     }
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
@@ -49,6 +50,8 @@ def _evaluation(card: Card) -> dict[str, Any]:
         return {}
     on_hub = card.dataset.source.startswith(HUB_DATASETS)
     dataset_id = card.dataset.source.removeprefix(HUB_DATASETS) if on_hub else card.dataset.name
+    if card.dataset.name == OWN_IMAGES:
+        dataset_id = "imagefolder"  # the hub's usual name for a folder of images that is not published
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"type": dataset_id, "name": card.dataset.title, "split": "test"},
@@ -61,9 +64,23 @@ def _evaluation(card: Card) -> dict[str, Any]:
     }
 
 
+def _dataset_tags(card: Card) -> list[str]:
+    return [card.dataset.name] if card.dataset and card.dataset.name != OWN_IMAGES else []
+
+
+def _dataset_sentence(dataset: DatasetFacts) -> str:
+    if dataset.name != OWN_IMAGES:
+        return f"Dataset: {dataset.title} ({dataset.source}), licence: {dataset.licence}."
+    counts = ", ".join(f"{count:,} {split}" for split, count in (dataset.images or {}).items()) or "not counted"
+    digest = f"; sha256 {dataset.sha256}" if dataset.sha256 else ""
+    return f"Dataset: {dataset.title}, images of the model's author: {counts}{digest}."
+
+
 def _licence(licence: str) -> dict[str, str]:
     if licence.lower() in HUB_LICENCES:
         return {"license": licence.lower()}
+    if licence == NOT_STATED:
+        return {"license": "unknown"}
     return {"license": "other", "license_name": licence}
 
 
@@ -135,11 +152,7 @@ def _body(card: Card, usage: str, footer: str) -> str:
             else []
         ),
         _sentence(calibration.source),
-        *(
-            [f"Dataset: {card.dataset.title} ({card.dataset.source}), licence: {card.dataset.licence}."]
-            if card.dataset
-            else []
-        ),
+        *([_dataset_sentence(card.dataset)] if card.dataset else []),
     ]
     lines = [f"# {card.name}", "", _sentence(card.title), "", usage, "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts]

@@ -72,7 +72,8 @@ def own_folder(name: str) -> Path:
     folder = registry.home() / "models" / name
     if NAME.fullmatch(name) and os.path.lexists(folder):
         return folder
-    if NAME.fullmatch(name) and (registry.SHIPPED_FOLDER / name).exists():
+    shipped = os.listdir(registry.SHIPPED_FOLDER)
+    if name in shipped or name in [full.split(".")[0] for full in shipped]:
         raise WrongUsage(f"{name} is shipped with pocketzoo and cannot be removed.")
     known = registry.scan()
     own = [entry.card.name for entry in known if not entry.shipped]

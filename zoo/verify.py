@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.card import Card
+from zoo.card import OWN_IMAGES, Card
 from zoo.datasets import catalog
 from zoo.errors import BadData, BadModel, DataNotFound, ModelNotFound
 from zoo.model import Model
@@ -111,6 +111,13 @@ def _card_detail(model: Entry | Path, same: bool) -> str:
 def _check_accuracy(model: Model, card: Card, folder: str | None) -> Check:
     if card.dataset is None or card.accuracy is None:
         return Check("accuracy", None, "not recomputed: the card has no data set or no accuracy")
+    if card.dataset.name == OWN_IMAGES:
+        return Check(
+            "accuracy",
+            None,
+            "not recomputed: the model was trained on its author's own images. Measure it on labelled images: "
+            f"zoo evaluate {card.name} FOLDER",
+        )
     known = catalog.DATASETS.get(card.dataset.name)
     if known is None:
         return Check("accuracy", None, f"not recomputed: unknown data set {card.dataset.name!r}")

@@ -124,6 +124,7 @@ def add_command(file: str, crop: str, **options: Any) -> None:
         say(line)
     click.echo(card.name)
     say(f"Next: zoo predict IMAGE --model {card.name}")
+    say(f"      zoo evaluate {card.name} FOLDER    (the accuracy on your own labelled images)")
 
 
 def summary(card: "Card") -> list[str]:
@@ -136,7 +137,7 @@ def summary(card: "Card") -> list[str]:
         f"input: {input_text(card.input)}",
         f"preprocessing: {card.origin.preprocessing}",
         f"parity: {card.origin.parity}",
-        "unknown: accuracy, data set, training. Measure the accuracy on your own labelled pictures.",
+        "unknown: accuracy, data set, training",
     ]
 
 

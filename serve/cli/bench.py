@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from serve.cli.options import complete_models, json_option
+from serve.cli.options import FiniteRange, complete_models, json_option
 from serve.service.settings import DEFAULT_MODEL
 from zoo.errors import DeviceUnavailable, ModelNotFound, printable
 
@@ -250,7 +250,7 @@ def parse_batches(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.1, 3600),
+    type=FiniteRange(0.1, 3600),
     default=5.0,
     show_default=True,
     metavar="S",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from serve.cli.options import complete_models, device_choice
+from serve.cli.options import FiniteRange, complete_models, device_choice
 from serve.messages import say
 from zoo.errors import printable
 
@@ -21,7 +21,7 @@ from zoo.errors import printable
 @click.option("--epochs", type=click.IntRange(min=1), help="Number of epochs.  [default: by images and minutes]")
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0.05, max=10_000),
+    type=FiniteRange(min=0.05, max=10_000),
     default=10.0,
     show_default=True,
     help="Longest training time.",

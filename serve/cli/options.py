@@ -1,6 +1,7 @@
 """Options and completion that several commands share."""
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,16 @@ from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+
+class FiniteRange(click.FloatRange):
+    """A finite number in a range. click's own type lets NaN pass, because no comparison with a bound is true."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def complete_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":

@@ -20,7 +20,7 @@ from serve.batch.inputs import ImageArgument, Options, expand, total
 from serve.batch.outputs import SUFFIXES, Stdout, check_out, encoding_of, open_output
 from serve.batch.pipeline import MAX_IMAGES_IN_PROCESS, BatchJob, Block, Output, Summary, TooManyErrors, run
 from serve.batch.signals import interrupt_once
-from serve.cli.options import complete_files, device_choice, model_option
+from serve.cli.options import FiniteRange, complete_files, device_choice, model_option
 from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
 from serve.service.settings import DEFAULT_MODEL
@@ -299,7 +299,7 @@ class ProgressBar:
 @click.option(
     "--max-megapixels",
     envvar="ZOO_MAX_MEGAPIXELS",
-    type=click.FloatRange(min=0.1, max=1000),
+    type=FiniteRange(min=0.1, max=1000),
     metavar="N",
     help="Reject images above this many megapixels.  [env var: ZOO_MAX_MEGAPIXELS; default: 25]",
 )

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from serve.cli.options import device_option
+from serve.cli.options import FiniteRange, device_option
 from serve.messages import say
 from serve.service.settings import Settings
 from zoo import errors
@@ -337,7 +337,7 @@ def processes_for(device: Device) -> int:
 )
 @click.option(
     "--max-body-mb",
-    type=click.FloatRange(min=0.001),
+    type=FiniteRange(min=0.001),
     default=16,
     show_default=True,
     metavar="MB",

@@ -98,7 +98,7 @@ def test_block_that_fails_is_an_error(block, message):
         renew(block, Path("page.md"))
 
 
-@pytest.mark.parametrize("card", [entry.card for entry in registry.scan()], ids=lambda card: card.name)
+@pytest.mark.parametrize("card", [entry.card for entry in registry.scan() if entry.shipped], ids=lambda card: card.name)
 def test_model_pages_are_valid_hub_model_cards(card):
     from huggingface_hub import ModelCard
 

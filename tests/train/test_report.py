@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.support.examples import stripes
-from train import report
+from train import evaluate, report
 
 pytestmark = pytest.mark.slow  # needs torch
 
@@ -23,7 +23,7 @@ def scored():
 
 def test_confusion_counts_by_label_and_prediction(scored):
     scores, data = scored
-    counts = report.confusion_counts(scores, data.labels)
+    counts = evaluate.confusion_counts(scores, data.labels)
     assert counts[3, 5] == 40
     assert counts.sum() == 400
     assert counts.diag().sum() == 360

@@ -132,6 +132,22 @@ def test_model_card_of_other_peoples_data_and_licences(model_files):
     assert data.eval_results[0].dataset_name == fields["dataset"]["title"]
 
 
+@pytest.mark.parametrize("counted", [{}, {"images": {"train": 1_600, "test": 300}, "sha256": "a" * 64}])
+def test_model_card_of_a_fitted_model(model_files, counted):
+    from huggingface_hub import ModelCard
+
+    fields = json.loads(model_files["card.json"])
+    fields["dataset"] = {"name": "own", "title": "mugs", "licence": "not stated", "source": "own images", **counted}
+    text = page(zoo.card.Card.from_json(json.dumps(fields | {"licence": "not stated"}), "card.json"), REPOSITORY)
+    data = ModelCard(text).data
+    assert (data.license, data.license_name) == ("unknown", None)
+    assert (data.eval_results[0].dataset_type, data.eval_results[0].dataset_name) == ("imagefolder", "mugs")
+    assert "own" not in data.tags
+    assert data.datasets is None
+    facts = f"1,600 train, 300 test; sha256 {'a' * 64}" if counted else "not counted"
+    assert f"Dataset: mugs, images of the model's author: {facts}." in text
+
+
 def test_model_card_shows_code_that_runs(model_files, tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(model_files["model.onnx"])
     monkeypatch.chdir(tmp_path)

@@ -103,6 +103,7 @@ def test_card_with_another_data_set_fails(copy, data_folder):
     entry = registry.open_folder(copy)
     for changes, passed, words in (
         ({"name": "faces"}, None, "unknown data set 'faces'"),
+        ({"name": "own"}, None, f"zoo evaluate {entry.card.name} FOLDER"),
         ({"name": "cifar10"}, False, "differ from those of CIFAR-10"),
     ):
         card = replace(entry.card, dataset=replace(entry.card.dataset, **changes))

@@ -278,18 +278,23 @@ def _split(
     for name in SPLITS:
         missing = sorted(set(range(len(labels))) - set(classes[split == name].tolist()))
         if missing and name == "train":
-            raise BadData(f"The class {labels[missing[0]]!r} in {path} has no images to train on beside duplicates.")
+            raise BadData(
+                f"The class {labels[missing[0]]!r} in {path} has no images for training, apart from copies of held-out "
+                "images: add images to it, or remove it."
+            )
         if not (split == name).any():
             raise BadData(f"{path} has too few different images for a {name} split: add images.")
     return split, moved
 
 
-def _conflicts(groups: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]) -> int:
-    """How many groups of duplicates have different labels."""
-    labels: dict[int, set[int]] = {}
-    for group, label in zip(groups.tolist(), classes.tolist(), strict=True):
-        labels.setdefault(group, set()).add(label)
-    return sum(len(different) > 1 for different in labels.values())
+def _conflicts(groups: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """For each group of duplicates with different labels, two images whose labels differ."""
+    first: dict[int, int] = {}
+    found: dict[int, tuple[int, int]] = {}
+    for row, group in enumerate(groups.tolist()):
+        if classes[first.setdefault(group, row)] != classes[row]:
+            found.setdefault(group, (first[group], row))
+    return list(found.values())
 
 
 def mirrored_classes(data: OwnData) -> list[tuple[str, str]]:
@@ -378,7 +383,11 @@ def _problem_facts(found: LabelledImages, problems: list[Problem]) -> list[str]:
 
 
 def _duplicate_facts(
-    exact: list[tuple[int, int]], near: list[tuple[int, int]], moved: int, conflicts: int, names: list[str]
+    exact: list[tuple[int, int]],
+    near: list[tuple[int, int]],
+    moved: int,
+    conflicts: list[tuple[int, int]],
+    names: list[str],
 ) -> list[str]:
     lines = []
     if exact or near:
@@ -390,7 +399,11 @@ def _duplicate_facts(
     if moved:
         lines.append(f"{_count(moved, 'image')} left out, because copies are in a later split.")
     if conflicts:
-        lines.append(f"Warning: {_count(conflicts, 'group')} of duplicates with different labels.")
+        a, b = conflicts[0]
+        lines.append(
+            f"Warning: {_count(len(conflicts), 'group')} of duplicates with different labels (for example {names[a]} "
+            f"and {names[b]})."
+        )
     return lines
 
 

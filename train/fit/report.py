@@ -57,7 +57,8 @@ def write_report(path: Path, card: Card, run: Run, data: OwnData, test: Evaluati
     parts.append("<h2>Worst mistakes</h2>" + _pictures(test.worst, images, "None."))
     suspects = "None found." if test.suspected_labels is not None else "Not searched: cleanlab is not installed."
     parts.append("<h2>Labels that are probably wrong</h2>" + _pictures(test.suspected_labels or (), images, suspects))
-    title = f"<meta charset=utf-8><title>{html.escape(card.name)}</title><style>{STYLE}</style>"
+    head = "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    title = f"{head}<title>{html.escape(card.name)}</title><style>{STYLE}</style>"
     path.write_text(f"<!doctype html><html lang=en>{title}{''.join(parts)}</html>\n", encoding="utf-8")
 
 
@@ -87,6 +88,7 @@ def curves(run: Run) -> Figure:
             values = [line[f"{part}_{quantity}"] for line in lines]
             axes.plot([line["epoch"] for line in lines], values, color=colour, label=part)
         axes.set(title=quantity, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     return figure
 

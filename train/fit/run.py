@@ -1,6 +1,7 @@
 """fit(): labelled images -> a trained, calibrated and registered model, with a card and a report."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -8,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -29,7 +29,7 @@ from train.runs import Run
 from zoo import card as cards
 from zoo import own_models, registry
 from zoo.card import Card
-from zoo.errors import WrongUsage, printable
+from zoo.errors import RunError, WrongUsage, printable
 from zoo.evaluation import Evaluation, measure
 from zoo.inspection.onnx_layers import layers as layers_of
 from zoo.model import Model, model_file
@@ -37,6 +37,7 @@ from zoo.model import Model, model_file
 RESERVE = 0.8  # share of --minutes for the training steps; the rest is for validation, export and a machine's noise
 DEFAULT_MINUTES = 10.0
 MIRROR_CONFUSION = 0.2  # share of both of two classes taken for the other from which on mirror images are suspected
+MIRROR_IMAGES = 2  # at least that many of each of the two; one mistake in a small class means nothing
 
 Say = Callable[[str], None]
 
@@ -102,16 +103,22 @@ def fit(
         KeyboardInterrupt: it was interrupted; `resume` continues it.
     """
     options = FitOptions(arch, size, epochs, minutes, initial, flip, class_weights, seed, threads, device)
+    _check_numbers(options)
     check_name(name, replace_model or resume)
     run = Run.of(name, "calibration", seed)
     if resume:
         options = _saved_options(run, options)
     else:
-        run.check_free(replace_model)
+        run.check_free(replace_model, "--replace")
     started = time.perf_counter()
     prepared, recipe, content = prepare(folder, name, options)
     for fact in prepared.facts:
         say(fact)
+    if resume and run.saved_config()["dataset"] != recipe.dataset:
+        raise RunError(
+            f"The images in {prepared.source} are not those that the training of {name} was started with: restore "
+            "them, or start again with --replace instead of --resume."
+        )
     recipe, flip_fact = _with_flip(prepared, recipe, options)
     say(flip_fact)
     job = _job(recipe, prepared, options, run if resume else None)
@@ -134,12 +141,12 @@ def fit(
     else:
         first = (lambda network: _initialize(network, content, recipe, training, say)) if content else None
         train(job, run, training, validation, bar, resume, replace_model, objective, first)
-    card, test = _register(prepared, recipe, run, time.perf_counter() - started)
+    card, test, confused = _register(prepared, recipe, run, time.perf_counter() - started)
     from train.fit.report import write_report
 
     report = run.folder / "report.html"
     write_report(report, card, run, prepared, test)
-    for warning in _warnings(test, recipe):
+    for warning in _warnings(confused, card.labels, recipe):
         say(warning)
     accuracy = card.trained.accuracy
     low, high = accuracy.interval95
@@ -148,6 +155,17 @@ def fit(
         f"interval). Report: {report}"
     )
     return card
+
+
+def _check_numbers(options: FitOptions) -> None:
+    """Raise WrongUsage for a number that is out of its range."""
+    if not 0 < options.minutes < math.inf:  # not true for NaN
+        raise WrongUsage(f"The longest training time cannot be {options.minutes} minutes: choose a number above 0.")
+    for name, value, least in (
+        ("epochs", options.epochs, 1), ("threads", options.threads, 1), ("seed", options.seed, 0)
+    ):  # fmt: skip
+        if value is not None and value < least:
+            raise WrongUsage(f"{name} cannot be {value}: choose {least} or more.")
 
 
 def check_name(name: str, replace_model: bool) -> None:
@@ -203,10 +221,10 @@ def _with_flip(prepared: own.OwnData, recipe: Recipe, options: FitOptions) -> tu
     if options.flip is not None:
         flip, fact = options.flip, f"Mirror images: {'yes' if options.flip else 'no'}, as chosen."
     elif channels == 1:
-        flip, fact = False, "Mirror images: no, because the images are grey and may be characters (--flip adds them)."
+        flip, fact = False, "Mirror images: no, because grey images may be characters (--flip adds them)."
     elif pairs := own.mirrored_classes(prepared):
         named = ", ".join(f"{a} and {b}" for a, b in pairs[:3])
-        flip, fact = False, f"Mirror images: no, because classes are mirror images of each other ({named})."
+        flip, fact = False, f"Mirror images: no, because classes look like mirror images of each other ({named})."
     else:
         flip, fact = True, "Mirror images: yes (--no-flip leaves them out)."
     return replace(recipe, augment=plan.augmentation(size, channels, flip)), fact
@@ -247,14 +265,19 @@ def _initialize(network: Any, content: bytes, recipe: Recipe, training: Split, s
     say(f"Initial weights: {copied} layers of the other model; the last layer is new where its size differs.")
 
 
-def _register(prepared: own.OwnData, recipe: Recipe, run: Run, seconds: float) -> tuple[Card, Evaluation]:
-    """Calibrate on the validation split, read the test split once, and write the model's folder."""
+def _register(prepared: own.OwnData, recipe: Recipe, run: Run, seconds: float) -> tuple[Card, Evaluation, torch.Tensor]:
+    """Calibrate on the validation split, read the test split once, and write the model's folder.
+
+    Returns the card, the evaluation on the test split, and the confusion matrix of the validation split, from which
+    advice for the next training may come.
+    """
     config, result = run.read("config"), run.read("result")
     recipe = replace(recipe, epochs=config["epochs"])
     network = networks.load(recipe, run.weights)
     validation, test = prepared.part("validation"), prepared.part("test")
     validation_scores = evaluate.logits(network, validation.images, recipe)
-    temperature = round(evaluate.fit_temperature(validation_scores, validation.labels), 4)
+    smoothing = _smoothing(len(validation), len(prepared.labels))
+    temperature = round(evaluate.fit_temperature(validation_scores, validation.labels, smoothing), 4)
     threshold = round(evaluate.unsure_below(validation_scores, validation.labels, temperature), 3)
     scores = evaluate.logits(network, test.images, recipe)
     model = to_onnx(network, recipe, temperature, prepared.input.shape)
@@ -271,7 +294,7 @@ def _register(prepared: own.OwnData, recipe: Recipe, run: Run, seconds: float) -
         labels=prepared.labels,
         input=prepared.input,
         dataset=cards.DatasetFacts(
-            name="own",
+            name=cards.OWN_IMAGES,
             title=_printable(Path(prepared.source).name or prepared.source),
             licence="not stated",
             source="own images",
@@ -291,8 +314,8 @@ def _register(prepared: own.OwnData, recipe: Recipe, run: Run, seconds: float) -
         calibration=cards.Calibration(
             temperature=temperature,
             unsure_below=threshold,
-            source=f"{len(validation):,} validation images: T minimises the cross-entropy, and half of the wrong "
-            "answers have a probability below the threshold",
+            source=f"{len(validation):,} validation images: T minimises the cross-entropy of labels smoothed by "
+            "Platt's rule, and half of the wrong answers have a probability below the threshold",
             ece_before=round(evaluate.calibration_error(scores, test.labels), 5),
             ece_after=round(evaluate.calibration_error(scores / temperature, test.labels), 5),
         ),
@@ -315,27 +338,40 @@ def _register(prepared: own.OwnData, recipe: Recipe, run: Run, seconds: float) -
     card = own_models.write(card, {"model.onnx": content, "model.safetensors": run.weights.read_bytes()}, target)
     probabilities = (scores.double() / temperature).softmax(1).numpy()
     names = prepared.names_of("test")
-    return card, measure(
+    evaluation = measure(
         card.name, prepared.source, card.labels, names, test.labels.numpy(), probabilities, threshold, prepared.problems
     )
+    return card, evaluation, evaluate.confusion_counts(validation_scores, validation.labels)
+
+
+def _smoothing(images: int, classes: int) -> float:
+    """The label smoothing that gives the label a probability of (n + 1) / (n + 2), by Platt's rule (1999).
+
+    If all of a few validation images are classified correctly, the temperature would otherwise go to 0, and every
+    answer would claim to be certain.
+    """
+    return classes / (classes - 1) / (images + 2)
 
 
 def _printable(text: str) -> str:
     return printable(text.encode(errors="backslashreplace").decode())[:200]
 
 
-def _warnings(test: Evaluation, recipe: Recipe) -> list[str]:
-    """What the test split shows about the augmentation."""
+def _warnings(confused: torch.Tensor, labels: tuple[str, ...], recipe: Recipe) -> list[str]:
+    """What the validation split shows about the augmentation; `confused` is `(K, K)`, rows labels."""
     if ("flip", {}) not in recipe.augment:
         return []
-    shares = np.array(test.confusion) / np.maximum(1, np.array(test.confusion).sum(1, keepdims=True))
+    shares = confused / confused.sum(1, keepdim=True).clamp(min=1)
     pairs = [
-        (test.labels[a], test.labels[b])
+        (labels[b], labels[a])
         for a in range(len(shares))
         for b in range(a)
-        if min(shares[a, b], shares[b, a]) >= MIRROR_CONFUSION
+        if min(shares[a, b], shares[b, a]) >= MIRROR_CONFUSION and min(confused[a, b], confused[b, a]) >= MIRROR_IMAGES
     ]
     if not pairs:
         return []
     named = ", ".join(f"{a} and {b}" for a, b in pairs[:3])
-    return [f"Warning: {named} are often confused. If they are mirror images of each other, train with --no-flip."]
+    return [
+        f"Warning: {named} are often confused in validation. If they are mirror images of each other, train with "
+        "--no-flip."
+    ]

@@ -301,7 +301,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """
     try:
         text = read_file(path, LARGEST_TEXT).decode("utf-8-sig")
-    except (ModelNotFound, BadModel, UnicodeDecodeError) as error:
+    except ModelNotFound:
+        raise WrongUsage(f"There is no file {path} with labels: check the path.") from None
+    except (BadModel, UnicodeDecodeError) as error:
         detail = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else printable(str(error))
         raise WrongUsage(f"The labels in {path} cannot be read ({detail}).") from None
     if path.suffix.lower() != ".json":

@@ -50,9 +50,10 @@ def test_add_use_and_remove(run, files, empty_home):
 
 
 def test_remove_only_ones_own_models(run, empty_home, tmp_path):
-    code, _, err = run("remove", "mnist14k.plus", "-y")
-    assert code == 2
-    assert "is shipped with pocketzoo and cannot be removed" in err
+    for name in ("mnist14k.plus", "mnist14k"):
+        code, _, err = run("remove", name, "-y")
+        assert code == 2
+        assert "is shipped with pocketzoo and cannot be removed" in err
     for name in ("nothing", "..", "../models", ""):
         code, _, err = run("remove", name, "-y")
         assert code == 3
@@ -75,7 +76,7 @@ def test_remove_only_ones_own_models(run, empty_home, tmp_path):
         (["--size", "8x8x8"], "'8x8x8' is not a number of pixels"),
         (["--size", "-1"], "'-1' is not a number of pixels"),
         (["--layout", "x"], "is not one of"),
-        (["--labels", "/nowhere"], "labels in /nowhere cannot be read"),
+        (["--labels", "/nowhere"], "There is no file /nowhere with labels"),
     ],
 )
 def test_wrong_options_are_one_error(run, files, empty_home, options, message):

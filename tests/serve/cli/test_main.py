@@ -188,6 +188,23 @@ def test_exit_codes_and_error_messages(run, arguments, code, words):
     assert out == ""
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-nan"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "x.png", "--max-megapixels"),
+        ("bench", "mnist14k", "--seconds"),
+        ("serve", "--port", "0", "--max-body-mb"),
+        ("fit", "folder", "--name", "x", "--minutes"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(run, arguments, value):
+    code, out, err = run(*arguments, value)
+    assert (code, out) == (2, "")
+    assert arguments[-1] in err
+    assert value in err
+
+
 def test_folder_without_images_exits_with_2_after_other_rows(run, pictures, tmp_path):
     (tmp_path / "bare").mkdir()
     code, out, err = run("predict", tmp_path / "bare", pictures / "7.png", f"{tmp_path}/*.bmp", "--format", "jsonl")

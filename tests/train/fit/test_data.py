@@ -120,3 +120,20 @@ def test_errors_before_training(tmp_path):
         (tmp_path / "c" / f"{number}.png").write_bytes(b"no")
     with pytest.raises(BadData, match="None of the 15 images"):
         own.read(tmp_path, 0)
+
+
+def test_a_class_without_training_images_is_an_error(tmp_path):
+    for label in ("a", "b"):
+        write(tmp_path / "train", label, 5)
+    write(tmp_path / "test", "c", 5)
+    with pytest.raises(BadData, match=r"class 'c' .* has no images for training"):
+        own.read(tmp_path, 0)
+
+
+def test_duplicates_with_different_labels_are_named(tmp_path):
+    for label in ("a", "b"):
+        write(tmp_path, label, 12)
+    (tmp_path / "b" / "wrong.png").write_bytes((tmp_path / "a" / "3.png").read_bytes())
+    (warning,) = [fact for fact in own.read(tmp_path, 0).facts if fact.startswith("Warning")]
+    assert "1 group of duplicates" in warning
+    assert "a/3.png and b/wrong.png" in warning

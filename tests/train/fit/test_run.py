@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import zoo
 from tests.support.command import run  # noqa: F401
 from tests.train.fit.test_data import write
 from train import networks
-from train.evaluate import network_input
+from train.evaluate import fit_temperature, network_input
 from train.fit import initial, plan
 from train.fit import run as fitting
 from train.fit.data import read
@@ -69,10 +70,48 @@ def test_an_interrupted_training_is_resumed_to_the_same_weights(empty_home, fold
         patch.setattr("train.progress.Progress.epoch_done", interrupt)
         with pytest.raises(KeyboardInterrupt):
             zoo.fit(folder, "parts", epochs=2, threads=1, seed=3, progress=True)
-    with pytest.raises(RunError, match="resume"):
+    with pytest.raises(RunError, match=r"--resume .* --replace"):
         zoo.fit(folder, "parts", seed=3)
+    moved = (folder / "red" / "0.png").rename(folder.parent / "0.png")
+    with pytest.raises(RunError, match=r"images in .* are not those .*--replace"):
+        zoo.fit(folder, "parts", seed=3, resume=True)
+    moved.rename(folder / "red" / "0.png")
     resumed = zoo.fit(folder, "parts", seed=3, resume=True)
     assert whole.file("model.safetensors").sha256 == resumed.file("model.safetensors").sha256
+
+
+@pytest.mark.parametrize(
+    ("counts", "flip", "warned"),
+    [
+        ([[8, 2, 0], [3, 7, 0], [0, 0, 10]], True, True),
+        ([[8, 2, 0], [3, 7, 0], [0, 0, 10]], False, False),  # not trained on mirror images
+        ([[8, 2, 0], [0, 10, 0], [0, 0, 10]], True, False),  # one way only
+        ([[2, 1, 0], [1, 2, 0], [0, 0, 3]], True, False),  # one mistake each way in small classes
+        ([[0, 0, 0], [3, 7, 0], [0, 0, 10]], True, False),  # a class without validation images
+    ],
+)
+def test_mirror_images_are_suspected_by_validation_mistakes(folder, counts, flip, warned):
+    recipe = replace(plan.recipe("mine", read(folder, 0), None, False), augment=plan.augmentation(32, 3, flip))
+    warnings = fitting._warnings(torch.tensor(counts), ("left", "right", "up"), recipe)
+    assert [("left and right" in text, "--no-flip" in text) for text in warnings] == [(True, True)] * warned
+
+
+@pytest.mark.parametrize(("images", "classes"), [(6, 2), (24, 4), (200, 10)])
+def test_temperature_of_a_faultless_validation_claims_no_certainty(images, classes):
+    """The mean probability of the label is (n + 1) / (n + 2) where all n images are classified alike."""
+    labels = torch.arange(images) % classes
+    scores = 5.0 * torch.nn.functional.one_hot(labels, classes)
+    temperature = fit_temperature(scores, labels, fitting._smoothing(images, classes))
+    assert (scores / temperature).softmax(1).amax(1).mean().item() == pytest.approx((images + 1) / (images + 2), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"minutes": float("nan")}, {"minutes": 0}, {"minutes": float("inf")}, {"epochs": 0}, {"threads": 0}, {"seed": -1}],
+)
+def test_numbers_out_of_range_are_refused_before_images_are_read(empty_home, option):
+    with pytest.raises(WrongUsage, match="cannot be"):
+        zoo.fit("no such folder", "mine", **option)
 
 
 def test_names_that_cannot_be_used(empty_home, folder):
