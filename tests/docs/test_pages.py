@@ -1,5 +1,6 @@
 """The documentation: its commands work, its links lead to files, its generated parts are current."""
 
+import os
 import re
 import shlex
 import shutil
@@ -7,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from docs.build.__main__ import MODEL_PAGES, outdated, renew
 from tests.support.examples import REPOSITORY
@@ -18,7 +21,7 @@ README = (REPOSITORY / "README.md").read_text()
 
 
 def commands(text):
-    """The `zoo` commands in a page's shell blocks."""
+    """The `zoo` commands in a page's shell blocks. Blocks of the kind `console` need files of the user's own."""
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         for line in block.splitlines():
             line = line.split("&&")[-1].split("#")[0].strip()
@@ -37,6 +40,32 @@ def test_readme_commands_work(command):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout or " -o " in command
+
+
+@pytest.mark.slow
+def test_readme_commands_for_own_images_work(tmp_path):
+    """Those that need nothing but images: fit (one epoch here), predict, evaluate and bench."""
+    random = np.random.default_rng(0)
+    for folder in ("mugs", "other-mugs"):
+        for label, channel in (("red", 0), ("blue", 2)):
+            (tmp_path / folder / label).mkdir(parents=True)
+            for number in range(12):
+                pixels = random.integers(0, 90, (40, 40, 3), np.uint8)
+                pixels[:, :, channel] += 120
+                Image.fromarray(pixels).save(tmp_path / folder / label / f"{number}.png")
+    shutil.copy(tmp_path / "mugs" / "red" / "1.png", tmp_path / "mug.png")
+    lines = re.findall(r"^\$ (zoo (?:fit|predict mug|evaluate|bench) ?[^#\n]*)", README, re.MULTILINE)
+    assert len(lines) == 4
+    shorter = {"fit": ["--epochs", "1"], "bench": ["--seconds", "1"]}
+    for line in lines:
+        words = shlex.split(line)[1:]
+        done = subprocess.run(
+            [sys.executable, "-m", "serve.cli", *words, *shorter.get(words[0], [])],
+            cwd=tmp_path, env=os.environ | {"ZOO_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout or words[0] == "fit"
 
 
 def test_readme_shows_the_output_of_its_first_command():
