@@ -74,6 +74,7 @@ class ImageArgument:
     skipped: Callable[[], int] = lambda: 0  # files or members that are not images; of an archive, in the last iteration
     files: Callable[[], Iterator[str]] = lambda: iter(())  # paths of all files that are read
     sources: Sequence[Source] | None = None  # all images, unless they are read lazily
+    parts: Sequence[Source | Archive] = ()  # all images and archives, if `sources` is None; archives are not read
     read_in_workers: Callable[[bool], None] = lambda enabled: None  # `Archive.read_in_workers` of all its archives
 
     @classmethod
@@ -100,6 +101,7 @@ class ImageArgument:
             skipped=lambda: archive.skipped,
             files=lambda: iter((archive.path,)),
             read_in_workers=archive.read_in_workers,
+            parts=(archive,),
         )
 
 
@@ -244,6 +246,7 @@ def _expand_glob(pattern: str, options: Options) -> ImageArgument:
         skipped=lambda: sum(archive.skipped for archive in archives.values()),
         files=lambda: iter(names),
         read_in_workers=read_in_workers,
+        parts=[archives.get(name, name) for name in names],
     )
 
 
@@ -260,7 +263,7 @@ def _expand_store(address: str, options: Options) -> ImageArgument:
     An object is an image by its suffix or its first bytes, and an archive by its suffix or its first bytes.
     """
     from serve.batch import stores
-    from serve.batch.remote import LazyArchive, is_shard, remote_archive
+    from serve.batch.remote import LazyArchive, is_shard
 
     objects = stores.list_objects(address)
     unnamed = [one for one in objects if not has_image_suffix(one.name) and not is_shard(one.name)]
@@ -270,11 +273,7 @@ def _expand_store(address: str, options: Options) -> ImageArgument:
     def source_of(one: StoredObject) -> StoredObject | LazyArchive | None:
         start = starts.get(one)
         if one.size and (is_shard(one.name) or (start and archive_from(one.name, start, options.bounds))):
-            return LazyArchive(
-                one.name,
-                options.bounds,
-                lambda: remote_archive(stores.remote_file(one), options.bounds, options.column),
-            )
+            return stores.lazy_archive(one, options.bounds, options.column)
         return one if is_single or start is None or is_image(one.name, start) else None
 
     sources = [source_of(one) for one in objects]
@@ -297,6 +296,7 @@ def _expand_store(address: str, options: Options) -> ImageArgument:
         tuple(one.name for one in objects[:1000]),
         skipped=lambda: skipped + sum(archive.skipped for archive in archives),
         files=lambda: (one.name for one in objects),
+        parts=images,
     )
 
 

@@ -61,7 +61,7 @@ class Parquet(Archive):
         self.column = column
         self._budget: Budget | None = None
         self._in_workers = False
-        self._failed = False  # an error was reported; nothing more is read
+        self._failed_at: int | None = None  # the first row with an error that ends the file
         self._worker_seconds = 0.0  # CPU time that workers have spent on reading
 
     def check(self) -> None:
@@ -119,7 +119,7 @@ class Parquet(Archive):
         self._in_workers = enabled
 
     def _members(self, budget: Budget) -> Iterator[Any]:
-        self._budget, self._failed, self._worker_seconds = budget, False, 0.0
+        self._budget, self._failed_at, self._worker_seconds = budget, None, 0.0
         row: int | None = 0
         while row is not None:
             reader, layout = self._open()
@@ -129,7 +129,7 @@ class Parquet(Archive):
             except BaseException:
                 reader.close()
                 raise
-            if self._failed:
+            if self._failed_at is not None:
                 reader.close()
                 return
             self._keep(reader, layout)
@@ -167,7 +167,7 @@ class Parquet(Archive):
                 break
             sizes = _receive(connection.recv)
         if sizes is not None:
-            self._failed = True
+            self._failed_at = row
             yield Unreadable(self.path, f"{self.path} {sizes}, from row {row}: get the file again.")
         return None
 
@@ -177,12 +177,12 @@ class Parquet(Archive):
         """`Rows` from `row` on; returns the first row that workers shall not read, None at the end."""
         limit = parquet_reader.cpu_seconds(os.path.getsize(self.path))
         for rows in parquet_rows.split(self, layout, row, ROWS_PER_TASK, self.bounds.member_bytes):
-            if self._failed:
+            if self._failed_at is not None:
                 return None
             if not self._in_workers:
                 return rows.first
             if self._worker_seconds > limit:
-                self._failed = True
+                self._failed_at = rows.first
                 message = f"{self.path} takes more than {limit} s to read, from row {rows.first}: get the file again."
                 yield Unreadable(self.path, message)
                 return None
@@ -201,12 +201,17 @@ class Parquet(Archive):
     def read_again(self, rows: Rows) -> list[Named | Unreadable]:
         """Read rows that a worker could not read, by the child process; workers read no more of this file."""
         self._in_workers = False
-        if self._failed or self._budget is None:
+        if self.is_after_error(rows) or self._budget is None:
             return []
         self._budget.count_member(-rows.count)
         images = list(self._guarded(lambda: self._read_some(rows, self._budget)))
-        self._failed = self._failed or any(image.name == self.path for image in images)
+        if any(image.name == self.path for image in images):
+            self._failed_at = rows.first  # before an error that was found in later rows
         return images
+
+    def is_after_error(self, rows: Rows) -> bool:
+        """Whether an error in earlier rows has ended the file; workers may have read these rows nevertheless."""
+        return self._failed_at is not None and rows.first > self._failed_at
 
     def _read_some(self, rows: Rows, budget: Any) -> Iterator[Named | Unreadable]:
         reader, layout = self._open()

@@ -143,22 +143,32 @@ def cpu_seconds(file_size: int) -> int:
     return CPU_SECONDS + file_size // 10**6
 
 
+def data_bytes() -> int | None:
+    """What RLIMIT_DATA counts of this process; None if the system does not say."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
+    except (OSError, StopIteration):
+        return None
+
+
 @contextmanager
-def limited(memory: int, seconds: int) -> Iterator[None]:
+def limited(memory: int, seconds: int, max_data: int | None = None) -> Iterator[None]:
     """Limit the additional memory and CPU time of this process, if the system can.
 
-    Without memory, allocations fail; without CPU time, the process ends.
+    `max_data` limits all of its memory. Without memory, allocations fail; without CPU time, the process ends.
     """
     try:
         import resource
-
-        with open("/proc/self/status", encoding="ascii") as status:
-            used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
-    except (ImportError, OSError, StopIteration):
+    except ImportError:
+        yield
+        return
+    used = data_bytes()
+    if used is None:
         yield
         return
     limits = {
-        resource.RLIMIT_DATA: used + memory,
+        resource.RLIMIT_DATA: used + memory if max_data is None else min(used + memory, max_data),
         resource.RLIMIT_CPU: ceil(time.process_time()) + seconds,
         resource.RLIMIT_CORE: 0,
     }

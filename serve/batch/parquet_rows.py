@@ -18,6 +18,7 @@ from serve.batch.archives import Unreadable
 from zoo.images.read import Named
 
 MEMORY = 64 * 2**20  # of each worker: the pages of one column, and what they decompress to
+KEPT_MEMORY = 2**28  # of each worker, beyond what it had at its first read, whatever files make it keep
 CPU_SECONDS = 10  # plus one for each 10 MB of the file
 
 
@@ -85,18 +86,22 @@ class _Cursor:
 
 
 _cursor: _Cursor | None = None  # of the file that this process read last
+_data_at_start: int | None = None  # of this process, in bytes, at its first read
 
 
 def read(rows: Rows) -> ReadRows | None:
     """Read rows within the limits; None if that is not possible."""
-    global _cursor
+    global _cursor, _data_at_start
     started = time.process_time()
     cursor, _cursor = _cursor, None
     images: list[Named | Unreadable] = []
     size = 0
     try:
         seconds = CPU_SECONDS + os.path.getsize(rows.path) // 10**7
-        with parquet_reader.limited(MEMORY, seconds):
+        if _data_at_start is None:
+            _data_at_start = parquet_reader.data_bytes()
+        max_data = None if _data_at_start is None else _data_at_start + KEPT_MEMORY
+        with parquet_reader.limited(MEMORY, seconds, max_data):
             if cursor is None or not cursor.fits(rows):
                 cursor = _Cursor(rows)
             for values in cursor.read(rows):

@@ -27,9 +27,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from serve.batch.archives import Unreadable, has_image_suffix
-from serve.batch.inputs import ImageArgument, Options, Source, StoredObject, Url, expand, is_stored, name_of
+from serve.batch.archives import Archive, Unreadable, archive_at
+from serve.batch.inputs import ImageArgument, Options, Source, StoredObject, Url, _is_url, expand, is_stored, name_of
 from serve.batch.pipeline import BatchJob, Block, Summary, TooManyErrors, classify, identities, split
+from serve.batch.remote import LazyArchive
 from serve.batch.resume import OutputError, _lock_file
 from serve.messages import say
 from zoo.arrow import arrow_schema
@@ -61,30 +62,27 @@ def blocks_of(inputs: Iterable[ImageArgument]) -> Iterator[list[list[Any]]]:
     """
     block: list[list[Any]] = []
     for argument in inputs:
-        sources: Iterable[Source | None] = argument.sources if argument.sources is not None else (None,)
-        for source in sources:
-            items = [_to_json(source)] if source is not None else [_file_item(name) for name in argument.files()]
-            for item in items:
-                if item[0] == "archive":
-                    if block:
-                        yield block
-                    yield [item]
-                    block = []
-                    continue
-                block.append(item)
-                if len(block) == BLOCK_IMAGES:
+        for source in argument.sources if argument.sources is not None else argument.parts:
+            item = _to_json(source)
+            if isinstance(source, Archive):
+                if block:
                     yield block
-                    block = []
+                yield [item]
+                block = []
+                continue
+            block.append(item)
+            if len(block) == BLOCK_IMAGES:
+                yield block
+                block = []
     if block:
         yield block
 
 
-def _file_item(name: str) -> list[Any]:
-    """A file of an argument that has archives."""
-    return ["file" if has_image_suffix(name) and not is_stored(name) else "archive", name]
-
-
-def _to_json(source: Source) -> list[Any]:
+def _to_json(source: Source | Archive) -> list[Any]:
+    if isinstance(source, LazyArchive) and (stored := source.stored):
+        return ["stored archive", stored.name, stored.size, stored.version]
+    if isinstance(source, Archive):
+        return ["archive of a URL" if _is_url(source.path) else "archive", source.path]
     if isinstance(source, str):
         return ["file", source]
     if isinstance(source, StoredObject):
@@ -98,7 +96,13 @@ def _to_json(source: Source) -> list[Any]:
 
 def _from_json(item: list[Any], options: Options) -> Iterator[Source]:
     kind, name, *rest = item
-    if kind == "archive":
+    if kind == "archive":  # not through `expand`, for which a name can be a pattern or a list
+        yield from archive_at(name, options.bounds, options.column) or (name,)
+    elif kind == "stored archive":
+        from serve.batch.stores import lazy_archive
+
+        yield from lazy_archive(StoredObject(name, *rest), options.bounds, options.column)
+    elif kind == "archive of a URL":
         try:
             yield from expand(name, options).images()
         except ZooError as error:
@@ -377,7 +381,7 @@ def _check_folder(
     if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         changes = ", ".join(f"{key} {old.get(key)}, now {new.get(key)}" for key in changed)
         raise WrongUsage(f"{out} was started with other options or images ({changes}). Use the same, or delete it.")
-    return {name for name in names if name.endswith(".parquet")}
+    return set(names) & {file_of(number) for number in range(len(blocks))}
 
 
 def _file_identities(text: str) -> bytes:
@@ -409,10 +413,10 @@ def _run_blocks(blocks: list[dict[str, Any]], job: EngineJob, processes: int | N
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of a remote error, which names its class and message; the rest is a traceback."""
-    cause = getattr(error, "cause", None) or error.__cause__ or error
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return reason(ValueError(lines[-1])) if lines else type(cause).__name__
+    """The last line of a remote traceback, which names the class and message of the error in our code."""
+    remote = str(error).partition("The above exception was the direct cause")[0]  # then come Ray's hints
+    lines = [line for line in remote.splitlines() if line.strip()]
+    return reason(ValueError(lines[-1])) if lines else type(error).__name__
 
 
 def _connect() -> Any:

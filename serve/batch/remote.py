@@ -14,11 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve.batch.archives import HEADER_BYTES, Archive, Bounds, Unreadable, archive_from
 from zoo.errors import BadInput
 from zoo.images.read import Named
+
+if TYPE_CHECKING:
+    from serve.batch.inputs import StoredObject
 
 PIECE_BYTES = 4 * 2**20
 PIECES_AHEAD = 4  # requested at a time for one file; the memory for a file is this and one more piece
@@ -108,9 +111,12 @@ def remote_archive(file: RemoteFile, bounds: Bounds, column: str | None) -> Arch
 class LazyArchive(Archive):
     """An archive that is opened when its images are needed; what prevents that becomes an `Unreadable`."""
 
-    def __init__(self, path: str, bounds: Bounds, open_archive: Callable[[], Archive]) -> None:
+    def __init__(
+        self, path: str, bounds: Bounds, open_archive: Callable[[], Archive], stored: StoredObject | None = None
+    ) -> None:
+        """`stored` is the object that contains the archive."""
         super().__init__(path, bounds)
-        self._open_archive = open_archive
+        self._open_archive, self.stored = open_archive, stored
 
     def __iter__(self) -> Iterator[Any]:
         try:

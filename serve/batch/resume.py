@@ -37,7 +37,7 @@ from zoo.errors import WrongUsage, ZooError, reason
 PART_ROWS = 10_000
 PART_SECONDS = 30.0  # slow runs save a part this often
 
-_PART_FILE = re.compile(r"([0-9]{6})\.(rows|json|new)|job\.(json|new)|(part|whole)\.partial|lock")
+PART_FILE = re.compile(r"([0-9]{6})\.(rows|json|new)|job\.(json|new)|(part|whole)\.partial|lock")
 
 
 class OutputError(ZooError):
@@ -123,7 +123,7 @@ class Parts:
         with self._raise_output_errors():
             self.folder.mkdir(exist_ok=True)
             for name in os.listdir(self.folder):
-                if not name.startswith(".") and not _PART_FILE.fullmatch(name):
+                if not name.startswith(".") and not PART_FILE.fullmatch(name):
                     raise WrongUsage(
                         f"{self.folder} contains {name}, which is not part of a run: choose another output file."
                     )
@@ -134,17 +134,17 @@ class Parts:
             elif resume:
                 self._resume(options)
             else:
-                raise WrongUsage(f"{self.folder} contains an unfinished run: add --resume, or delete the folder.")
+                raise WrongUsage(f"{self.saved_in} contains an unfinished run: add --resume, or delete the folder.")
 
     def _resume(self, options: dict[str, Any]) -> None:
         try:
             old = dict(json.loads(self._options_path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise WrongUsage(f"{self._options_path} is damaged ({reason(error)}): delete {self.folder}.") from None
+            raise WrongUsage(f"{self.saved_in}/job.json is damaged ({reason(error)}): delete the folder.") from None
         if changed := sorted(key for key in old.keys() | options.keys() if old.get(key) != options.get(key)):
             changes = ", ".join(f"{key} {old.get(key)}, now {options.get(key)}" for key in changed)
             raise WrongUsage(
-                f"{self.folder} was started with other options ({changes}). Use the same options or delete it."
+                f"{self.saved_in} was started with other options ({changes}). Use the same options or delete it."
             )
         count = len(list(self.folder.glob("[0-9]*.json")))
         while len(self.done) < count:
@@ -153,13 +153,13 @@ class Parts:
                 self.done.append(OutputPart.read(self._path(number, "json"), self._path(number, "rows")))
             except (ValueError, TypeError, OSError) as error:
                 cause = error.strerror if isinstance(error, OSError) else reason(error)
-                say(f"zoo: Part {number} in {self.folder} is damaged ({cause}). Computing it and later parts again.")
+                say(f"zoo: Part {number} in {self.saved_in} is damaged ({cause}). Computing it and later parts again.")
                 break
         self._remove_parts(len(self.done))
 
     def _remove_parts(self, first: int = 0) -> None:
         for path in list(self.folder.iterdir()):
-            if (match := _PART_FILE.fullmatch(path.name)) and match[1] and int(match[1]) >= first:
+            if (match := PART_FILE.fullmatch(path.name)) and match[1] and int(match[1]) >= first:
                 path.unlink()
 
     def remaining(self, sources: Iterator[Source]) -> Iterator[Source]:
@@ -172,7 +172,7 @@ class Parts:
             if (count, images_hash.hexdigest()) != (part.count, part.images):
                 first = sum(before.count for before in self.done[:number])
                 raise WrongUsage(
-                    f"The input images have changed since {self.folder} was started (among images {first + 1} to "
+                    f"The input images have changed since {self.saved_in} was started (among images {first + 1} to "
                     f"{first + part.count}). Delete the folder to start again."
                 )
         yield from sources

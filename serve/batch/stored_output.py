@@ -21,7 +21,7 @@ from typing import Any
 
 from serve.batch.formats import Encoding
 from serve.batch.pipeline import Block
-from serve.batch.resume import OutputError, Parts
+from serve.batch.resume import PART_FILE, OutputError, Parts
 from serve.batch.stores import StoreUnavailable, call, describe, locate, submit
 from zoo.errors import BadInput, WrongUsage, ZooError
 
@@ -55,7 +55,7 @@ class StoredFiles:
             names = []
         except Exception as error:
             raise StoreUnavailable(f"Cannot write {self.address} ({describe(error)}). Check the credentials.") from None
-        return sorted(name[len(self._path) + 1 :] for name in names)
+        return sorted(name[len(self._path) + 1 :] for name in names if name != self._path)
 
     def exists(self, name: str = "") -> bool:
         return bool(self._call("exists", self._at(name)))
@@ -155,6 +155,9 @@ class StoredParts(Parts):
         self.address = address
         self._files, self._target = StoredFiles(f"{address}.parts"), StoredFiles(address)
         names = self._files.list()
+        for name in names:  # never used as a local path or deleted: others may be able to write there
+            if not PART_FILE.fullmatch(name):
+                raise WrongUsage(f"{self.saved_in} contains {name}, which is not part of a run: choose another output.")
         self._store_lock = Lock(self._files)
         try:
             self._staging = tempfile.TemporaryDirectory(prefix="zoo-")
@@ -209,7 +212,7 @@ class StoredParts(Parts):
             self._guard(self._target.upload, self.out)
         self._guard(self._files.remove, "job.json")
         for name in self._files.list():
-            if name != Lock.NAME:
+            if name != Lock.NAME and PART_FILE.fullmatch(name):
                 self._guard(self._files.remove, name)
         self.release()
 

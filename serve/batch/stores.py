@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from serve.batch.archives import Bounds, Unreadable, is_hidden
 from serve.batch.inputs import StoredObject
-from serve.batch.remote import RemoteFile
+from serve.batch.remote import LazyArchive, RemoteFile, remote_archive
 from zoo.errors import BadInput, ZooError, reason
 from zoo.images.read import Named
 
@@ -164,6 +164,11 @@ def remote_file(stored: StoredObject) -> RemoteFile:
     """An object that is read in pieces."""
     assert stored.size is not None
     return RemoteFile(stored.name, stored.size, lambda start, end: submit(_read(stored.name, start, end)))
+
+
+def lazy_archive(stored: StoredObject, bounds: Bounds, column: str | None) -> LazyArchive:
+    """The archive in an object, which is opened when its images are needed."""
+    return LazyArchive(stored.name, bounds, lambda: remote_archive(remote_file(stored), bounds, column), stored)
 
 
 # Which objects

@@ -54,6 +54,10 @@ class _Task(Generic[Result]):
     size: int  # bytes of the images that are sent as bytes
     result: list[Result] = field(default_factory=list)  # one item when it is finished
     sent: bool = False
+    rows: Rows | None = None  # if `sources` are, or were, rows of a file
+
+    def is_after_error(self) -> bool:
+        return self.rows is not None and bool(self.rows.archive.is_after_error(self.rows))
 
 
 @dataclass(eq=False)
@@ -105,8 +109,7 @@ class Workers(Generic[Result]):
             else:
                 worker.connection.close()
         for worker in self._workers:
-            worker.process.join(EXIT_TIMEOUT_S)
-            worker.process.kill()
+            _end(worker.process)
             if worker.sender:
                 worker.sender.join(EXIT_TIMEOUT_S)
             worker.connection.close()
@@ -139,16 +142,19 @@ class Workers(Generic[Result]):
             while len(tasks) < max_tasks and sum(task.size for task in tasks) < max_bytes:
                 if (sources := next(remaining, None)) is None:
                     break
-                tasks.append(_Task(sources, sum(map(size_in_memory, sources))))
+                rows = first if isinstance(first := sources[0], Rows) else None
+                tasks.append(_Task(sources, sum(map(size_in_memory, sources)), rows=rows))
             if not tasks:
                 return
             if not self._workers:
                 raise WorkerDied
             self._send(task for task in tasks if not task.sent)
-            if not tasks[0].result:
+            if not (tasks[0].result or tasks[0].is_after_error()):
                 self._receive(tasks)
-            while tasks and tasks[0].result:
-                yield tasks.popleft().result[0]
+            while tasks and (tasks[0].result or tasks[0].is_after_error()):
+                task = tasks.popleft()
+                if not task.is_after_error():
+                    yield task.result[0]
 
     def _send(self, unsent: Iterator[_Task[Result]]) -> None:
         """Send a task to each idle worker, then a second one to each, so that no worker waits for the parent."""
@@ -194,8 +200,7 @@ class Workers(Generic[Result]):
     def _replace(self, dead: _Worker[Result], tasks: deque[_Task[Result]] | None) -> None:
         """Start another worker, split the task that killed this one, and mark its other tasks as not sent."""
         self._deaths += 1
-        dead.process.join(EXIT_TIMEOUT_S)
-        dead.process.kill()
+        _end(dead.process)
         dead.connection.close()
         self._workers.remove(dead)
         if not dead.ready:
@@ -205,12 +210,19 @@ class Workers(Generic[Result]):
         if tasks is not None and dead.tasks and isinstance(dead.tasks[0].sources[0], Rows):
             self._deaths -= 1  # the file's next rows are not read by workers
             _read_in_parent(dead.tasks[0], tasks)
-        elif tasks is not None and dead.tasks:
+        elif tasks is not None and dead.tasks and dead.tasks[0] in tasks:
             if self._deaths > MAX_DEATHS or _contains_killer(dead.tasks[0]):
                 raise WorkerDied
             _split_task(dead.tasks[0], tasks, dead.process.exitcode)
         with suppress(OSError):  # then the other workers do the work
             self._start_worker()
+
+
+def _end(process: BaseProcess) -> None:
+    """Wait for a process that is about to end, so that no zombie is left."""
+    process.join(EXIT_TIMEOUT_S)
+    process.kill()
+    process.join(EXIT_TIMEOUT_S)
 
 
 def _contains_killer(task: _Task[Result]) -> bool:
@@ -224,7 +236,7 @@ def _read_in_parent(task: _Task[Result], tasks: deque[_Task[Result]] | None) -> 
     assert isinstance(rows, Rows)
     task.sources, task.sent = rows.archive.read_again(rows), False
     task.size = sum(map(size_in_memory, task.sources))
-    if not task.sources and tasks is not None:
+    if not task.sources and tasks is not None and task in tasks:
         tasks.remove(task)
 
 
@@ -234,7 +246,7 @@ def _split_task(task: _Task[Result], tasks: deque[_Task[Result]], exit_code: int
         position, size = tasks.index(task), -(-len(task.sources) // SPLITS)
         tasks.remove(task)
         for start in reversed(range(0, len(task.sources), size)):
-            tasks.insert(position, _Task(task.sources[start : start + size], task.size))
+            tasks.insert(position, _Task(task.sources[start : start + size], task.size, rows=task.rows))
         return
     name = name_of(task.sources[0])
     message = f"{name} crashed the worker process (exit code {exit_code}): it is damaged or needs too much memory."

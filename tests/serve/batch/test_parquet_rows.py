@@ -1,8 +1,10 @@
 """Rows of parquet files that worker processes read: the same images, also where a file is damaged or hostile."""
 
+import multiprocessing
 import os
 import resource
 import signal
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import active_children
 
@@ -118,6 +120,43 @@ def test_damage_is_reported_once_and_the_rows_before_it_are_read(tmp_path):
     assert len(errors) == 1
     assert "is a damaged parquet file (" in errors[0]
     assert ", from row 1000: get the file again." in errors[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row_group_size", [50, 100, 300])
+def test_rows_after_damage_are_not_reported_whichever_worker_reads_them(tmp_path, row_group_size):
+    path = write(tmp_path / "x", [png(n) for n in range(3000)], row_group_size, use_dictionary=False)
+    content = bytearray((tmp_path / "x").read_bytes())
+    for group in (900 // row_group_size, 1200 // row_group_size):  # the later damage is often found first
+        start = pq.read_metadata(path).row_group(group).column(0).data_page_offset
+        content[start + 40 : start + 400] = bytes(360)
+    (tmp_path / "x").write_bytes(content)
+    expected = [(image.name, getattr(image, "error", None)) for image in expand(path).images()]
+    assert expected[-1][0] == path
+    for _ in range(5):
+        assert results_of_workers(path, work.names_and_errors)[0] == expected
+
+
+def keep_and_read(path):
+    """In a process of its own: read rows while a file makes the process keep more with each of them."""
+    kept = []
+    read = parquet_rows._Cursor.read
+
+    def read_and_keep(cursor, rows):
+        kept.append(bytearray(40 * 2**20))
+        return read(cursor, rows)
+
+    parquet_rows._Cursor.read = read_and_keep
+    return [parquet_rows.read(rows) is not None for rows in sources_of(path)]
+
+
+@pytest.mark.attack
+def test_memory_that_a_file_makes_a_worker_keep_is_limited(tmp_path):
+    path = write(tmp_path / "x", [b"%d" % n for n in range(128 * 12)], row_group_size=128 * 12)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        results = pool.submit(keep_and_read, path).result()
+    assert results[0]
+    assert not results[-1]
 
 
 @pytest.mark.slow

@@ -24,20 +24,6 @@ EXAMPLES = sorted((REPOSITORY / "examples").glob("*.png"))
 
 
 @pytest.fixture
-def in_process(monkeypatch):
-    """Run blocks in this process, through the class that Ray's actors run."""
-
-    def run_blocks(blocks, job, processes):
-        writer = BlockWriter(job)
-        for block in blocks:
-            result = writer({name: [value] for name, value in block.items()})
-            yield {name: values[0] for name, values in result.items()}
-
-    monkeypatch.setattr(ray_engine, "_run_blocks", run_blocks)
-    monkeypatch.setattr(ray_engine, "BLOCK_IMAGES", 4)
-
-
-@pytest.fixture
 def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -69,6 +55,41 @@ def test_rows_equal_those_of_the_local_engine(in_process, run, pictures, tmp_pat
     assert table_of(tmp_path / "out") == expected
     assert json.loads((tmp_path / "out/_SUCCESS").read_text())["rows"] == len(expected)
     assert not os.listdir(tmp_path / "out/_attempts")
+
+
+def test_names_in_a_pattern_are_not_read_as_arguments(in_process, run, pictures, tmp_path, monkeypatch):
+    """`@NAME` is a list and `-` is stdin as an argument, but a file where a pattern matches it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("@list", "s[1].tar", "-"):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            archive.add(EXAMPLES[0], "0.png")
+    (tmp_path / "list").write_text(str(EXAMPLES[1]))
+    expected = local_rows(run, "[@s-]*", out=tmp_path / "rows.parquet")
+    assert run("predict", "[@s-]*", "--engine", "ray", "-o", tmp_path / "out")[0] == 0
+    assert table_of(tmp_path / "out") == expected
+    assert len(expected) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [("Traceback:\n  File x\nOSError: disk full\n\nThe above exception was the direct cause of the following "
+      "exception:\n\nUDF failed.\nTo change retry attempts, configure it.", "OSError: disk full"),
+     ("The actor died.\n", "The actor died."), ("", "RuntimeError")],
+)  # fmt: skip
+def test_error_of_a_block_names_its_cause(text, cause):
+    assert ray_engine._cause(RuntimeError(text)).rstrip(".") == cause.rstrip(".")
+
+
+@pytest.mark.attack
+def test_resume_counts_files_of_its_blocks_only(in_process, run, pictures, tmp_path):
+    out = tmp_path / "out"
+    command = ["predict", str(pictures), "--engine", "ray", "-o", str(out)]
+    assert run(*command)[0] == 1
+    (out / "_SUCCESS").unlink()
+    for name in ("x.parquet", file_of(3)):  # there are three blocks
+        shutil.copy(out / file_of(0), out / name)
+    assert run(*command, "--resume")[0] == 1
+    assert json.loads((out / "_SUCCESS").read_text())["rows"] == 11
 
 
 def test_blocks_depend_on_the_arguments_alone(pictures, monkeypatch):

@@ -19,6 +19,7 @@ from serve.batch.archives import Unreadable
 from serve.batch.inputs import Options, StoredObject, expand
 from serve.batch.pipeline import BatchJob, classify
 from serve.batch.workers import Workers
+from tests.serve.batch.test_ray_engine import table_of
 from tests.support.examples import REPOSITORY
 from tests.support.object_store import object_store
 from zoo.errors import BadInput
@@ -370,6 +371,39 @@ def test_worker_processes_read_objects(proxy, model):
     rows = [row for block in blocks for row in block.payload]
     assert [row.input for row in rows] == [one.name for one in objects]
     assert {row.label for row in rows} == {"7"}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize("name", ["../../../{escape}", "../rows", "thesis.txt", "000000.rows/x", "/{escape}"])
+def test_foreign_objects_below_the_parts_are_neither_read_nor_deleted(proxy, run, tmp_path, name, resume):
+    """Others may be able to write to the bucket: the name of an object is never a local path."""
+    out = f"{BUCKET}/foreign/{len(name)}{len(resume)}.csv"
+    escape = os.path.relpath(tmp_path / "escaped", "/")
+    key = f"{out}.parts/{name.format(escape='../' * 20 + escape if name.startswith('..') else escape)}"
+    put(f"{out}.parts/job.json", b"{}")
+    put(key, b"foreign")
+    code, _, err = run("predict", f"s3://{BUCKET}/digits/000.png", "-o", f"s3://{out}", *resume)
+    assert (code, "which is not part of a run" in err) == (2, True), err
+    assert get(key) == b"foreign"
+    assert not (tmp_path / "escaped").exists()
+    assert not any(one.endswith("/lock") for one in below(f"{out}.parts"))
+
+
+def test_ray_reads_prefixes_of_images_and_archives_like_the_local_engine(proxy, in_process, run, tmp_path):
+    put(f"{BUCKET}/mix/000.png", PNG)
+    put(f"{BUCKET}/mix/b[1].png", PNG)
+    put(f"{BUCKET}/mix/readme", b"no image")
+    for name, content in shards().items():
+        put(f"{BUCKET}/mix/s[1]{name}", content)
+    address, out = f"s3://{BUCKET}/mix", tmp_path / "out"
+    assert run("predict", address, "--engine", "ray", "-o", out)[0] == 0
+    assert run("predict", address, "-o", tmp_path / "rows.parquet")[0] == 0
+    assert table_of(out) == pa.parquet.read_table(tmp_path / "rows.parquet").sort_by("input")
+    (out / "_SUCCESS").unlink()
+    put(f"{BUCKET}/mix/s[1]a.tar", shards(3)["a.tar"])
+    code, _, err = run("predict", address, "--engine", "ray", "-o", out, "--resume")
+    assert (code, "other options or images" in err) == (2, True), err
 
 
 def test_missing_package(monkeypatch):
