@@ -235,7 +235,7 @@ def test_whole_command_beside_naive_loop(
         **{f"{name}_images_per_s": round(images / float(np.median(seconds))) for name, seconds in times.items()},
         "ratios": {"time over that of the naive loop": round(1 / ratio, 3)},
     }  # fmt: skip
-    assert ratio >= 1.0  # the aim is 2.0 for 10,000 images and 2.8 for 100,000
+    assert ratio >= {10_000: 1.4, 100_000: 2.0}[images]  # measured: 1.73 and 2.59; the aim is 2.0 and 2.8
 
 
 @pytest.mark.parametrize("name", ["mnist14k", "cifar93k"])
@@ -300,13 +300,13 @@ def test_share_of_the_limit(
     assert share >= MIN_SHARES[name, source]
 
 
-# The aim is 0.70 (files) and 0.75 (parquet) for mnist14k, and 0.85 for cifar93k. Measured on two cores: 0.60, 0.42, and
-# 0.68, 0.56 (docs/decisions/0007-batch.md).
+# The aim is 0.70 (files) and 0.75 (parquet) for mnist14k, and 0.85 for cifar93k. Measured on two cores: 0.59, 0.56, and
+# 0.67, 0.64 (docs/decisions/0007-batch.md).
 MIN_SHARES = {
     ("mnist14k", "files"): 0.5,
-    ("mnist14k", "parquet"): 0.35,
+    ("mnist14k", "parquet"): 0.45,
     ("cifar93k", "files"): 0.6,
-    ("cifar93k", "parquet"): 0.45,
+    ("cifar93k", "parquet"): 0.5,
 }
 
 

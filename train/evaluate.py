@@ -43,14 +43,6 @@ def loss(scores: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> 
     return F.cross_entropy(scores.double(), labels, label_smoothing=smoothing).item()
 
 
-def interval95(share: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a share of `n` trials (Wilson 1927, z = 1.96)."""
-    z = 1.959964
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
-
-
 def calibration_error(scores: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
     """Return the expected calibration error with equal-width bins (Guo et al., arXiv 1706.04599), 0 to 1."""
     confidence, chosen = scores.double().softmax(1).max(1)

@@ -27,6 +27,7 @@ from zoo import registry
 from zoo.card import Card
 from zoo.datasets import catalog as datasets
 from zoo.errors import ExportError, RunError
+from zoo.evaluation import wilson
 from zoo.inspection.onnx_layers import layers as layers_of
 from zoo.model import Model
 from zoo.model_files import METADATA_KEY
@@ -246,7 +247,7 @@ def _card(
     info = datasets.DATASETS[recipe.dataset]
     layers = layers_of(model)
     correct = int((scores.argmax(1) == test.labels).sum())
-    low, high = evaluate.interval95(correct / len(test), len(test))
+    low, high = wilson(correct / len(test), len(test))
     return Card(
         schema_version=cards.SCHEMA_VERSION,
         name=recipe.name,

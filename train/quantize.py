@@ -25,6 +25,7 @@ from train.runs import environment
 from zoo import registry
 from zoo.card import Accuracy, Card, Quantization, Seeds
 from zoo.errors import ExportError
+from zoo.evaluation import wilson
 from zoo.model import Model
 from zoo.own_models import write
 
@@ -143,7 +144,7 @@ def _scores(model: Model, test: Split) -> torch.Tensor:
 def _accuracy(scores: torch.Tensor, test: Split) -> Accuracy:
     correct = int((scores.argmax(1) == test.labels).sum())
     share = correct / len(test)
-    low, high = evaluate.interval95(share, len(test))
+    low, high = wilson(share, len(test))
     loss = round(evaluate.loss(scores, test.labels), 5)
     one_seed = Seeds((share,), share, None, 1)
     return Accuracy(share, correct, len(test), (round(low, 5), round(high, 5)), loss, one_seed)

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from train import evaluate
+from zoo.evaluation import wilson
 
 pytestmark = pytest.mark.slow  # needs torch
 
 
 def test_wilson_interval_matches_published_values():
-    low, high = evaluate.interval95(0.5, 10)
+    low, high = wilson(0.5, 10)
     assert (round(low, 4), round(high, 4)) == (0.2366, 0.7634)
-    low, high = evaluate.interval95(0.9949, 10_000)
+    low, high = wilson(0.9949, 10_000)
     assert (high - low) / 2 == pytest.approx(0.0014, abs=5e-5)
-    assert evaluate.interval95(1.0, 10)[1] == pytest.approx(1.0)
+    assert wilson(1.0, 10)[1] == pytest.approx(1.0)
 
 
 def test_accuracy_and_loss_match_definitions():

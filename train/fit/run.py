@@ -30,7 +30,7 @@ from zoo import card as cards
 from zoo import own_models, registry
 from zoo.card import Card
 from zoo.errors import RunError, WrongUsage, printable
-from zoo.evaluation import Evaluation, measure
+from zoo.evaluation import Evaluation, measure, wilson
 from zoo.inspection.onnx_layers import layers as layers_of
 from zoo.model import Model, model_file
 
@@ -283,7 +283,7 @@ def _register(prepared: own.OwnData, recipe: Recipe, run: Run, seconds: float) -
     model = to_onnx(network, recipe, temperature, prepared.input.shape)
     layers = layers_of(model)
     correct = int((scores.argmax(1) == test.labels).sum())
-    low, high = evaluate.interval95(correct / len(test), len(test))
+    low, high = wilson(correct / len(test), len(test))
     card = Card(
         schema_version=cards.SCHEMA_VERSION,
         name=recipe.name,
@@ -307,7 +307,7 @@ def _register(prepared: own.OwnData, recipe: Recipe, run: Run, seconds: float) -
             value=correct / len(test),
             correct=correct,
             images=len(test),
-            interval95=(max(0.0, round(low, 5)), min(1.0, round(high, 5))),
+            interval95=(round(low, 5), round(high, 5)),
             loss=round(evaluate.loss(scores, test.labels), 5),
             seeds=cards.Seeds((correct / len(test),), round(correct / len(test), 6), None, 1),
         ),
