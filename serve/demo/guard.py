@@ -74,6 +74,13 @@ PAGE_POLICY = (  # Gradio's scripts create functions from text, and its styles a
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
+# What other sites show for a link to the page: Gradio's describes Gradio, with an image from another host.
+LINK_PREVIEW = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>')
+DESCRIPTION = b"Small image classifiers: draw a digit or upload a photograph, and see what the network sees."
+LINK_PREVIEW_OF_THE_PAGE = (
+    b'<meta name="description" content="%b"><meta property="og:title" content="pocketzoo: small image classifiers">'
+    b'<meta property="og:type" content="website"><meta property="og:description" content="%b">'
+) % (DESCRIPTION, DESCRIPTION)
 # Request headers that Gradio does not get:
 # - x-gradio-server, x-forwarded-host: Gradio would believe them about the page's URL.
 # - origin: Gradio would allow any site to read its responses.
@@ -178,6 +185,7 @@ class Guard:
         new_headers |= {"x-content-type-options": "nosniff", "vary": "accept-encoding"}
         if request.scope["path"] == "/":
             new_headers["content-security-policy"] = PAGE_POLICY
+            body = LINK_PREVIEW.sub(b"", body).replace(b"</head>", LINK_PREVIEW_OF_THE_PAGE + b"</head>", 1)
         return await asyncio.to_thread(CachedResponse.of, status, new_headers, body)
 
     async def stream(self, request: Request, client: Client, _: dict[str, str]) -> None:
