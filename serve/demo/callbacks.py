@@ -77,7 +77,7 @@ class Callbacks:
             here = "unknown" if latency is None else text.milliseconds(latency)
             rows.append([name, text.KINDS[card.input.form], accuracy, f"{card.parameters.count:,}", size, here])
         header = ["model", "for", "test accuracy", "parameters", "file size", "latency here"]
-        return text.table(header, rows, f"Latency: one image, {self._service.device}, median of {LATENCY_CALLS} calls.")
+        return text.table(header, rows, f"Latency: one image, {self._service.device.upper()}, median of {LATENCY_CALLS} calls.")
 
     def _card(self, name: str) -> Card:
         return self._runner(name).model.card

@@ -46,7 +46,7 @@ HERE = Path(__file__).parent
 EXAMPLE_FOLDER = next((folder for folder in (HERE / "examples", HERE.parents[1] / "examples") if folder.is_dir()), None)
 EXAMPLE_NAMES = ["seven.png", "five.jpg", "two.jpg", "eight.png", "nine.png"]
 THUMBNAIL_PIXELS = 128
-THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+THEME = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 MAX_QUEUE = 64  # waiting events of all visitors
 LIVE_EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 8}
 JOB_EVENT: dict[str, Any] = {"concurrency_limit": None}  # `JobQueue` limits jobs, with a message
@@ -217,7 +217,7 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
                 container=False,
                 elem_classes="zoo-switch",
             )
-            with gr.Column(visible=True if can_draw else "hidden", min_width=0) as drawing:
+            with gr.Column(visible=can_draw, min_width=0) as drawing:
                 pad = gr.HTML(
                     "",
                     html_template=(HERE / "pad.html").read_text(),
@@ -225,7 +225,7 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
                     elem_classes="zoo-pad",
                     apply_default_css=False,
                 )
-            with gr.Column(visible="hidden" if can_draw else True, min_width=0) as file:
+            with gr.Column(visible=not can_draw, min_width=0) as file:
                 picture = _upload("Image: upload, paste, or use the camera")
                 _example_picker(callbacks, picture)
         with gr.Column(elem_classes="zoo-answer"):

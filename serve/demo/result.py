@@ -130,8 +130,8 @@ def _bar(label: str, probability: float, dimension: str) -> str:
 
 
 def _whole_percent(probability: float) -> str:
-    """Never 100 for a probability below 1."""
-    return "100" if probability == 1 else f"{min(round(probability * 100), 99)}"
+    """A probability between 99 % and 1 is not shown as 99 or 100."""
+    return ">99" if 0.99 < probability < 1 else f"{probability * 100:.0f}"
 
 
 def _digits(boxes: list[Box]) -> str:
