@@ -31,6 +31,7 @@ from zoo.registry import find
 
 TOP_K = 10
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+FORMS: tuple[Form, ...] = ("digit", "photo")
 LATENCY_CALLS = 7  # the median of so many calls is a model's latency here
 
 Result = tuple[str, dict[str, Any] | None]  # HTML of the answer, and the row as in all interfaces
@@ -40,10 +41,15 @@ class Callbacks:
     """The page's functions. They use the worker pool of the HTTP routes; what takes seconds is a job (jobs.py)."""
 
     def __init__(
-        self, service: Service, metrics: Metrics, files: FileStore, jobs: JobRunner, examples: dict[str, Path]
+        self,
+        service: Service,
+        metrics: Metrics,
+        files: FileStore,
+        jobs: JobRunner,
+        examples: dict[str, tuple[Path, Form]],
     ) -> None:
         """Args:
-        examples: images that visitors may choose instead of their own, by name.
+        examples: images that visitors may choose instead of their own, by name, with the form of models for it.
         """
         self._service, self._metrics, self._files, self._jobs = service, metrics, files, jobs
         self._examples = examples
@@ -77,7 +83,9 @@ class Callbacks:
             here = "unknown" if latency is None else text.milliseconds(latency)
             rows.append([name, text.KINDS[card.input.form], accuracy, f"{card.parameters.count:,}", size, here])
         header = ["model", "for", "test accuracy", "parameters", "file size", "latency here"]
-        return text.table(header, rows, f"Latency: one image, {self._service.device.upper()}, median of {LATENCY_CALLS} calls.")
+        return text.table(
+            header, rows, f"Latency: one image, {self._service.device.upper()}, median of {LATENCY_CALLS} calls."
+        )
 
     def _card(self, name: str) -> Card:
         return self._runner(name).model.card
@@ -89,27 +97,29 @@ class Callbacks:
         except ModelNotFound as error:
             raise _visitor_error(str(error)) from None
 
-    async def predict_drawing(self, drawing: str | None, name: str) -> Result:
+    async def predict_drawing(self, drawing: str | None, name: str, explain: bool = False) -> Result:
         """Classify a drawing, a data URL; "" for an empty canvas."""
         if not drawing:
             return result.hint(), None
-        return await self._predict(Named("drawing", _decode_drawing(drawing)), name, "crop")
+        return await self._predict(Named("drawing", _decode_drawing(drawing)), name, "crop", explain)
 
-    async def predict_file(self, path: str | None, name: str, fit: Fit) -> Result:
+    async def predict_file(self, path: str | None, name: str, fit: Fit, explain: bool = False) -> Result:
         """Classify an uploaded image file."""
         if path is None:
             return result.hint(), None
-        return await self._predict(await self._read(path), name, fit)
+        return await self._predict(await self._read(path), name, fit, explain)
 
-    async def predict_again(self, source: str, drawing: str | None, path: str | None, name: str, fit: Fit) -> Result:
+    async def predict_again(
+        self, source: str, drawing: str | None, path: str | None, name: str, fit: Fit, explain: bool
+    ) -> Result:
         """Classify the drawing or the file, whichever is visible."""
         if source == "draw":
-            return await self.predict_drawing(drawing, name)
-        return await self.predict_file(path, name, fit)
+            return await self.predict_drawing(drawing, name, explain)
+        return await self.predict_file(path, name, fit, explain)
 
-    async def _predict(self, source: Named, name: str, fit: Fit) -> Result:
+    async def _predict(self, source: Named, name: str, fit: Fit, explain: bool) -> Result:
         item = await self._process(source, name, fit)
-        return await asyncio.to_thread(result.answer, item, source), item.rows[0].to_dict()
+        return await asyncio.to_thread(result.answer, item, source, explain), item.rows[0].to_dict()
 
     async def _process(self, source: Named, name: str, fit: Fit = "crop") -> WorkItem:
         item = WorkItem(self._runner(name), [source], top_k=TOP_K, fit=fit)
@@ -128,11 +138,27 @@ class Callbacks:
         except OSError:
             raise _visitor_error("This file has expired. Upload it again.") from None
 
-    async def select_example(self, name: str, request: gr.Request) -> str:
-        """The path of an example image, stored as if the visitor had uploaded it."""
+    async def select_example(self, name: str, choice: str, request: gr.Request) -> tuple[str, str]:
+        """The path of an example image, stored as if the visitor had uploaded it, and the model or form for it.
+
+        Args:
+            choice: the current model or form.
+        """
         if name not in self._examples:
             raise _visitor_error(f"There is no such example. Examples: {', '.join(self._examples)}.")
-        return str(self._files.save(name, self._examples[name].read_bytes(), _address(request)))
+        path, form = self._examples[name]
+        if choice in FORMS:
+            choice = form
+        elif self._card(choice).input.form != form:
+            choice = self._preferred_model(form)
+        return str(self._files.save(name, path.read_bytes(), _address(request))), choice
+
+    def _preferred_model(self, form: Form) -> str:
+        """The default model if it takes that form, or the most accurate one."""
+        names = self.model_names(form)
+        if names[0] == _default_model_name():
+            return names[0]
+        return max(names, key=lambda name: accuracy.value if (accuracy := self._card(name).accuracy) else 0.0)
 
     async def compare(self, path: str | None, form: Form) -> str:
         """A table of the results of all models of one form for one image."""

@@ -393,14 +393,14 @@ class Guard:
         await client.reply(request, response)
 
 
-InputKind = Literal["text", "file", "files"] | frozenset[str]  # a set: one of these choices
+InputKind = Literal["text", "file", "files", "flag"] | frozenset[str]  # a set: one of these choices
 
 
 def _input_kind(component: Any) -> InputKind:
     """What a component accepts. KeyError for a type of component that this guard does not know."""
     if choices := getattr(component, "choices", None):
         return frozenset(value for _, value in choices)
-    kinds: dict[str, InputKind] = {"html": "text", "image": "file", "file": "files"}
+    kinds: dict[str, InputKind] = {"html": "text", "image": "file", "file": "files", "checkbox": "flag"}
     return kinds[component.get_block_name()]
 
 
@@ -420,6 +420,10 @@ class _InputChecker:
         if kind == "text":
             if isinstance(value, dict | list):
                 raise HTTPError(400, "This input must be text.")
+            return value
+        if kind == "flag":
+            if not isinstance(value, bool):
+                raise HTTPError(400, "This input must be true or false.")
             return value
         if value is None:
             return None

@@ -44,7 +44,10 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 EXAMPLE_FOLDER = next((folder for folder in (HERE / "examples", HERE.parents[1] / "examples") if folder.is_dir()), None)
-EXAMPLE_NAMES = ["seven.png", "five.jpg", "two.jpg", "eight.png", "nine.png"]
+EXAMPLES: dict[Form, list[str]] = {
+    "digit": ["seven.png", "five.jpg", "two.jpg", "eight.png", "nine.png"],
+    "photo": ["cat.jpg", "ship.jpg", "airplane.jpg", "truck.jpg"],
+}
 THUMBNAIL_PIXELS = 128
 THEME = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 MAX_QUEUE = 64  # waiting events of all visitors
@@ -56,7 +59,6 @@ SHUTDOWN_S = 2.0  # how long running events may take when the server stops
 FORM_TITLES: dict[Form, str] = {"digit": "digits (MNIST)", "photo": "photographs (CIFAR-10)"}
 FORM_CHOICES = [("Draw", "draw"), ("Image or camera", "picture")]
 HEADER = (HERE / "header.html").read_text()
-WHY = '<label><input type="checkbox"> Show where the answer comes from</label>'  # page.css shows or hides the map
 OWN_MODELS = """### A model of your own images
 
 A folder with one subfolder of images per label is enough. Training takes minutes on a laptop:
@@ -194,19 +196,27 @@ def build(callbacks: Callbacks) -> gr.Blocks:
     return page.queue(max_size=MAX_QUEUE, api_open=False)  # type: ignore[no-any-return]
 
 
-def _model_picker(callbacks: Callbacks, choices: list[tuple[str, str]]) -> gr.Dropdown:
-    """A choice of models, with the card of the selected one below."""
-    first = choices[0][1]
-    picker = gr.Dropdown(choices, value=first, label="Model", filterable=False, elem_classes="zoo-model")
+def _model_picker(choices: list[tuple[str, str]]) -> gr.Dropdown:
+    """A choice of models. It is not on the page yet, because examples, which come before it, change it."""
+    return gr.Dropdown(
+        choices, value=choices[0][1], label="Model", filterable=False, elem_classes="zoo-model", render=False
+    )
+
+
+def _place(picker: gr.Dropdown, callbacks: Callbacks) -> None:
+    """Put a choice of models on the page, with the card of the selected one below."""
+    picker.render()  # type: ignore[no-untyped-call]
     with gr.Accordion("About this model", open=False):
-        card = gr.Markdown(callbacks.model_card(first), elem_classes="zoo-card")
+        card = gr.Markdown(callbacks.model_card(picker.value), elem_classes="zoo-card")
     picker.change(callbacks.model_card, picker, card, show_progress="hidden", api_visibility="private")
-    return picker
 
 
 def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
-    """Canvas or image on the left, the answer on the right; on a phone one below the other, and the model last."""
-    can_draw = bool(callbacks.model_names("digit"))
+    """Canvas or image on the left, the answer on the right; on a phone one below the other, and the model last.
+
+    page.css shows the canvas or the image, as the switch says. The hidden one keeps its content.
+    """
+    can_draw, picker = bool(callbacks.model_names("digit")), _model_picker(choices)
     with gr.Row(elem_classes="zoo-try"):
         with gr.Column(elem_classes="zoo-source"):
             source = gr.Radio(
@@ -217,24 +227,25 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
                 container=False,
                 elem_classes="zoo-switch",
             )
-            with gr.Column(visible=can_draw, min_width=0) as drawing:
+            with gr.Column(min_width=0, elem_classes="zoo-drawing"):
                 pad = gr.HTML(
                     "",
                     html_template=(HERE / "pad.html").read_text(),
                     js_on_load=(HERE / "pad.js").read_text(),
                     elem_classes="zoo-pad",
                     apply_default_css=False,
+                    render=can_draw,
                 )
-            with gr.Column(visible=not can_draw, min_width=0) as file:
+            with gr.Column(min_width=0, elem_classes="zoo-file"):
                 picture = _upload("Image: upload, paste, or use the camera")
-                _example_picker(callbacks, picture)
+                _example_picker(callbacks, picture, picker)
         with gr.Column(elem_classes="zoo-answer"):
             answer = gr.HTML(result.hint(), apply_default_css=False)
-            gr.HTML(WHY, elem_classes="zoo-why", apply_default_css=False)
+            explain = gr.Checkbox(label="Show where the answer comes from", container=False)
             row = gr.JSON(visible=False)
     with gr.Row(elem_classes="zoo-options"):
         with gr.Column(scale=2):
-            picker = _model_picker(callbacks, choices)
+            _place(picker, callbacks)
         with gr.Column(scale=1):
             fit = gr.Radio(
                 [("centre (crop)", "crop"), ("whole image (pad)", "whole")],
@@ -242,19 +253,13 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
                 label="Photographs that are not square",
             )
     outputs = [answer, row]
-    pad.input(callbacks.predict_drawing, [pad, picker], outputs, api_name="draw", **LIVE_EVENT)
-    picture.change(callbacks.predict_file, [picture, picker, fit], outputs, api_name="predict", **LIVE_EVENT)
-    for choice in (source, picker, fit):
+    pad.input(callbacks.predict_drawing, [pad, picker, explain], outputs, api_name="draw", **LIVE_EVENT)
+    picture.change(callbacks.predict_file, [picture, picker, fit, explain], outputs, api_name="predict", **LIVE_EVENT)
+    for choice in (source, picker, fit, explain):
         choice.input(
-            callbacks.predict_again, [source, pad, picture, picker, fit], outputs,
+            callbacks.predict_again, [source, pad, picture, picker, fit, explain], outputs,
             api_visibility="private", **LIVE_EVENT,
         )  # fmt: skip
-    source.input(_show_source, source, [drawing, file], show_progress="hidden", api_visibility="private")
-
-
-def _show_source(source: str) -> list[Any]:
-    """Which of the two inputs is visible. The hidden one keeps its content."""
-    return [gr.update(visible=True if source == name else "hidden") for name in ("draw", "picture")]
 
 
 def _return_path(component: Any, path: Callable[[Any], Any], example: Any) -> Any:
@@ -283,18 +288,25 @@ def _file(name: str) -> dict[str, Any]:
     return {"path": name, "url": name, "meta": {"_type": "gradio.FileData"}}
 
 
-def _examples() -> dict[str, Path]:
-    return {} if EXAMPLE_FOLDER is None else {name: EXAMPLE_FOLDER / name for name in EXAMPLE_NAMES}
+def _examples() -> dict[str, tuple[Path, Form]]:
+    if EXAMPLE_FOLDER is None:
+        return {}
+    return {name: (EXAMPLE_FOLDER / name, form) for form, names in EXAMPLES.items() for name in names}
 
 
-def _example_picker(callbacks: Callbacks, picture: gr.Image) -> None:
-    """Example images to click. Their thumbnails are part of the page, so no file of them can be removed."""
-    if not _examples():
+def _example_picker(callbacks: Callbacks, picture: gr.Image, choice: gr.Dropdown | gr.Radio) -> None:
+    """Example images to click. Their thumbnails are part of the page, so no file of them can be removed.
+
+    Args:
+        choice: of a model, or of a form of images. An example of the other form changes it.
+    """
+    examples = {name: path for name, (path, form) in _examples().items() if callbacks.model_names(form)}
+    if not examples:
         return
     buttons = "".join(
         f'<button type="button" data-example="{name}" aria-label="Example {name}"><img src="{_thumbnail(path)}" '
         'alt=""></button>'
-        for name, path in _examples().items()
+        for name, path in examples.items()
     )
     picker = gr.HTML(
         "",
@@ -303,7 +315,8 @@ def _example_picker(callbacks: Callbacks, picture: gr.Image) -> None:
         elem_classes="zoo-examples",
         apply_default_css=False,
     )
-    picker.input(callbacks.select_example, picker, picture, show_progress="hidden", api_visibility="private")
+    inputs, outputs = [picker, choice], [picture, choice]
+    picker.input(callbacks.select_example, inputs, outputs, show_progress="hidden", api_visibility="private")
 
 
 def _thumbnail(path: Path) -> str:
@@ -316,6 +329,7 @@ def _thumbnail(path: Path) -> str:
 
 
 def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
+    picker = _model_picker(choices)
     with gr.Row():
         with gr.Column():
             gr.Markdown(
@@ -323,8 +337,8 @@ def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
                 "the input affects one value (its receptive field). Each figure explains one term."
             )
             picture = _upload("Image")
-            _example_picker(callbacks, picture)
-            picker = _model_picker(callbacks, choices)
+            _example_picker(callbacks, picture, picker)
+            _place(picker, callbacks)
             button = gr.Button("Show the layers", variant="primary")
         with gr.Column(scale=2):
             gallery = gr.Gallery(
@@ -350,8 +364,9 @@ def _compare_tab(callbacks: Callbacks) -> None:
     with gr.Row():
         with gr.Column():
             picture = _upload("Image")
-            _example_picker(callbacks, picture)
-            form = gr.Radio(kinds, value=kinds[0][1], label="Models for")
+            form = gr.Radio(kinds, value=kinds[0][1], label="Models for", render=False)
+            _example_picker(callbacks, picture, form)
+            form.render()  # type: ignore[no-untyped-call]
         with gr.Column(scale=2):
             table = _table()
     picture.change(callbacks.compare, [picture, form], table, api_name="compare", **LIVE_EVENT)
@@ -359,10 +374,11 @@ def _compare_tab(callbacks: Callbacks) -> None:
 
 
 def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
+    picker = _model_picker(choices)
     with gr.Row():
         with gr.Column():
             files = _uploads("Images, or zip archives of images")
-            picker = _model_picker(callbacks, choices)
+            _place(picker, callbacks)
             form = gr.Radio(["csv", "parquet"], value="csv", label="Download as")
             button = gr.Button("Classify all", variant="primary")
             rows = gr.File(label="Results", interactive=False, elem_classes="zoo-rows")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterator
 from html import escape
 from typing import Any, NamedTuple
 
@@ -16,13 +16,14 @@ from serve.service.pool import WorkItem
 from zoo.card import Calibration, Card
 from zoo.errors import ZooError
 from zoo.images.read import Named, decode
-from zoo.model import Row
+from zoo.model import Row, onnx_bytes
 
 HINT = "Draw a digit, or choose an image. The answer appears here."
 MAX_COLUMNS, COLUMN_LETTERS = 12, 2  # so many labels of so few letters become columns in a fixed order
 MAX_BARS = 5  # of other labels, most probable first
 SMALLEST_BAR = 0.005  # probabilities below this have no bar, because it would read 0 %
 PREVIEW_PIXELS = 320  # longest side of the copy of the image on which boxes are drawn
+MOST_OPAQUE = 220  # of 255, where the contribution is largest
 COLOURFUL = 25  # mean difference of the channels, of 255, above which an image is a colour photograph
 
 Pixels = npt.NDArray[np.uint8]
@@ -40,13 +41,13 @@ def hint(message: str = HINT) -> str:
     return f'<div class="zoo-result zoo-empty" role="status" aria-live="polite"><p>{escape(message)}</p></div>'
 
 
-def answer(item: WorkItem, source: Named, heat: Pixels | None = None) -> str:
+def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
     """The answer for one image.
 
     Args:
         item: a finished item of one image.
         source: the image file.
-        heat: uint8 `(H, W)`, how much each pixel of the network's input contributed, if that is known.
+        explain: show also which parts of the network's input the answer comes from, for the two most probable labels.
     """
     row, card, pixels = item.rows[0], item.runner.model.card, item.prepared[0].pixels
     if row.error is not None or row.probability is None:
@@ -58,7 +59,12 @@ def answer(item: WorkItem, source: Named, heat: Pixels | None = None) -> str:
         parts.append(_digits(boxes))
     else:
         parts.append(_bars(card.labels, {guess.label: guess.probability for guess in row.top_k}))
-    parts.append(_pictures(original, pixels, boxes, heat))
+    figures = [] if original is None else [_original(original, boxes)]
+    if pixels is not None and not boxes:
+        figures.append(_network_input(pixels))
+        if explain:
+            figures += _heat_maps(item, pixels)
+    parts.append(f'<div class="zoo-pair">{"".join(figures)}</div>')
     if row.corrections:
         chips = "".join(f"<li>{escape(correction)}</li>" for correction in row.corrections)
         parts.append(f'<ul class="zoo-chips" aria-label="Changes made to the image">{chips}</ul>')
@@ -146,25 +152,8 @@ def _decoded(source: Named) -> Pixels | None:
         return None
 
 
-def _pictures(original: Pixels | None, pixels: Pixels | None, boxes: list[Box], heat: Pixels | None) -> str:
-    """The image as it came, with boxes around the digits of a number, beside the network's input."""
-    figures = []
-    if original is not None:
-        caption = "Your image" if not boxes else f"{len(boxes)} digits"
-        figures.append(f"<figure>{_preview(original, boxes)}<figcaption>{caption}</figcaption></figure>")
-    if pixels is not None and not boxes:
-        height, width = pixels.shape[:2]
-        images = f'<img class="zoo-pixels" src="{_data_url(pixels)}" alt="Input of the network">'
-        if heat is not None:
-            images += f'<img class="zoo-pixels zoo-heat" src="{_heat_url(heat)}" alt="">'
-        figures.append(
-            f'<figure><span class="zoo-stack">{images}</span>'
-            f"<figcaption>What the network sees, {width}×{height}</figcaption></figure>"
-        )
-    return f'<div class="zoo-pair">{"".join(figures)}</div>'
-
-
-def _preview(pixels: Pixels, boxes: Iterable[Box]) -> str:
+def _original(pixels: Pixels, boxes: list[Box]) -> str:
+    """The image as it came, with boxes around the digits of a number."""
     height, width = pixels.shape[:2]
     scale = min(1.0, PREVIEW_PIXELS / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -173,7 +162,38 @@ def _preview(pixels: Pixels, boxes: Iterable[Box]) -> str:
     )
     small: Any = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     overlay = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{rectangles}</svg>' if rectangles else ""
-    return f'<span class="zoo-stack"><img src="{_data_url(small)}" alt="Your image">{overlay}</span>'
+    caption = f"{len(boxes)} digits" if boxes else "Your image"
+    return _figure(f'<img src="{_data_url(small)}" alt="Your image">{overlay}', caption)
+
+
+def _network_input(pixels: Pixels) -> str:
+    height, width = pixels.shape[:2]
+    image = f'<img class="zoo-pixels" src="{_data_url(pixels)}" alt="Input of the network">'
+    return _figure(image, f"What the network sees, {width}×{height}")
+
+
+def _heat_maps(item: WorkItem, pixels: Pixels) -> Iterator[str]:
+    """For the first and the second guess, the network's input and in red what speaks for that label."""
+    from zoo.inspection import attributions
+
+    labels = item.runner.model.card.labels
+    guesses = [guess.label for guess in item.rows[0].top_k[:2]]
+    try:
+        maps = attributions(onnx_bytes(item.runner.model), pixels, [labels.index(label) for label in guesses])
+    except ZooError as error:
+        yield f'<p class="zoo-note">{escape(str(error))}</p>'
+        return
+    for label, attribution in zip(guesses, maps, strict=True):
+        heat = np.asarray(attribution.heat * MOST_OPAQUE, np.uint8)
+        images = (
+            f'<img class="zoo-pixels" src="{_data_url(pixels // 2 + 64)}" alt="">'
+            f'<img class="zoo-pixels zoo-heat" src="{_heat_url(heat)}" alt="What speaks for {escape(label)}">'
+        )
+        yield _figure(images, f"Speaks for {label}")
+
+
+def _figure(images: str, caption: str) -> str:
+    return f'<figure><span class="zoo-stack">{images}</span><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _is_colourful(pixels: Pixels | None) -> bool:
