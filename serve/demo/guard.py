@@ -75,7 +75,7 @@ PAGE_POLICY = (  # Gradio's scripts create functions from text, and its styles a
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 # What other sites show for a link to the page: Gradio's describes Gradio, with an image from another host.
-LINK_PREVIEW = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>')
+LINK_PREVIEW = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
 DESCRIPTION = b"Small image classifiers: draw a digit or upload a photograph, and see what the network sees."
 LINK_PREVIEW_OF_THE_PAGE = (
     b'<meta name="description" content="%b"><meta property="og:title" content="pocketzoo: small image classifiers">'

@@ -35,7 +35,7 @@ import zoo
 from serve.demo import text
 from serve.demo.files import FILE_BYTES, FOLDER_BYTES, FileStore, safe_name, set_folder
 from serve.demo.jobs import JobFailed, JobQueue, JobRunner
-from serve.demo.result import answer
+from serve.demo.result import answer as answer_html
 from serve.service.settings import DEFAULT_MODEL, Settings
 from tests.support.paths import CARD, DEFAULT, REPOSITORY
 from tests.support.server import children_of, resident_mb, serving, wait_for
@@ -352,9 +352,9 @@ def test_responses_contain_no_server_paths(server, tmp_path):
                 if function == "batch":
                     visible = result[0] if event == "complete" else result["error"]
                     assert own.split("/")[0] not in visible, "only the name"
-    for answer in answers:
+    for one in answers:
         for pattern in PATH_PATTERNS:
-            assert not pattern.search(answer), pattern.search(answer)
+            assert not pattern.search(one), pattern.search(one)
 
 
 @pytest.mark.slow
@@ -363,7 +363,7 @@ def test_responses_hide_paths_with_special_characters(tmp_path):
     temporary.mkdir()
     with serving(tmp_path, "--models", "mnist14k.plus", TMPDIR=str(temporary)) as server, client_of(server) as client:
         own = upload(client, SEVEN.read_bytes())[0]
-        _, (table, rows) = outcome(client, "batch", [[file(own)], DEFAULT, "csv"])
+        _, (_, rows) = outcome(client, "batch", [[file(own)], DEFAULT, "csv"])
         assert re.fullmatch(r"[\w-]{22}/rows.csv", rows["path"])
         assert b"x.png" in client.get(rows["url"]).content
 
@@ -1058,7 +1058,7 @@ def answered(row, card, name="x"):
         rows=[row], prepared=[SimpleNamespace(pixels=pixels)], decode_s=0.0, infer_s=0.0,
         runner=SimpleNamespace(model=SimpleNamespace(card=card)),
     )  # fmt: skip
-    return answer(item, Named(name, SEVEN.read_bytes()))
+    return answer_html(item, Named(name, SEVEN.read_bytes()))
 
 
 def test_uncalibrated_model_claims_no_mistake_rate():

@@ -137,12 +137,10 @@ def test_first_screen_shows_an_example_with_its_answer(browser, server, width, h
         page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
 
 
-@needs_browser
-def test_source_code_names_no_other_product(server):
-    head = httpx.get(server.url).text.partition("</head>")[0]
-    assert 'property="og:title" content="pocketzoo' in head
-    assert "raw.githubusercontent" not in head
-    assert not re.search(r'property="og:[^>]*Gradio|name="twitter', head)
+def test_link_preview_describes_the_page(server):
+    tags = re.findall(r"<meta[^>]*>", httpx.get(server.url).text)
+    assert '<meta property="og:title" content="pocketzoo: small image classifiers">' in tags
+    assert not [tag for tag in tags if re.search("gradio|twitter|https?://", tag, re.IGNORECASE)]
 
 
 @needs_browser
@@ -179,8 +177,8 @@ def test_keyboard_reaches_all_controls(browser, server):
             reached.add(page.evaluate(name_of_focus))
         assert {"What is this?", "Undo", "Clear"} <= reached
         assert any(name.startswith("Canvas: draw with mouse") for name in reached)
-        page.get_by_label("Draw", exact=True).focus()
-        page.keyboard.press("ArrowRight")
+        page.get_by_label("Image or camera").focus()
+        page.keyboard.press("Space")
         page.get_by_text("Image: upload, paste, or use the camera").wait_for()
 
 
