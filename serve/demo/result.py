@@ -131,7 +131,7 @@ def _bar(label: str, probability: float, dimension: str) -> str:
     return (
         f'<li class="{"" if visible else "zoo-zero"}"><span class="zoo-name">{escape(label)}</span>'
         f'<span class="zoo-track"><span class="zoo-fill" style="{dimension}:{length}"></span></span>'
-        f'<span class="zoo-figure" title="{text.percent(probability)}">{figure if visible else ""}</span></li>'
+        f'<span class="zoo-figure" title="{escape(text.percent(probability))}">{escape(figure) if visible else ""}</span></li>'
     )
 
 
@@ -141,7 +141,9 @@ def _whole_percent(probability: float) -> str:
 
 
 def _digits(boxes: list[Box]) -> str:
-    cells = "".join(f"<li><b>{escape(box.label)}</b><span>{text.percent(box.probability)}</span></li>" for box in boxes)
+    cells = "".join(
+        f"<li><b>{escape(box.label)}</b><span>{escape(text.percent(box.probability))}</span></li>" for box in boxes
+    )
     return f'<ol class="zoo-digits" aria-label="Each digit and its probability">{cells}</ol>'
 
 
