@@ -114,7 +114,8 @@ FORBIDDEN = {
     "fit": {"name", "from", "resume", "replace"},
     "add": {"name", "labels", "samples", "title", "licence", "output-name"},
     "serve": {
-        "host", "allowed-host", "cors-origin", "frame-ancestor", "health-port", "max-body-mb", "max-queue", "deadline-ms", "access-log",
+        "host", "allowed-host", "cors-origin", "frame-ancestor", "health-port", "max-body-mb", "max-queue",
+        "deadline-ms", "access-log",
     },
 }  # fmt: skip
 
