@@ -124,7 +124,15 @@ class Route:
 class Guard:
     """ASGI application around Gradio's. See the module's docstring."""
 
-    def __init__(self, page: App, files: FileStore, sessions: Sessions, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        page: App,
+        files: FileStore,
+        sessions: Sessions,
+        max_body_bytes: int,
+        frame_ancestors: tuple[str, ...] = (),
+    ) -> None:
+        self._policy = " ".join((PAGE_POLICY, *frame_ancestors))  # its last directive is frame-ancestors
         self._page, self._files, self._sessions = page, files, sessions
         self._max_event_file_bytes = MAX_EVENT_BODIES * max_body_bytes
         functions = page.get_blocks().fns
@@ -184,7 +192,7 @@ class Guard:
         new_headers = {name: headers[name] for name in ("content-type", "cache-control") if name in headers}
         new_headers |= {"x-content-type-options": "nosniff", "vary": "accept-encoding"}
         if request.scope["path"] == "/":
-            new_headers["content-security-policy"] = PAGE_POLICY
+            new_headers["content-security-policy"] = self._policy
             body = LINK_PREVIEW.sub(b"", body).replace(b"</head>", LINK_PREVIEW_OF_THE_PAGE + b"</head>", 1)
         return await asyncio.to_thread(CachedResponse.of, status, new_headers, body)
 

@@ -105,7 +105,7 @@ def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, 
     assert isinstance(page, gr.routes.App)
     page.exception_handlers |= app.exception_handlers
     sessions = Sessions(page)
-    mounted.app = ConcurrencyLimit(Guard(page, files, sessions, settings.max_body_bytes))
+    mounted.app = ConcurrencyLimit(Guard(page, files, sessions, settings.max_body_bytes, settings.frame_ancestors))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:

@@ -127,11 +127,12 @@ def _bars(labels: tuple[str, ...], probabilities: dict[str, float]) -> str:
 def _bar(label: str, probability: float, dimension: str) -> str:
     visible = probability >= SMALLEST_BAR
     figure = text.percent(probability).replace(".00", "") if dimension == "width" else _whole_percent(probability)
+    exact = escape(text.percent(probability))
     length = f"{max(probability, 0.01):.2%}" if visible else "0"
     return (
         f'<li class="{"" if visible else "zoo-zero"}"><span class="zoo-name">{escape(label)}</span>'
         f'<span class="zoo-track"><span class="zoo-fill" style="{dimension}:{length}"></span></span>'
-        f'<span class="zoo-figure" title="{escape(text.percent(probability))}">{escape(figure) if visible else ""}</span></li>'
+        f'<span class="zoo-figure" title="{exact}">{escape(figure) if visible else ""}</span></li>'
     )
 
 

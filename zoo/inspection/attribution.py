@@ -97,7 +97,8 @@ def attributions(
         method: None chooses by the graph. "class activation" fails where the graph has no feature maps to cut at.
     """
     try:
-        return _explainer(onnx_bytes).explain(image, label_indices, method)
+        with np.errstate(all="ignore"):  # the values of a foreign network may be no numbers
+            return _explainer(onnx_bytes).explain(image, label_indices, method)
     except ZooError:
         raise
     except Exception as error:  # for a foreign graph, onnx, its shape inference and the runtime can raise anything
