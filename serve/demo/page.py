@@ -29,7 +29,7 @@ import cv2
 import gradio as gr
 from starlette.routing import Mount
 
-from serve.demo import result
+from serve.demo import result, text
 from serve.demo.callbacks import Callbacks
 from serve.demo.guard import Guard
 from serve.demo.sessions import MAX_STATES
@@ -59,7 +59,7 @@ SHUTDOWN_S = 2.0  # how long running events may take when the server stops
 FORM_TITLES: dict[Form, str] = {"digit": "digits (MNIST)", "photo": "photographs (CIFAR-10)"}
 FORM_CHOICES = [("Draw", "draw"), ("Image or camera", "picture")]
 HEADER = (HERE / "header.html").read_text()
-OWN_MODELS = """### A model of your own images
+OWN_MODELS = """## A model of your own images
 
 A folder with one subfolder of images per label is enough. Training takes minutes on a laptop:
 
@@ -355,8 +355,8 @@ def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
     button.click(callbacks.inspect, [picture, picker], gallery, api_name="inside", **JOB_EVENT)
 
 
-def _table() -> gr.HTML:
-    return gr.HTML("", js_on_load=(HERE / "table.js").read_text(), apply_default_css=False)
+def _table(hint: str = "") -> gr.HTML:
+    return gr.HTML(text.hint(hint) if hint else "", js_on_load=(HERE / "table.js").read_text(), apply_default_css=False)
 
 
 def _compare_tab(callbacks: Callbacks) -> None:
@@ -368,7 +368,7 @@ def _compare_tab(callbacks: Callbacks) -> None:
             _example_picker(callbacks, picture, form)
             form.render()  # type: ignore[no-untyped-call]
         with gr.Column(scale=2):
-            table = _table()
+            table = _table("The answers of all models appear here.")
     picture.change(callbacks.compare, [picture, form], table, api_name="compare", **LIVE_EVENT)
     form.input(callbacks.compare, [picture, form], table, api_visibility="private", **LIVE_EVENT)
 
@@ -383,7 +383,7 @@ def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
             button = gr.Button("Classify all", variant="primary")
             rows = gr.File(label="Results", interactive=False, elem_classes="zoo-rows")
         with gr.Column(scale=2):
-            table = _table()
+            table = _table("The first answers appear here, and a file with all of them on the left.")
     button.click(callbacks.classify_batch, [files, picker, form], [table, rows], api_name="batch", **JOB_EVENT)
 
 

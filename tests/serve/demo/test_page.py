@@ -137,6 +137,22 @@ def test_first_screen_shows_an_example_with_its_answer(browser, server, width, h
         page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
 
 
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_has_no_serious_accessibility_problem(browser, server, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with opened(browser, server, f"axe-{scheme}", color_scheme=scheme) as page:
+        wait_for_label(page, "7")
+        for tab in ("What is this?", "Look inside", "Compare", "Many images", "Models"):
+            open_tab(page, tab)
+            page.wait_for_timeout(300)  # colours fade
+            if tab == "Compare":
+                button(page, "Example two.jpg").click()
+                page.locator(".zoo-table:visible").wait_for()
+            found = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+            assert not found, (tab, [(one["id"], [node["html"] for node in one["nodes"]]) for one in found])
+
+
 def test_link_preview_describes_the_page(server):
     tags = re.findall(r"<meta[^>]*>", httpx.get(server.url).text)
     assert '<meta property="og:title" content="pocketzoo: small image classifiers">' in tags
