@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from train.recipe import Recipe
+from zoo.evaluation import BINS, reliability_of
 
 
 def network_input(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
@@ -43,13 +44,10 @@ def loss(scores: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> 
     return F.cross_entropy(scores.double(), labels, label_smoothing=smoothing).item()
 
 
-def calibration_error(scores: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
-    """Return the expected calibration error with equal-width bins (Guo et al., arXiv 1706.04599), 0 to 1."""
+def calibration_error(scores: torch.Tensor, labels: torch.Tensor, bins: int = BINS) -> float:
+    """Return the expected calibration error with equal-width bins, 0 to 1 (`zoo.evaluation.reliability_of`)."""
     confidence, chosen = scores.double().softmax(1).max(1)
-    right = (chosen == labels).double()
-    bin_of = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_of, right - confidence)
-    return gaps.abs().sum().item() / len(labels)
+    return reliability_of(confidence.cpu().numpy(), (chosen == labels).cpu().numpy(), bins)[0]
 
 
 def confusion_counts(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from train.export import calibrate
 from train.recipe import Recipe
 from train.runs import Run
 from zoo.datasets import catalog as datasets
+from zoo.evaluation import reliability_of
 
 MAX_MISTAKES = 40  # images in the plot of mistakes
 BINS = 15  # of the reliability diagram, as for the expected calibration error
@@ -89,16 +90,11 @@ def reliability(scores: torch.Tensor, labels: torch.Tensor, temperature: float, 
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     for axes, t in zip(figure.subplots(1, 2), (1.0, temperature), strict=True):
         confidence, answers = (scores.double() / t).softmax(1).max(1)
-        correct = (answers == labels).double()
-        bin_of = (confidence * BINS).long().clamp(max=BINS - 1)
-        counts = torch.bincount(bin_of, minlength=BINS)
-        occupied = counts > 0
-        sums = torch.zeros(2, BINS, dtype=torch.double).index_add_(1, bin_of, torch.stack([confidence, correct]))
-        mean_confidence, accuracy = (sums / counts.clamp(min=1))[:, occupied].numpy()
+        error, bins = reliability_of(confidence.cpu().numpy(), (answers == labels).cpu().numpy(), BINS)
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
-        areas = (12 + 300 * counts[occupied] / counts.sum()).numpy()
-        axes.scatter(mean_confidence, accuracy, s=areas, color="#1f6feb", alpha=0.7)
-        error = evaluate.calibration_error(scores / t, labels, BINS)
+        areas = [12 + 300 * each.images / len(labels) for each in bins]
+        x, y = [each.probability for each in bins], [each.accuracy for each in bins]
+        axes.scatter(x, y, s=areas, color="#1f6feb", alpha=0.7)
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability", ylabel="accuracy", aspect="equal")
         axes.set_title(f"T = {t:g}: expected calibration error {error:.2%}", fontsize=10)
     figure.suptitle(f"{title}: reliability (area: number of images)")

@@ -179,7 +179,7 @@ def measure(
     correct = int((answers == truth).sum())
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (truth, answers), 1)
-    error, reliability = _reliability(top, answers == truth)
+    error, reliability = reliability_of(top, answers == truth)
 
     def mistake(row: int) -> Mistake:
         probability, label_probability = round(float(top[row]), 6), round(float(own[row]), 6)
@@ -216,17 +216,24 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _reliability(top: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> tuple[float, tuple[Bin, ...]]:
-    """The expected calibration error (Guo et al., arXiv 1706.04599) and the occupied bins of equal width."""
-    bins: list[Bin] = []
+def reliability_of(
+    top: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = BINS
+) -> tuple[float, tuple[Bin, ...]]:
+    """The expected calibration error (Guo et al., arXiv 1706.04599) and the occupied bins of equal width.
+
+    Args:
+        top: `(N,)`, the probability of each prediction, 0 to 1.
+        right: `(N,)`, whether it was right.
+    """
+    occupied: list[Bin] = []
     error = 0.0
-    bin_of = np.minimum((top * BINS).astype(np.int64), BINS - 1)
-    for number in range(BINS):
+    bin_of = np.minimum((top * bins).astype(np.int64), bins - 1)
+    for number in range(bins):
         inside = bin_of == number
         if count := int(inside.sum()):
-            bins.append(Bin(count, float(top[inside].mean()), float(right[inside].mean())))
-            error += count / len(top) * abs(bins[-1].probability - bins[-1].accuracy)
-    return error, tuple(bins)
+            occupied.append(Bin(count, float(top[inside].mean()), float(right[inside].mean())))
+            error += count / len(top) * abs(occupied[-1].probability - occupied[-1].accuracy)
+    return error, tuple(occupied)
 
 
 def _classes(labels: tuple[str, ...], confusion: npt.NDArray[np.int64]) -> list[ClassResult]:

@@ -24,6 +24,7 @@ from serve.batch.parquet_reader import Layout
 from serve.batch.parquet_rows import Rows
 from zoo.errors import BadInput, reason
 from zoo.images.read import Named
+from zoo.limited import cpu_seconds
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -175,7 +176,7 @@ class Parquet(Archive):
 
     def _split(self, budget: Budget, layout: Layout, row: int) -> Generator[Rows | Unreadable, None, int | None]:
         """`Rows` from `row` on; returns the first row that workers shall not read, None at the end."""
-        limit = parquet_reader.cpu_seconds(os.path.getsize(self.path))
+        limit = cpu_seconds(os.path.getsize(self.path))
         for rows in parquet_rows.split(self, layout, row, ROWS_PER_TASK, self.bounds.member_bytes):
             if self._failed_at is not None:
                 return None

@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
-from math import ceil
 from typing import Any, NamedTuple
 
 from zoo.images.headers import sniff
+from zoo.limited import cpu_seconds, limited, memory_limit
 
-# The memory limit is three times the file's size (a page compressed and decompressed, and its rows), within these
-# bounds, in bytes beyond what Python and pyarrow need.
-MIN_MEMORY = 256 * 2**20
-MAX_MEMORY = 2**30
-CPU_SECONDS = 60  # plus one per megabyte of the file
+MAX_MEMORY = 2**30  # of reading a file, beyond what Python and pyarrow need (`zoo.limited.memory_limit`)
 STOP = -1  # a request: end the current answer
 NULL = -(2**62)  # the size of a row without a value
 BATCH_BYTES = 4 * 2**20
@@ -91,7 +85,7 @@ def _serve_file(connection: Any, path: str, column: str | None, member_bytes: in
     import pyarrow.parquet
 
     size = os.path.getsize(path)
-    memory = memory_limit(size)
+    memory = memory_limit(size, MAX_MEMORY)
     try:
         with (
             limited(memory, cpu_seconds(size)),
@@ -131,56 +125,6 @@ def first_line(error: Exception) -> str:
     if isinstance(error, BrokenPipeError | ConnectionResetError):
         raise error
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def memory_limit(file_size: int) -> int:
-    """Bytes that reading a file may take."""
-    return min(max(MIN_MEMORY, 3 * file_size), MAX_MEMORY)
-
-
-def cpu_seconds(file_size: int) -> int:
-    """CPU time that reading a file may take."""
-    return CPU_SECONDS + file_size // 10**6
-
-
-def data_bytes() -> int | None:
-    """What RLIMIT_DATA counts of this process; None if the system does not say."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
-    except (OSError, StopIteration):
-        return None
-
-
-@contextmanager
-def limited(memory: int, seconds: int, max_data: int | None = None) -> Iterator[None]:
-    """Limit the additional memory and CPU time of this process, if the system can.
-
-    `max_data` limits all of its memory. Without memory, allocations fail; without CPU time, the process ends.
-    """
-    try:
-        import resource
-    except ImportError:
-        yield
-        return
-    used = data_bytes()
-    if used is None:
-        yield
-        return
-    limits = {
-        resource.RLIMIT_DATA: used + memory if max_data is None else min(used + memory, max_data),
-        resource.RLIMIT_CPU: ceil(time.process_time()) + seconds,
-        resource.RLIMIT_CORE: 0,
-    }
-    previous = {limit: resource.getrlimit(limit) for limit in limits}
-    try:
-        for limit, value in limits.items():
-            soft, hard = previous[limit]
-            resource.setrlimit(limit, (value if soft == resource.RLIM_INFINITY else min(value, soft), hard))
-        yield
-    finally:
-        for limit, values in previous.items():
-            resource.setrlimit(limit, values)
 
 
 def _columns(schema: Any) -> Iterator[Column]:

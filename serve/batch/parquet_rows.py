@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from serve.batch import parquet_reader
 from serve.batch.archives import Unreadable
 from zoo.images.read import Named
+from zoo.limited import data_bytes, limited
 
 MEMORY = 64 * 2**20  # of each worker: the pages of one column, and what they decompress to
 KEPT_MEMORY = 2**28  # of each worker, beyond what it had at its first read, whatever files make it keep
@@ -99,9 +100,9 @@ def read(rows: Rows) -> ReadRows | None:
     try:
         seconds = CPU_SECONDS + os.path.getsize(rows.path) // 10**7
         if _data_at_start is None:
-            _data_at_start = parquet_reader.data_bytes()
+            _data_at_start = data_bytes()
         max_data = None if _data_at_start is None else _data_at_start + KEPT_MEMORY
-        with parquet_reader.limited(MEMORY, seconds, max_data):
+        with limited(MEMORY, seconds, max_data):
             if cursor is None or not cursor.fits(rows):
                 cursor = _Cursor(rows)
             for values in cursor.read(rows):

@@ -27,9 +27,9 @@ from serve.batch.archives import (
 )
 from zoo.errors import BadInput, reason
 from zoo.images.read import Named
+from zoo.limited import BoundedZipFile
 
 PIECE_BYTES = 64 * 2**10
-MAX_ZIP_DIRECTORY_BYTES = 24 * 2**20  # about 250,000 usual names; as objects they take eight times that: 200 MB
 MAX_TAR_HEADER_BYTES = 64 * 2**10  # of a long name, or of a pax header
 MAX_PAX_RECORDS = 256  # in one pax header; usually there are one to ten
 MAX_DECOMPRESSOR_BYTES = 128 * 2**20  # memory of xz and LZMA; `xz -9` needs 65 MiB
@@ -56,13 +56,13 @@ class Zip(Archive):
 
     def check(self) -> None:
         try:
-            with _BoundedReader(self.open()) as file:
+            with BoundedZipFile(self.open()) as file:
                 zipfile.ZipFile(file).close()
         except Exception as error:  # damage can make zipfile raise anything
             raise BadInput(f"{self.path} is a damaged zip archive ({reason(error)}): get the file again.") from None
 
     def _members(self, budget: Budget) -> Iterator[Named | Unreadable | None]:
-        with _BoundedReader(self.open()) as file, zipfile.ZipFile(file) as archive:
+        with BoundedZipFile(self.open()) as file, zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 budget.count_member()
                 is_folder = info.filename.endswith("/") or (info.filename.endswith("\\") and not info.file_size)
@@ -89,17 +89,6 @@ class Zip(Archive):
         except Exception as error:  # damage can make a decompressor raise anything
             message = f"{name} cannot be read from the archive ({reason(error)})."
             return Unreadable(name, message) if is_image(info.filename) else None
-
-
-class _BoundedReader(io.BufferedReader):
-    """Bounds the directory, which zipfile reads in one call of whatever size the archive declares."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_ZIP_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(
-                f"its directory has {size:,} bytes, more than the limit of {MAX_ZIP_DIRECTORY_BYTES:,}"
-            )
-        return super().read(size)
 
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:

@@ -24,6 +24,23 @@ ALLOWED = {  # command → options, as they are written on the command line with
     "list": ("json",),
     "info": ("json",),
     "verify": ("device", "json"),
+    "evaluate": ("split", "device", "json"),
+    "fit": ("arch", "size", "epochs", "minutes", "flip", "class-weights", "seed", "threads", "device"),
+    "add": (
+        "preset",
+        "size",
+        "mean",
+        "std",
+        "scale",
+        "layout",
+        "channels",
+        "resize",
+        "resize-size",
+        "interpolation",
+        "antialias",
+        "form",
+        "output",
+    ),
     "bench": ("batch", "seconds", "device", "json"),
     "serve": ("port", "models", "workers", "demo", "device"),
     "doctor": ("json",),
@@ -131,7 +148,7 @@ def _checked(table: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
 
 def _value(key: str, value: Any, path: Path) -> Any:
     """A scalar; a list of numbers as text with commas. Models are named, so that a file cannot choose another file."""
-    if isinstance(value, list) and all(type(number) is int for number in value):
+    if isinstance(value, list) and all(type(number) in (int, float) for number in value):
         return ",".join(map(str, value))
     if not isinstance(value, (str, bool, int, float)):
         raise WrongUsage(f"{path} sets {key} to {value!r:.60}: use a word, a number, or true or false.")

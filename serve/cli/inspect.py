@@ -1,4 +1,4 @@
-"""`zoo inspect`: what the layers of a network give for one image, as PNG files."""
+"""`zoo inspect`: where an answer comes from and what every layer gives for one image, as PNG files."""
 
 import click
 
@@ -18,10 +18,10 @@ from serve.service.settings import DEFAULT_MODEL
     help="Draw the receptive field of this unit only.  [default: the centre unit of each layer]",
 )
 def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
-    """Draw the feature maps of every layer for IMAGE.
+    """Draw where the answer for IMAGE comes from, and the feature maps of every layer.
 
-    Writes PNG files into a folder: the prediction, receptive fields, the first layer's kernels, and the feature maps
-    of every layer.
+    Writes PNG files into a folder: the prediction, the parts of the image that speak for the first and the second
+    guess, receptive fields, the first layer's kernels, and the feature maps of every layer.
     """
     from pathlib import Path
 

@@ -385,6 +385,14 @@ def processes_for(device: Device) -> int:
     help="Allow pages of this site (https://example.org, or '*') to call the API; repeatable.  [default: none]",
 )
 @click.option(
+    "--frame-ancestor",
+    "frame_ancestors",
+    multiple=True,
+    envvar="ZOO_FRAME_ANCESTOR",
+    metavar="ORIGIN",
+    help="Allow pages of this site (https://example.org) to show the web page in a frame; repeatable.  [default: none]",
+)
+@click.option(
     "--root-path",
     default="",
     metavar="PATH",

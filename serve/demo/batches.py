@@ -29,7 +29,19 @@ TABLE_ROWS = 100  # the file has all rows
 MAX_IMAGES = 20_000  # the command streams any number, this module keeps the rows in memory
 TIME_LIMIT_S = 40.0  # then no further image is taken, so that the result is ready before the job's deadline
 BOUNDS = Bounds(total_bytes=2 * 10**9, members=MAX_IMAGES + 1)  # of an archive: 20,000 photographs of 100 KB
-THUMBNAIL_PIXELS = 40
+THUMBNAIL_PIXELS = 64
+FILTERS = (  # page.css hides the other rows
+    '<fieldset class="zoo-filter" aria-label="Rows to show">'
+    + "".join(
+        f'<label><input type="radio" name="zoo-rows" value="{value}"{checked}> {title}</label>'
+        for value, title, checked in (
+            ("all", "all rows", " checked"),
+            ("doubt", "unsure or none of the classes", ""),
+            ("error", "errors", ""),
+        )
+    )
+    + "</fieldset>"
+)
 
 
 class TimeLimitReached(Exception):
@@ -101,15 +113,23 @@ def classify(
         caption += f" The limits of the page are {MAX_IMAGES:,} images and {TIME_LIMIT_S:g} s; `zoo predict` has none."
     if len(collector.rows) > TABLE_ROWS:
         caption += f" The table shows the first {TABLE_ROWS}; the file has all."
-    table = text.table(["image", "file", "label", "probability", "corrections or error"], rows, caption)
+    header_cells = ["image", "file", "label", "probability", "corrections or error"]
+    classes = map(_row_class, collector.rows)
+    table = text.table(header_cells, rows, caption, classes, FILTERS)
     return {"table": table, "file": _write(collector.rows, form, Path(folder)).name}
+
+
+def _row_class(row: Row) -> str:
+    if row.error is not None:
+        return "zoo-error"
+    return "zoo-doubt" if row.unsure or getattr(row, "known", None) is False else ""
 
 
 def _cells(row: Row) -> list[str]:
     if row.error or row.probability is None:
         return [row.input, "–", "", row.error or ""]
-    doubt = " (unsure)" if row.unsure else ""
-    return [row.input, f"{row.label}{doubt}", text.percent(row.probability), "; ".join(row.corrections)]
+    doubt = "none of the classes" if getattr(row, "known", None) is False else "unsure" if row.unsure else ""
+    return [row.input, f"{row.label}\t{doubt}", text.percent(row.probability), "; ".join(row.corrections)]
 
 
 def thumbnails(inputs: list[ImageArgument], count: int) -> Iterator[str]:

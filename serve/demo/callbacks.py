@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64decode
+from collections import Counter
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import Any
 
-import cv2
 import gradio as gr
 import numpy as np
-import numpy.typing as npt
 
-from serve.demo import text
+from serve.demo import result, text
 from serve.demo.files import FileStore
 from serve.demo.jobs import JobQueue, JobRunner
 from serve.service.metrics import Metrics
@@ -22,26 +23,33 @@ from serve.service.pool import Runner, WorkItem
 from serve.service.settings import DEFAULT_MODEL
 from zoo.card import Card, Form
 from zoo.errors import ModelNotFound, ZooError
+from zoo.images.decode import Pixels
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import onnx_bytes
+from zoo.model import Model, Row, onnx_bytes
 from zoo.registry import find
 
-TOP_K = 5
+TOP_K = 10
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
-INPUT_VIEW_PIXELS = 224  # approximate side of the image that shows the network's input
+FORMS: tuple[Form, ...] = ("digit", "photo")
+LATENCY_CALLS = 7  # the median of so many calls is a model's latency here
 
-Result = tuple[dict[str, float] | None, str | None, str]  # probabilities, file with the network's input, Markdown
+Result = tuple[str, dict[str, Any] | None]  # HTML of the answer, and the row as in all interfaces
 
 
 class Callbacks:
     """The page's functions. They use the worker pool of the HTTP routes; what takes seconds is a job (jobs.py)."""
 
     def __init__(
-        self, service: Service, metrics: Metrics, files: FileStore, jobs: JobRunner, examples: dict[str, Path]
+        self,
+        service: Service,
+        metrics: Metrics,
+        files: FileStore,
+        jobs: JobRunner,
+        examples: dict[str, tuple[Path, Form]],
     ) -> None:
         """Args:
-        examples: images that visitors may choose instead of their own, by name.
+        examples: images that visitors may choose instead of their own, by name, with the form of models for it.
         """
         self._service, self._metrics, self._files, self._jobs = service, metrics, files, jobs
         self._examples = examples
@@ -53,8 +61,31 @@ class Callbacks:
         default = _default_model_name()
         return [card.name for card in sorted(cards, key=lambda card: card.name != default)]
 
+    def model_choices(self) -> list[tuple[str, str]]:
+        """A line for each model, with its name; models for digits first, and the default model before all."""
+        names = sorted(self.model_names(), key=lambda name: self._card(name).input.form != "digit")
+        return [(self._choice(self._runner(name).model), name) for name in names]
+
+    def _choice(self, model: Model) -> str:
+        return text.choice(model.card, len(onnx_bytes(model)), measure_latency(model))
+
     def model_card(self, name: str) -> str:
         return text.card(self._card(name), len(onnx_bytes(self._runner(name).model)))
+
+    def all_models(self) -> str:
+        """A table of all models: accuracy, size, and latency on this machine."""
+        rows = []
+        for name in self.model_names():
+            model = self._runner(name).model
+            card, latency = model.card, measure_latency(model)
+            accuracy = text.percent(card.accuracy.value) if card.accuracy else "unknown"
+            size = f"{len(onnx_bytes(model)) / 1000:,.0f} KB"
+            here = "unknown" if latency is None else text.milliseconds(latency)
+            rows.append([name, text.KINDS[card.input.form], accuracy, f"{card.parameters.count:,}", size, here])
+        header = ["model", "for", "test accuracy", "parameters", "file size", "latency here"]
+        return text.table(
+            header, rows, f"Latency: one image, {self._service.device.upper()}, median of {LATENCY_CALLS} calls."
+        )
 
     def _card(self, name: str) -> Card:
         return self._runner(name).model.card
@@ -66,26 +97,29 @@ class Callbacks:
         except ModelNotFound as error:
             raise _visitor_error(str(error)) from None
 
-    async def predict_drawing(self, drawing: str | None, name: str, request: gr.Request) -> Result:
+    async def predict_drawing(self, drawing: str | None, name: str, explain: bool = False) -> Result:
         """Classify a drawing, a data URL; "" for an empty canvas."""
         if not drawing:
-            return None, None, text.HINT
-        return await self._predict(Named("drawing", _decode_drawing(drawing)), name, "crop", request)
+            return result.hint(), None
+        return await self._predict(Named("drawing", _decode_drawing(drawing)), name, "crop", explain)
 
-    async def predict_file(self, path: str | None, name: str, fit: Fit, request: gr.Request) -> Result:
+    async def predict_file(self, path: str | None, name: str, fit: Fit, explain: bool = False) -> Result:
         """Classify an uploaded image file."""
         if path is None:
-            return None, None, text.HINT
-        return await self._predict(await self._read(path), name, fit, request)
+            return result.hint(), None
+        return await self._predict(await self._read(path), name, fit, explain)
 
-    async def _predict(self, source: Named, name: str, fit: Fit, request: gr.Request) -> Result:
+    async def predict_again(
+        self, source: str, drawing: str | None, path: str | None, name: str, fit: Fit, explain: bool
+    ) -> Result:
+        """Classify the drawing or the file, whichever is visible."""
+        if source == "draw":
+            return await self.predict_drawing(drawing, name, explain)
+        return await self.predict_file(path, name, fit, explain)
+
+    async def _predict(self, source: Named, name: str, fit: Fit, explain: bool) -> Result:
         item = await self._process(source, name, fit)
-        row, pixels = item.rows[0], item.prepared[0].pixels
-        probabilities = None if row.error else {guess.label: text.bar(guess.probability) for guess in row.top_k}
-        network_input = None
-        if pixels is not None:
-            network_input = str(self._files.save("seen.png", _encode_png(magnify(pixels)), _address(request)))
-        return probabilities, network_input, text.result(row, item.runner.model.card, item)
+        return await asyncio.to_thread(result.answer, item, source, explain), item.rows[0].to_dict()
 
     async def _process(self, source: Named, name: str, fit: Fit = "crop") -> WorkItem:
         item = WorkItem(self._runner(name), [source], top_k=TOP_K, fit=fit)
@@ -104,31 +138,42 @@ class Callbacks:
         except OSError:
             raise _visitor_error("This file has expired. Upload it again.") from None
 
-    async def select_example(self, name: str, request: gr.Request) -> str:
-        """The path of an example image, stored as if the visitor had uploaded it."""
+    async def select_example(self, name: str, choice: str, request: gr.Request) -> tuple[str, str]:
+        """The path of an example image, stored as if the visitor had uploaded it, and the model or form for it.
+
+        Args:
+            choice: the current model or form.
+        """
         if name not in self._examples:
             raise _visitor_error(f"There is no such example. Examples: {', '.join(self._examples)}.")
-        return str(self._files.save(name, self._examples[name].read_bytes(), _address(request)))
+        path, form = self._examples[name]
+        if choice in FORMS:
+            choice = form
+        elif self._card(choice).input.form != form:
+            choice = self._preferred_model(form)
+        return str(self._files.save(name, path.read_bytes(), _address(request))), choice
+
+    def _preferred_model(self, form: Form) -> str:
+        """The default model if it takes that form, or the most accurate one."""
+        names = self.model_names(form)
+        if names[0] == _default_model_name():
+            return names[0]
+        return max(names, key=lambda name: accuracy.value if (accuracy := self._card(name).accuracy) else 0.0)
 
     async def compare(self, path: str | None, form: Form) -> str:
         """A table of the results of all models of one form for one image."""
         if path is None:
             return text.hint("Choose an image to compare the results of all models.")
         source = await self._read(path)
-        rows = []
+        results = []
         for name in self.model_names(form):
             item = await self._process(source, name)
-            row, card = item.rows[0], item.runner.model.card
+            row, model = item.rows[0], item.runner.model
             if row.error:
                 raise _visitor_error(row.error)
-            assert row.probability is not None
-            doubt = " (unsure)" if row.unsure else ""
-            size = len(onnx_bytes(item.runner.model))
-            accuracy = text.percent(card.accuracy.value) if card.accuracy else "unknown"
-            result = [f"{row.label}{doubt}", text.percent(row.probability), f"{item.infer_s * 1e3:.2f} ms"]
-            rows.append([name, *result, f"{size / 1000:,.0f} KB", accuracy])
-        header = ["model", "label", "probability", "latency", "file size", "test accuracy"]
-        return text.table(header, rows, f"{len(rows)} models, run one after the other.")
+            latency = await asyncio.to_thread(measure_latency, model, item.prepared[0].pixels)
+            results.append((row, model, item.infer_s if latency is None else latency))
+        return _comparison(results)
 
     async def inspect(self, path: str | None, name: str, request: gr.Request) -> list[tuple[str, str]]:
         """Figures of every layer for one image: their paths and titles."""
@@ -178,6 +223,49 @@ class Callbacks:
             raise
 
 
+def measure_latency(model: Model, pixels: Pixels | None = None) -> float | None:
+    """Median seconds of `model.run` for one image: `pixels`, or a black one. None if the network fails."""
+    images = np.zeros((1, *model.card.input.shape), np.uint8) if pixels is None else pixels[np.newaxis]
+    seconds = []
+    try:
+        model.run(images)
+        for _ in range(LATENCY_CALLS):
+            started = perf_counter()
+            model.run(images)
+            seconds.append(perf_counter() - started)
+    except ZooError:
+        return None
+    return median(seconds)
+
+
+def _comparison(results: list[tuple[Row, Model, float]]) -> str:
+    """A table, the surest model first, below a sentence on how many agree."""
+    results = sorted(results, key=lambda result: -(result[0].probability or 0))
+    fastest = min(latency for _, _, latency in results)
+    surest = max(row.probability or 0 for row, _, _ in results)
+    rows = []
+    for row, model, latency in results:
+        assert row.probability is not None
+        accuracy = text.percent(model.card.accuracy.value) if model.card.accuracy else "unknown"
+        doubt = "none of the classes" if getattr(row, "known", None) is False else "unsure" if row.unsure else ""
+        rows.append(
+            [
+                row.model,
+                f"{row.label}\t{doubt}",
+                f"{text.percent(row.probability)}\t{'surest' if row.probability == surest else ''}",
+                f"{text.milliseconds(latency)}\t{'fastest' if latency == fastest else ''}",
+                f"{len(onnx_bytes(model)) / 1000:,.0f} KB",
+                accuracy,
+            ]
+        )
+    labels = Counter(row.label for row, _, _ in results)
+    label, count = labels.most_common(1)[0]
+    agreement = f"All {len(rows)}" if count == len(rows) else f"{count} of {len(rows)}"
+    header = ["model", "label", "probability", "latency", "file size", "test accuracy"]
+    caption = f"{agreement} models answer {label}. Latency: median of {LATENCY_CALLS} calls. A heading sorts the table."
+    return text.table(header, rows, caption)
+
+
 def _default_model_name() -> str | None:
     """The model that the command, the library and the HTTP routes use by default."""
     try:
@@ -204,15 +292,3 @@ def _decode_drawing(url: Any) -> bytes:
     except ValueError:
         pass
     raise _visitor_error("A drawing must be a data URL: data:image/png;base64,…")
-
-
-def _encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """uint8 `(H, W)` or RGB `(H, W, 3)` → a PNG file."""
-    return cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])[1].tobytes()
-
-
-def magnify(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """uint8 `(H, W, C)` → the same with each pixel enlarged to a square; RGB, or grey `(H, W)`."""
-    times = max(1, INPUT_VIEW_PIXELS // pixels.shape[0])
-    large = pixels.repeat(times, axis=0).repeat(times, axis=1)
-    return large[..., 0] if large.shape[-1] == 1 else large

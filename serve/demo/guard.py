@@ -74,6 +74,13 @@ PAGE_POLICY = (  # Gradio's scripts create functions from text, and its styles a
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
+# What other sites show for a link to the page: Gradio's describes Gradio, with an image from another host.
+LINK_PREVIEW = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
+DESCRIPTION = b"Small image classifiers: draw a digit or upload a photograph, and see what the network sees."
+LINK_PREVIEW_OF_THE_PAGE = (
+    b'<meta name="description" content="%b"><meta property="og:title" content="pocketzoo: small image classifiers">'
+    b'<meta property="og:type" content="website"><meta property="og:description" content="%b">'
+) % (DESCRIPTION, DESCRIPTION)
 # Request headers that Gradio does not get:
 # - x-gradio-server, x-forwarded-host: Gradio would believe them about the page's URL.
 # - origin: Gradio would allow any site to read its responses.
@@ -117,7 +124,15 @@ class Route:
 class Guard:
     """ASGI application around Gradio's. See the module's docstring."""
 
-    def __init__(self, page: App, files: FileStore, sessions: Sessions, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        page: App,
+        files: FileStore,
+        sessions: Sessions,
+        max_body_bytes: int,
+        frame_ancestors: tuple[str, ...] = (),
+    ) -> None:
+        self._policy = " ".join((PAGE_POLICY, *frame_ancestors))  # its last directive is frame-ancestors
         self._page, self._files, self._sessions = page, files, sessions
         self._max_event_file_bytes = MAX_EVENT_BODIES * max_body_bytes
         functions = page.get_blocks().fns
@@ -177,7 +192,8 @@ class Guard:
         new_headers = {name: headers[name] for name in ("content-type", "cache-control") if name in headers}
         new_headers |= {"x-content-type-options": "nosniff", "vary": "accept-encoding"}
         if request.scope["path"] == "/":
-            new_headers["content-security-policy"] = PAGE_POLICY
+            new_headers["content-security-policy"] = self._policy
+            body = LINK_PREVIEW.sub(b"", body).replace(b"</head>", LINK_PREVIEW_OF_THE_PAGE + b"</head>", 1)
         return await asyncio.to_thread(CachedResponse.of, status, new_headers, body)
 
     async def stream(self, request: Request, client: Client, _: dict[str, str]) -> None:
@@ -385,14 +401,14 @@ class Guard:
         await client.reply(request, response)
 
 
-InputKind = Literal["text", "file", "files"] | frozenset[str]  # a set: one of these choices
+InputKind = Literal["text", "file", "files", "flag"] | frozenset[str]  # a set: one of these choices
 
 
 def _input_kind(component: Any) -> InputKind:
     """What a component accepts. KeyError for a type of component that this guard does not know."""
     if choices := getattr(component, "choices", None):
         return frozenset(value for _, value in choices)
-    kinds: dict[str, InputKind] = {"html": "text", "image": "file", "file": "files"}
+    kinds: dict[str, InputKind] = {"html": "text", "image": "file", "file": "files", "checkbox": "flag"}
     return kinds[component.get_block_name()]
 
 
@@ -412,6 +428,10 @@ class _InputChecker:
         if kind == "text":
             if isinstance(value, dict | list):
                 raise HTTPError(400, "This input must be text.")
+            return value
+        if kind == "flag":
+            if not isinstance(value, bool):
+                raise HTTPError(400, "This input must be true or false.")
             return value
         if value is None:
             return None

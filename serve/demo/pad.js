@@ -1,7 +1,11 @@
 // A canvas to draw on with mouse, finger or pen. The component's value is the drawing, updated after each stroke.
-const PEN_WIDTH = 22; // pixels of the canvas, which has 320: like a felt pen on a card
+// It begins with an example, which the first stroke replaces.
+const EXAMPLE_PEN = 22; // pixels of the canvas, which has 320: like a felt pen on a card
+const EXAMPLE = [[98, 84], [222, 84], [150, 250]].map(([x, y]) => ({ x, y }));
 const getCanvas = () => element.querySelector("canvas");
-let strokes = [];
+const penWidth = () => Number(element.querySelector("input[type=range]").value);
+let strokes = [Object.assign(EXAMPLE, { width: EXAMPLE_PEN })];
+let isExample = true;
 let current = null;
 
 function redraw() {
@@ -10,9 +14,9 @@ function redraw() {
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.strokeStyle = "#000";
-  context.lineWidth = PEN_WIDTH;
   context.lineCap = context.lineJoin = "round";
   for (const stroke of strokes) {
+    context.lineWidth = stroke.width;
     context.beginPath();
     context.moveTo(stroke[0].x, stroke[0].y);
     for (const point of stroke.length > 1 ? stroke.slice(1) : stroke) context.lineTo(point.x, point.y);
@@ -22,6 +26,8 @@ function redraw() {
 
 function submit() {
   redraw();
+  element.querySelector("p").hidden = strokes.length > 0 && !isExample;
+  element.querySelector("p").textContent = isExample ? "An example. Draw a digit here." : "Draw a digit here.";
   props.value = strokes.length ? getCanvas().toDataURL("image/png") : "";
   trigger("input");
 }
@@ -39,7 +45,10 @@ element.addEventListener("pointerdown", (event) => {
   if (event.target !== getCanvas() || event.button !== 0) return;
   event.preventDefault();
   event.target.setPointerCapture(event.pointerId);
-  current = [position(event)];
+  if (isExample) strokes = [];
+  isExample = false;
+  element.querySelector("p").hidden = true;
+  current = Object.assign([position(event)], { width: penWidth() });
   strokes.push(current);
   redraw();
 });
@@ -55,11 +64,22 @@ for (const end of ["pointerup", "pointercancel"]) {
     submit();
   });
 }
-element.addEventListener("click", (event) => {
-  const action = event.target.closest("button")?.dataset.action;
+function act(action) {
   if (action === "undo") strokes.pop();
   if (action === "clear") strokes = [];
+  if (action) isExample = false;
   if (action) submit();
+}
+
+element.addEventListener("click", (event) => {
+  act(event.target.closest("button")?.dataset.action);
 });
-redraw();
+element.addEventListener("keydown", (event) => {
+  if (event.target !== getCanvas()) return;
+  const undo = event.key === "z" && (event.ctrlKey || event.metaKey);
+  const clear = event.key === "Delete" || event.key === "Backspace" || event.key === "Escape";
+  if (undo || clear) event.preventDefault();
+  act(undo ? "undo" : clear ? "clear" : undefined);
+});
+submit();
 getCanvas().dataset.ready = "true"; // strokes are handled from now on

@@ -29,8 +29,8 @@ import cv2
 import gradio as gr
 from starlette.routing import Mount
 
-from serve.demo import text
-from serve.demo.callbacks import TOP_K, Callbacks
+from serve.demo import result, text
+from serve.demo.callbacks import Callbacks
 from serve.demo.guard import Guard
 from serve.demo.sessions import MAX_STATES
 from serve.service.asgi import ConcurrencyLimit
@@ -44,9 +44,12 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 EXAMPLE_FOLDER = next((folder for folder in (HERE / "examples", HERE.parents[1] / "examples") if folder.is_dir()), None)
-EXAMPLE_NAMES = ["seven.png", "five.jpg", "two.jpg", "eight.png", "nine.png"]
+EXAMPLES: dict[Form, list[str]] = {
+    "digit": ["seven.png", "five.jpg", "two.jpg", "eight.png", "nine.png"],
+    "photo": ["cat.jpg", "ship.jpg", "airplane.jpg", "truck.jpg"],
+}
 THUMBNAIL_PIXELS = 128
-THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+THEME = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 MAX_QUEUE = 64  # waiting events of all visitors
 LIVE_EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 8}
 JOB_EVENT: dict[str, Any] = {"concurrency_limit": None}  # `JobQueue` limits jobs, with a message
@@ -54,10 +57,20 @@ MAX_FILES_BODIES = 32  # what all visitors' files may take on the disk, in reque
 SWEEP_EVERY_S = 15.0  # removal of old files and sessions
 SHUTDOWN_S = 2.0  # how long running events may take when the server stops
 FORM_TITLES: dict[Form, str] = {"digit": "digits (MNIST)", "photo": "photographs (CIFAR-10)"}
-INTRODUCTION = (
-    "# pocketzoo\nSmall image classifiers with published, reproducible accuracy. "
-    "The same models are available over [HTTP](/docs)."
-)
+FORM_CHOICES = [("Draw", "draw"), ("Image or camera", "picture")]
+HEADER = (HERE / "header.html").read_text()
+OWN_MODELS = """## A model of your own images
+
+A folder with one subfolder of images per label is enough. Training takes minutes on a laptop:
+
+```sh
+pip install 'pocketzoo[cpu,train]'
+zoo fit FOLDER --name mine
+zoo serve
+```
+
+The model is then in the list of this page, after a restart of the server.
+"""
 
 
 def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, folder: Path) -> None:
@@ -73,7 +86,8 @@ def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, 
         blocks,
         path="/",
         root_path=settings.root_path or None,
-        footer_links=["api"],
+        footer_links=[],
+        favicon_path=str(HERE / "favicon.svg"),
         run_history=False,
         ssr_mode=False,
         mcp_server=False,
@@ -91,7 +105,7 @@ def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, 
     assert isinstance(page, gr.routes.App)
     page.exception_handlers |= app.exception_handlers
     sessions = Sessions(page)
-    mounted.app = ConcurrencyLimit(Guard(page, files, sessions, settings.max_body_bytes))
+    mounted.app = ConcurrencyLimit(Guard(page, files, sessions, settings.max_body_bytes, settings.frame_ancestors))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
@@ -164,58 +178,88 @@ def _on_signal(callback: Callable[[], None]) -> Iterator[None]:
 
 
 def build(callbacks: Callbacks) -> gr.Blocks:
-    with gr.Blocks(title="pocketzoo", analytics_enabled=False) as page:
-        gr.Markdown(INTRODUCTION)
+    choices = callbacks.model_choices()
+    with gr.Blocks(title="pocketzoo: small image classifiers", analytics_enabled=False) as page:
+        gr.HTML(HEADER, elem_classes="zoo-header", apply_default_css=False)
         with gr.Tabs():
-            if callbacks.model_names("digit"):
-                with gr.Tab("Draw a digit", id="draw"):
-                    _draw_tab(callbacks)
-            with gr.Tab("Image", id="picture"):
-                _picture_tab(callbacks)
+            with gr.Tab("What is this?", id="try"):
+                _try_tab(callbacks, choices)
             with gr.Tab("Look inside", id="inside"):
-                _inspect_tab(callbacks)
+                _inspect_tab(callbacks, choices)
             with gr.Tab("Compare", id="compare"):
                 _compare_tab(callbacks)
             with gr.Tab("Many images", id="batch"):
-                _batch_tab(callbacks)
+                _batch_tab(callbacks, choices)
+            with gr.Tab("Models", id="models"):
+                _models_tab(callbacks)
     page.state_session_capacity = MAX_STATES
     return page.queue(max_size=MAX_QUEUE, api_open=False)  # type: ignore[no-any-return]
 
 
-def _model_picker(callbacks: Callbacks, names: list[str]) -> gr.Dropdown:
-    """A choice of models, with the card of the selected one below."""
-    picker = gr.Dropdown(names, value=names[0], label="Model", filterable=False, elem_classes="zoo-model")
-    with gr.Accordion("Model card", open=False):
-        card = gr.Markdown(callbacks.model_card(names[0]), elem_classes="zoo-card")
-    picker.change(callbacks.model_card, picker, card, show_progress="hidden", api_visibility="private")
-    return picker
-
-
-def _result() -> list[Any]:
-    """The components of a result: probabilities, the network's input, and text."""
-    message = gr.Markdown(text.HINT, elem_classes="zoo-answer", container=False)
-    bars = gr.Label(label="Most probable labels", num_top_classes=TOP_K)
-    network_input = gr.Image(
-        label="Input of the network", interactive=False, format="png", buttons=[], height=264, elem_classes="zoo-seen"
+def _model_picker(choices: list[tuple[str, str]]) -> gr.Dropdown:
+    """A choice of models. It is not on the page yet, because examples, which come before it, change it."""
+    return gr.Dropdown(
+        choices, value=choices[0][1], label="Model", filterable=False, elem_classes="zoo-model", render=False
     )
-    return [bars, network_input, message]
 
 
-def _draw_tab(callbacks: Callbacks) -> None:
-    with gr.Row():
-        with gr.Column():
-            pad = gr.HTML(
-                "",
-                html_template=(HERE / "pad.html").read_text(),
-                js_on_load=(HERE / "pad.js").read_text(),
-                elem_classes="zoo-pad",
-                apply_default_css=False,
+def _place(picker: gr.Dropdown, callbacks: Callbacks) -> None:
+    """Put a choice of models on the page, with the card of the selected one below."""
+    picker.render()  # type: ignore[no-untyped-call]
+    with gr.Accordion("About this model", open=False):
+        card = gr.Markdown(callbacks.model_card(picker.value), elem_classes="zoo-card")
+    picker.change(callbacks.model_card, picker, card, show_progress="hidden", api_visibility="private")
+
+
+def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
+    """Canvas or image on the left, the answer on the right; on a phone one below the other, and the model last.
+
+    page.css shows the canvas or the image, as the switch says. The hidden one keeps its content.
+    """
+    can_draw, picker = bool(callbacks.model_names("digit")), _model_picker(choices)
+    with gr.Row(elem_classes="zoo-try"):
+        with gr.Column(elem_classes="zoo-source"):
+            source = gr.Radio(
+                FORM_CHOICES if can_draw else FORM_CHOICES[1:],
+                value="draw" if can_draw else "picture",
+                label="Source",
+                show_label=False,
+                container=False,
+                elem_classes="zoo-switch",
             )
-            picker = _model_picker(callbacks, callbacks.model_names("digit"))
-        with gr.Column():
-            result = _result()
-    pad.input(callbacks.predict_drawing, [pad, picker], result, api_name="draw", **LIVE_EVENT)
-    picker.input(callbacks.predict_drawing, [pad, picker], result, api_visibility="private", **LIVE_EVENT)
+            with gr.Column(min_width=0, elem_classes="zoo-drawing"):
+                pad = gr.HTML(
+                    "",
+                    html_template=(HERE / "pad.html").read_text(),
+                    js_on_load=(HERE / "pad.js").read_text(),
+                    elem_classes="zoo-pad",
+                    apply_default_css=False,
+                    render=can_draw,
+                )
+            with gr.Column(min_width=0, elem_classes="zoo-file"):
+                picture = _upload("Image: upload, paste, or use the camera")
+                _example_picker(callbacks, picture, picker)
+        with gr.Column(elem_classes="zoo-answer"):
+            answer = gr.HTML(result.hint(), apply_default_css=False)
+            explain = gr.Checkbox(label="Show where the answer comes from", container=False)
+            row = gr.JSON(visible=False)
+    with gr.Row(elem_classes="zoo-options"):
+        with gr.Column(scale=2):
+            _place(picker, callbacks)
+        with gr.Column(scale=1):
+            fit = gr.Radio(
+                [("centre (crop)", "crop"), ("whole image (pad)", "whole")],
+                value="crop",
+                label="Photographs that are not square",
+            )
+    outputs = [answer, row]
+    pad.input(callbacks.predict_drawing, [pad, picker, explain], outputs, api_name="draw", **LIVE_EVENT)
+    picture.change(callbacks.predict_file, [picture, picker, fit, explain], outputs, api_name="predict", **LIVE_EVENT)
+    for choice in (source, picker, fit, explain):
+        choice.input(
+            callbacks.predict_again, [source, pad, picture, picker, fit, explain], outputs,
+            api_visibility="private", **LIVE_EVENT,
+        )  # fmt: skip
 
 
 def _return_path(component: Any, path: Callable[[Any], Any], example: Any) -> Any:
@@ -244,18 +288,25 @@ def _file(name: str) -> dict[str, Any]:
     return {"path": name, "url": name, "meta": {"_type": "gradio.FileData"}}
 
 
-def _examples() -> dict[str, Path]:
-    return {} if EXAMPLE_FOLDER is None else {name: EXAMPLE_FOLDER / name for name in EXAMPLE_NAMES}
+def _examples() -> dict[str, tuple[Path, Form]]:
+    if EXAMPLE_FOLDER is None:
+        return {}
+    return {name: (EXAMPLE_FOLDER / name, form) for form, names in EXAMPLES.items() for name in names}
 
 
-def _example_picker(callbacks: Callbacks, picture: gr.Image) -> None:
-    """Example images to click. Their thumbnails are part of the page, so no file of them can be removed."""
-    if not _examples():
+def _example_picker(callbacks: Callbacks, picture: gr.Image, choice: gr.Dropdown | gr.Radio) -> None:
+    """Example images to click. Their thumbnails are part of the page, so no file of them can be removed.
+
+    Args:
+        choice: of a model, or of a form of images. An example of the other form changes it.
+    """
+    examples = {name: path for name, (path, form) in _examples().items() if callbacks.model_names(form)}
+    if not examples:
         return
     buttons = "".join(
         f'<button type="button" data-example="{name}" aria-label="Example {name}"><img src="{_thumbnail(path)}" '
         'alt=""></button>'
-        for name, path in _examples().items()
+        for name, path in examples.items()
     )
     picker = gr.HTML(
         "",
@@ -264,7 +315,8 @@ def _example_picker(callbacks: Callbacks, picture: gr.Image) -> None:
         elem_classes="zoo-examples",
         apply_default_css=False,
     )
-    picker.input(callbacks.select_example, picker, picture, show_progress="hidden", api_visibility="private")
+    inputs, outputs = [picker, choice], [picture, choice]
+    picker.input(callbacks.select_example, inputs, outputs, show_progress="hidden", api_visibility="private")
 
 
 def _thumbnail(path: Path) -> str:
@@ -276,40 +328,35 @@ def _thumbnail(path: Path) -> str:
     return "data:image/jpeg;base64," + b64encode(cv2.imencode(".jpg", small)[1].tobytes()).decode()
 
 
-def _picture_tab(callbacks: Callbacks) -> None:
+def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
+    picker = _model_picker(choices)
     with gr.Row():
         with gr.Column():
-            picture = _upload("Image: upload, paste, or use the webcam")
-            _example_picker(callbacks, picture)
-            picker = _model_picker(callbacks, callbacks.model_names())
-            fit = gr.Radio(
-                [("centre only (crop)", "crop"), ("whole image (pad)", "whole")],
-                value="crop",
-                label="Photographs that are not square",
+            gr.Markdown(
+                "How each layer processes one image: its kernels, the feature maps that they produce, and how much of "
+                "the input affects one value (its receptive field). Each figure explains one term."
             )
-        with gr.Column():
-            result = _result()
-    picture.change(callbacks.predict_file, [picture, picker, fit], result, api_name="predict", **LIVE_EVENT)
-    for choice in (picker, fit):
-        choice.input(callbacks.predict_file, [picture, picker, fit], result, api_visibility="private", **LIVE_EVENT)
-
-
-def _inspect_tab(callbacks: Callbacks) -> None:
-    gr.Markdown(
-        "How each layer processes one image: its kernels, the feature maps that they produce, and how much of the "
-        "input affects one value (its receptive field). Each figure explains one term."
-    )
-    with gr.Row():
-        with gr.Column():
             picture = _upload("Image")
-            _example_picker(callbacks, picture)
-            picker = _model_picker(callbacks, callbacks.model_names())
+            _example_picker(callbacks, picture, picker)
+            _place(picker, callbacks)
             button = gr.Button("Show the layers", variant="primary")
         with gr.Column(scale=2):
             gallery = gr.Gallery(
-                label="Layers", show_label=False, columns=1, height=None, format="png", elem_classes="zoo-inside"
+                label="Layers: choose one below, or use the arrow keys",
+                preview=True,
+                selected_index=0,
+                object_fit="contain",
+                columns=4,
+                height=640,
+                format="png",
+                buttons=["download", "fullscreen"],
+                elem_classes="zoo-inside",
             )
     button.click(callbacks.inspect, [picture, picker], gallery, api_name="inside", **JOB_EVENT)
+
+
+def _table(hint: str = "") -> gr.HTML:
+    return gr.HTML(text.hint(hint) if hint else "", js_on_load=(HERE / "table.js").read_text(), apply_default_css=False)
 
 
 def _compare_tab(callbacks: Callbacks) -> None:
@@ -317,22 +364,35 @@ def _compare_tab(callbacks: Callbacks) -> None:
     with gr.Row():
         with gr.Column():
             picture = _upload("Image")
-            _example_picker(callbacks, picture)
-            form = gr.Radio(kinds, value=kinds[0][1], label="Models for")
+            form = gr.Radio(kinds, value=kinds[0][1], label="Models for", render=False)
+            _example_picker(callbacks, picture, form)
+            form.render()  # type: ignore[no-untyped-call]
         with gr.Column(scale=2):
-            table = gr.HTML(label="Comparison")
+            table = _table("The answers of all models appear here.")
     picture.change(callbacks.compare, [picture, form], table, api_name="compare", **LIVE_EVENT)
     form.input(callbacks.compare, [picture, form], table, api_visibility="private", **LIVE_EVENT)
 
 
-def _batch_tab(callbacks: Callbacks) -> None:
+def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
+    picker = _model_picker(choices)
     with gr.Row():
         with gr.Column():
             files = _uploads("Images, or zip archives of images")
-            picker = _model_picker(callbacks, callbacks.model_names())
-            form = gr.Radio(["csv", "parquet"], value="csv", label="Format of the file with all rows")
+            _place(picker, callbacks)
+            form = gr.Radio(["csv", "parquet"], value="csv", label="Download as")
             button = gr.Button("Classify all", variant="primary")
-            rows = gr.File(label="File with all rows", interactive=False, elem_classes="zoo-rows")
+            rows = gr.File(label="Results", interactive=False, elem_classes="zoo-rows")
         with gr.Column(scale=2):
-            table = gr.HTML(label="First rows")
+            table = _table("The first answers appear here, and a file with all of them on the left.")
     button.click(callbacks.classify_batch, [files, picker, form], [table, rows], api_name="batch", **JOB_EVENT)
+
+
+def _models_tab(callbacks: Callbacks) -> None:
+    with gr.Row():
+        with gr.Column(scale=2):
+            table = _table()
+            button = gr.Button("Measure again", size="sm")
+        with gr.Column():
+            gr.Markdown(OWN_MODELS)
+    table.value = callbacks.all_models()
+    button.click(callbacks.all_models, None, table, api_visibility="private", concurrency_limit=1)

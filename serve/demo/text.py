@@ -1,15 +1,13 @@
-"""Text of the page as Markdown and HTML: model cards, results and tables."""
+"""Text of the page as Markdown and HTML: model cards and tables. `result.py` has the answer for one image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
 
-from serve.service.pool import WorkItem
 from zoo.card import Calibration, Card
-from zoo.model import Row
 
-HINT = "*Draw a digit or choose an image. The result appears here.*"
+KINDS = {"digit": "digits", "photo": "photographs"}
 
 
 def hint(message: str) -> str:
@@ -22,9 +20,15 @@ def percent(share: float) -> str:
     return ">99.99 %" if 0.99995 <= share < 1 else f"{share:.2%}".replace("%", " %")
 
 
-def bar(probability: float) -> float:
-    """The value of a bar. Gradio rounds it to whole percents; a probability below 1 must not be shown as 100 %."""
-    return probability if probability == 1 else min(probability, 0.99)
+def choice(card: Card, size_bytes: int, latency_s: float | None) -> str:
+    """What a person chooses a model by, in one line."""
+    accuracy = f"{percent(card.accuracy.value)}" if card.accuracy else "accuracy unknown"
+    parts = [card.name, KINDS[card.input.form], accuracy, f"{size_bytes / 1000:,.0f} KB"]
+    return " · ".join(parts if latency_s is None else [*parts, milliseconds(latency_s)])
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms"
 
 
 def card(card: Card, size_bytes: int) -> str:
@@ -45,53 +49,33 @@ def card(card: Card, size_bytes: int) -> str:
     return f"**{card.name}**: {card.title}\n\n| | |\n|---|---|\n{rows}\n\n[Complete card (JSON)](/models/{card.name})"
 
 
-def result(row: Row, card: Card, item: WorkItem) -> str:
-    """Markdown of a row."""
-    if row.error:
-        message = row.error
-        if message.startswith(f"{row.input} "):
-            message = f"The image {message.removeprefix(row.input).lstrip()}"
-        return f"### No result\n\n{message}"
-    assert row.probability is not None
-    text = f"### {row.label} · {percent(row.probability)}"
-    if row.unsure:
-        text += f"\n\n**Unsure.** {_reason_for_doubt(row.probability, card.calibration)}"
-    corrections = "; ".join(row.corrections) or "none; the image already has the form that the network takes"
-    return f"{text}\n\nCorrections: {corrections}.\n\n{latency(item)}"
-
-
-def _reason_for_doubt(probability: float, calibration: Calibration) -> str:
-    if probability >= calibration.unsure_below:
-        return "A correction is doubtful; see the corrections."
-    threshold = percent(calibration.unsure_below)
-    if is_calibrated(calibration):
-        return f"The probability is below {threshold}, as it is for half of this model's mistakes."
-    return f"The probability is below {threshold}, the default threshold. The model has no calibration run."
-
-
 def is_calibrated(calibration: Calibration) -> bool:
     """Whether temperature and threshold come from a calibration run. Without one, the temperature is exactly 1."""
     return calibration.temperature != 1
 
 
-def latency(item: WorkItem) -> str:
-    stages = {"decode and correct": item.decode_s, "queue": item.queue_s, "network": item.infer_s}
-    return "Time: " + " · ".join(
-        f"{stage} {seconds * 1e3:.2f}\N{NO-BREAK SPACE}ms" for stage, seconds in stages.items()
-    )
+def table(
+    header: Iterable[str], rows: Iterable[Iterable[str]], caption: str, classes: Iterable[str] = (), filters: str = ""
+) -> str:
+    """An HTML table that a click on a heading sorts (`table.js`).
 
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]], caption: str) -> str:
-    """An HTML table. Cells are text, or an image if they begin with `data:image/`."""
-    headings = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    Args:
+        rows: of cells. A cell is text, an image if it begins with `data:image/`, or text with a mark after a tab.
+        classes: of the rows, in their order.
+        filters: HTML above the table.
+    """
+    headings = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in header)
+    names = iter(classes)
+    body = "".join(f'<tr class="{next(names, "")}">{"".join(map(_cell, row))}</tr>' for row in rows)
     return (
-        f'<div class="zoo-table" tabindex="0"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'{filters}<div class="zoo-table" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
 def _cell(text: str) -> str:
     if text.startswith("data:image/"):
-        return f'<td><img src="{escape(text)}" alt="" width="40" height="40"></td>'
-    return f"<td>{escape(text)}</td>"
+        return f'<td><img src="{escape(text)}" alt="" width="48" height="48"></td>'
+    text, _, mark = text.partition("\t")
+    number = ' class="zoo-number"' if text[:1].isdigit() or text.startswith(">") else ""
+    return f"<td{number}>{escape(text)}{f' <mark>{escape(mark)}</mark>' if mark else ''}</td>"

@@ -34,7 +34,7 @@ class OriginPolicy:
     """The hosts and origins that a server allows."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises WrongUsage for an invalid allowed host or CORS origin."""
+        """Raises WrongUsage for an invalid allowed host, CORS origin or frame ancestor."""
         for name in settings.allowed_hosts:
             if not NAME.fullmatch(name):
                 raise WrongUsage(
@@ -43,6 +43,9 @@ class OriginPolicy:
         for origin in settings.cors_origins:
             if origin not in ("*", "null") and not ORIGIN.fullmatch(origin.lower()):
                 raise WrongUsage(f"--cors-origin must be an origin such as https://example.org or '*', not {origin!r}.")
+        for origin in settings.frame_ancestors:
+            if not ORIGIN.fullmatch(origin.lower()):
+                raise WrongUsage(f"--frame-ancestor must be an origin such as https://example.org, not {origin!r}.")
         names = {name.lower().rstrip(".") for name in settings.allowed_hosts}
         self._any_host = "*" in names
         self._allowed = names - {"*"}

@@ -26,6 +26,7 @@ class Settings:
     access_log: bool = True
     allowed_hosts: tuple[str, ...] = ()  # host names that the server accepts (serve/server/origins.py)
     cors_origins: tuple[str, ...] = ()  # sites whose pages may use the server (serve/server/origins.py)
+    frame_ancestors: tuple[str, ...] = ()  # sites that may show the page in a frame
     health_port: int | None = None  # of a second listener for the health routes; None for no listener
     root_path: str = ""  # under which a proxy publishes this server, for example "/zoo"
     tls_cert: Path | None = None  # PEM files; both or none

@@ -23,6 +23,7 @@ from zoo.datasets.parquet_rows import read_rows
 from zoo.errors import BadData, BadInput, WrongUsage, ZooError, printable, reason
 from zoo.images.headers import START, sniff
 from zoo.images.read import MAX_FILE_BYTES, Named, read_file
+from zoo.limited import BoundedZipFile
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -37,7 +38,6 @@ IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tif
 
 MAX_IMAGES = 1_000_000
 MAX_CSV_BYTES = 2**28
-MAX_ZIP_DIRECTORY_BYTES = 24 * 2**20
 MIN_UNPACKED_BYTES = 2**28  # that any zip may unpack to
 MAX_RATIO = 100  # unpacked bytes per byte of a zip
 MAX_PARQUET_BYTES = 2**31  # a parquet file inside a zip
@@ -348,22 +348,13 @@ def _from_parquet(path: str, find: ReadPath, split: SplitName | None = None, nam
 # Zip archives. Nothing is unpacked to disk, so no member can be written outside of a folder.
 
 
-class _BoundedReader(io.BufferedReader):
-    """Bounds the directory, which zipfile reads in one call of whatever size the archive declares."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_ZIP_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(f"its directory has more than {MAX_ZIP_DIRECTORY_BYTES:,} bytes")
-        return super().read(size)
-
-
 class _Zip:
     """Reads members of a zip within its limits."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.remaining = max(MAX_RATIO * os.path.getsize(path), MIN_UNPACKED_BYTES)
-        self.file = _BoundedReader(io.FileIO(path))
+        self.file = BoundedZipFile(io.FileIO(path))
         weakref.finalize(self, self.file.close)  # when the last item is gone
         self.archive = zipfile.ZipFile(self.file)
 

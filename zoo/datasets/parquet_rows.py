@@ -17,9 +17,9 @@ from typing import IO, Any, NamedTuple
 
 from zoo.errors import BadData, reason
 from zoo.images.read import MAX_FILE_BYTES
+from zoo.limited import cpu_seconds, limit_process, memory_limit
 
-MIN_MEMORY, MAX_MEMORY = 256 * 2**20, 2**31  # three times the file's size within these, beyond what pyarrow needs
-CPU_SECONDS = 60  # plus one per megabyte of the file
+MAX_MEMORY = 2**31  # of reading a file, beyond what Python and pyarrow need (`zoo.limited.memory_limit`)
 BATCH_ROWS = 64
 MAX_ROWS = 1_000_000
 MAX_TOTAL_BYTES = 2**31  # of all images
@@ -86,7 +86,7 @@ def serve(arguments: str) -> None:
     except ImportError:
         return fail("is a parquet file. Reading it needs pyarrow: pip install 'pocketzoo[data]'.")
     size = os.path.getsize(options["path"])
-    _limit(min(max(MIN_MEMORY, 3 * size), MAX_MEMORY), CPU_SECONDS + size // 10**6)
+    limit_process(memory_limit(size, MAX_MEMORY), cpu_seconds(size))
     pyarrow.set_cpu_count(1)
     started = False
     try:
@@ -108,19 +108,6 @@ def serve(arguments: str) -> None:
         if not started:
             fail(f"is a damaged parquet file ({reason(error)}): get the file again.")
     out.flush()
-
-
-def _limit(memory: int, seconds: int) -> None:
-    try:
-        import resource
-
-        with open("/proc/self/status", encoding="ascii") as status:
-            used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
-    except (ImportError, OSError, StopIteration):
-        return
-    resource.setrlimit(resource.RLIMIT_DATA, (used + memory, used + memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _columns(schema: Any, paths: list[str], labels: list[str]) -> tuple[str | None, str | None]:

@@ -135,6 +135,18 @@ def _centre(height: int, width: int, aspect: float) -> Box:
     return Box((height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
+def visible_part(height: int, width: int, expected: Input) -> Box:
+    """The piece of an image of this size that the network's input shows with the fit "crop"."""
+    resize = expected.resize
+    if resize is None or ((height, width) == (expected.height, expected.width) and not expected.changes_own_size):
+        return _centre(height, width, expected.width / expected.height)
+    if resize.fit == "exact":
+        return Box(0, 0, height, width)
+    scale = min(height, width) / resize.size
+    rows, columns = min(height, round(expected.height * scale)), min(width, round(expected.width * scale))
+    return Box((height - rows) // 2, (width - columns) // 2, rows, columns)
+
+
 def _resized_as(pixels: Pixels, expected: Input, resize: Resize) -> tuple[Pixels, list[str]]:
     """Resize by a model's own rules: what `Resize` and `CenterCrop` of torchvision give for a PIL image.
 

@@ -15,6 +15,7 @@ from zoo.errors import BadModel, WrongUsage, ZooError, reason
 from zoo.images.decode import Pixels
 from zoo.images.prepare import prepare
 from zoo.images.read import decode
+from zoo.inspection.attribution import Attribution, attributions
 from zoo.inspection.onnx_layers import Field, steps
 from zoo.model import Model, model_file
 from zoo.runtime import open_session
@@ -40,6 +41,7 @@ class Inside:
     corrections: tuple[str, ...]
     stages: tuple[Stage, ...]  # in graph order
     probabilities: npt.NDArray[np.float32]  # `(K,)`, in the order of `card.labels`
+    attributions: tuple[Attribution, ...]  # of the first and the second guess
 
 
 def look_inside(name: str, source: Any) -> Inside:
@@ -67,7 +69,9 @@ def look_inside(name: str, source: Any) -> Inside:
         raise
     except Exception as error:  # for a foreign graph, onnx, its shape inference and the runtime can raise anything
         raise BadModel(f"The layers of {source_name} cannot be read ({reason(error)}): export it again.") from None
-    return Inside(card, image.pixels, seen, image.corrections + corrections, stages, probabilities)
+    guesses = np.argsort(-np.nan_to_num(probabilities), kind="stable")[:2].tolist()
+    found = attributions(content, seen, guesses)
+    return Inside(card, image.pixels, seen, image.corrections + corrections, stages, probabilities, tuple(found))
 
 
 def _stages(content: bytes, seen: Pixels, source_name: str) -> tuple[tuple[Stage, ...], npt.NDArray[np.float32]]:

@@ -70,24 +70,16 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
         for node in graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in weights
     }
-    values = [*graph.input, *graph.value_info, *graph.output]
-    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:] for value in values}
-    nodes = [node for node in graph.node if node.input and node.output]  # the others are constants
+    shapes, nodes, fields = _shapes(graph), _operators(graph), receptive_fields(graph)
     followers = {node.input[0]: node for node in nodes if node.op_type in _FOLLOWING}
-    fields = {value.name: Field(1, 1, 0) for value in graph.input}
     counters: dict[str, int] = {}
     for node in nodes:
-        input_fields = [fields[name] for name in node.input if name in fields]
-        attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
-        input_shape, output_shape = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
-        widest = max(input_fields, key=lambda field: field.size, default=Field(1, 1, 0))
-        field = widest.after(*_window(node.op_type, attributes, input_shape, output_shape))
-        fields.update(dict.fromkeys(node.output, field))
         if node.op_type not in _LAYERS:
             continue
+        output_shape, field = shapes.get(node.output[0], ()), fields[node.output[0]]
         node_weights = [name for name in node.input if name in weights]
         grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
-        kind, stem = _kind(node.op_type, attributes.get("kernel_shape", [1])[0], grouped)
+        kind, stem = _kind(node.op_type, _kernel(node, shapes), grouped)
         counters[stem] = counters.get(stem, 0) + 1
         layer = Layer(
             name=f"{stem}{counters[stem]}",
@@ -104,6 +96,35 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
         yield Step(layer, field, last.output[0], weights[node_weights[0]] if node_weights else None)
 
 
+def receptive_fields(graph: "onnx.GraphProto") -> dict[str, Field]:
+    """The field of every value of a graph whose shapes are inferred. Where branches join, the widest counts."""
+    shapes = _shapes(graph)
+    fields = {value.name: Field(1, 1, 0) for value in graph.input}
+    for node in _operators(graph):
+        input_fields = [fields[name] for name in node.input if name in fields]
+        input_shape, output_shape = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+        widest = max(input_fields, key=lambda field: field.size, default=Field(1, 1, 0))
+        field = widest.after(*_window(node, _kernel(node, shapes), input_shape, output_shape))
+        fields.update(dict.fromkeys(node.output, field))
+    return fields
+
+
+def _operators(graph: "onnx.GraphProto") -> list["onnx.NodeProto"]:
+    return [node for node in graph.node if node.input and node.output]  # the others are constants
+
+
+def _shapes(graph: "onnx.GraphProto") -> dict[str, tuple[int, ...]]:
+    """The inferred shape of every value, without N; 0 where a size is unknown. Weights lack their first size too."""
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {tensor.name: tuple(tensor.dims)[1:] for tensor in graph.initializer}
+    return shapes | {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:] for value in values}
+
+
+def _integers(node: "onnx.NodeProto") -> dict[str, list[int]]:
+    """Attributes that are lists of integers."""
+    return {attribute.name: list(attribute.ints) for attribute in node.attribute}
+
+
 def _dequantized(
     values: npt.NDArray[Any], scale: npt.NDArray[Any], zero: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[np.float32]:
@@ -113,15 +134,27 @@ def _dequantized(
     return np.asarray(shifted * scale.reshape(shape), np.float32)
 
 
+def _kernel(node: "onnx.NodeProto", shapes: dict[str, tuple[int, ...]]) -> int:
+    """The height of the window of a convolution, which may leave it to its weights, or of a pool; otherwise 1."""
+    weights = shapes.get(node.input[1], ()) if node.op_type == "Conv" else ()
+    return _integers(node).get("kernel_shape", weights[1:] or [1])[0]
+
+
 def _window(
-    operator: str, attributes: dict[str, list[int]], input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+    node: "onnx.NodeProto", kernel: int, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> tuple[int, int, int, int]:
     """Kernel, stride, dilation and padding along the height; (1, 1, 1, 0) for position-wise operators."""
     joins_all_positions = len(input_shape) == 3 and prod(output_shape[1:]) == 1
-    if operator in ("GlobalAveragePool", "ReduceMean", "Flatten", "Reshape") and joins_all_positions:
+    if node.op_type in ("GlobalAveragePool", "ReduceMean", "Flatten", "Reshape") and joins_all_positions:
         return input_shape[1], 1, 1, 0
-    kernel, stride, dilation = (attributes.get(key, [1])[0] for key in ("kernel_shape", "strides", "dilations"))
-    return kernel, stride, dilation, attributes.get("pads", [0])[0]
+    attributes = _integers(node)
+    stride, dilation = (attributes.get(key, [1])[0] for key in ("strides", "dilations"))
+    pad = attributes.get("pads", [0])[0]
+    automatic = next((attribute.s for attribute in node.attribute if attribute.name == "auto_pad"), b"")
+    if automatic.startswith(b"SAME") and len(input_shape) == len(output_shape) == 3:
+        missing = max(0, (output_shape[1] - 1) * stride + (kernel - 1) * dilation + 1 - input_shape[1])
+        pad = (missing + (automatic == b"SAME_LOWER")) // 2
+    return kernel, stride, dilation, pad
 
 
 def _kind(operator: str, kernel: int, grouped: bool) -> tuple[str, str]:

@@ -17,7 +17,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.errors import WrongUsage
+from zoo.images.decode import Pixels
+from zoo.images.photos import Box
 from zoo.inspection.activations import Inside, Stage, pixels_seen, unit_of
+from zoo.inspection.overlay import RGB, overlay, part_of_original, rgb
 
 INK, PAPER, GREY, BOX = "#1f2328", "#ffffff", "#8c959f", "#d1242f"
 MAX_TILES = 64  # maps or kernels in one figure; more would be too small to see
@@ -30,7 +33,6 @@ MIN_WIDTH = 825
 LARGEST = 1e38  # replaces infinite values of a foreign network
 TITLE, SENTENCE, CAPTION = 20, 15, 12  # font sizes
 
-RGB = npt.NDArray[np.uint8]  # (H, W, 3)
 Unit = tuple[str, int | None, int | None]  # name of a layer, row, column
 
 # Red for positive and blue for negative: the 11 colours of RdBu (https://colorbrewer2.org), from the negative end.
@@ -55,6 +57,16 @@ DENSE = "A dense layer computes each output as a weighted sum of all inputs."
 LOCAL = (
     "The local receptive field is the kernel's size; the global one is the part of the input that a value depends on."
 )
+WHY = {
+    "class activation": (
+        "Bright where the last feature maps, times their weights, speak for the label (class activation). "
+        "Each map has its own scale."
+    ),
+    "occlusion": (
+        "Bright where covering a square of the image makes the network less sure of the label (occlusion). "
+        "Each map has its own scale."
+    ),
+}
 
 
 def write_figures(inside: Inside, folder: Path, unit: Unit | None = None) -> list[Path]:
@@ -63,7 +75,7 @@ def write_figures(inside: Inside, folder: Path, unit: Unit | None = None) -> lis
 
 
 def draw_figures(inside: Inside, folder: Path, unit: Unit | None = None) -> Iterator[Path]:
-    """Draw the result, receptive fields, kernels and feature maps into PNG files in a folder.
+    """Draw the result, where it comes from, receptive fields, kernels and feature maps into PNG files in a folder.
 
     Args:
         unit: layer name, row and column of the unit whose receptive field is drawn. Default: the middle of each layer.
@@ -92,6 +104,7 @@ def _written(figures: Iterator[tuple[str, Image.Image]], folder: Path) -> Iterat
 def _figures(inside: Inside, unit: Unit | None) -> Iterator[tuple[str, Image.Image]]:
     """Names and figures, in reading order."""
     yield "1-answer", _answer(inside)
+    yield "1-why", _why(inside)
     yield "2-receptive-fields", _fields(inside, unit)
     convolutions = [stage for stage in inside.stages if stage.kernels is not None and stage.kernels.shape[-1] > 1]
     for stage in convolutions[:2]:
@@ -148,16 +161,6 @@ def _centred(pen: Any, middle: float, top: float, text: str, room: float, size: 
     pen.text((middle - _font(size).getlength(text) / 2, top), text, INK, _font(size))
 
 
-def _rgb(pixels: npt.NDArray[np.uint8]) -> RGB:
-    """uint8 `(H, W, C)`, C 1, 3 or 4, as RGB; transparent pixels are placed on white."""
-    if pixels.shape[2] == 1:
-        return np.repeat(pixels, 3, axis=2)
-    if pixels.shape[2] == 3:
-        return pixels
-    weight = pixels[:, :, 3:].astype(np.float32) / 255
-    return np.asarray(np.rint(pixels[:, :, :3] * weight + 255 * (1 - weight)), np.uint8)
-
-
 def _scaled(pixels: RGB, side: int) -> tuple[RGB, float]:
     """The image scaled to fit into a square, and the scale: enlarged to blocks, or averaged if it is reduced."""
     height, width = pixels.shape[:2]
@@ -180,10 +183,10 @@ def _answer(inside: Inside) -> Image.Image:
     title = f"Input and output of {inside.card.name}"
     sheet, pen = _sheet(1045, BODY + side + 44, title, "; ".join(inside.corrections))
     _centred(pen, MARGIN + side / 2, BODY, "input image", side)
-    _paste(sheet, _rgb(inside.image), MARGIN, BODY + 22, side)
+    _paste(sheet, rgb(inside.image), MARGIN, BODY + 22, side)
     height, width = inside.seen.shape[:2]
     _centred(pen, 2 * MARGIN + 1.5 * side, BODY, f"network input: {height}x{width}", side)
-    _paste(sheet, _rgb(inside.seen), 2 * MARGIN + side, BODY + 22, side)
+    _paste(sheet, rgb(inside.seen), 2 * MARGIN + side, BODY + 22, side)
     probabilities, labels = np.nan_to_num(inside.probabilities), inside.card.labels
     best = int(probabilities.argmax())
     bar_labels = range(len(labels)) if len(labels) <= MAX_BARS else np.argsort(-probabilities)[:MAX_BARS].tolist()
@@ -191,6 +194,40 @@ def _answer(inside: Inside) -> Image.Image:
     _bars(pen, [(labels[index], float(probabilities[index]), index == best) for index in bar_labels],
           (bars + 90, BODY + 22, 1012, BODY + 22 + side))  # fmt: skip
     return sheet
+
+
+def _why(inside: Inside) -> Image.Image:
+    """The evidence for the first and the second guess, over the image; each map on its own scale."""
+    side = 281
+    height, width = inside.image.shape[:2]
+    part = part_of_original(height, width, inside.card.input)
+    picture, name = (inside.seen, "network input") if part is None else (inside.image, "input image")
+    canvas, fitted = _enlarged(picture, part, side)
+    images = [(name, canvas)]
+    for each in inside.attributions:
+        share = float(np.nan_to_num(inside.probabilities)[each.label_index])
+        percent = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
+        caption = f"{inside.card.labels[each.label_index]}: {percent}"
+        images.append((caption, overlay(canvas, each.heat, fitted)))
+    title = f"Where the answer of {inside.card.name} comes from"
+    figure_width = MARGIN + 3 * (side + MARGIN)
+    sheet, pen = _sheet(figure_width, BODY + canvas.shape[0] + 34, title, WHY[inside.attributions[0].method])
+    for number, (caption, image) in enumerate(images):
+        left = MARGIN + number * (side + MARGIN)
+        _centred(pen, left + side / 2, BODY, caption, side)
+        sheet.paste(Image.fromarray(image), (left + (side - image.shape[1]) // 2, BODY + 22))
+    return sheet
+
+
+def _enlarged(picture: Pixels, part: Box | None, side: int) -> tuple[RGB, Box | None]:
+    """The picture at the size of the figure, so that a map over a small image is smooth; and its part there."""
+    scaled, scale = _scaled(rgb(picture), side)
+    if part is None:
+        return scaled, None
+    height, width = scaled.shape[:2]
+    top, left = min(height - 1, round(part.top * scale)), min(width - 1, round(part.left * scale))
+    rows, columns = max(1, round(part.height * scale)), max(1, round(part.width * scale))
+    return scaled, Box(top, left, min(rows, height - top), min(columns, width - left))
 
 
 def _bars(pen: Any, shares: Sequence[tuple[str, float, bool]], box: tuple[int, int, int, int]) -> None:
@@ -222,7 +259,7 @@ def _fields(inside: Inside, unit: Unit | None) -> Image.Image:
     height = BODY + ceil(len(chosen) / columns) * (side + caption + MARGIN)
     width = max(MIN_WIDTH, MARGIN + columns * (side + GAP))
     sheet, pen = _sheet(width, height, "Receptive fields: the part of the input that one unit depends on", LOCAL)
-    seen = _rgb(inside.seen)
+    seen = rgb(inside.seen)
     for index, stage in enumerate(chosen):
         left = MARGIN + index % columns * (side + GAP)
         upper = BODY + index // columns * (side + caption + MARGIN)

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from serve.cli import main
-from serve.cli.config import ALLOWED, load_config
+from serve.cli.config import ALLOWED, apply, load_config
 from tests.support.paths import DEFAULT, REPOSITORY
 from zoo.errors import WrongUsage
 
@@ -77,7 +77,7 @@ def test_doctor_names_the_file(run, folder):
         ("[predict]\ntop-k = 0", "sets top-k of `zoo predict` to 0"),
         ("[predict]\ntop-k = true", "to True. Use a word or a number."),
         ("[predict]\nfit = 'abc'", "sets fit of `zoo predict` to 'abc'. 'abc' is not one of 'crop', 'whole'."),
-        ("[predict]\nfit = [1.5]", "sets fit to [1.5]: use a word, a number, or true or false"),
+        ("[predict]\nfit = ['a']", "sets fit to ['a']: use a word, a number, or true or false"),
         ("model = 'nothing.here'", "may only name a model of the zoo: No model matches 'nothing.here'"),
         ("model = '../evil'", "may only name a model of the zoo"),
         ("model = 'evil'", "may only name a model of the zoo"),
@@ -110,8 +110,12 @@ FORBIDDEN = {
     "predict": {"out", "resume", "allow-url", "column", "max-megapixels", "engine"},
     "inspect": {"out", "unit"},
     "verify": {"data"},
+    "evaluate": {"map"},
+    "fit": {"name", "from", "resume", "replace"},
+    "add": {"name", "labels", "samples", "title", "licence", "output-name"},
     "serve": {
-        "host", "allowed-host", "cors-origin", "health-port", "max-body-mb", "max-queue", "deadline-ms", "access-log",
+        "host", "allowed-host", "cors-origin", "frame-ancestor", "health-port", "max-body-mb", "max-queue",
+        "deadline-ms", "access-log",
     },
 }  # fmt: skip
 
@@ -127,3 +131,24 @@ def test_allowed_options_exist_and_none_is_dangerous(command):
     }
     assert set(ALLOWED[command]) <= options
     assert not set(ALLOWED[command]) & FORBIDDEN.get(command, set())
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "expected"),
+    [
+        ("fit", "arch = 'resnet8'\nsize = 32\nepochs = 5\nminutes = 2.5\nflip = false\nseed = 3",
+         {"size": 32, "epochs": 5, "minutes": 2.5, "flip": False, "seed": 3}),
+        ("evaluate", "split = 'test'\njson = true", {"split": "test", "as_json": True}),
+        ("add", "mean = [0.485, 0.456, 0.406]\nstd = [1, 1, 1]\nsize = '224x192'\nantialias = false",
+         {"mean": "0.485,0.456,0.406", "std": "1,1,1", "size": "224x192", "antialias": False}),
+    ],
+)  # fmt: skip
+def test_defaults_of_fit_evaluate_and_add(folder, command, text, expected):
+    """Values arrive as the options take them; the shared device too, where the command has it."""
+    (folder / "zoo.toml").write_text(f"device = 'cpu'\n[{command}]\n{text}\n")
+    context = click.Context(main.cli)
+    program = main.cli.get_command(context, command)
+    apply(load_config(), context, program)
+    defaults = context.default_map[command]
+    assert expected.items() <= defaults.items()
+    assert ("device" in defaults) == any("--device" in option.opts for option in program.params)

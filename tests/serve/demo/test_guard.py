@@ -18,10 +18,12 @@ import time
 import zipfile
 from base64 import b64encode
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import orjson
 import pytest
 from click.testing import CliRunner
@@ -33,10 +35,13 @@ import zoo
 from serve.demo import text
 from serve.demo.files import FILE_BYTES, FOLDER_BYTES, FileStore, safe_name, set_folder
 from serve.demo.jobs import JobFailed, JobQueue, JobRunner
+from serve.demo.result import answer as answer_html
 from serve.service.settings import DEFAULT_MODEL, Settings
 from tests.support.paths import CARD, DEFAULT, REPOSITORY
 from tests.support.server import children_of, resident_mb, serving, wait_for
 from zoo.errors import ZooError
+from zoo.images.read import Named
+from zoo.model import Guess, Row
 
 EXAMPLES = REPOSITORY / "examples"
 SEVEN = EXAMPLES / "seven.png"
@@ -168,7 +173,7 @@ SHAPES = {
     "plain": lambda path: path,
 }
 FUNCTIONS = {
-    "predict": lambda value: [value, DEFAULT, "crop"],
+    "predict": lambda value: [value, DEFAULT, "crop", False],
     "inside": lambda value: [value, DEFAULT],
     "compare": lambda value: [value, "digit"],
     "batch": lambda value: [[value], DEFAULT, "csv"],
@@ -249,11 +254,10 @@ def test_visitors_cannot_access_files_of_others(server):
         assert own.split("/")[0] != again.split("/")[0], "the same content must not have the same folder"
         event, (table, rows) = outcome(mine, "batch", [[file(own)], DEFAULT, "csv"])
         assert (event, "secret.png" in table) == ("complete", True)
-        _, (_, network_input, _) = outcome(mine, "predict", [file(own), DEFAULT, "crop"])
         for folder in (str(server.files), ".", "", own.split("/")[0], str(server.files / own.split("/")[0])):
             assert start(other, "batch", [[file(folder)], DEFAULT, "csv"]).status_code == 400
         public = "".join(other.get(path).text for path in ("/", "/config", "/gradio_api/info", "/metrics", "/models"))
-        for known in (own, rows["path"], network_input["path"]):
+        for known in (own, rows["path"]):
             assert mine.get(f"/gradio_api/file={known}").status_code == 200
             assert known.split("/")[0] not in public
             digest = hashlib.sha256(SEVEN.read_bytes()).hexdigest()
@@ -305,7 +309,7 @@ def test_svg_in_event_is_served_as_attachment(server):
     """Gradio would serve an SVG inline, and to everybody, as a file of the application."""
     with client_of(server) as client:
         own = upload(client, b"<svg xmlns='http://www.w3.org/2000/svg'/>", names=["x.svg"])[0]
-        outcome(client, "predict", [file(own), DEFAULT, "crop"])
+        outcome(client, "predict", [file(own), DEFAULT, "crop", False])
         answer = client.get(f"/gradio_api/file={own}")
         assert answer.headers["content-disposition"].startswith("attachment")
 
@@ -342,14 +346,15 @@ def test_responses_contain_no_server_paths(server, tmp_path):
                 answers.append(json.dumps(result).encode())
                 if function == "predict" and name != "i.png":
                     assert event == "complete"
-                    assert result[2].startswith("### No result\n\n"), result[2]
-                    assert own.split("/")[0] not in result[2]
+                    assert "<strong>No answer</strong>" in result[0]
+                    assert result[1]["error"]
+                    assert own.split("/")[0] not in json.dumps(result)
                 if function == "batch":
                     visible = result[0] if event == "complete" else result["error"]
                     assert own.split("/")[0] not in visible, "only the name"
-    for answer in answers:
+    for one in answers:
         for pattern in PATH_PATTERNS:
-            assert not pattern.search(answer), pattern.search(answer)
+            assert not pattern.search(one), pattern.search(one)
 
 
 @pytest.mark.slow
@@ -358,11 +363,8 @@ def test_responses_hide_paths_with_special_characters(tmp_path):
     temporary.mkdir()
     with serving(tmp_path, "--models", "mnist14k.plus", TMPDIR=str(temporary)) as server, client_of(server) as client:
         own = upload(client, SEVEN.read_bytes())[0]
-        _, result = outcome(client, "predict", [file(own), DEFAULT, "crop"])
-        network_input = result[1]
-        assert re.fullmatch(r"[\w-]{22}/seen.png", network_input["path"])
-        assert client.get(network_input["url"]).headers["content-type"] == "image/png"
         _, (_, rows) = outcome(client, "batch", [[file(own)], DEFAULT, "csv"])
+        assert re.fullmatch(r"[\w-]{22}/rows.csv", rows["path"])
         assert b"x.png" in client.get(rows["url"]).content
 
 
@@ -539,7 +541,7 @@ def test_no_cors_headers_for_other_origins(server):
 def test_event_without_json_content_type_returns_415(server):
     """Browsers send these three content types to any host without a preflight request."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-        body = json.dumps({"data": ["", DEFAULT]})
+        body = json.dumps({"data": ["", DEFAULT, False]})
         answer = httpx.post(server.url + "/gradio_api/call/draw", content=body, headers={"content-type": kind})
         assert answer.status_code == 415
 
@@ -604,10 +606,10 @@ def test_invalid_event_returns_4xx(page):
     path = "/gradio_api/call/draw"
     for body in (b"", b"{", b"[]", b'"x"', b"\xff", b"NaN", b"[" * 5000, b'{"data": ' + b"[" * 5000):
         assert page.client.post(path, content=body, headers=kind).status_code == 400, body[:9]
-    large = json.dumps({"data": ["x" * 1_000_001, DEFAULT]})
+    large = json.dumps({"data": ["x" * 1_000_001, DEFAULT, False]})
     assert page.client.post(path, content=large, headers=kind).status_code == 413
-    assert start(page.client, "draw", ["", DEFAULT], session_hash="../x").status_code == 400
-    assert start(page.client, "draw", ["", DEFAULT], session_hash="x" * 65).status_code == 400
+    assert start(page.client, "draw", ["", DEFAULT, False], session_hash="../x").status_code == 400
+    assert start(page.client, "draw", ["", DEFAULT, False], session_hash="x" * 65).status_code == 400
     assert start(page.client, "draw", ["", DEFAULT, 1]).status_code == 400
     assert start(page.client, "draw", ["", "mnist14k.none"]).status_code == 400
     assert start(page.client, "card", [DEFAULT]).status_code == 404, "a private function"
@@ -630,8 +632,8 @@ def test_full_disk_returns_503(page, monkeypatch):
 
 def test_files_are_counted_per_address(page):
     own = upload(page.client, SEVEN.read_bytes())[0]
-    _, (_, network_input, _) = outcome(page.client, "predict", [file(own), DEFAULT, "crop"])
-    for known in (own, network_input["path"]):
+    _, (_, rows) = outcome(page.client, "batch", [[file(own)], DEFAULT, "csv"])
+    for known in (own, rows["path"]):
         assert page.files._folders[known.split("/")[0]].owner == "testclient"
 
 
@@ -724,7 +726,10 @@ def test_sessions_use_bounded_memory(tmp_path):
 
         def flood(sessions, size):
             for number in range(sessions):
-                assert start(client, "draw", ["x" * size, DEFAULT], session_hash=f"s{size}x{number}").status_code == 200
+                assert (
+                    start(client, "draw", ["x" * size, DEFAULT, False], session_hash=f"s{size}x{number}").status_code
+                    == 200
+                )
 
         flood(20, 10)
         before = resident_mb(process)
@@ -740,9 +745,9 @@ def test_idle_sessions_are_forgotten(page, monkeypatch):
     sessions, gradio = page.guard._sessions, page.gradio
     queue, holder = gradio.get_blocks()._queue, gradio.state_holder
     for number in range(100):
-        outcome(page.client, "draw", ["", DEFAULT], session_hash=f"gone{number}")
+        outcome(page.client, "draw", ["", DEFAULT, False], session_hash=f"gone{number}")
     assert len(holder.session_data) <= 64
-    start(page.client, "draw", ["", DEFAULT], session_hash="unread")
+    start(page.client, "draw", ["", DEFAULT, False], session_hash="unread")
     wait_for(lambda: not sessions._unanswered("unread"))
     monkeypatch.setattr(sessions, "_idle_s", -1.0)
     sessions.sweep()
@@ -758,20 +763,20 @@ def test_too_many_sessions_return_503(page, monkeypatch):
     from serve.demo import sessions
 
     monkeypatch.setattr(sessions, "MAX_SESSIONS", len(page.guard._sessions) + 2)
-    assert start(page.client, "draw", ["", DEFAULT], session_hash="first").status_code == 200
-    assert start(page.client, "draw", ["", DEFAULT], session_hash="second").status_code == 200
-    third = start(page.client, "draw", ["", DEFAULT], session_hash="third")
+    assert start(page.client, "draw", ["", DEFAULT, False], session_hash="first").status_code == 200
+    assert start(page.client, "draw", ["", DEFAULT, False], session_hash="second").status_code == 200
+    third = start(page.client, "draw", ["", DEFAULT, False], session_hash="third")
     assert third.status_code == 503
     assert "Try again in a minute" in third.json()["error"]
-    assert start(page.client, "draw", ["", DEFAULT], session_hash="first").status_code == 200
+    assert start(page.client, "draw", ["", DEFAULT, False], session_hash="first").status_code == 200
 
 
 def test_session_with_unfetched_results_returns_429(page, monkeypatch):
     sessions = page.guard._sessions
     queue = sessions._queue
     monkeypatch.setitem(queue.pending_event_ids_session, "greedy", {str(number) for number in range(16)})
-    assert start(page.client, "draw", ["", DEFAULT], session_hash="greedy").status_code == 429
-    assert start(page.client, "draw", ["", DEFAULT], session_hash="modest").status_code == 200
+    assert start(page.client, "draw", ["", DEFAULT, False], session_hash="greedy").status_code == 429
+    assert start(page.client, "draw", ["", DEFAULT, False], session_hash="modest").status_code == 200
 
 
 def test_gradio_queue_is_bounded(page):
@@ -803,7 +808,7 @@ def test_job_result_equals_command_output(tmp_path):
     result = run_job(jobs, "batch", **batch_request(SEVEN, folder=tmp_path))
     command = CliRunner().invoke(serve.cli.main.cli, ["predict", str(SEVEN), "--format", "csv", "--device", "cpu"])
     assert (tmp_path / result["file"]).read_text() == command.stdout.replace(str(SEVEN), SEVEN.name)
-    assert "<td>7</td>" in result["table"]
+    assert ">7</td>" in result["table"]
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04broken")
     with pytest.raises(ZooError, match=r"damaged.*zip"):
         run_job(jobs, "batch", **batch_request(tmp_path / "x.zip", folder=tmp_path))
@@ -943,7 +948,7 @@ def test_archive_bomb_does_not_block_other_visitors(server):
         began = time.monotonic()
         event, (table, _) = outcome(visitor, "batch", [[file(own)], DEFAULT, "csv"], session_hash="visitor")
         assert event == "complete"
-        assert "<td>7</td>" in table
+        assert ">7</td>" in table
         assert time.monotonic() - began < 30, "half of the deadline of a job"
 
 
@@ -961,7 +966,7 @@ def test_flood_of_jobs_does_not_delay_drawing(server):
             events.append(answer.json()["event_id"])
         for _ in range(10):
             began = time.monotonic()
-            event, _ = outcome(client, "draw", ["", DEFAULT])
+            event, _ = outcome(client, "draw", ["", DEFAULT, False])
             assert event == "complete"
             assert time.monotonic() - began < 5
             running = max(running, len(jobs_of(server)))
@@ -998,11 +1003,11 @@ def test_flood_of_events_uses_bounded_memory(server):
             number = 0
             while time.monotonic() < until:
                 number += 1
-                answer = start(client, "draw", [seven, DEFAULT], session_hash=f"{name}x{number}")
+                answer = start(client, "draw", [seven, DEFAULT, False], session_hash=f"{name}x{number}")
                 statuses[answer.status_code] += 1
 
     with client_of(server) as client:
-        outcome(client, "draw", [seven, DEFAULT])
+        outcome(client, "draw", [seven, DEFAULT, False])
         before = resident_mb(process)
         threads = [threading.Thread(target=flood, args=(n, time.monotonic() + 5)) for n in range(8)]
         for thread in threads:
@@ -1046,28 +1051,47 @@ def test_all_interfaces_have_the_same_default_model(server, page):
     assert {library, command, get, post} | pickers == {DEFAULT}
 
 
+def answered(row, card, name="x"):
+    """HTML of the answer for a row of a 28x28 image."""
+    pixels = np.zeros((28, 28, 1), np.uint8)
+    item = SimpleNamespace(
+        rows=[row], prepared=[SimpleNamespace(pixels=pixels)], decode_s=0.0, infer_s=0.0,
+        runner=SimpleNamespace(model=SimpleNamespace(card=card)),
+    )  # fmt: skip
+    return answer_html(item, Named(name, SEVEN.read_bytes()))
+
+
 def test_uncalibrated_model_claims_no_mistake_rate():
-    from dataclasses import replace
-
-    from zoo.model import Row
-
     row = Row("x", "m", "7", 0.4, True)
-    item = SimpleNamespace(decode_s=0.0, queue_s=0.0, infer_s=0.0)
     unmeasured = replace(CARD, calibration=replace(CARD.calibration, temperature=1.0, unsure_below=0.5))
-    assert re.search("Unsure.*half of this model's mistakes", text.result(row, CARD, item))
-    uncalibrated = text.result(row, unmeasured, item)
-    assert "**Unsure.** The probability is below 50.00 %, the default threshold." in uncalibrated
+    assert re.search("Unsure.*Half of this model's mistakes", html.unescape(answered(row, CARD)))
+    uncalibrated = answered(row, unmeasured)
+    assert "The probability is below 50.00 %, the default threshold." in uncalibrated
     assert "mistakes" not in uncalibrated
-    doubtful = text.result(replace(row, probability=0.99), CARD, item)  # for example, a part of the ink was left out
+    doubtful = answered(replace(row, probability=0.99), CARD)  # for example, a part of the ink was left out
     assert re.search("Unsure.*correction is doubtful", doubtful)
     assert "probability is below" not in doubtful
     assert "no calibration run" in text.card(unmeasured, 1)
     assert "no calibration run" not in text.card(CARD, 1)
 
 
-def test_bars_below_certainty_are_not_shown_as_100_percent():
-    shares = (0.0, 0.5, 0.994, 0.996, 0.99999, 1.0)
-    assert [round(100 * text.bar(share)) for share in shares] == [0, 50, 99, 99, 99, 100]
+@pytest.mark.parametrize(
+    ("probability", "figure"),
+    [(1.0, ">100<"), (0.99999, ">&gt;99<"), (0.995, ">&gt;99<"), (0.99, ">99<"), (0.5, ">50<")],
+)
+def test_bars_below_certainty_are_not_shown_as_100_percent(probability, figure):
+    row = Row("x", "m", "7", probability, False, (Guess("7", probability), Guess("1", 1 - probability)))
+    shown = answered(row, CARD)
+    assert figure in shown
+    assert ">0<" not in shown.replace('class="zoo-name">0<', "")
+
+
+def test_answer_escapes_labels_corrections_and_errors():
+    evil = "<img src=x onerror=alert(1)>"
+    card = replace(CARD, labels=(evil, *CARD.labels[1:]))
+    row = Row(evil, "m", evil, 0.9, False, (Guess(evil, 0.9),), (evil,))
+    for shown in (answered(row, card), answered(Row(evil, "m", error=evil), card), answered(row, card, evil)):
+        assert "<img src=x" not in shown
 
 
 def test_uncalibrated_models_are_recognised():
@@ -1122,10 +1146,10 @@ def test_examples_work_after_temporary_files_are_cleaned(tmp_path):
         for step, cleaned in enumerate(("zoo-serve-*/files/*", "zoo-serve-*/files", "none")):
             for path in temporary.glob(cleaned):
                 shutil.rmtree(path)
-            output = join_queue(client, config, "zoo-examples", ["two.jpg"], f"example{step}")
+            output = join_queue(client, config, "zoo-examples", ["two.jpg", DEFAULT], f"example{step}")
             content = client.get(output["data"][0]["url"]).content
             assert content == (EXAMPLES / "two.jpg").read_bytes()
-            _, (_, _, text) = outcome(client, "predict", [output["data"][0], DEFAULT, "crop"])
-            assert text.startswith("### 2 ")
-        output = join_queue(client, config, "zoo-examples", ["../../etc/passwd"], "other")
+            _, (_, row) = outcome(client, "predict", [output["data"][0], DEFAULT, "crop", False])
+            assert row["label"] == "2"
+        output = join_queue(client, config, "zoo-examples", ["../../etc/passwd", DEFAULT], "other")
         assert re.search("no such example.*seven.png", output["error"])

@@ -89,7 +89,11 @@ ONE = [[(0.5, 0.2), (0.5, 0.8)]]
 
 
 def wait_for_label(page, label):
-    page.locator(".prose.zoo-answer:visible h3", has_text=re.compile(rf"^{label} ·")).wait_for()
+    page.locator(".zoo-label:visible", has_text=re.compile(rf"^{label}$")).wait_for()
+
+
+def choose_image(page):
+    page.get_by_label("Image or camera").check()
 
 
 def open_tab(page, name):
@@ -108,11 +112,51 @@ def test_drawing_is_classified_after_each_stroke(browser, server):
         draw(page, ONE)
         wait_for_label(page, "1")
         page.get_by_role("button", name="Clear").click()
-        page.locator(".prose.zoo-answer:visible", has_text="result appears here").wait_for()
+        page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
         draw(page, SEVEN)
         wait_for_label(page, "7")
-        assert page.locator(".zoo-seen:visible img").count() == 1
-        assert "ms" in page.locator(".prose.zoo-answer:visible").inner_text()
+        assert page.locator(".zoo-pixels:visible").count() == 1
+        assert " ms" in page.locator(".zoo-time:visible").inner_text()
+        page.get_by_label("Show where the answer comes from").check()
+        page.locator("figcaption:visible", has_text="Speaks for 7").wait_for()
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_first_screen_shows_an_example_with_its_answer(browser, server, width, height):
+    with opened(browser, server, f"first-{width}", viewport={"width": width, "height": height}) as page:
+        wait_for_label(page, "7")
+        for part in (".zoo-pad canvas", ".zoo-label", ".zoo-columns"):
+            box = page.locator(part).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["y"] + box["height"] <= height, part
+        assert page.locator(".zoo-columns .zoo-name").all_inner_texts() == list("0123456789")
+        page.locator(".zoo-pad canvas").focus()
+        page.keyboard.press("Delete")
+        page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_has_no_serious_accessibility_problem(browser, server, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with opened(browser, server, f"axe-{scheme}", color_scheme=scheme) as page:
+        wait_for_label(page, "7")
+        for tab in ("What is this?", "Look inside", "Compare", "Many images", "Models"):
+            open_tab(page, tab)
+            page.wait_for_timeout(300)  # colours fade
+            if tab == "Compare":
+                button(page, "Example two.jpg").click()
+                page.locator(".zoo-table:visible").wait_for()
+            found = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+            assert not found, (tab, [(one["id"], [node["html"] for node in one["nodes"]]) for one in found])
+
+
+def test_link_preview_describes_the_page(server):
+    tags = re.findall(r"<meta[^>]*>", httpx.get(server.url).text)
+    assert '<meta property="og:title" content="pocketzoo: small image classifiers">' in tags
+    assert not [tag for tag in tags if re.search("gradio|twitter|https?://", tag, re.IGNORECASE)]
 
 
 @needs_browser
@@ -147,11 +191,11 @@ def test_keyboard_reaches_all_controls(browser, server):
         for _ in range(60):
             page.keyboard.press("Tab")
             reached.add(page.evaluate(name_of_focus))
-        assert {"Draw a digit", "Undo", "Clear"} <= reached
-        page.get_by_role("tab", name="Draw a digit").focus()
-        page.get_by_role("tab", name="Image", exact=True).focus()
-        page.keyboard.press("Enter")
-        page.get_by_text("Image: upload, paste, or use the webcam").wait_for()
+        assert {"What is this?", "Undo", "Clear"} <= reached
+        assert any(name.startswith("Canvas: draw with mouse") for name in reached)
+        page.get_by_label("Image or camera").focus()
+        page.keyboard.press("Space")
+        page.get_by_text("Image: upload, paste, or use the camera").wait_for()
 
 
 @needs_browser
@@ -159,13 +203,13 @@ def test_upload_photograph_and_switch_model(browser, server):
     from skimage import data
 
     with opened(browser, server, "picture") as page:
-        open_tab(page, "Image")
+        choose_image(page)
         upload(page, EXAMPLES / "five.jpg")
         wait_for_label(page, "5")
         picker = page.locator(".zoo-model:visible input")
         picker.click()
-        page.get_by_role("option", name="resnet8.plus", exact=True).click()
-        page.locator(".prose.zoo-answer:visible", has_text="32x32").wait_for()
+        page.get_by_role("option", name=re.compile("^resnet8.plus ·")).click()
+        page.locator(".zoo-result:visible", has_text="32x32").wait_for()
         page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
         upload(page, Path(data.__file__).parent / "chelsea.png")
         wait_for_label(page, "cat")
@@ -178,26 +222,30 @@ def button(page, name):
 @needs_browser
 def test_example_images_can_be_clicked(browser, server):
     with opened(browser, server, "example") as page:
-        open_tab(page, "Image")
+        choose_image(page)
         button(page, "Example five.jpg").click()
         wait_for_label(page, "5")
         button(page, "Example two.jpg").focus()
         page.keyboard.press("Enter")
         wait_for_label(page, "2")
+        button(page, "Example ship.jpg").click()  # chooses a model for photographs
+        wait_for_label(page, "ship")
+        button(page, "Example seven.png").click()
+        wait_for_label(page, "7")
 
 
 @needs_browser
 def test_webcam_and_clipboard_images(browser, server):
     allowed = ["camera", "clipboard-read", "clipboard-write"]
     with opened(browser, server, "webcam", permissions=allowed) as page:
-        open_tab(page, "Image")
+        choose_image(page)
         button(page, "Capture from camera").click()
         button(page, "Click to Access Webcam").click()
         page.wait_for_function("[...document.querySelectorAll('video')].some(v => v.readyState > 2 && v.videoWidth)")
         button(page, "capture photo").click()
-        page.locator(".prose.zoo-answer:visible h3").wait_for()
+        page.locator(".zoo-label:visible", has_not_text="7").or_(page.locator(".zoo-time:visible")).first.wait_for()
         page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
-        page.locator(".prose.zoo-answer:visible", has_text="result appears here").wait_for()
+        page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
         seven = b64encode((EXAMPLES / "seven.png").read_bytes()).decode()
         page.evaluate(
             """async (data) => {
@@ -215,9 +263,9 @@ def test_webcam_and_clipboard_images(browser, server):
 def test_unreadable_file_shows_message(browser, server, name, tmp_path):
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
     with opened(browser, server, f"unreadable-{name}") as page:
-        open_tab(page, "Image")
+        choose_image(page)
         upload(page, tmp_path / name)
-        page.locator(".prose.zoo-answer:visible h3", has_text="No result").wait_for()
+        page.locator(".zoo-headline:visible", has_text="No answer").wait_for()
         text = page.locator("body").inner_text()
         assert "Could not preprocess" not in text
         assert "/tmp" not in text
@@ -244,6 +292,11 @@ def test_compare_lists_all_models(browser, server):
         texts = rows.all_inner_texts()
         assert any(row.startswith(f"{DEFAULT}\t7\t") for row in texts)
         assert any(row.startswith("mnist16k.notes\t7\t") for row in texts)
+        assert sum("fastest" in row for row in texts) == 1
+        page.locator("th button", has_text="latency").locator("visible=true").click()
+        latencies = [float(row.split("\t")[3].split()[0]) for row in rows.all_inner_texts()]
+        assert latencies == sorted(latencies)
+        assert "fastest" in rows.first.inner_text()
 
 
 @needs_browser
@@ -252,12 +305,11 @@ def test_look_inside_shows_every_layer(browser, server):
         open_tab(page, "Look inside")
         upload(page, EXAMPLES / "seven.png")
         page.get_by_role("button", name="Show the layers").click()
-        pictures = page.locator(
-            "[role=tabpanel]:visible .grid-container img, [role=tabpanel]:visible button.thumbnail-item img"
-        )
-        pictures.nth(8).wait_for()
+        thumbnails = page.locator("[role=tabpanel]:visible button.thumbnail-item")
+        thumbnails.nth(8).wait_for()
+        thumbnails.nth(4).click()
         page.wait_for_function(
-            "[...document.querySelectorAll('button.thumbnail-item img')].every(image => image.naturalWidth)"
+            "[...document.querySelectorAll('.zoo-inside .preview img')].some(image => image.naturalWidth > 400)"
         )
 
 
@@ -281,6 +333,8 @@ def test_batch_gives_table_and_file(browser, server, tmp_path):
             ("digits.zip/broken.png", "–"),
             ("five.jpg", "5"),
         ]
+        page.get_by_label("errors").check()
+        assert [row.is_visible() for row in rows.all()] == [False, False, True, False]
         with page.expect_download() as download:
             page.locator(".zoo-rows a").first.click()
         text = Path(download.value.path()).read_text()
@@ -296,25 +350,20 @@ def test_gradio_client_works(server, tmp_path):
     from gradio_client import Client, handle_file
 
     client = Client(server.url, verbose=False, download_files=str(tmp_path))
-    bars, network_input, message = client.predict(
-        handle_file(EXAMPLES / "seven.png"), DEFAULT, "crop", api_name="/predict"
-    )
-    assert bars["label"] == "7"
-    assert Path(network_input).exists()
-    assert message.startswith("### 7 ·")
+    shown, row = client.predict(handle_file(EXAMPLES / "seven.png"), DEFAULT, "crop", False, api_name="/predict")
+    assert (row["label"], row["model"], row["error"]) == ("7", DEFAULT, None)
+    assert "What the network sees" in shown
     table = client.predict(handle_file(EXAMPLES / "seven.png"), "digit", api_name="/compare")
-    assert "<td>mnist16k.notes</td><td>7</td>" in table
+    assert re.search(r"<td>mnist16k.notes</td><td[^>]*>7</td>", table)
     table, rows = client.predict([handle_file(EXAMPLES / "two.jpg")], DEFAULT, "parquet", api_name="/batch")
     import pyarrow.parquet
 
     assert pyarrow.parquet.read_table(rows).column("label").to_pylist() == ["2"]
     (tmp_path / "cut.png").write_bytes((EXAMPLES / "seven.png").read_bytes()[:500])
-    bars, network_input, message = client.predict(
-        handle_file(tmp_path / "cut.png"), DEFAULT, "crop", api_name="/predict"
-    )
-    assert not bars
-    assert network_input is None
-    assert message.startswith("### No result")
+    shown, row = client.predict(handle_file(tmp_path / "cut.png"), DEFAULT, "crop", False, api_name="/predict")
+    assert "No answer" in shown
+    assert row["label"] is None
+    assert row["error"]
 
 
 INVALID_DRAWINGS = ["%%%", "data:image/png;base64,%%%", "data:image/png;base64,abc", "data:text/plain;base64,AAAA", 7,
@@ -329,7 +378,7 @@ def test_invalid_drawing_returns_error(server, drawing):
     before = len(server.log)
     client = Client(server.url, verbose=False, download_files=False)
     with pytest.raises(AppError, match=r"drawing must be a data URL.*data:image/png"):
-        client.predict(drawing, DEFAULT, api_name="/draw")
+        client.predict(drawing, DEFAULT, False, api_name="/draw")
     assert "Traceback" not in server.log[before:]
 
 
@@ -370,8 +419,8 @@ def test_page_works_with_two_processes(browser, tmp_path):
         assert "2 processes" in server.log
         for _ in range(4):
             client = Client(server.url, verbose=False, download_files=False)
-            bars, _, _ = client.predict(handle_file(EXAMPLES / "two.jpg"), DEFAULT, "crop", api_name="/predict")
-            assert bars["label"] == "2"
+            _, row = client.predict(handle_file(EXAMPLES / "two.jpg"), DEFAULT, "crop", False, api_name="/predict")
+            assert row["label"] == "2"
         with opened(browser, server, "two-processes") as page:
             draw(page, SEVEN)
             wait_for_label(page, "7")

@@ -79,7 +79,7 @@ def test_figures_are_written(inside, tmp_path):
 
     paths = write_figures(inside, tmp_path / "new" / "folder")
     assert [path.name for path in paths] == sorted(path.name for path in paths)
-    assert len(paths) == 12
+    assert len(paths) == 13
     for path in paths:
         with Image.open(path) as picture:
             assert min(picture.size) > 150
@@ -95,14 +95,14 @@ def test_unit_is_parsed_and_checked(inside, tmp_path):
         write_figures(inside, tmp_path, ("conv4", 3, 10))
     with pytest.raises(WrongUsage, match=r"no layer 'conv99': use one of conv1, conv2, pool1"):
         write_figures(inside, tmp_path, ("conv99", 0, 0))
-    assert len(write_figures(inside, tmp_path, ("conv4", 0, 0))) == 12
+    assert len(write_figures(inside, tmp_path, ("conv4", 0, 0))) == 13
 
 
 def test_figures_are_yielded_one_by_one(inside, tmp_path):
     drawn = draw_figures(inside, tmp_path)
     first = next(drawn)
     assert [path.name for path in tmp_path.iterdir()] == [first.name] == ["1-answer.png"]
-    assert len(list(drawn)) == 11
+    assert len(list(drawn)) == 12
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_many_and_long_labels_fit(inside, tmp_path):
         inside, card=card, probabilities=np.linspace(0, 1e-3, 1000, dtype=np.float32),
         corrections=("said at length",) * 100, image=np.zeros((2, 3000, 4), np.uint8),
     )  # fmt: skip
-    assert len(write_figures(odd, tmp_path)) == 12
+    assert len(write_figures(odd, tmp_path)) == 13
 
 
 def test_look_inside_without_onnx_raises(monkeypatch, tmp_path):

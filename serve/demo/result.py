@@ -1,0 +1,230 @@
+"""HTML of one answer: the label, probabilities to scale, what the network sees, and what was changed in the image."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator
+from html import escape
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from serve.demo import text
+from serve.service.pool import WorkItem
+from zoo.card import Calibration, Card
+from zoo.errors import ZooError
+from zoo.images.read import Named, decode
+from zoo.model import Row, onnx_bytes
+
+HINT = "Draw a digit, or choose an image. The answer appears here."
+MAX_COLUMNS, COLUMN_LETTERS = 12, 2  # so many labels of so few letters become columns in a fixed order
+MAX_BARS = 5  # of other labels, most probable first
+SMALLEST_BAR = 0.005  # probabilities below this have no bar, because it would read 0 %
+PREVIEW_PIXELS = 320  # longest side of the copy of the image on which boxes are drawn
+MOST_OPAQUE = 220  # of 255, where the contribution is largest
+COLOURFUL = 25  # mean difference of the channels, of 255, above which an image is a colour photograph
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Box(NamedTuple):
+    """One digit of a number: its place on the image, in pixels."""
+
+    label: str
+    probability: float
+    box: tuple[int, int, int, int]  # x0, y0, x1, y1
+
+
+def hint(message: str = HINT) -> str:
+    return f'<div class="zoo-result zoo-empty" role="status" aria-live="polite"><p>{escape(message)}</p></div>'
+
+
+def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
+    """The answer for one image.
+
+    Args:
+        item: a finished item of one image.
+        source: the image file.
+        explain: show also which parts of the network's input the answer comes from, for the two most probable labels.
+    """
+    row, card, pixels = item.rows[0], item.runner.model.card, item.prepared[0].pixels
+    if row.error is not None or row.probability is None:
+        return _panel(_headline("?", "No answer", _error_message(row)), _time(item, card.name))
+    boxes = [Box(digit.label, digit.probability, digit.box) for digit in getattr(row, "digits", ())]
+    original = _decoded(source)
+    parts = [_headline(*_verdict(row, card))]
+    if boxes:
+        parts.append(_digits(boxes))
+    else:
+        parts.append(_bars(card.labels, {guess.label: guess.probability for guess in row.top_k}))
+    figures = [] if original is None else [_original(original, boxes)]
+    if pixels is not None and not boxes:
+        figures.append(_network_input(pixels))
+        if explain:
+            figures += _heat_maps(item, pixels)
+    parts.append(f'<div class="zoo-pair">{"".join(figures)}</div>')
+    if row.corrections:
+        chips = "".join(f"<li>{escape(correction)}</li>" for correction in row.corrections)
+        parts.append(f'<ul class="zoo-chips" aria-label="Changes made to the image">{chips}</ul>')
+    if card.input.form == "digit" and not boxes and _is_colourful(original):
+        parts.append('<p class="zoo-note">A colour photograph? Choose a model for photographs below.</p>')
+    return _panel(*parts, _time(item, card.name))
+
+
+def _panel(*parts: str) -> str:
+    return f'<div class="zoo-result" role="status" aria-live="polite">{"".join(parts)}</div>'
+
+
+def _headline(label: str, title: str, sentence: str = "") -> str:
+    size = "zoo-long" if len(label) > 4 else ""
+    more = f"<p>{escape(sentence)}</p>" if sentence else ""
+    return (
+        f'<div class="zoo-headline"><div class="zoo-label {size}">{escape(label)}</div>'
+        f"<div><strong>{escape(title)}</strong>{more}</div></div>"
+    )
+
+
+def _verdict(row: Row, card: Card) -> tuple[str, str, str]:
+    """The large label, a title and a sentence."""
+    assert row.label is not None
+    assert row.probability is not None
+    probability = text.percent(row.probability)
+    if getattr(row, "known", None) is False:
+        return "–", "None of the classes", f"The nearest is {row.label}, with {probability}."
+    if row.unsure:
+        return row.label, f"Unsure, {probability}", _reason_for_doubt(row.probability, card.calibration)
+    return row.label, probability, ""
+
+
+def _reason_for_doubt(probability: float, calibration: Calibration) -> str:
+    if probability >= calibration.unsure_below:
+        return "A correction is doubtful. The corrections below say why."
+    threshold = text.percent(calibration.unsure_below)
+    if text.is_calibrated(calibration):
+        return f"Half of this model's mistakes have a probability below {threshold}."
+    return f"The probability is below {threshold}, the default threshold."
+
+
+def _error_message(row: Row) -> str:
+    message = row.error or "unknown error"
+    if message.startswith(f"{row.input} "):
+        message = f"The image {message.removeprefix(row.input).lstrip()}"
+    return message
+
+
+def _bars(labels: tuple[str, ...], probabilities: dict[str, float]) -> str:
+    """Short labels become columns in their own order; others rows, the most probable first."""
+    if len(labels) <= MAX_COLUMNS and all(len(label) <= COLUMN_LETTERS for label in labels):
+        columns = "".join(_bar(label, probabilities.get(label, 0.0), "height") for label in labels)
+        return f'<ol class="zoo-columns" aria-label="Probability of each label">{columns}</ol>'
+    shown = [item for item in probabilities.items() if item[1] >= SMALLEST_BAR][:MAX_BARS]
+    rows = "".join(_bar(label, probability, "width") for label, probability in shown)
+    return f'<ol class="zoo-bars" aria-label="Most probable labels">{rows}</ol>'
+
+
+def _bar(label: str, probability: float, dimension: str) -> str:
+    visible = probability >= SMALLEST_BAR
+    figure = text.percent(probability).replace(".00", "") if dimension == "width" else _whole_percent(probability)
+    exact = escape(text.percent(probability))
+    length = f"{max(probability, 0.01):.2%}" if visible else "0"
+    return (
+        f'<li class="{"" if visible else "zoo-zero"}"><span class="zoo-name">{escape(label)}</span>'
+        f'<span class="zoo-track"><span class="zoo-fill" style="{dimension}:{length}"></span></span>'
+        f'<span class="zoo-figure" title="{exact}">{escape(figure) if visible else ""}</span></li>'
+    )
+
+
+def _whole_percent(probability: float) -> str:
+    """A probability between 99 % and 1 is not shown as 99 or 100."""
+    return ">99" if 0.99 < probability < 1 else f"{probability * 100:.0f}"
+
+
+def _digits(boxes: list[Box]) -> str:
+    cells = "".join(
+        f"<li><b>{escape(box.label)}</b><span>{escape(text.percent(box.probability))}</span></li>" for box in boxes
+    )
+    return f'<ol class="zoo-digits" aria-label="Each digit and its probability">{cells}</ol>'
+
+
+def _decoded(source: Named) -> Pixels | None:
+    try:
+        return decode(source).pixels
+    except ZooError:
+        return None
+
+
+def _original(pixels: Pixels, boxes: list[Box]) -> str:
+    """The image as it came, with boxes around the digits of a number."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, PREVIEW_PIXELS / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    rectangles = "".join(
+        f'<rect x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>' for _, _, (x0, y0, x1, y1) in boxes
+    )
+    small: Any = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    overlay = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{rectangles}</svg>' if rectangles else ""
+    caption = f"{len(boxes)} digits" if boxes else "Your image"
+    return _figure(f'<img src="{_data_url(small)}" alt="Your image">{overlay}', caption)
+
+
+def _network_input(pixels: Pixels) -> str:
+    height, width = pixels.shape[:2]
+    image = f'<img class="zoo-pixels" src="{_data_url(pixels)}" alt="Input of the network">'
+    return _figure(image, f"What the network sees, {width}×{height}")
+
+
+def _heat_maps(item: WorkItem, pixels: Pixels) -> Iterator[str]:
+    """For the first and the second guess, the network's input and in red what speaks for that label."""
+    from zoo.inspection import attributions
+
+    labels = item.runner.model.card.labels
+    guesses = [guess.label for guess in item.rows[0].top_k[:2]]
+    try:
+        maps = attributions(onnx_bytes(item.runner.model), pixels, [labels.index(label) for label in guesses])
+    except ZooError as error:
+        yield f'<p class="zoo-note">{escape(str(error))}</p>'
+        return
+    for label, attribution in zip(guesses, maps, strict=True):
+        heat = np.asarray(attribution.heat * MOST_OPAQUE, np.uint8)
+        images = (
+            f'<img class="zoo-pixels" src="{_data_url(pixels // 2 + 64)}" alt="">'
+            f'<img class="zoo-pixels zoo-heat" src="{_heat_url(heat)}" alt="What speaks for {escape(label)}">'
+        )
+        yield _figure(images, f"Speaks for {label}")
+
+
+def _figure(images: str, caption: str) -> str:
+    return f'<figure><span class="zoo-stack">{images}</span><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _is_colourful(pixels: Pixels | None) -> bool:
+    if pixels is None or pixels.ndim != 3 or pixels.shape[2] < 3:
+        return False
+    sample = pixels[:: max(1, pixels.shape[0] // 64), :: max(1, pixels.shape[1] // 64), :3].astype(np.int16)
+    return float((sample.max(axis=2) - sample.min(axis=2)).mean()) > COLOURFUL
+
+
+def _data_url(pixels: Pixels) -> str:
+    """uint8 `(H, W)`, `(H, W, 1)`, RGB or RGBA → a PNG file as a data URL."""
+    if pixels.ndim == 3:
+        order = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[pixels.shape[2]]
+        stored: Any = pixels[..., 0] if order is None else cv2.cvtColor(pixels, order)
+    else:
+        stored = pixels
+    return "data:image/png;base64," + b64encode(cv2.imencode(".png", stored)[1].tobytes()).decode()
+
+
+def _heat_url(heat: Pixels) -> str:
+    """uint8 `(H, W)` → a red image whose opacity is the value."""
+    red = np.zeros((*heat.shape, 4), np.uint8)
+    red[..., 0], red[..., 1], red[..., 3] = 255, 72, heat
+    return _data_url(red)
+
+
+def _time(item: WorkItem, model: str) -> str:
+    return (
+        f'<p class="zoo-time">{escape(model)} · network {item.infer_s * 1e3:.2f} ms · '
+        f"decode and correct {item.decode_s * 1e3:.1f} ms</p>"
+    )
