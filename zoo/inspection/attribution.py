@@ -246,6 +246,8 @@ def _spread(values: Floats, field: Field, size: tuple[int, int]) -> Floats:
     for axis, side in enumerate(size):
         count = values.shape[axis]
         centres = field.start + field.jump * np.arange(count) + (field.size - 1) / 2
+        if abs(centres.mean() - (side - 1) / 2) > field.jump:  # a pool inside of a branch has widened the field
+            centres = (np.arange(count) + 0.5) * side / count - 0.5
         places = np.interp(np.arange(side), centres, np.arange(count))
         low = np.minimum(places.astype(int), count - 1)
         weight = (places - low).reshape(-1, *[1] * (values.ndim - 1 - axis)).astype(np.float32)
