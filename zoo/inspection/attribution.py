@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float32]
 
 CHUNK = 16  # images per run, as in zoo.model: bounds the memory of large networks
 SPAN = 0.6  # of the input's side that the centres of the last maps must span for class activation
-ADDITIVE = 1e-3  # largest deviation of an additive tail, relative to the largest logit
+ADDITIVE = 1e-3  # largest deviation of an additive tail, relative to the largest change of a logit
 PROBES = 8  # random images that show whether a tail is additive
 POSITIONS = 4096  # of feature maps, one run of the tail for each
 FINEST, COARSEST = 13, 5  # squares per side that occlusion covers, one at a time
@@ -246,6 +246,8 @@ def _spread(values: Floats, field: Field, size: tuple[int, int]) -> Floats:
     for axis, side in enumerate(size):
         count = values.shape[axis]
         centres = field.start + field.jump * np.arange(count) + (field.size - 1) / 2
+        if abs(centres.mean() - (side - 1) / 2) > field.jump:  # a pool inside of a branch has widened the field
+            centres = (np.arange(count) + 0.5) * side / count - 0.5
         places = np.interp(np.arange(side), centres, np.arange(count))
         low = np.minimum(places.astype(int), count - 1)
         weight = (places - low).reshape(-1, *[1] * (values.ndim - 1 - axis)).astype(np.float32)
@@ -260,31 +262,21 @@ _WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool"})  #
 
 
 def _tail(model: onnx.ModelProto, features: Callable[[str], Floats]) -> Tail | None:
-    """The tail behind the last feature maps, or behind earlier ones with more positions if that tail is additive.
-
-    None where the graph has no such maps.
+    """The tail behind the last feature maps; None where the graph has none, or too many positions.
 
     Args:
         features: the values of a name for a few images.
     """
     import onnx.utils
 
-    extractor = onnx.utils.Extractor(model)
-    fields = receptive_fields(model.graph)
     maps = _feature_maps(model.graph)
-    found: Tail | None = None
-    for value in _cuts(model.graph):
-        if value not in maps or prod(maps[value][1:]) > POSITIONS:
-            continue
-        part = _without_rounding(extractor.extract_model([value], ["logits"]))
-        session, _ = open_session(part.SerializeToString(), "cpu", "<tail>")
-        tail = Tail(value, maps[value], fields[value], session)
-        additive = _is_additive(tail, features(value))
-        if found is None or (additive and prod(tail.shape[1:]) > prod(found.shape[1:])):
-            found = replace(tail, additive=additive)
-        if not additive:
-            break
-    return found
+    value = next((value for value in _cuts(model.graph) if value in maps), None)
+    if value is None or prod(maps[value][1:]) > POSITIONS:
+        return None
+    part = _without_rounding(onnx.utils.Extractor(model).extract_model([value], ["logits"]))
+    session, _ = open_session(part.SerializeToString(), "cpu", "<tail>")
+    tail = Tail(value, maps[value], receptive_fields(model.graph)[value], session)
+    return replace(tail, additive=_is_additive(tail, features(value)))
 
 
 def _cuts(graph: onnx.GraphProto) -> Iterator[str]:
@@ -337,9 +329,10 @@ def _is_additive(tail: Tail, features: Floats) -> bool:
     keep = random.random((count, 1, height, width)) < 0.5
     whole = np.where(keep, features, first)  # different channels in the two parts
     parts = whole * keep, whole * ~keep
-    sums = tail.run(whole) + tail.run(np.zeros_like(features[:1]))
-    deviation = np.abs(sums - tail.run(parts[0]) - tail.run(parts[1])).max()
-    return bool(features.any() and deviation <= ADDITIVE * np.abs(sums).max())
+    none = tail.run(np.zeros_like(features[:1]))
+    changes = tail.run(whole) - none
+    deviation = np.abs(changes - (tail.run(parts[0]) - none) - (tail.run(parts[1]) - none)).max()
+    return bool(changes.any() and deviation <= ADDITIVE * np.abs(changes).max())
 
 
 def _without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -288,3 +288,11 @@ def test_visible_part_is_what_preparing_shows(size, resize):
         values = seen[:, 16, 0] if channel == 0 else seen[16, :, 1]
         expected_values = start + (np.arange(32) + 0.5) * length / 32 - 0.5
         np.testing.assert_allclose(values[2:-2], expected_values[2:-2], atol=1.5)
+
+
+def test_maps_are_stretched_where_a_branch_has_widened_their_fields():
+    """A squeeze-and-excitation branch sees the whole image, which says nothing of a unit's place."""
+    values = np.array([[0.0, 1.0], [0.0, 1.0]], np.float32)[..., np.newaxis]
+    spread = attribution._spread(values, Field(size=99, jump=4, start=-5), (8, 8))[..., 0]
+    assert (spread[:, :2] == 0).all()
+    assert (spread[:, 6:] == 1).all()
