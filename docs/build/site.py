@@ -5,11 +5,13 @@ They are copied to `build/site-pages/`, where links to files outside the site be
 them strictly: a broken link or anchor is an error. `NAVIGATION` places every page; a pattern may match no page.
 """
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import click
@@ -17,6 +19,8 @@ import click
 REPOSITORY = Path(__file__).parents[2]
 PAGES = REPOSITORY / "build" / "site-pages"
 SITE = REPOSITORY / "build" / "site"
+CONFIG = REPOSITORY / "build" / "zensical.toml"
+NO_NAVIGATION = "nav = []  # replaced"
 
 ROOT_PAGES = {
     "ARCHITECTURE.md": "architecture.md",
@@ -35,7 +39,8 @@ NAVIGATION = {  # section → patterns of pages, in order; a page belongs to the
     "Reference": ["reference/*.md", "usage.md", "architecture.md", "security.md"],
     "Models": ["models/*.md"],
     "Results": ["accuracy.md", "benchmarks.md", "robustness.md", "ablations.md", "experiments.md", "training-speed.md"],
-    "Project": ["changelog.md", "contributing.md", "decisions/README.md", "decisions/*.md", "*.md"],
+    "Decisions": ["decisions/README.md", "decisions/*.md"],
+    "Project": ["contributing.md", "changelog.md", "*.md"],
 }  # fmt: skip
 LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^()\s]+)\)")
 FENCE = re.compile(r"^ *(```|~~~)")
@@ -97,13 +102,6 @@ def navigation(paths: list[PurePosixPath]) -> Iterator[tuple[str, list[PurePosix
         chosen: list[PurePosixPath] = []
         for pattern in patterns:
             chosen += [path for path in left if path not in chosen and _matches(path, pattern)]
-        later = [
-            pattern
-            for name in list(NAVIGATION)[list(NAVIGATION).index(section) + 1 :]
-            for pattern in NAVIGATION[name]
-            if "*" not in pattern
-        ]
-        chosen = [path for path in chosen if str(path) not in later]
         left = [path for path in left if path not in chosen]
         if chosen:
             yield section, chosen
@@ -117,12 +115,17 @@ def title(text: str) -> str:
     """The page's first heading, without marks. Raises ValueError for a page without one."""
     match = re.search(r"^# (.+)$", text, re.MULTILINE)
     if match is None:
-        raise ValueError("has no heading of the first level.")
+        raise ValueError(f"A page has no heading of the first level: {text[:60]!r}.")
     return re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", match[1])
 
 
+def _item(name: str, value: str) -> str:
+    """An inline table of TOML, whose strings are written as in JSON."""
+    return f"{{ {json.dumps(name)} = {value} }}"
+
+
 def prepare(folder: Path = PAGES) -> None:
-    """Write the site's pages, pictures and navigation into a folder. Raises ValueError for a broken link."""
+    """Write the site's pages and pictures into a folder, and `CONFIG`. Raises ValueError for a broken link."""
     if folder.exists():
         shutil.rmtree(folder)
     site, titles = pages(), {}
@@ -131,17 +134,19 @@ def prepare(folder: Path = PAGES) -> None:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(relink(text, source, site), encoding="utf-8")
-        number = re.match(r"\d{4}", path.name)
-        titles[path] = f"{number[0]} {title(text)}" if number else title(text)
+        number = re.match(r"\d{4}", path.name)  # of a decision, whose heading may have a second half
+        titles[path] = f"{number[0]} {title(text).partition(': ')[0]}" if number else title(text)
     for source in sorted((REPOSITORY / "docs").rglob("*")):
         if source.suffix in (".png", ".svg", ".css"):
             target = folder / source.relative_to(REPOSITORY / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    lines = []
-    for section, paths in navigation(list(site.values())):
-        lines += [f"- {section}", *(f"    - [{titles[path]}]({path})" for path in paths)]
-    (folder / "SUMMARY.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sections = [
+        _item(section, "[" + ", ".join(_item(titles[path], json.dumps(str(path))) for path in paths) + "]")
+        for section, paths in navigation(list(site.values()))
+    ]
+    config = (REPOSITORY / "zensical.toml").read_text(encoding="utf-8")
+    CONFIG.write_text(config.replace(NO_NAVIGATION, f"nav = [{', '.join(sections)}]"), encoding="utf-8")
 
 
 @click.command()
@@ -152,8 +157,12 @@ def main(serve: bool) -> None:
         prepare()
     except ValueError as error:
         sys.exit(f"docs.build.site: {error}")
+    if find_spec("zensical") is None:
+        sys.exit("docs.build.site: The package zensical is missing. Run: pip install -e '.[docs]'")
     arguments = ["serve"] if serve else ["build", "--clean", "--strict"]
-    sys.exit(subprocess.run([sys.executable, "-m", "zensical", *arguments], cwd=REPOSITORY).returncode)
+    sys.exit(
+        subprocess.run([sys.executable, "-m", "zensical", *arguments, "-f", str(CONFIG)], cwd=REPOSITORY).returncode
+    )
 
 
 if __name__ == "__main__":

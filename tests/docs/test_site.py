@@ -1,0 +1,106 @@
+"""The documentation site: every page has its place, links lead where they should, built pages ask no other host."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import PurePosixPath
+
+import pytest
+
+import zoo
+from docs.build import site
+from serve.cli.main import COMMANDS
+from tests.support.examples import REPOSITORY
+
+LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("object", "data"), ("embed", "src")}
+LINK_KINDS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "manifest"}
+
+
+def test_every_page_is_in_the_navigation_once():
+    pages = list(site.pages().values())
+    placed = [path for _, paths in site.navigation(pages) for path in paths]
+    assert sorted(placed) == sorted(pages)
+
+
+def test_new_guides_and_decisions_find_their_place():
+    new = [PurePosixPath("guides/zebra.md"), PurePosixPath("decisions/0099-new.md"), PurePosixPath("new.md")]
+    assert dict(site.navigation(new)) == {"Guides": new[:1], "Decisions": new[1:2], "Project": new[2:]}
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        ("docs/guides/hub.md", "[a](../../ARCHITECTURE.md#tree)", "[a](../architecture.md#tree)"),
+        ("docs/guides/hub.md", "[a](../../README.md)", "[a](../index.md)"),
+        ("docs/guides/hub.md", "[the `file`](../../Dockerfile)", "the `file`"),
+        ("docs/guides/hub.md", "[a](grpc.md#speed)", "[a](../guides/grpc.md#speed)"),
+        ("docs/index.md", "![a](examples.png)", "![a](examples.png)"),
+        ("CHANGELOG.md", "[a](docs/accuracy.md), [b](SECURITY.md)", "[a](accuracy.md), [b](security.md)"),
+        ("CHANGELOG.md", "[a](#top) [b](https://example.org/x.md)", "[a](#top) [b](https://example.org/x.md)"),
+        ("CHANGELOG.md", "```\n[a](nowhere.md)\n```", "```\n[a](nowhere.md)\n```"),
+    ],
+)
+def test_links_are_adapted_to_the_site(page, link, expected):
+    assert site.relink(link, REPOSITORY / page, site.pages()) == expected
+
+
+def test_link_to_a_missing_file_is_an_error():
+    with pytest.raises(ValueError, match=r"CHANGELOG\.md: the link 'docs/nowhere\.md'"):
+        site.relink("[a](docs/nowhere.md)", REPOSITORY / "CHANGELOG.md", site.pages())
+
+
+def test_api_page_has_every_public_name():
+    page = (REPOSITORY / "docs" / "reference" / "api.md").read_text()
+    assert sorted(re.findall(r"^::: zoo\.(\w+)$", page, re.MULTILINE)) == sorted(zoo.__all__)
+
+
+class Requests(HTMLParser):
+    """Collects the addresses that a browser requests when it opens a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [values[name] or "" for element, name in LOADED if element == tag and name in values]
+        if tag == "link" and LINK_KINDS & set((values.get("rel") or "").split()):
+            self.addresses.append(values.get("href") or "")
+
+
+def requests(html: str) -> list[str]:
+    parser = Requests()
+    parser.feed(html)
+    return parser.addresses
+
+
+def foreign(address: str) -> bool:
+    return bool(re.match(r"(?:https?:)?//", address))
+
+
+def test_foreign_addresses_are_found():
+    page = '<script src="//a/x.js"></script><link rel="stylesheet" href="https://b/c.css"><a href="https://d">'
+    assert [address for address in requests(page) if foreign(address)] == ["//a/x.js", "https://b/c.css"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("zensical") is None, reason="the extra `docs` is not installed")
+def test_site_builds_strictly_and_asks_no_other_host():
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.build.site"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {path: path.read_text() for path in site.SITE.rglob("*.html")}
+    assert len(pages) > len(site.pages())  # and 404.html
+    assert not [(path, address) for path, html in pages.items() for address in requests(html) if foreign(address)]
+    styles = [
+        path
+        for path in site.SITE.rglob("*.css")
+        if re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", path.read_text())
+    ]
+    assert not styles
+    commands, api = (pages[site.SITE / "reference" / name] for name in ("cli.html", "api.html"))
+    assert all(f"zoo {name}" in commands for name in COMMANDS)
+    assert all(f'id="zoo.{name}"' in api for name in zoo.__all__)
