@@ -8,7 +8,7 @@ import griffe
 SECTION = re.compile(r"(?<=[^\n])\n(?=(?:Args|Returns|Yields|Raises):\n)")
 
 
-class Sections(griffe.Extension):
+class Sections(griffe.Extension):  # type: ignore[misc, unused-ignore]  # Any where griffe is missing
     """Separates sections by an empty line, as griffe expects it and this repository's docstrings leave out."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:

@@ -134,8 +134,8 @@ def prepare(folder: Path = PAGES) -> None:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(relink(text, source, site), encoding="utf-8")
-        number = re.match(r"\d{4}", path.name)  # of a decision, whose heading may have a second half
-        titles[path] = f"{number[0]} {title(text).partition(': ')[0]}" if number else title(text)
+        number = re.match(r"\d{4} ?", path.name.replace("-", " "))  # of a decision
+        titles[path] = f"{number[0] if number else ''}{title(text).partition(': ')[0]}"
     for source in sorted((REPOSITORY / "docs").rglob("*")):
         if source.suffix in (".png", ".svg", ".css"):
             target = folder / source.relative_to(REPOSITORY / "docs")

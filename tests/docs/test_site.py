@@ -56,6 +56,22 @@ def test_api_page_has_every_public_name():
     assert sorted(re.findall(r"^::: zoo\.(\w+)$", page, re.MULTILINE)) == sorted(zoo.__all__)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["index.md", "quickstart.md", "guides/predict.md"])
+def test_commands_and_python_of_a_page_work(page):
+    """Blocks of the kinds `sh` and `python`. Those of the kind `console` need files or packages of the user's own."""
+    text = (REPOSITORY / "docs" / page).read_text()
+    shell = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    python = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    assert shell
+    script = f'set -e\nzoo() {{ "{sys.executable}" -m serve.cli "$@"; }}\n{shell}'
+    for arguments in (["bash", "-c", script], [sys.executable, "-c", python]):
+        done = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        output = re.search(r"^```\n(image .*?)^```", text, re.DOTALL | re.MULTILINE)
+        assert arguments[0] != "bash" or output is None or output[1] in done.stdout
+
+
 class Requests(HTMLParser):
     """Collects the addresses that a browser requests when it opens a page."""
 
