@@ -3,7 +3,10 @@
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import PurePosixPath
 
@@ -13,6 +16,7 @@ import zoo
 from docs.build import site
 from serve.cli.main import COMMANDS
 from tests.support.examples import REPOSITORY
+from tests.support.server import find_browser
 
 LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("object", "data"), ("embed", "src")}
 LINK_KINDS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "manifest"}
@@ -101,22 +105,61 @@ def test_foreign_addresses_are_found():
     assert [address for address in requests(page) if foreign(address)] == ["//a/x.js", "https://b/c.css"]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("zensical") is None, reason="the extra `docs` is not installed")
-def test_site_builds_strictly_and_asks_no_other_host():
+@pytest.fixture(scope="module")
+def built():
+    """The folder of the site, built as CI builds it."""
+    if find_spec("zensical") is None:
+        pytest.skip("the extra `docs` is not installed")
     done = subprocess.run(
         [sys.executable, "-m", "docs.build.site"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    pages = {path: path.read_text() for path in site.SITE.rglob("*.html")}
+    return site.SITE
+
+
+@pytest.mark.slow
+def test_built_pages_are_complete_and_name_no_other_host(built):
+    pages = {path: path.read_text() for path in built.rglob("*.html")}
     assert len(pages) > len(site.pages())  # and 404.html
     assert not [(path, address) for path, html in pages.items() for address in requests(html) if foreign(address)]
-    styles = [
-        path
-        for path in site.SITE.rglob("*.css")
-        if re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", path.read_text())
-    ]
-    assert not styles
-    commands, api = (pages[site.SITE / "reference" / name] for name in ("cli.html", "api.html"))
+    styles = {path: path.read_text() for path in built.rglob("*.css")}
+    assert styles
+    assert not [path for path, css in styles.items() if re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", css)]
+    commands, api = (pages[built / "reference" / name] for name in ("cli.html", "api.html"))
     assert all(f"zoo {name}" in commands for name in COMMANDS)
     assert all(f'id="zoo.{name}"' in api for name in zoo.__all__)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium on PATH; set ZOO_CHROMIUM to a browser")
+def test_browser_asks_no_other_host_and_search_answers(built):
+    from playwright.sync_api import sync_playwright
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=built))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/"
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=find_browser(), args=["--headless", "--no-sandbox", "--disable-background-networking"]
+            )
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            requested: list[str] = []
+            page.on("request", lambda request: requested.append(request.url))
+            for name in ("index.html", "benchmarks.html", "reference/api.html", "models/mnist14k.plus.html"):
+                page.goto(address + name, wait_until="networkidle")
+            page.keyboard.press("Control+k")
+            page.keyboard.type("calibration run", delay=10)
+            page.get_by_text(re.compile(r"^\d+ results?$")).wait_for(timeout=20_000)
+            browser.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert requested
+    assert not [url for url in requested if not url.startswith((address, "data:", "blob:"))]
