@@ -1,4 +1,4 @@
-"""The tables of docs/accuracy.md: the accuracy of the models, and what each step of the ablations adds."""
+"""The tables of docs/accuracy.md and docs/ablations.md: accuracy of the models, and what each step adds."""
 
 from collections.abc import Mapping
 
@@ -39,8 +39,8 @@ def ablation(study: Study, results: Results) -> str:
     done = sum(len(seeds) for seeds in results.values())
     steps = [Step(study.steps[0].base, "", study.start), *study.steps]
     head = (
-        "step | base | validation accuracy, mean ± sd (n) | gain, points | validation loss, mnat | change, mnat | "
-        "corrupted, accuracy | gain, points | training, mean | kept"
+        "step | base | validation accuracy: mean ± sd (n), gain in points | validation loss in mnat, change | "
+        "corrupted: accuracy, gain in points | kept"
     )
     parts = [
         f"## {study.title}",
@@ -54,28 +54,26 @@ def ablation(study: Study, results: Results) -> str:
 
 
 def _row(step: Step, results: Results) -> list[str]:
-    runs = results.get(step.variant, {}).values()
     return [
         f"`{step.variant}`: {step.text}",
         f"`{step.base}`" if step.base else "",
-        *(cell for quantity in DIGITS for cell in _value_and_gain(quantity, step, results)),
-        f"{sum(run['training_s'] for run in runs) / len(runs) / 60:.1f} min" if runs else "",
+        *(_value_and_gain(quantity, step, results) for quantity in DIGITS),
         {True: "yes", False: "no", None: "open" if step.base else ""}[step.kept],
     ]
 
 
-def _value_and_gain(quantity: str, step: Step, results: Results) -> tuple[str, str]:
-    """Format the quantity of the step's variant, and its difference from the base."""
+def _value_and_gain(quantity: str, step: Step, results: Results) -> str:
+    """Format the quantity of the step's variant and, on a second line, its difference from the base."""
     digits = DIGITS[quantity]
     own, base = (analysis.values(quantity, variant, results) for variant in (step.variant, step.base))
     if not own:
-        return "not yet measured", ""
+        return "not yet measured"
     estimate = Estimate.of(list(own.values()))
     spread = "" if estimate.sd is None else f" ± {estimate.sd:.{digits}f}"
     value = f"{estimate.mean:.{digits}f}{spread} ({estimate.n})"
     paired = [own[seed] - base[seed] for seed in own if seed in base]
     if not paired:
-        return value, ""
+        return value
     gain = Estimate.of(paired)
     interval = "" if gain.sd is None else f" ± {gain.half_width:.{digits}f}"
-    return value, f"{gain.mean:+.{digits}f}{interval} ({gain.n})"
+    return f"{value}<br>{gain.mean:+.{digits}f}{interval} ({gain.n})"

@@ -43,6 +43,26 @@ def models() -> str:
     return table("model | dataset | parameters | MACs | test accuracy (shipped model) | mean over seeds | file", rows)
 
 
+def default_models() -> str:
+    """A row per bare name: the model that it means. Digits first, the highest accuracy first."""
+    cards = sorted(
+        (card for card in shipped_cards() if card.default),
+        key=lambda card: (card.trained.dataset.name != "mnist", -card.trained.accuracy.value),
+    )
+    rows = []
+    for card in cards:
+        low, high = card.trained.accuracy.interval95
+        rows.append([
+            f"`{card.architecture}`",
+            f"[`{card.name}`](models/{card.name}.md)",
+            card.trained.dataset.title,
+            f"{card.trained.accuracy.value:.2%} ({low:.2%}–{high:.2%})",
+            f"{card.parameters.keras:,}",
+            f"{card.file('model.onnx').size_bytes / 1000:.0f} KB",
+        ])  # fmt: skip
+    return table("name | means | dataset | test accuracy | parameters | file", rows)
+
+
 def benchmark(name: str) -> str:
     """A table of `benchmarks.TABLES` from the saved run. Raises ValueError for an unknown name."""
     if name not in benchmarks.TABLES:

@@ -187,7 +187,7 @@ def test_ablation_reads_only_the_validation_split(tmp_path, monkeypatch):
     page = accuracy.ablation(ablation, results)
     assert "A note below the steps." in page
     assert "2 of 6 runs are done" in page
-    assert f"| {1000 * own:.1f} (1) | {1000 * (own - other):+.1f} (1) |" in page
+    assert f"| {1000 * own:.1f} (1)<br>{1000 * (own - other):+.1f} (1) |" in page
     assert "| yes |" in page
     corrupted, epochs = (results["start"][0][key] for key in ("corrupted_accuracy", "epochs"))
     assert 0.1 < corrupted < epochs[-1]["validation_accuracy"]
