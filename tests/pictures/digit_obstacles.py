@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.pictures import digit_crops as crops
 from tests.pictures import digit_pictures as pictures
-from tests.pictures.digit_shapes import Array, Random, Stroke, curve
+from tests.pictures.digit_shapes import Array, Random, Stroke
 
 Layer = tuple[Array, Any]  # coverage, and the colour of its ink or None for the digit's own
 Setting = Callable[[Random, Array, list[Layer]], Array]
@@ -78,7 +78,7 @@ def shown(random: Random, shape: Array, layers: list[Layer]) -> Array:
 
 
 def on_page(random: Random, shape: Array, room: float = 0.6) -> Array:
-    """The shape on an empty page, which is larger by up to `room` of the shape's size on each side, and at least 0.15."""
+    """The shape on an empty page, larger by 0.15 to `room` of the shape's size on each side."""
     shape = crops.cut(shape, (0.0,) * 4)
     side = max(shape.shape)
     above, below, left, right = (int(side * random.uniform(0.15, room)) for _ in range(4))
@@ -255,8 +255,7 @@ def _unit(angle: float) -> Array:
 def outlined(random: Random, shape: Array) -> Array:
     """Only the outline of wide strokes, as a child fills letters, or as a font's outline style."""
     shape = on_page(random, shape)
-    x, y, width, height = _box(shape)
-    size = max(width, height)
+    size = max(_box(shape)[2:])
     grow = max(0, round(size * random.uniform(0.13, 0.2) - _stroke(shape)))
     shape = np.pad(shape, grow)
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow + 1, grow + 1))
@@ -305,9 +304,21 @@ OBSTACLES: dict[str, Obstacle] = {
 # --- A four whose top is closed, as in print.
 
 CLOSED_FOURS: list[list[Stroke]] = [
-    [[(0.68, 0.0), (0.36, 0.34), (0.05, 0.66)], [(0.05, 0.66), (0.5, 0.66), (0.98, 0.65)], [(0.68, 0.0), (0.67, 0.5), (0.66, 1.0)]],
-    [[(0.62, 0.02), (0.3, 0.3), (0.1, 0.6)], [(0.1, 0.6), (0.5, 0.6), (0.9, 0.58)], [(0.62, 0.02), (0.64, 0.5), (0.62, 1.0)]],
-    [[(0.7, 0.0), (0.4, 0.25), (0.02, 0.7)], [(0.02, 0.7), (0.4, 0.71), (0.72, 0.7)], [(0.7, 0.0), (0.7, 0.5), (0.7, 1.0)]],
+    [
+        [(0.68, 0.0), (0.36, 0.34), (0.05, 0.66)],
+        [(0.05, 0.66), (0.5, 0.66), (0.98, 0.65)],
+        [(0.68, 0.0), (0.67, 0.5), (0.66, 1.0)],
+    ],
+    [
+        [(0.62, 0.02), (0.3, 0.3), (0.1, 0.6)],
+        [(0.1, 0.6), (0.5, 0.6), (0.9, 0.58)],
+        [(0.62, 0.02), (0.64, 0.5), (0.62, 1.0)],
+    ],
+    [
+        [(0.7, 0.0), (0.4, 0.25), (0.02, 0.7)],
+        [(0.02, 0.7), (0.4, 0.71), (0.72, 0.7)],
+        [(0.7, 0.0), (0.7, 0.5), (0.7, 1.0)],
+    ],
 ]
 
 
@@ -337,6 +348,4 @@ def empty_shadow(random: Random) -> Array:
     return pictures.shadowed(random, np.zeros((100, 100), np.float32))
 
 
-EMPTY: dict[str, Callable[[Random], Array]] = {
-    kind.__name__: kind for kind in (empty_lined, empty_table, empty_shadow)
-}
+EMPTY: dict[str, Callable[[Random], Array]] = {kind.__name__: kind for kind in (empty_lined, empty_table, empty_shadow)}

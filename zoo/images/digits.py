@@ -16,6 +16,7 @@ import numpy.typing as npt
 from zoo.errors import BadInput
 from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink
 from zoo.images.levels import Array, median
+from zoo.images.marks import extra_marks, outline_space
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
 
@@ -40,6 +41,10 @@ _MAX_STROKES = 48  # more are refused before they are grouped into digits, which
 # Amount of ink and stroke width.
 _SOLID_QUANTILE = 0.6  # of the amounts of ink in the strokes: this one counts as solid; 0.5 to 0.9 read the same
 _MIN_STROKE_WIDTH = 0.11  # of the digit's size; in 3,000 MNIST images the median is 0.125, the 5th percentile 0.09
+_MAX_BOLD, _THINNED = (
+    0.21,
+    0.17,
+)  # of the digit's size: wider strokes are thinned to the second; MNIST's 99th percentile
 _SOFT_EDGE = 0.06  # of the digit's size: how far the soft edges reach around its strokes
 _MIN_FAINT = 0.05  # of the strokes' area: smaller faint ends are ignored
 _MAX_FAINT_ELSEWHERE = 0.5  # of the area of faint ends: with more faint pixels elsewhere, they belong to the paper
@@ -92,6 +97,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
     _check_single(strokes.pieces, strokes.box)
     x, y, width, height = strokes.box
+    corrections += strokes.corrections
     if specks:
         corrections.append(f"removed {specks} speck{'s' if specks > 1 else ''}")
     if (height, width) != tuple(side - 2 * ink.margin for side in strokes.digit.shape):
@@ -99,6 +105,8 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     digit, stroke = _normalised(ink.amount, strokes)
     if round((_MIN_STROKE_WIDTH - stroke) * _WORK_SIZE) >= 1:
         corrections.append("thickened thin strokes")
+    elif stroke > _MAX_BOLD:
+        corrections.append("thinned bold strokes")
     corrections.append("centred")
     if not ink.sure:
         corrections.append(f"{DOUBT}ink and paper may be swapped")
@@ -233,6 +241,8 @@ class _Strokes:
         specks: how many pieces of ink were left out.
         left_out: their share of the ink, 0 to 1.
         faded: whether the digit includes strokes fainter than the threshold.
+        space: uint8 `(h, w)`, 1 in the space inside outlined strokes, which counts as ink; None for other digits.
+        corrections: in words: marks that were removed, and outlines that were filled.
     """
 
     digit: Array
@@ -243,34 +253,58 @@ class _Strokes:
     specks: int
     left_out: float
     faded: bool
+    space: Array | None
+    corrections: tuple[str, ...]
 
 
 def _strokes(ink: Ink) -> _Strokes:
     """The digit's strokes, without specks and without ink that reaches in from the border."""
     for threshold in ink.thresholds:
         mask = (ink.amount >= threshold).astype(np.uint8)
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        stats = stats[1:]
-        sizes, areas = np.maximum(stats[:, 2], stats[:, 3]), stats[:, 4]
-        on_edge = _touches(stats, mask.shape)
-        main = int(np.argmax(sizes * np.sqrt(areas) * np.where(on_edge, 0.3, 1.0)))
+        labels, stats, on_edge = _pieces(mask)
+        main = _main(stats, on_edge)
+        box = (*stats[main, :4].tolist(),)
+        space = None if on_edge[main] else outline_space(mask, box)
+        if space is not None:
+            mask |= space
+            labels, stats, on_edge = _pieces(mask)
+        extra, corrections = extra_marks(labels, stats)
+        main = _main(np.where(extra[:, None], 0, stats), on_edge)
         if not on_edge[main]:  # otherwise the low threshold may have joined the digit to lines on the paper
             break
+    sizes, areas = np.maximum(stats[:, 2], stats[:, 3]), stats[:, 4]
     keep = (sizes >= _MIN_STROKE * sizes[main]) & (~on_edge | on_edge[main])
     keep &= (sizes >= _SAME_HEIGHT * sizes[main]) | (_gaps(stats, stats[main, :4]) <= _MAX_DISTANCE * sizes[main])
+    keep &= ~extra
     digit = mask if keep.all() else np.concatenate([[False], keep]).astype(np.uint8)[labels]
-    amounts = ink.amount[digit > 0]
+    amounts = ink.amount[(digit if space is None else digit & (1 - space)) > 0]
     quantile = int(_SOLID_QUANTILE * amounts.size)
     solid = float(np.partition(amounts, quantile)[quantile])
-    around = (_gaps(stats, cv2.boundingRect(digit)) <= sizes[main]) & ~on_edge
+    around = (_gaps(stats, cv2.boundingRect(digit)) <= sizes[main]) & ~on_edge & ~extra
     weights = np.where(sizes <= _NOISE_SIZE, 0.5, 1.0) * areas
     left_out = float(weights[~keep & around].sum() / weights[keep | around].sum())
-    whole = _with_faint_ends(ink, digit)
+    whole = _with_faint_ends(ink, digit) if space is None and not extra.any() else None
     faded = whole is not None
     digit = digit if whole is None else whole
     x, y, width, height = cv2.boundingRect(digit)
     excluded = mask & (1 - digit)
-    return _Strokes(digit, excluded, (x, y, width, height), stats[keep], solid, int((~keep).sum()), left_out, faded)
+    specks = np.count_nonzero(~keep & ~extra)
+    if space is not None:
+        corrections = (*corrections, "filled an outline")
+    box = (x, y, width, height)
+    return _Strokes(digit, excluded, box, stats[keep], solid, specks, left_out, faded, space, corrections)
+
+
+def _pieces(mask: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Labels of a mask's connected pieces, their boxes and areas, and whether each touches the border."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    return labels, stats[1:], _touches(stats[1:], mask.shape)
+
+
+def _main(stats: Array, unlikely: npt.NDArray[np.bool_]) -> int:
+    """The piece that is most likely the digit, or its longest stroke."""
+    sizes = np.maximum(stats[:, 2], stats[:, 3])
+    return int(np.argmax(sizes * np.sqrt(stats[:, 4]) * np.where(unlikely, 0.3, 1.0)))
 
 
 def _with_faint_ends(ink: Ink, digit: Array) -> Array | None:
@@ -390,6 +424,8 @@ def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8]
     reach = round(_SOFT_EDGE * max(width, height)) + 1
     crop = slice(max(0, y - reach), y + height + reach), slice(max(0, x - reach), x + width + reach)
     ink = np.clip(amount[crop] / np.float32(strokes.solid), 0, 1)
+    if strokes.space is not None:
+        ink = np.maximum(ink, strokes.space[crop])
     grey = np.where(strokes.excluded[crop] > 0, np.float32(0), ink)
     grey = np.clip(_scaled(grey, _WORK_SIZE / max(width, height)), 0, 1)
     if strokes.faded:  # brighten faint ends to the level of what surrounds them
@@ -406,6 +442,11 @@ def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8]
         padded = cv2.copyMakeBorder(digit, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
         brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (growth + 1, growth + 1))
         digit = np.asarray(cv2.dilate(padded, brush), np.uint8)
+    elif stroke > _MAX_BOLD * _WORK_SIZE:
+        brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(stroke - _THINNED * _WORK_SIZE) | 1,) * 2)
+        padded = cv2.copyMakeBorder(digit, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        digit = np.asarray(cv2.erode(padded, brush, borderType=cv2.BORDER_CONSTANT, borderValue=0), np.uint8)
+        digit = _full_range(digit)
     digit = _cropped(digit)
     return _full_range(_scaled(digit, BOX / max(digit.shape))), stroke / _WORK_SIZE
 
