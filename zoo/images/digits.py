@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput
-from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink
+from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink, without_bars
 from zoo.images.levels import Array, median
-from zoo.images.marks import extra_marks, outline_space
+from zoo.images.marks import extra_marks, outline_space, paper_lines
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
 
@@ -82,6 +82,10 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         exact = _in_mnist_form(pixels)
         if exact is not None:
             return exact[0], (*corrections, *exact[1])
+    inner = without_bars(pixels)
+    if inner is not None:
+        pixels = inner
+        corrections.append(f"removed bars around {pixels.shape[1]}x{pixels.shape[0]}")
     ink = find_ink(pixels)
     corrections += ink.corrections
     strokes = _strokes(ink)
@@ -262,6 +266,10 @@ def _strokes(ink: Ink) -> _Strokes:
     for threshold in ink.thresholds:
         mask = (ink.amount >= threshold).astype(np.uint8)
         labels, stats, on_edge = _pieces(mask)
+        lines = paper_lines(mask, ink.margin) if _crosses(stats, mask.shape, ink.margin) else None
+        if lines is not None:
+            mask &= 1 - lines
+            labels, stats, on_edge = _pieces(mask)
         main = _main(stats, on_edge)
         box = (*stats[main, :4].tolist(),)
         space = None if on_edge[main] else outline_space(mask, box)
@@ -269,6 +277,10 @@ def _strokes(ink: Ink) -> _Strokes:
             mask |= space
             labels, stats, on_edge = _pieces(mask)
         extra, corrections = extra_marks(labels, stats)
+        if lines is not None:  # what is left of lines at the border
+            cut = _touches(stats, mask.shape, ink.margin + 2)
+            if (~cut & (np.maximum(stats[:, 2], stats[:, 3]) >= _MIN_STROKE * max(mask.shape))).any():
+                extra |= cut
         main = _main(np.where(extra[:, None], 0, stats), on_edge)
         if not on_edge[main]:  # otherwise the low threshold may have joined the digit to lines on the paper
             break
@@ -283,11 +295,14 @@ def _strokes(ink: Ink) -> _Strokes:
     around = (_gaps(stats, cv2.boundingRect(digit)) <= sizes[main]) & ~on_edge & ~extra
     weights = np.where(sizes <= _NOISE_SIZE, 0.5, 1.0) * areas
     left_out = float(weights[~keep & around].sum() / weights[keep | around].sum())
-    whole = _with_faint_ends(ink, digit) if space is None and not extra.any() else None
+    whole = _with_faint_ends(ink, digit) if space is None and lines is None and not extra.any() else None
     faded = whole is not None
     digit = digit if whole is None else whole
     x, y, width, height = cv2.boundingRect(digit)
     excluded = mask & (1 - digit)
+    if lines is not None:
+        excluded |= lines & (1 - digit)
+        corrections = (*corrections, "removed lines of the paper")
     specks = np.count_nonzero(~keep & ~extra)
     if space is not None:
         corrections = (*corrections, "filled an outline")
@@ -299,6 +314,14 @@ def _pieces(mask: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Labels of a mask's connected pieces, their boxes and areas, and whether each touches the border."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     return labels, stats[1:], _touches(stats[1:], mask.shape)
+
+
+def _crosses(stats: Array, shape: tuple[int, ...], margin: int) -> bool:
+    """Whether a piece reaches from border to border."""
+    x, y, right, bottom = stats[:, 0], stats[:, 1], stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
+    near = margin + 2
+    wide = (x <= near) & (right >= shape[1] - near)
+    return bool((wide | (y <= near) & (bottom >= shape[0] - near)).any())
 
 
 def _main(stats: Array, unlikely: npt.NDArray[np.bool_]) -> int:
@@ -408,10 +431,11 @@ def _gaps(stats: Array, box: Sequence[int] | Array) -> Array:
     return np.asarray(np.maximum(np.maximum(across, down), 0))
 
 
-def _touches(stats: Array, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """For each piece, whether it touches the border."""
-    x, y, width, height = stats[:, 0], stats[:, 1], stats[:, 2], stats[:, 3]
-    return np.asarray((x == 0) | (y == 0) | (x + width == shape[1]) | (y + height == shape[0]))
+def _touches(stats: Array, shape: tuple[int, ...], margin: int = 0) -> npt.NDArray[np.bool_]:
+    """For each piece, whether it reaches into the margin or touches the border."""
+    left, top = stats[:, 0], stats[:, 1]
+    right, bottom = shape[1] - left - stats[:, 2], shape[0] - top - stats[:, 3]
+    return np.asarray(np.minimum(np.minimum(left, top), np.minimum(right, bottom)) <= margin)
 
 
 def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8], float]:

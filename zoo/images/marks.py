@@ -22,6 +22,14 @@ _MAX_TILTED = 0.3  # height of a line's box / its width
 _MIN_LENGTH = 0.4  # length of the line / the larger side of what is above it
 _MIN_GAP, _MAX_GAP = 0.035, 0.6  # of the height above: the foot of a broken two is closer, the next row further away
 
+# Lines of the paper, which cross the image from border to border.
+_MAX_LINE = 0.05  # thickness / the image's longer side
+_MAX_LINES = 24  # line ends per border; squared paper with more is left to the thresholds of the ink
+_MAX_SLOPE = 0.12  # of a line relative to the border
+_MIN_COVERED = 0.9  # of a line's length
+_THINNER = 0.75  # thickness / stroke width of the digit, for a single line: the bar of a tight four is as thick
+_MIN_CLEAR = 0.06  # of the side: between the digit and the ends of a line
+
 # An outline, at `_SIDE` pixels.
 _SIDE = 160  # pixels of the longer side while an outline is searched for
 _MIN_ELONGATION = 4.0  # area / width² of the space inside a stroke; of 6,000 MNIST images four have a hole with more
@@ -101,6 +109,105 @@ def _is_below(line: Array, above: tuple[int, int, int, int]) -> bool:
         and overlap >= 0.5 * (x1 - x0)
         and height >= 0.3 * length
     )
+
+
+def paper_lines(mask: Array, margin: int) -> Array | None:
+    """Ruled lines and edges of cells, uint8 `(h, w)`, 1 in lines from border to border, where they cross no stroke.
+
+    Args:
+        mask: uint8 `(h, w)`, 1 in ink.
+        margin: pixels of the mask's border that are not part of the image.
+    Returns:
+        None where there are none, or where they may belong to the digit.
+    """
+    height, width = mask.shape
+    image = np.ascontiguousarray(mask[margin : height - margin, margin : width - margin])
+    if min(image.shape) < 16:
+        return None
+    found = np.zeros_like(image)
+    count, thickest = 0, 0.0
+    for part, result in ((image, found), (image.T, found.T)):
+        for places, thick in _crossing_lines(part):
+            _mark_line(part, result, places, thick)
+            count, thickest = count + 1, max(thickest, thick)
+    if not count:
+        return None
+    rest = image & (1 - found)
+    if count == 1:
+        depth = cv2.distanceTransform(rest, cv2.DIST_L2, 3)
+        if thickest > _THINNER * 2 * float(np.quantile(depth[depth > 0], 0.9)) if depth.any() else True:
+            return None
+    _, _, stats, _ = cv2.connectedComponentsWithStats(rest, connectivity=8)
+    if len(stats) < 2:
+        return None
+    x, y, wide, high, _ = (int(value) for value in stats[1 + int(stats[1:, 4].argmax())])
+    rows, columns = image.shape
+    if max(wide, high) < _LARGE * max(rows, columns):
+        return None
+    clear = min(x, columns - x - wide) / columns if found.any(axis=1).sum() < rows else 0.0
+    if max(clear, min(y, rows - y - high) / rows) < _MIN_CLEAR:
+        return None
+    return cv2.copyMakeBorder(found, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0)
+
+
+def _crossing_lines(image: Array) -> list[tuple[Array, float]]:
+    """The row of each column, int64 `(w,)`, and the thickness of lines from the left to the right border."""
+    height, width = image.shape
+    inset = max(1, width // 100)
+    ends = [_runs(image[:, column]) for column in (inset, width - 1 - inset)]
+    thickest = max(3.0, _MAX_LINE * max(image.shape))
+    left, right = (runs[(runs[:, 1] - runs[:, 0]) <= thickest] for runs in ends)
+    if not len(left) or not len(right) or max(len(left), len(right)) > _MAX_LINES:
+        return []
+    padded = cv2.dilate(image, np.ones((3, 1), np.uint8))
+    across = np.arange(width)
+    lines: list[tuple[Array, float]] = []
+    for start in left.mean(axis=1):
+        for end in right.mean(axis=1):
+            if abs(end - start) > _MAX_SLOPE * width:
+                continue
+            places = np.rint(start + (end - start) * (across - inset) / (width - 1 - 2 * inset)).astype(np.int64)
+            places = np.clip(places, 0, height - 1)
+            if padded[places, across].mean() < _MIN_COVERED:
+                continue
+            thick = float(np.median(_thickness(image, places)))
+            if 0 < thick <= thickest and thick * 1.5 < places.mean() < height - thick * 1.5:
+                lines.append((places, thick))
+    return lines
+
+
+def _runs(values: Array) -> Array:
+    """int64 `(R, 2)`: first and last position of each run of ones."""
+    steps = np.diff(np.concatenate([[0], values.astype(np.int8), [0]]))
+    return np.stack([np.flatnonzero(steps == 1), np.flatnonzero(steps == -1) - 1], axis=1)
+
+
+def _extents(image: Array, places: Array) -> tuple[Array, Array]:
+    """For each column, how many pixels of ink lie above and below a row without a gap, at most 24 each."""
+    height, width = image.shape
+    reach = np.arange(25)
+    across = np.arange(width)
+    padded = np.concatenate([image, np.zeros((1, width), np.uint8)])
+    up = padded[np.where(places - reach[:, None] >= 0, places - reach[:, None], height), across]
+    down = padded[np.minimum(places + reach[:, None], height), across]
+    return np.asarray(up.cumprod(axis=0).sum(axis=0)), np.asarray(down.cumprod(axis=0).sum(axis=0))
+
+
+def _thickness(image: Array, places: Array) -> Array:
+    up, down = _extents(image, places)
+    total = np.maximum(up + down - 1, 0)
+    return total[total > 0] if total.any() else total
+
+
+def _mark_line(image: Array, result: Array, places: Array, thick: float) -> None:
+    """Set the pixels of a line in `result`, except where a stroke crosses it."""
+    height = len(image)
+    reach = round(thick) + 1
+    near = np.clip(places + np.arange(-reach, reach + 1)[:, None], 0, height - 1)
+    up, down = _extents(image, places)
+    alone = (up + down - 1) <= 2 * thick + 1
+    across = np.broadcast_to(np.arange(image.shape[1]), near.shape)
+    result[near[:, alone], across[:, alone]] = 1
 
 
 def outline_space(mask: Array, box: Sequence[int]) -> Array | None:
