@@ -48,6 +48,7 @@ _MAX_BOLD, _THINNED = (
 _SOFT_EDGE = 0.06  # of the digit's size: how far the soft edges reach around its strokes
 _MIN_FAINT = 0.05  # of the strokes' area: smaller faint ends are ignored
 _MAX_FAINT_ELSEWHERE = 0.5  # of the area of faint ends: with more faint pixels elsewhere, they belong to the paper
+_MAX_WIDER = 1.5  # width of faint ends / that of the digit's strokes: a lower threshold widens soft edges
 _MIN_ELONGATION = 4.0  # length / width of faint ends in an image of two levels
 _VISIBLE = 60  # of 255: from this value on, a soft edge belongs to the digit's box; 30 to 90 read the same
 
@@ -350,7 +351,7 @@ def _with_faint_ends(ink: Ink, digit: Array) -> Array | None:
     added = np.where(beyond, whole, np.uint8(0))
     width = 2 * float(_depth(added).max())
     elongation = np.count_nonzero(added) / width**2
-    if width > 2 * _depth(digit).max() or (ink.margin and elongation < _MIN_ELONGATION):
+    if width > _MAX_WIDER * 2 * _depth(digit).max() or (ink.margin and elongation < _MIN_ELONGATION):
         return None  # remains of uneven light in an image of two levels: wider and shorter than strokes
     return whole
 
