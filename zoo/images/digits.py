@@ -41,10 +41,6 @@ _MAX_STROKES = 48  # more are refused before they are grouped into digits, which
 # Amount of ink and stroke width.
 _SOLID_QUANTILE = 0.6  # of the amounts of ink in the strokes: this one counts as solid; 0.5 to 0.9 read the same
 _MIN_STROKE_WIDTH = 0.11  # of the digit's size; in 3,000 MNIST images the median is 0.125, the 5th percentile 0.09
-_MAX_BOLD, _THINNED = (
-    0.21,
-    0.17,
-)  # of the digit's size: wider strokes are thinned to the second; MNIST's 99th percentile
 _SOFT_EDGE = 0.06  # of the digit's size: how far the soft edges reach around its strokes
 _MIN_FAINT = 0.05  # of the strokes' area: smaller faint ends are ignored
 _MAX_FAINT_ELSEWHERE = 0.5  # of the area of faint ends: with more faint pixels elsewhere, they belong to the paper
@@ -110,8 +106,6 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     digit, stroke = _normalised(ink.amount, strokes)
     if round((_MIN_STROKE_WIDTH - stroke) * _WORK_SIZE) >= 1:
         corrections.append("thickened thin strokes")
-    elif stroke > _MAX_BOLD:
-        corrections.append("thinned bold strokes")
     corrections.append("centred")
     if not ink.sure:
         corrections.append(f"{DOUBT}ink and paper may be swapped")
@@ -304,7 +298,7 @@ def _strokes(ink: Ink) -> _Strokes:
     if lines is not None:
         excluded |= lines & (1 - digit)
         corrections = (*corrections, "removed lines of the paper")
-    specks = np.count_nonzero(~keep & ~extra)
+    specks = int(np.count_nonzero(~keep & ~extra))
     if space is not None:
         corrections = (*corrections, "filled an outline")
     box = (x, y, width, height)
@@ -467,11 +461,6 @@ def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8]
         padded = cv2.copyMakeBorder(digit, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
         brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (growth + 1, growth + 1))
         digit = np.asarray(cv2.dilate(padded, brush), np.uint8)
-    elif stroke > _MAX_BOLD * _WORK_SIZE:
-        brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(stroke - _THINNED * _WORK_SIZE) | 1,) * 2)
-        padded = cv2.copyMakeBorder(digit, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-        digit = np.asarray(cv2.erode(padded, brush, borderType=cv2.BORDER_CONSTANT, borderValue=0), np.uint8)
-        digit = _full_range(digit)
     digit = _cropped(digit)
     return _full_range(_scaled(digit, BOX / max(digit.shape))), stroke / _WORK_SIZE
 

@@ -101,8 +101,9 @@ def without_bars(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
     """
     if pixels.shape[2] == 4 or min(pixels.shape[:2]) < _MIN_BARRED:
         return None
-    step = -(-max(pixels.shape[:2]) // INK_MAP_SIDE)
-    seen = np.ascontiguousarray(pixels[::step, ::step])
+    step = -(-max(pixels.shape[:2]) // (INK_MAP_SIDE // 2))
+    middle = pixels.shape[2] // 2
+    seen = np.ascontiguousarray(pixels[::step, ::step, middle : middle + 1])
     for corner in (seen[0, 0], seen[-1, -1]):
         other = (_distance(seen, corner) > _SAME_COLOUR).astype(np.uint8)
         x, y, width, height = cv2.boundingRect(other)

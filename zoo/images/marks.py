@@ -31,7 +31,7 @@ _THINNER = 0.75  # thickness / stroke width of the digit, for a single line: the
 _MIN_CLEAR = 0.06  # of the side: between the digit and the ends of a line
 
 # An outline, at `_SIDE` pixels.
-_SIDE = 160  # pixels of the longer side while an outline is searched for
+_SIDE = 112  # pixels of the longer side while an outline is searched for
 _MIN_ELONGATION = 4.0  # area / width² of the space inside a stroke; of 6,000 MNIST images four have a hole with more
 _MIN_SPACE = 0.5  # of the ink's area: the space inside an outlined stroke
 _MAX_SPACE = 0.22  # of the digit's size: the width of the space inside an outlined stroke
@@ -90,7 +90,7 @@ def _is_ring(labels: Array, piece: int, boxes: Array, inside: Array, size: int) 
     ys, xs = np.nonzero(labels[top:bottom, left:right] == piece + 1)
     angles = np.arctan2(ys - ((y0 + y1) / 2 - top), xs - ((x0 + x1) / 2 - left))
     sectors = np.asarray((angles / (2 * np.pi) + 0.5) * _SECTORS, np.int64)
-    return np.count_nonzero(np.bincount(sectors, minlength=_SECTORS)[:_SECTORS]) >= _MIN_SECTORS
+    return bool(np.count_nonzero(np.bincount(sectors, minlength=_SECTORS)[:_SECTORS]) >= _MIN_SECTORS)
 
 
 def _is_line(stat: Array) -> bool:
@@ -196,7 +196,7 @@ def _extents(image: Array, places: Array) -> tuple[Array, Array]:
 def _thickness(image: Array, places: Array) -> Array:
     up, down = _extents(image, places)
     total = np.maximum(up + down - 1, 0)
-    return total[total > 0] if total.any() else total
+    return np.asarray(total[total > 0] if total.any() else total)
 
 
 def _mark_line(image: Array, result: Array, places: Array, thick: float) -> None:

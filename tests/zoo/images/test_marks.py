@@ -96,11 +96,6 @@ def test_outline_is_filled() -> None:
         assert np.abs(result.astype(int) - to_mnist(_page(shape))[0]).mean() < 12
 
 
-def test_bold_strokes_are_thinned() -> None:
-    shape = cv2.dilate(shapes.draw(2, _random("bold", 2), 240, 0.12), np.ones((45, 45), np.uint8))
-    assert "thinned bold strokes" in to_mnist(_page(np.pad(shape, 40)))[1]
-
-
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_lines_of_the_paper_are_removed(model: Any, count: int) -> None:
     results = []
