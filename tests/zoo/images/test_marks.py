@@ -55,9 +55,9 @@ def test_ring_and_underline_change_nothing_else(digit: int) -> None:
     cv2.rectangle(box, (60, 50), (340, 350), (0,) * 3, 3)
     cv2.line(line, (x - 20, y + height + 30), (x + width + 20, y + height + 33), (0,) * 3, 7)
     around = "removed a ring or box around the digit"
-    for note, page in ((around, ring), ("removed bars around 281x301", box), ("removed an underline", line)):
+    for note, page in ((around, ring), ("removed bars around", box), ("removed an underline", line)):
         result, notes = to_mnist(page)
-        assert note in notes
+        assert any(each.startswith(note) for each in notes)
         assert np.abs(result.astype(int) - plain).mean() < 1
 
 
