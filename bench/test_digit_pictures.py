@@ -16,6 +16,7 @@ import pytest
 
 import zoo
 from tests.pictures import digit_crops as crops
+from tests.pictures import digit_obstacles as obstacles
 from tests.pictures import digit_pictures as pictures
 from tests.pictures import digit_shapes as shapes
 from zoo.errors import BadInput
@@ -85,6 +86,22 @@ def test_tight_crops(benchmark: Any, model: zoo.Model, source: Source) -> None:
     benchmark(to_mnist, crops.tight(np.random.default_rng(3), source(np.random.default_rng(3), 3)))
     assert counts["right"] >= 0.96 * counts["n"]
     assert counts["wrong_and_sure"] <= 0.01 * counts["n"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("source", [pen, font])
+@pytest.mark.parametrize("kind", obstacles.OBSTACLES)
+def test_obstacles(benchmark: Any, model: zoo.Model, kind: str, source: Source) -> None:
+    def labelled() -> Labelled:
+        for number in range(200):
+            random = np.random.default_rng([zlib.crc32(f"{kind} {source.__name__}".encode()), 7_000_000 + number])
+            yield obstacles.OBSTACLES[kind](random, source(random, number)), number % 10
+
+    counts = score(model, labelled())
+    benchmark.extra_info |= {"scope": "pixels to MNIST's form", "model": model.card.name, **counts}
+    random = np.random.default_rng(3)
+    benchmark(to_mnist, obstacles.OBSTACLES[kind](random, source(random, 3)))
+    assert counts["right"] >= 0.7 * counts["n"]
 
 
 def photograph(random: shapes.Random, number: int, width: float, margin: float, height: int) -> shapes.Array:

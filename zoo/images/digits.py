@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput
-from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink
+from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink, without_bars
 from zoo.images.levels import Array, median
+from zoo.images.marks import extra_marks, outline_space, paper_lines
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
 
@@ -43,6 +44,7 @@ _MIN_STROKE_WIDTH = 0.11  # of the digit's size; in 3,000 MNIST images the media
 _SOFT_EDGE = 0.06  # of the digit's size: how far the soft edges reach around its strokes
 _MIN_FAINT = 0.05  # of the strokes' area: smaller faint ends are ignored
 _MAX_FAINT_ELSEWHERE = 0.5  # of the area of faint ends: with more faint pixels elsewhere, they belong to the paper
+_MAX_WIDER = 1.5  # width of faint ends / that of the digit's strokes: a lower threshold widens soft edges
 _MIN_ELONGATION = 4.0  # length / width of faint ends in an image of two levels
 _VISIBLE = 60  # of 255: from this value on, a soft edge belongs to the digit's box; 30 to 90 read the same
 
@@ -77,6 +79,10 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         exact = _in_mnist_form(pixels)
         if exact is not None:
             return exact[0], (*corrections, *exact[1])
+    inner = without_bars(pixels)
+    if inner is not None:
+        pixels = inner
+        corrections.append(f"removed bars around {pixels.shape[1]}x{pixels.shape[0]}")
     ink = find_ink(pixels)
     corrections += ink.corrections
     strokes = _strokes(ink)
@@ -92,6 +98,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
     _check_single(strokes.pieces, strokes.box)
     x, y, width, height = strokes.box
+    corrections += strokes.corrections
     if specks:
         corrections.append(f"removed {specks} speck{'s' if specks > 1 else ''}")
     if (height, width) != tuple(side - 2 * ink.margin for side in strokes.digit.shape):
@@ -233,6 +240,8 @@ class _Strokes:
         specks: how many pieces of ink were left out.
         left_out: their share of the ink, 0 to 1.
         faded: whether the digit includes strokes fainter than the threshold.
+        space: uint8 `(h, w)`, 1 in the space inside outlined strokes, which counts as ink; None for other digits.
+        corrections: in words: marks that were removed, and outlines that were filled.
     """
 
     digit: Array
@@ -243,34 +252,77 @@ class _Strokes:
     specks: int
     left_out: float
     faded: bool
+    space: Array | None
+    corrections: tuple[str, ...]
 
 
 def _strokes(ink: Ink) -> _Strokes:
     """The digit's strokes, without specks and without ink that reaches in from the border."""
     for threshold in ink.thresholds:
         mask = (ink.amount >= threshold).astype(np.uint8)
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        stats = stats[1:]
-        sizes, areas = np.maximum(stats[:, 2], stats[:, 3]), stats[:, 4]
-        on_edge = _touches(stats, mask.shape)
-        main = int(np.argmax(sizes * np.sqrt(areas) * np.where(on_edge, 0.3, 1.0)))
+        labels, stats, on_edge = _pieces(mask)
+        lines = paper_lines(mask, ink.margin) if _crosses(stats, mask.shape, ink.margin) else None
+        if lines is not None:
+            mask &= 1 - lines
+            labels, stats, on_edge = _pieces(mask)
+        main = _main(stats, on_edge)
+        box = (*stats[main, :4].tolist(),)
+        space = None if on_edge[main] else outline_space(mask, box)
+        if space is not None:
+            mask |= space
+            labels, stats, on_edge = _pieces(mask)
+        extra, corrections = extra_marks(labels, stats)
+        if lines is not None:  # what is left of lines at the border
+            cut = _touches(stats, mask.shape, ink.margin + 2)
+            if (~cut & (np.maximum(stats[:, 2], stats[:, 3]) >= _MIN_STROKE * max(mask.shape))).any():
+                extra |= cut
+        main = _main(np.where(extra[:, None], 0, stats), on_edge)
         if not on_edge[main]:  # otherwise the low threshold may have joined the digit to lines on the paper
             break
+    sizes, areas = np.maximum(stats[:, 2], stats[:, 3]), stats[:, 4]
     keep = (sizes >= _MIN_STROKE * sizes[main]) & (~on_edge | on_edge[main])
     keep &= (sizes >= _SAME_HEIGHT * sizes[main]) | (_gaps(stats, stats[main, :4]) <= _MAX_DISTANCE * sizes[main])
+    keep &= ~extra
     digit = mask if keep.all() else np.concatenate([[False], keep]).astype(np.uint8)[labels]
-    amounts = ink.amount[digit > 0]
+    amounts = ink.amount[(digit if space is None else digit & (1 - space)) > 0]
     quantile = int(_SOLID_QUANTILE * amounts.size)
     solid = float(np.partition(amounts, quantile)[quantile])
-    around = (_gaps(stats, cv2.boundingRect(digit)) <= sizes[main]) & ~on_edge
+    around = (_gaps(stats, cv2.boundingRect(digit)) <= sizes[main]) & ~on_edge & ~extra
     weights = np.where(sizes <= _NOISE_SIZE, 0.5, 1.0) * areas
     left_out = float(weights[~keep & around].sum() / weights[keep | around].sum())
-    whole = _with_faint_ends(ink, digit)
+    whole = _with_faint_ends(ink, digit) if space is None and lines is None and not extra.any() else None
     faded = whole is not None
     digit = digit if whole is None else whole
     x, y, width, height = cv2.boundingRect(digit)
     excluded = mask & (1 - digit)
-    return _Strokes(digit, excluded, (x, y, width, height), stats[keep], solid, int((~keep).sum()), left_out, faded)
+    if lines is not None:
+        excluded |= lines & (1 - digit)
+        corrections = (*corrections, "removed lines of the paper")
+    specks = int(np.count_nonzero(~keep & ~extra))
+    if space is not None:
+        corrections = (*corrections, "filled an outline")
+    box = (x, y, width, height)
+    return _Strokes(digit, excluded, box, stats[keep], solid, specks, left_out, faded, space, corrections)
+
+
+def _pieces(mask: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Labels of a mask's connected pieces, their boxes and areas, and whether each touches the border."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    return labels, stats[1:], _touches(stats[1:], mask.shape)
+
+
+def _crosses(stats: Array, shape: tuple[int, ...], margin: int) -> bool:
+    """Whether a piece reaches from border to border."""
+    x, y, right, bottom = stats[:, 0], stats[:, 1], stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
+    near = margin + 2
+    wide = (x <= near) & (right >= shape[1] - near)
+    return bool((wide | (y <= near) & (bottom >= shape[0] - near)).any())
+
+
+def _main(stats: Array, unlikely: npt.NDArray[np.bool_]) -> int:
+    """The piece that is most likely the digit, or its longest stroke."""
+    sizes = np.maximum(stats[:, 2], stats[:, 3])
+    return int(np.argmax(sizes * np.sqrt(stats[:, 4]) * np.where(unlikely, 0.3, 1.0)))
 
 
 def _with_faint_ends(ink: Ink, digit: Array) -> Array | None:
@@ -293,7 +345,7 @@ def _with_faint_ends(ink: Ink, digit: Array) -> Array | None:
     added = np.where(beyond, whole, np.uint8(0))
     width = 2 * float(_depth(added).max())
     elongation = np.count_nonzero(added) / width**2
-    if width > 2 * _depth(digit).max() or (ink.margin and elongation < _MIN_ELONGATION):
+    if width > _MAX_WIDER * 2 * _depth(digit).max() or (ink.margin and elongation < _MIN_ELONGATION):
         return None  # remains of uneven light in an image of two levels: wider and shorter than strokes
     return whole
 
@@ -374,10 +426,11 @@ def _gaps(stats: Array, box: Sequence[int] | Array) -> Array:
     return np.asarray(np.maximum(np.maximum(across, down), 0))
 
 
-def _touches(stats: Array, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """For each piece, whether it touches the border."""
-    x, y, width, height = stats[:, 0], stats[:, 1], stats[:, 2], stats[:, 3]
-    return np.asarray((x == 0) | (y == 0) | (x + width == shape[1]) | (y + height == shape[0]))
+def _touches(stats: Array, shape: tuple[int, ...], margin: int = 0) -> npt.NDArray[np.bool_]:
+    """For each piece, whether it reaches into the margin or touches the border."""
+    left, top = stats[:, 0], stats[:, 1]
+    right, bottom = shape[1] - left - stats[:, 2], shape[0] - top - stats[:, 3]
+    return np.asarray(np.minimum(np.minimum(left, top), np.minimum(right, bottom)) <= margin)
 
 
 def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8], float]:
@@ -390,6 +443,8 @@ def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8]
     reach = round(_SOFT_EDGE * max(width, height)) + 1
     crop = slice(max(0, y - reach), y + height + reach), slice(max(0, x - reach), x + width + reach)
     ink = np.clip(amount[crop] / np.float32(strokes.solid), 0, 1)
+    if strokes.space is not None:
+        ink = np.maximum(ink, strokes.space[crop])
     grey = np.where(strokes.excluded[crop] > 0, np.float32(0), ink)
     grey = np.clip(_scaled(grey, _WORK_SIZE / max(width, height)), 0, 1)
     if strokes.faded:  # brighten faint ends to the level of what surrounds them

@@ -34,6 +34,8 @@ _MIN_CONTRAST = 0.06  # of full contrast: grey 200 on paper of 235 differs by 0.
 _SIGNAL_TO_NOISE = 4.0  # of ink; of 200,000 normally distributed values about six exceed it
 _STROKE_EDGE = 0.4  # of full ink: where a blurred stroke ends
 _HALF_INK = 0.5  # of full ink: the high threshold where two levels are known
+_MIN_BARRED = 24  # pixels: a smaller image has no bars
+_MIN_BESIDE_BAR = 0.92  # of the line beside a bar
 FADED = 0.2  # of full ink: how faint a stroke may become that is connected to a solid one
 
 
@@ -89,6 +91,43 @@ def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
         corrections.append("flattened the uneven background")
     thresholds, faintest = _thresholds(amount, drawing is None, height, width)
     return Ink(amount, thresholds, faintest, scale, 0, True, tuple(corrections))
+
+
+def without_bars(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+    """The image without bars of one colour, which programs add to make it square; None where there are none.
+
+    A bar ends in a straight line, beyond which nearly everything has another colour. The image between the bars must
+    have a contrast of its own, because otherwise it is a stroke.
+    """
+    if pixels.shape[2] == 4 or min(pixels.shape[:2]) < _MIN_BARRED:
+        return None
+    step = -(-max(pixels.shape[:2]) // (INK_MAP_SIDE // 2))
+    middle = pixels.shape[2] // 2
+    seen = np.ascontiguousarray(pixels[::step, ::step, middle : middle + 1])
+    for corner in (seen[0, 0], seen[-1, -1]):
+        other = (_distance(seen, corner) > _SAME_COLOUR).astype(np.uint8)
+        x, y, width, height = cv2.boundingRect(other)
+        if min(width, height) < _MIN_BARRED // 2 or (width, height) == (seen.shape[1], seen.shape[0]):
+            continue
+        inner = other[y : y + height, x : x + width]
+        sides = (  # pixels of a bar, and how much of the line beside it has another colour
+            (y, inner[1]),
+            (seen.shape[0] - y - height, inner[-2]),
+            (x, inner[:, 1]),
+            (seen.shape[1] - x - width, inner[:, -2]),
+        )
+        if any(bar and line.mean() < _MIN_BESIDE_BAR for bar, line in sides):
+            continue
+        cut = [(1 + (bar > 0)) * step if bar else 0 for bar, _ in sides]
+        rows = slice(y * step + cut[0], (y + height) * step - cut[1])
+        columns = slice(x * step + cut[2], (x + width) * step - cut[3])
+        part = pixels[rows, columns]
+        green = part[::step, ::step, part.shape[2] // 2]
+        few = green.size // 50
+        ordered = np.sort(green.ravel())
+        if green.size and int(ordered[-1 - few]) - int(ordered[few]) >= _MIN_CONTRAST * 255:
+            return part
+    return None
 
 
 def _from_levels(levels: Levels, scale: int, corrections: list[str]) -> Ink:
