@@ -5,7 +5,8 @@
     python -m bench.numbers fit                # writes zoo/images/numbers.json; needs torch
 
 Images are made by `tests/pictures/number_pictures.py`: one to six digits, apart (from wide to narrow) or touching,
-tilted by up to 5 degrees, on paper of ten kinds. `fit` uses the first 55,000 training digits and hand-made shapes of digits.
+tilted by up to 5 degrees, on paper of ten kinds. `fit` uses the first 55,000 training digits and hand-made shapes of
+digits.
 """
 
 from __future__ import annotations

@@ -7,9 +7,8 @@ values to the bit.
 
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ class Columns:
     top: npt.NDArray[np.intp]  # (M, k): indexes into `labels`, most probable first
     probabilities: npt.NDArray[np.float64]  # (M, k): of these labels
     unsure: npt.NDArray[np.bool_]  # (M,)
-    digits: Mapping[int, tuple[Digit, ...]] = MappingProxyType({})  # of numbers, by their position of N
+    digits: dict[int, tuple[Digit, ...]] = field(default_factory=dict)  # of numbers, by their position of N
 
     def __len__(self) -> int:
         return len(self.names)

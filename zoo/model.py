@@ -37,7 +37,7 @@ from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.reading import DIGITS, Digit, Reading, joined, read_lines
 from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
 
-_SURE = 0.9  # an image of this or a higher probability as one digit is one digit
+_SURE = 0.9  # an image whose probability and `known` are at least this high is one digit
 CHUNK = 16  # images per session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
 
 Outputs = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # logits and probabilities, `(N, K)` each
@@ -333,7 +333,7 @@ def read_numbers(
     for position, image in enumerate(prepared):
         row += image.pixels is not None
         if image.number is not None and (
-            image.pixels is None or scores is None or _is_doubtful(card, image, scores, row)
+            image.pixels is None or scores is None or _is_doubtful(image, scores, row)
         ):
             positions.append(position)
     lines = [number.lines() if (number := prepared[position].number) else [] for position in positions]
@@ -345,11 +345,20 @@ def read_numbers(
     return result
 
 
-def _is_doubtful(card: Card, image: Prepared, scores: Outputs, row: int) -> bool:
-    """Whether the answer for one digit is unsure."""
-    if any(correction.startswith(DOUBT) for correction in image.corrections):
+def _is_doubtful(image: Prepared, scores: Outputs, row: int) -> bool:
+    """Whether an image that is wide enough for two digits may be two.
+
+    A network may be sure of one digit where two touch: only the output `known` tells.
+    """
+    known = _known(scores)
+    if known is None or any(correction.startswith(DOUBT) for correction in image.corrections):
         return True
-    return not float(scores[1][row].max()) >= max(_SURE, card.calibration.unsure_below)
+    return not (float(known[row]) >= _SURE and float(scores[1][row].max()) >= _SURE)
+
+
+def _known(scores: Outputs) -> Any:
+    """The model's output `known`, float32 `(N,)`; None where it has none."""
+    return scores[2] if len(scores) > 2 else None
 
 
 def _read_all(numbers: list[list[Line]], run: Callable[[npt.NDArray[np.uint8]], Outputs]) -> list[list[Reading]]:
@@ -360,7 +369,7 @@ def _read_all(numbers: list[list[Line]], run: Callable[[npt.NDArray[np.uint8]], 
     images = np.concatenate(pixels)
     parts = [run(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
     probabilities = np.concatenate([part[1] for part in parts])
-    known = np.concatenate([part[2] for part in parts]) if len(parts[0]) > 2 else None
+    known = None if _known(parts[0]) is None else np.concatenate([_known(part) for part in parts])
     result, start = [], 0
     for lines in numbers:
         own = slice(start, start := start + sum(len(line.first) for line in lines))
