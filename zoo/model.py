@@ -332,9 +332,7 @@ def read_numbers(
     row = -1
     for position, image in enumerate(prepared):
         row += image.pixels is not None
-        if image.number is not None and (
-            image.pixels is None or scores is None or _is_doubtful(image, scores, row)
-        ):
+        if image.number is not None and (image.pixels is None or scores is None or _is_doubtful(image, scores, row)):
             positions.append(position)
     lines = [number.lines() if (number := prepared[position].number) else [] for position in positions]
     result = {}

@@ -30,7 +30,8 @@ _MIN_STROKE = 0.11 * _HEIGHT  # pixels, as `digits.py` has it
 _BODY = 0.45  # a digit is at least this high
 _TALLEST = 2.5  # a piece that is higher belongs to the paper
 _SAME_LINE = 0.4  # of the smaller piece's height: pieces that overlap vertically by more are in one line
-_MIN_PIECE = 0.12  # smaller pieces are specks
+_MIN_PIECE = 0.12  # smaller pieces are no part of a digit
+_MIN_MARK = 0.07  # smaller pieces are specks, larger ones between digits may be points and dashes
 _ATTACHED = 0.3  # of a small piece's width above or below a digit: it is a part, such as the bar of a five
 _NEAR = 0.3  # of the height between such a part and its digit
 _MAX_PIECES = 400
@@ -193,13 +194,14 @@ def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] 
             best.append(body)
     lines.sort(key=lambda line: float(np.median(y[line] + height[line] / 2)))
     result: list[tuple[list[int], list[int]]] = [(line, []) for line in lines]
-    small = inside & (height < _BODY * tallest) & (np.maximum(width, height) >= _MIN_PIECE * tallest)
+    small = inside & (height < _BODY * tallest) & (np.maximum(width, height) >= _MIN_MARK * tallest)
     small &= width < 1.5 * tallest
     for piece in np.flatnonzero(small)[:_MAX_PIECES].tolist():
         for line, (members, marks) in zip(lines, result, strict=True):
             across = np.minimum(x[piece] + width[piece], x[line] + width[line]) - np.maximum(x[piece], x[line])
             down = np.maximum(y[piece], y[line]) - np.minimum(y[piece] + height[piece], y[line] + height[line])
-            if ((across >= _ATTACHED * width[piece]) & (down < _NEAR * tallest)).any():
+            is_part = max(width[piece], height[piece]) >= _MIN_PIECE * tallest
+            if is_part and ((across >= _ATTACHED * width[piece]) & (down < _NEAR * tallest)).any():
                 members.append(piece)
                 break
             middle = y[piece] + height[piece] / 2
