@@ -28,7 +28,7 @@ from zoo.card import Card, File, Input
 from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, printable, reason
 from zoo.images.decode import Pixels
 from zoo.images.digits import DOUBT
-from zoo.images.numbers import Line, Number
+from zoo.images.numbers import Line, Number, is_likely_number
 from zoo.images.photos import FITS, Fit
 from zoo.images.prepare import prepare_image, prepare_number
 from zoo.images.read import describe
@@ -344,14 +344,18 @@ def read_numbers(
 
 
 def _is_doubtful(image: Prepared, scores: Outputs, row: int) -> bool:
-    """Whether an image that is wide enough for two digits may be two.
+    """Whether an image that may have two digits is to be read as a number.
 
     A network may be sure of one digit where two touch: only the output `known` tells.
     """
-    known = _known(scores)
-    if known is None or any(correction.startswith(DOUBT) for correction in image.corrections):
+    if any(correction.startswith(DOUBT) for correction in image.corrections):
         return True
-    return not (float(known[row]) >= _SURE and float(scores[1][row].max()) >= _SURE)
+    if not float(scores[1][row].max()) >= _SURE:
+        return True
+    known = _known(scores)
+    if known is not None:
+        return not float(known[row]) >= _SURE
+    return image.pixels is not None and is_likely_number(image.pixels)
 
 
 def _known(scores: Outputs) -> Any:

@@ -28,6 +28,7 @@ _MIN_STROKE = 0.11 * _HEIGHT  # pixels, as `digits.py` has it
 
 # Pieces of ink and lines. Heights are shares of the main piece's height, or of the line's height.
 _BODY = 0.45  # a digit is at least this high
+_LIKE_MAIN = 0.7  # a piece at the border of at least this height, and at most its inverse, is a digit
 _TALLEST = 2.5  # a piece that is higher belongs to the paper
 _SAME_LINE = 0.4  # of the smaller piece's height: pieces that overlap vertically by more are in one line
 _MIN_PIECE = 0.12  # smaller pieces are no part of a digit
@@ -46,7 +47,8 @@ _MIN_BETWEEN = 0.02  # of the height squared: cuts with less ink between them ar
 _MAX_CUTS = 24  # per height of the line's width
 
 # Candidates.
-_TWO_DIGITS = 0.85  # width / height of one blob, from which on it may be two touching digits
+_TWO_DIGITS = 0.5  # width / height of one blob, from which on it may be two digits, such as a narrow 11
+_LIKELY_TWO = 0.85  # the same where a network without `known` is sure of one digit
 _MIN_AREA = 0.01  # of the height squared
 _MIN_HEIGHT = 0.4
 _MAX_WIDTH = 1.5
@@ -136,9 +138,18 @@ def _crop_around(pixels: Array, lines: list[Line]) -> tuple[Array, tuple[int, in
 
 
 def may_be_number(digit: npt.NDArray[np.uint8]) -> bool:
-    """Whether an image in MNIST's form, uint8 `(28, 28, 1)`, is wide enough to be two touching digits."""
+    """Whether an image in MNIST's form, uint8 `(28, 28, 1)`, is wide enough to be two digits."""
+    return _aspect(digit) >= _TWO_DIGITS
+
+
+def is_likely_number(digit: npt.NDArray[np.uint8]) -> bool:
+    """The same where nothing but the width speaks for two digits."""
+    return _aspect(digit) >= _LIKELY_TWO
+
+
+def _aspect(digit: npt.NDArray[np.uint8]) -> float:
     _, _, width, height = cv2.boundingRect(digit)
-    return bool(width >= _TWO_DIGITS * height)
+    return float(width / max(1, height))
 
 
 def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True) -> list[Line]:
@@ -174,7 +185,8 @@ def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] 
         if not on_edge[main]:  # otherwise the low threshold may have joined the digits to lines on the paper
             break
     tallest = float(height[main])
-    inside = ~on_edge | on_edge[main]
+    is_like_main = (height >= _LIKE_MAIN * tallest) & (height * _LIKE_MAIN <= tallest) & (width <= _MAX_ASPECT * height)
+    inside = ~on_edge | on_edge[main] | is_like_main  # a digit may be cut off by the frame
     inside[0] = False
     bodies = np.flatnonzero(inside & (height >= _BODY * tallest) & (height <= _TALLEST * tallest))
     if not 0 < len(bodies) <= _MAX_PIECES:
@@ -183,9 +195,9 @@ def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] 
     for body in bodies[np.argsort(x[bodies])].tolist():
         best, overlap = None, _SAME_LINE
         for line in lines:
-            last = line[-1]
-            shared = min(y[body] + height[body], y[last] + height[last]) - max(y[body], y[last])
-            share = float(shared) / min(height[body], height[last])
+            near = np.array(line[-2:])  # the last piece alone may be a part of a broken digit
+            shared = np.minimum(y[body] + height[body], y[near] + height[near]) - np.maximum(y[body], y[near])
+            share = float((shared / np.minimum(height[body], height[near])).max())
             if share > overlap:
                 best, overlap = line, share
         if best is None:
