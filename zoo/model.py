@@ -329,16 +329,18 @@ def read_numbers(
     if not any(image.number for image in prepared) or not reads_numbers(card):
         return {}
     positions = []
+    rows: dict[int, int | None] = {}  # position → row of the scores; None where the image is no single digit
     row = -1
     for position, image in enumerate(prepared):
         row += image.pixels is not None
+        rows[position] = row if image.pixels is not None else None
         if image.number is not None and (image.pixels is None or scores is None or _is_doubtful(image, scores, row)):
             positions.append(position)
     lines = [number.lines() if (number := prepared[position].number) else [] for position in positions]
     result = {}
     for position, readings in zip(positions, _read_all(lines, run), strict=True):
-        count = sum(len(reading.digits) for reading in readings)
-        if count > 1 or (count == 1 and prepared[position].pixels is None):
+        own = rows[position]
+        if readings if own is None or scores is None else _is_surer(readings, float(scores[1][own].max())):
             result[position] = readings
     return result
 
@@ -356,6 +358,13 @@ def _is_doubtful(image: Prepared, scores: Outputs, row: int) -> bool:
     if known is not None:
         return not float(known[row]) >= _SURE
     return image.pixels is not None and is_likely_number(image.pixels)
+
+
+def _is_surer(readings: list[Reading], single: float) -> bool:
+    """Whether several digits in one line are more certain than one digit of that probability."""
+    if len(readings) != 1 or len(readings[0].digits) < 2:
+        return False
+    return readings[0].probability >= _SURE or readings[0].probability > single
 
 
 def _known(scores: Outputs) -> Any:

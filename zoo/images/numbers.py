@@ -188,6 +188,7 @@ def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] 
     is_like_main = (height >= _LIKE_MAIN * tallest) & (height * _LIKE_MAIN <= tallest) & (width <= _MAX_ASPECT * height)
     inside = ~on_edge | on_edge[main] | is_like_main  # a digit may be cut off by the frame
     inside[0] = False
+    y, height = _with_broken_digits(stats, inside & (height < _BODY * tallest), tallest)
     bodies = np.flatnonzero(inside & (height >= _BODY * tallest) & (height <= _TALLEST * tallest))
     if not 0 < len(bodies) <= _MAX_PIECES:
         return None
@@ -224,6 +225,22 @@ def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] 
                 marks.append(piece)
                 break
     return labels, stats, result
+
+
+def _with_broken_digits(stats: Array, small: Array, tallest: float) -> tuple[Array, Array]:
+    """Top and height of each piece; small pieces one above the other, of a broken digit, count as their whole."""
+    x, y, width, height = (column.copy() for column in stats.T[:4])
+    parts = np.flatnonzero(small & (np.maximum(width, height) >= _MIN_PIECE * tallest))[:_MAX_PIECES]
+    for index, piece in enumerate(parts):
+        others = parts[index + 1 :]
+        across = np.minimum(x[piece] + width[piece], (x + width)[others]) - np.maximum(x[piece], x[others])
+        down = np.maximum(y[piece], y[others]) - np.minimum(y[piece] + height[piece], (y + height)[others])
+        near = (across >= _ATTACHED * np.minimum(width[piece], width[others])) & (down < _NEAR * tallest)
+        group = np.append(others[near], piece)
+        top, bottom = y[group].min(), (y + height)[group].max()
+        if len(group) > 1 and _BODY * tallest <= bottom - top <= tallest / _LIKE_MAIN:
+            y[group], height[group] = top, bottom - top
+    return y, height
 
 
 def _line(
