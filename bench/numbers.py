@@ -37,7 +37,7 @@ WEIGHTS = Path(zoo.__file__).parent / "images" / "numbers.json"
 PLAIN_STYLE = 0.7  # share of images on white paper, with noise and blur, which are made fastest
 SHAPES = 0.2  # share of images with drawn digits instead of MNIST's
 HIDDEN = {"known": 16, "plain": 16, "prior": 12}
-KEPT = 0.995  # of the right candidates that the prior keeps
+KEPT = 0.99  # of the right candidates that the prior keeps
 UNREADABLE = 12.0  # an image whose right text is less probable than exp(-12) teaches nothing
 
 
@@ -115,7 +115,8 @@ def fit(model: str, count: int, seed: int) -> None:
     has_known = samples[0]["known"] is not None
     for name in ("plain", "known") if has_known else ("plain",):
         weights[name] = _fit_scores(samples, name)
-    weights["prior"] = _fit_prior(samples, "known" if has_known else "plain")
+    name = "known" if has_known else "plain"
+    weights["prior"] = _fit_prior(samples, name, weights[name])
     WEIGHTS.write_text(json.dumps(weights) + "\n", encoding="utf-8")
 
 
@@ -231,12 +232,10 @@ def _fit_scores(samples: list[dict[str, Any]], name: str, epochs: int = 8, batch
     return weights
 
 
-def _fit_prior(samples: list[dict[str, Any]], name: str, epochs: int = 8) -> dict[str, Any]:
+def _fit_prior(samples: list[dict[str, Any]], name: str, scores: dict[str, Any], epochs: int = 8) -> dict[str, Any]:
     """Weights of the score by outline alone, above 0 for `KEPT` of the candidates on the right ways."""
     import torch
 
-    weights = json.loads(WEIGHTS.read_text(encoding="utf-8")) if WEIGHTS.exists() else {}
-    scores = _fit_scores(samples, name, epochs=3) if name not in weights else weights[name]
     targets = np.concatenate(
         [marginals(sample, _scores(sample[name], scores), sample["text"])[1] for sample in samples]
     ).clip(0, 1)
