@@ -15,6 +15,7 @@ def arrow_schema() -> Any:
     import pyarrow as pa
 
     guess = pa.struct([("label", pa.string()), ("probability", pa.float32())])
+    digit = pa.struct([*guess, ("box", pa.list_(pa.int32()))])
     return pa.schema(
         [
             ("input", pa.string()),
@@ -23,6 +24,7 @@ def arrow_schema() -> Any:
             ("probability", pa.float32()),
             ("unsure", pa.bool_()),
             ("top_k", pa.list_(guess)),
+            ("digits", pa.list_(digit)),
             ("corrections", pa.list_(pa.string())),
             ("error", pa.string()),
         ]
@@ -50,6 +52,8 @@ def to_record_batch(columns: Columns) -> Any:
         [labels.take(pa.array(columns.top.ravel())), pa.array(columns.probabilities.ravel(), pa.float32())],
         names=["label", "probability"],
     )
+    schema = arrow_schema()
+    digits = [[digit.to_dict() for digit in columns.digits.get(position, ())] for position in range(count)]
     corrections = [len(texts) for texts in columns.corrections]
     return pa.RecordBatch.from_arrays(
         [
@@ -59,12 +63,13 @@ def to_record_batch(columns: Columns) -> Any:
             spread(best.astype(np.float32), pa.float32()),
             spread(columns.unsure, pa.bool_()),
             pa.ListArray.from_arrays(_offsets(good * width), guesses),
+            pa.array(digits, schema.field("digits").type),
             pa.ListArray.from_arrays(
                 _offsets(corrections), pa.array([text for texts in columns.corrections for text in texts], pa.string())
             ),
             pa.array([None if error is None else as_utf8(error) for error in columns.errors], pa.string()),
         ],
-        schema=arrow_schema(),
+        schema=schema,
     )
 
 

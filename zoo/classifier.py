@@ -31,19 +31,24 @@ class Classifier:
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | Model, top_k: int = 3, fit: Fit = "crop", device: Device = "cpu"
+        self,
+        model: str | os.PathLike[str] | Model,
+        top_k: int = 3,
+        fit: Fit = "crop",
+        device: Device = "cpu",
+        single: bool = False,
     ) -> None:
         """
         Args:
             model: a name or path, as for `zoo.load`, or an open model.
             top_k: how many labels a row lists, at least 1.
-            fit: as in `Model.predict`.
+            fit, single: as in `Model.predict`.
             device: for a model given by its name.
         """
         check_options(top_k, fit)
         self._name = None if isinstance(model, Model) else os.fspath(model)
         self._model = model if isinstance(model, Model) else None
-        self._top_k, self._fit, self._device = top_k, fit, device
+        self._top_k, self._fit, self._device, self._single = top_k, fit, device, single
 
     @property
     def schema(self) -> Any:
@@ -89,7 +94,7 @@ class Classifier:
     def _classify(self, rows: list[tuple[Any, Any, Any]]) -> Any:
         prepared = [_failure(*row) for row in rows]
         sources = [_source(*row) for row, failure in zip(rows, prepared, strict=True) if failure is None]
-        images = iter(prepare_all(sources, self.model.card.input, self._fit))
+        images = iter(prepare_all(sources, self.model.card.input, self._fit, self._single))
         results = [failure or next(images) for failure in prepared]
         return to_record_batch(classify_columns(self.model, results, self._top_k))
 

@@ -8,14 +8,15 @@ values to the bit.
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card
 from zoo.images.digits import DOUBT
-from zoo.model import CHUNK, Guess, Model, Outputs, Prepared, Row, stack_pixels
+from zoo.model import CHUNK, Guess, Model, Outputs, Prepared, Row, make_rows, read_numbers, stack_pixels
+from zoo.reading import Digit
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Columns:
     top: npt.NDArray[np.intp]  # (M, k): indexes into `labels`, most probable first
     probabilities: npt.NDArray[np.float64]  # (M, k): of these labels
     unsure: npt.NDArray[np.bool_]  # (M,)
+    digits: dict[int, tuple[Digit, ...]] = field(default_factory=dict)  # of numbers, by their position of N
 
     def __len__(self) -> int:
         return len(self.names)
@@ -38,13 +40,19 @@ class Columns:
         """The same results as `Row` objects."""
         values = zip(self.top.tolist(), self.probabilities.tolist(), self.unsure.tolist(), strict=True)
         rows = []
-        for name, corrections, error in zip(self.names, self.corrections, self.errors, strict=True):
+        for position, name in enumerate(self.names):
+            corrections, error, digits = (
+                self.corrections[position],
+                self.errors[position],
+                self.digits.get(position, ()),
+            )
             if error is not None:
                 rows.append(Row(name, self.model, error=error))
                 continue
             indexes, probabilities, unsure = next(values)
             guesses = tuple([Guess(self.labels[i], p) for i, p in zip(indexes, probabilities, strict=True)])
-            rows.append(Row(name, self.model, guesses[0].label, guesses[0].probability, unsure, guesses, corrections))
+            best = guesses[0]
+            rows.append(Row(name, self.model, best.label, best.probability, unsure, guesses, digits, corrections))
         return rows
 
     @classmethod
@@ -64,6 +72,7 @@ class Columns:
             np.array([[index[guess.label] for guess in row.top_k] for row in good], np.intp).reshape(len(good), k),
             np.array([[guess.probability for guess in row.top_k] for row in good]).reshape(len(good), k),
             np.array([row.unsure for row in good], np.bool_),
+            {position: row.digits for position, row in enumerate(rows) if row.digits},
         )
 
 
@@ -87,6 +96,9 @@ def classify_columns(
         starts = range(0, len(images), CHUNK)
         parts = [model.run(images[start : start + CHUNK]).probabilities for start in starts]
         scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    readings = read_numbers(model.card, prepared, (scores, scores), run or model.run)
+    if readings:  # their texts are no labels of the model
+        return Columns.from_rows(make_rows(model.card, prepared, scores, top_k, readings))
     return make_columns(model.card, prepared, scores, top_k)
 
 

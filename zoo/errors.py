@@ -30,6 +30,10 @@ class WrongUsage(ZooError):
     http_status = 400
 
 
+class SeveralDigits(BadInput):
+    """An image of a number, where a single digit was expected."""
+
+
 class BadData(ZooError):
     """A data set that is missing, truncated, or not the published one."""
 

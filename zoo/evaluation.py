@@ -158,7 +158,7 @@ def _prepared(model: Model, items: list[Item]) -> list[Prepared]:
             sources.append(item.read())
         except BadInput as error:
             failed[index] = Prepared(item.name, None, error=str(error))
-    rest = iter(prepare_all(sources, model.card.input))
+    rest = iter(prepare_all(sources, model.card.input, single=True))
     return [failed.get(index) or next(rest) for index in range(len(items))]
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -27,13 +28,16 @@ from zoo.card import Card, File, Input
 from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, printable, reason
 from zoo.images.decode import Pixels
 from zoo.images.digits import DOUBT
+from zoo.images.numbers import Line, Number, is_likely_number
 from zoo.images.photos import FITS, Fit
-from zoo.images.prepare import prepare
+from zoo.images.prepare import prepare_image, prepare_number
 from zoo.images.read import describe
 from zoo.images.ready import ready_pixels
 from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
+from zoo.reading import DIGITS, Digit, Reading, joined, read_lines
 from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
 
+_SURE = 0.9  # an image whose probability and `known` are at least this high is one digit
 CHUNK = 16  # images per session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
 
 Outputs = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # logits and probabilities, `(N, K)` each
@@ -54,11 +58,12 @@ class Row:
     Attributes:
         input: the path, or a short description of an input without one.
         model: the model's full name.
-        label: the most probable label; None with an `error`.
+        label: the most probable label; of a number, all its digits; None with an `error`.
         probability: of that label, 0 to 1; None with an `error`.
         unsure: True where the probability is below `card.calibration.unsure_below`, or where a correction begins with
             `zoo.images.digits.DOUBT`; None with an `error`.
         top_k: the most probable labels, best first.
+        digits: the digits of a number, line by line from left to right; empty unless there are several.
         corrections: the changes that were made to the image, in words and in order.
         error: a sentence for an image that could not be classified, or None.
     """
@@ -69,6 +74,7 @@ class Row:
     probability: float | None = None
     unsure: bool | None = None
     top_k: tuple[Guess, ...] = ()
+    digits: tuple[Digit, ...] = ()
     corrections: tuple[str, ...] = ()
     error: str | None = None
 
@@ -80,7 +86,8 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON types, in their order. `dataclasses.asdict` takes as long as decoding an image."""
         top_k = [{"label": guess.label, "probability": guess.probability} for guess in self.top_k]
-        fields = {**vars(self), "top_k": top_k, "corrections": list(self.corrections)}
+        digits = [digit.to_dict() for digit in self.digits]
+        fields = {**vars(self), "top_k": top_k, "digits": digits, "corrections": list(self.corrections)}
         fields["input"] = as_utf8(self.input)
         if self.error is not None:
             fields["error"] = as_utf8(self.error)
@@ -169,12 +176,14 @@ class Model:
         return BadModel(f"{message}: export it again.")
 
     @overload
-    def predict(self, source: list[Any] | tuple[Any, ...], top_k: int = 3, fit: Fit = "crop") -> list[Row]: ...
+    def predict(
+        self, source: list[Any] | tuple[Any, ...], top_k: int = 3, fit: Fit = "crop", single: bool = False
+    ) -> list[Row]: ...
 
     @overload
-    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row: ...
+    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop", single: bool = False) -> Row: ...
 
-    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop") -> Row | list[Row]:
+    def predict(self, source: Any, top_k: int = 3, fit: Fit = "crop", single: bool = False) -> Row | list[Row]:
         """Classify images of any size. They are corrected to the form that the network expects.
 
         Args:
@@ -182,6 +191,7 @@ class Model:
                 or a list of them.
             top_k: how many labels a row lists, at least 1.
             fit: for photographs: "crop" takes the middle, "whole" keeps the whole image. Digits are always located.
+            single: whether an image of several digits is an error. Otherwise its number is read.
         Returns:
             A Row; for a list, the rows in the same order. In a list, an image that fails gives a row with `error`.
         Raises:
@@ -189,18 +199,40 @@ class Model:
         """
         check_options(top_k, fit)
         if isinstance(source, (list, tuple)):
-            return list(self.rows(source, top_k, fit))
-        prepared = Prepared(describe(source), *prepare(source, self.card.input, fit))
-        return classify_prepared(self, [prepared], top_k)[0]
+            return list(self.rows(source, top_k, fit, single=single))
+        single = single or not reads_numbers(self.card)
+        image = prepare_image(source, self.card.input, fit, single)
+        row = classify_prepared(self, [Prepared(describe(source), *image)], top_k)[0]
+        if row.error is not None:
+            raise BadInput(row.error)
+        return row
 
-    def rows(self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK) -> Iterator[Row]:
+    def read(self, source: Any) -> list[Reading]:
+        """Read the numbers in an image, line by line from top to bottom.
+
+        Args:
+            source: as for `predict`.
+        Returns:
+            A Reading for each line, with its text, its probability, and the box of each digit; [] where the ink does
+            not look like digits. An image of a single digit has one reading of one digit.
+        Raises:
+            BadInput: the image cannot be read, or is blank; or the model's labels are not the ten digits.
+        """
+        if not reads_numbers(self.card):
+            raise BadInput(f"{self.card.name} cannot read numbers, because its labels are not the digits 0 to 9.")
+        number = prepare_number(source, self.card.input)
+        return _read_all([number.lines()], self.run)[0] if number else []
+
+    def rows(
+        self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK, single: bool = False
+    ) -> Iterator[Row]:
         """Like `predict` for a list of any length, but lazily: `chunk` images at a time, in order."""
         check_options(top_k, fit)
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}.")
         remaining = iter(sources)
         while batch := list(islice(remaining, chunk)):
-            yield from classify_prepared(self, prepare_all(batch, self.card.input, fit), top_k)
+            yield from classify_prepared(self, prepare_all(batch, self.card.input, fit, single), top_k)
 
 
 def check_options(top_k: int, fit: Fit) -> None:
@@ -215,29 +247,38 @@ def check_options(top_k: int, fit: Fit) -> None:
 
 
 class Prepared(NamedTuple):
-    """One input in the network's form, uint8 `(H, W, C)`; or None and an error sentence."""
+    """One input in the network's form, uint8 `(H, W, C)`; or None and an error sentence.
+
+    `number` is set for an image that has, or may have, several digits. With an error, it certainly has: the error is
+    the result for models that do not read numbers.
+    """
 
     name: str
     pixels: Pixels | None
     corrections: tuple[str, ...] = ()
+    number: Number | None = None
     error: str | None = None
 
 
-def prepare_all(sources: Iterable[Any], expected: Input, fit: Fit = "crop") -> list[Prepared]:
-    """Decode and correct images for a network's input. An image that fails does not affect the others."""
+def prepare_all(sources: Iterable[Any], expected: Input, fit: Fit = "crop", single: bool = False) -> list[Prepared]:
+    """Decode and correct images for a network's input. An image that fails does not affect the others.
+
+    Args:
+        single: whether an image of several digits is an error.
+    """
     if not isinstance(sources, (list, tuple)):  # an iterator decides how far it is read
-        return [_prepared(source, expected, fit) for source in sources]
+        return [_prepared(source, expected, fit, single) for source in sources]
     ready = ready_pixels(sources, expected)
     return [
-        Prepared(describe(source), ready[position]) if position in ready else _prepared(source, expected, fit)
+        Prepared(describe(source), ready[position]) if position in ready else _prepared(source, expected, fit, single)
         for position, source in enumerate(sources)
     ]
 
 
-def _prepared(source: Any, expected: Input, fit: Fit) -> Prepared:
+def _prepared(source: Any, expected: Input, fit: Fit, single: bool) -> Prepared:
     name = describe(source)
     try:
-        return Prepared(name, *prepare(source, expected, fit))
+        return Prepared(name, *prepare_image(source, expected, fit, single))
     except BadInput as error:
         return Prepared(name, None, error=str(error))
 
@@ -262,23 +303,124 @@ def classify_prepared(
         run: replaces `model.run`, such as `zoo.runtime.Bound.run`.
     """
     images = stack_pixels(prepared)
-    probabilities = None if images is None else (run or model.run)(images)[1]
-    return make_rows(model.card, prepared, probabilities, top_k)
+    scores = None if images is None else (run or model.run)(images)
+    readings = read_numbers(model.card, prepared, scores, run or model.run)
+    return make_rows(model.card, prepared, None if scores is None else scores[1], top_k, readings)
+
+
+def reads_numbers(card: Card) -> bool:
+    return card.input.form == "digit" and card.labels == DIGITS
+
+
+def read_numbers(
+    card: Card,
+    prepared: list[Prepared],
+    scores: Outputs | None,
+    run: Callable[[npt.NDArray[np.uint8]], Outputs],
+) -> dict[int, list[Reading]]:
+    """Read the images that have several digits, or that may have and are unsure as one.
+
+    Args:
+        scores: of the images that have pixels.
+        run: classifies their candidates, `CHUNK` at a time.
+    Returns:
+        position in `prepared` → its lines, from top to bottom.
+    """
+    if not any(image.number for image in prepared) or not reads_numbers(card):
+        return {}
+    positions = []
+    rows: dict[int, int | None] = {}  # position → row of the scores; None where the image is no single digit
+    row = -1
+    for position, image in enumerate(prepared):
+        row += image.pixels is not None
+        rows[position] = row if image.pixels is not None else None
+        if image.number is not None and (image.pixels is None or scores is None or _is_doubtful(image, scores, row)):
+            positions.append(position)
+    lines = [number.lines() if (number := prepared[position].number) else [] for position in positions]
+    result = {}
+    for position, readings in zip(positions, _read_all(lines, run), strict=True):
+        own = rows[position]
+        if readings if own is None or scores is None else _is_surer(readings, float(scores[1][own].max())):
+            result[position] = readings
+    return result
+
+
+def _is_doubtful(image: Prepared, scores: Outputs, row: int) -> bool:
+    """Whether an image that may have two digits is to be read as a number.
+
+    A network may be sure of one digit where two touch: only the output `known` tells.
+    """
+    if any(correction.startswith(DOUBT) for correction in image.corrections):
+        return True
+    if not float(scores[1][row].max()) >= _SURE:
+        return True
+    known = _known(scores)
+    if known is not None:
+        return not float(known[row]) >= _SURE
+    return image.pixels is not None and is_likely_number(image.pixels)
+
+
+def _is_surer(readings: list[Reading], single: float) -> bool:
+    """Whether several digits in one line are more certain than one digit of that probability."""
+    if len(readings) != 1 or len(readings[0].digits) < 2:
+        return False
+    return readings[0].probability >= _SURE or readings[0].probability > single
+
+
+def _known(scores: Outputs) -> Any:
+    """The model's output `known`, float32 `(N,)`; None where it has none."""
+    return scores[2] if len(scores) > 2 else None
+
+
+def _read_all(numbers: list[list[Line]], run: Callable[[npt.NDArray[np.uint8]], Outputs]) -> list[list[Reading]]:
+    """The readings of the lines of several images; all their candidates share the calls of the network."""
+    pixels = [line.pixels for lines in numbers for line in lines]
+    if not pixels:
+        return [[] for _ in numbers]
+    images = np.concatenate(pixels)
+    parts = [run(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
+    probabilities = np.concatenate([part[1] for part in parts])
+    known = None if _known(parts[0]) is None else np.concatenate([_known(part) for part in parts])
+    result, start = [], 0
+    for lines in numbers:
+        own = slice(start, start := start + sum(len(line.first) for line in lines))
+        result.append(read_lines(lines, probabilities[own], None if known is None else known[own]))
+    return result
 
 
 def make_rows(
-    card: Card, prepared: list[Prepared], probabilities: npt.NDArray[np.float32] | None, top_k: int = 3
+    card: Card,
+    prepared: list[Prepared],
+    probabilities: npt.NDArray[np.float32] | None,
+    top_k: int = 3,
+    readings: Mapping[int, list[Reading]] = MappingProxyType({}),
 ) -> list[Row]:
     """A row for each input, in order.
 
     Args:
         probabilities: float32 `(N, K)` of the inputs without an error; None where there are none.
+        readings: of numbers, as `read_numbers` returns them.
     """
     guesses = iter(() if probabilities is None else _guesses(card.labels, probabilities, top_k))
-    return [
+    rows = [
         Row(image.name, card.name, error=image.error) if image.pixels is None else _row(card, image, next(guesses))
         for image in prepared
     ]
+    for position, lines in readings.items():
+        rows[position] = _number_row(card, prepared[position], lines, top_k)
+    return rows
+
+
+def _number_row(card: Card, image: Prepared, lines: list[Reading], top_k: int) -> Row:
+    guesses = tuple([Guess(text, probability) for text, probability in joined(lines, min(top_k, len(card.labels)))])
+    digits = tuple([digit for reading in lines for digit in reading.digits])
+    note = f"found {len(digits)} digits" if len(digits) > 1 else "found one digit in several strokes"
+    if len(lines) > 1:
+        note += f" in {len(lines)} lines"
+    corrections = (*(image.number.corrections if image.number else ()), note)
+    unsure = not guesses[0].probability >= card.calibration.unsure_below
+    several = digits if len(digits) > 1 else ()
+    return Row(image.name, card.name, guesses[0].label, guesses[0].probability, unsure, guesses, several, corrections)
 
 
 def _guesses(
@@ -294,7 +436,7 @@ def _row(card: Card, prepared: Prepared, guesses: tuple[Guess, ...]) -> Row:
     best = guesses[0]
     doubtful = any(correction.startswith(DOUBT) for correction in prepared.corrections)
     unsure = doubtful or not best.probability >= card.calibration.unsure_below  # NaN is unsure too
-    return Row(prepared.name, card.name, best.label, best.probability, unsure, guesses, prepared.corrections)
+    return Row(prepared.name, card.name, best.label, best.probability, unsure, guesses, (), prepared.corrections)
 
 
 def check_images(images: npt.NDArray[np.uint8], card: Card) -> None:

@@ -19,7 +19,7 @@ from zoo.model import Row, as_utf8
 
 Encoding = Literal["table", "jsonl", "csv", "parquet"]
 
-CSV_COLUMNS = ("input", "model", "label", "probability", "unsure", "top_k", "corrections", "error")
+CSV_COLUMNS = ("input", "model", "label", "probability", "unsure", "top_k", "digits", "corrections", "error")
 NAME_WIDTH = 48
 
 
@@ -60,35 +60,46 @@ def _to_jsonl(columns: Columns) -> str:
     start, model = '{"input": ', f', "model": {to_json(columns.model)}, "label": '
     lines = []
     results = _results(columns, labels)
-    for name, corrections, error in zip(columns.names, columns.corrections, columns.errors, strict=True):
+    for position, name in enumerate(columns.names):
+        corrections, error = columns.corrections[position], columns.errors[position]
         name_json = to_json(as_utf8(name))
         if error is None:
             label, probability, unsure, top_k = next(results)
             lines.append(
                 f'{start}{name_json}{model}{label}, "probability": {probability}, "unsure": {unsure}, '
-                f'"top_k": [{top_k}], "corrections": {to_json(corrections) if corrections else "[]"}, "error": null}}\n'
+                f'"top_k": [{top_k}], "digits": {_digits(columns, position)}, "corrections": '
+                f'{to_json(corrections) if corrections else "[]"}, "error": null}}\n'
             )
         else:
             lines.append(
-                f'{start}{name_json}{model}null, "probability": null, "unsure": null, "top_k": [], "corrections": '
-                f'[], "error": {to_json(as_utf8(error))}}}\n'
+                f'{start}{name_json}{model}null, "probability": null, "unsure": null, "top_k": [], "digits": [], '
+                f'"corrections": [], "error": {to_json(as_utf8(error))}}}\n'
             )
     return "".join(lines)
 
 
 def _to_csv(columns: Columns) -> str:
-    """One line per result; `top_k` is JSON, corrections are joined by semicolons."""
+    """One line per result; `top_k` and `digits` are JSON, corrections are joined by semicolons."""
     lines: list[str] = []
     writer = csv.writer(SimpleNamespace(write=lines.append))  # its lines end in \r\n, so that it quotes both characters
     results = _results(columns, [json.dumps(label) for label in columns.labels])
     top = iter(columns.top[:, 0].tolist() if columns.top.size else ())
-    for name, corrections, error in zip(columns.names, columns.corrections, columns.errors, strict=True):
+    for position, name in enumerate(columns.names):
+        corrections, error = columns.corrections[position], columns.errors[position]
         if error is None:
             _, probability, unsure, top_k = next(results)
             label = columns.labels[next(top)]
-            cells = (label, _csv_number(probability), unsure, f"[{top_k}]", "; ".join(corrections), "")
+            cells = (
+                label,
+                _csv_number(probability),
+                unsure,
+                f"[{top_k}]",
+                _digits(columns, position),
+                "; ".join(corrections),
+                "",
+            )
         else:
-            cells = ("", "", "", "[]", "", as_utf8(error))
+            cells = ("", "", "", "[]", "[]", "", as_utf8(error))
         writer.writerow((as_utf8(name), columns.model, *cells))
     return "".join(f"{line[:-2]}\n" for line in lines)
 
@@ -103,6 +114,12 @@ def _results(columns: Columns, labels: list[str]) -> Iterator[tuple[str, str, st
         numbers = [number(value) for value in values]
         guesses = ", ".join([f"{starts[index]}{text}}}" for index, text in zip(top, numbers, strict=True)])
         yield labels[top[0]], numbers[0], "true" if unsure else "false", guesses
+
+
+def _digits(columns: Columns, position: int) -> str:
+    """The digits of a number as JSON."""
+    digits = columns.digits.get(position)
+    return json.dumps([digit.to_dict() for digit in digits]) if digits else "[]"
 
 
 def _csv_number(text: str) -> str:
@@ -125,6 +142,8 @@ def _result_columns(row: Row) -> str:
         return click.style(printable(message), fg="red")
     label = click.style(f"{printable(row.label or ''):<10}", fg="yellow" if row.unsure else "green", bold=True)
     runners_up = printable(", ".join(f"{guess.label} {_percent(guess.probability, 1)}" for guess in row.top_k[1:]))
+    if row.digits:
+        runners_up = " ".join(f"{digit.label}:{_percent(digit.probability, 0)}" for digit in row.digits)
     corrections = printable("; ".join(("unsure", *row.corrections) if row.unsure else row.corrections))
     return f"{label}  {_percent(row.probability, 2):>11}  {runners_up:<18}  {corrections}".rstrip()
 

@@ -53,6 +53,7 @@ class BatchJob:
     model: Model
     top_k: int = 3
     fit: Fit = "crop"
+    single: bool = False  # whether an image of several digits is an error
     encoding: Encoding | None = None  # of the rows; None keeps them as `Row` objects
     width: int = NAME_WIDTH  # of the name column, for tables
     identify: bool = False  # whether blocks carry `identities`, with which --resume detects changed inputs
@@ -112,7 +113,7 @@ def classify(job: BatchJob, sources: list[Source], run: Callable[[Any], Outputs]
         downloads = iter(download(urls))
     images = [next(downloads) if isinstance(source, Url) else source for source in sources]
     readable = [image for image in images if not isinstance(image, Unreadable)]
-    prepared = prepare_all(readable, job.model.card.input, job.fit)
+    prepared = prepare_all(readable, job.model.card.input, job.fit, job.single)
     if len(readable) < len(images):
         results = iter(prepared)
         prepared = [

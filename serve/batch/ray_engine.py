@@ -135,7 +135,7 @@ class BlockWriter:
         if job.max_megapixels is not None:
             os.environ["ZOO_MAX_MEGAPIXELS"] = job.max_megapixels
         self._job, self._out = job, output_folder(job.out)
-        self._classifier = Classifier(job.job.model, job.job.top_k, job.job.fit)
+        self._classifier = Classifier(job.job.model, job.job.top_k, job.job.fit, single=job.job.single)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Columns `block` and `images` → `block`, `rows`, `failed`: messages and their numbers, as JSON."""

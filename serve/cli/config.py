@@ -19,7 +19,7 @@ import click
 from zoo.errors import ModelNotFound, WrongUsage, printable, reason
 
 ALLOWED = {  # command → options, as they are written on the command line without the dashes
-    "predict": ("model", "format", "top-k", "fit", "on-error", "max-errors", "workers", "device"),
+    "predict": ("model", "format", "top-k", "fit", "single", "on-error", "max-errors", "workers", "device"),
     "inspect": ("model",),
     "list": ("json",),
     "info": ("json",),

@@ -52,6 +52,7 @@ class PredictOptions:
     column: str | None = None
     max_megapixels: float | None = None
     engine: str = "local"
+    single: bool = False
 
 
 def predict(options: PredictOptions) -> int:
@@ -136,7 +137,7 @@ def _print_rows(
     """Classify a few images in this process; prints the rows of each session call at once."""
     summary, started, stdout = Summary(), time.perf_counter(), Stdout(encoding, width)
     sources = [source for argument in inputs for source in argument.images()]
-    rows = model.rows(sources, options.top_k, options.fit)
+    rows = model.rows(sources, options.top_k, options.fit, single=options.single)
     while chunk := list(islice(rows, CHUNK)):
         block = Block.of(Columns.from_rows(chunk), encoding, width)
         summary.check_errors(block, options.max_errors)
@@ -160,7 +161,7 @@ def _run_batch(
         check_out(options.out, (name for argument in inputs for name in argument.files()))
     output = open_output(options.out, encoding, _row_options(options, model, encoding), options.resume, width)
     is_file = isinstance(output, Parts)
-    job = BatchJob(model, options.top_k, options.fit, encoding, width, identify=is_file)
+    job = BatchJob(model, options.top_k, options.fit, options.single, encoding, width, identify=is_file)
     try:
         summary = _run_with_progress(inputs, job, output, options)
     except OutputError:
@@ -182,7 +183,7 @@ def _run_on_ray(inputs: list[ImageArgument], model: Model, options: PredictOptio
     from serve.batch.ray_engine import run_on_ray
 
     assert options.out is not None
-    job = BatchJob(model, options.top_k, options.fit, "parquet")
+    job = BatchJob(model, options.top_k, options.fit, options.single, "parquet")
     row_options = _row_options(options, model, "parquet")
     return run_on_ray(
         inputs,
@@ -205,6 +206,7 @@ def _row_options(options: PredictOptions, model: Model, encoding: Encoding) -> d
         "model_sha256": hashlib.sha256(onnx_bytes(model)).hexdigest(),
         "top_k": options.top_k,
         "fit": options.fit,
+        "single": options.single,
         "form": encoding,
         "device": model.device,
         "max_megapixels": os.environ.get(MAX_MEGAPIXELS),
@@ -278,6 +280,7 @@ class ProgressBar:
     show_default=True,
     help="Fit photos to the input: crop the centre, or pad the whole image.",
 )
+@click.option("--single", is_flag=True, help="Refuse images of several digits instead of reading the number.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted run that was writing FILE.")
 @click.option(
     "--on-error",

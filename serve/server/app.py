@@ -272,7 +272,17 @@ def startup_line(settings: Settings, service: Service) -> str:
 # OpenAPI description of the two routes that FastAPI does not know
 
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "mnist14k"}
-_LABEL_PROBABILITY = {"type": "object", "properties": {"label": {"type": "string"}, "probability": {"type": "number"}}}
+_LABEL_PROBABILITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"label": {"type": "string"}, "probability": {"type": "number"}},
+}
+_DIGIT = {
+    "type": "object",
+    "properties": {
+        **_LABEL_PROBABILITY["properties"],
+        "box": {"type": "array", "items": {"type": "integer"}, "minItems": 4, "maxItems": 4},
+    },
+}
 _ROW = {
     "type": "object",
     "properties": {
@@ -282,6 +292,7 @@ _ROW = {
         "probability": {"type": "number", "nullable": True},
         "unsure": {"type": "boolean", "nullable": True},
         "top_k": {"type": "array", "items": _LABEL_PROBABILITY},
+        "digits": {"type": "array", "items": _DIGIT},
         "corrections": {"type": "array", "items": {"type": "string"}},
         "error": {"type": "string", "nullable": True},
     },
@@ -319,6 +330,7 @@ _PREDICT = {
         {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 3}},
         {"name": "fit", "in": "query", "schema": {"type": "string", "enum": ["crop", "whole"], "default": "crop"}},
         {"name": "as", "in": "query", "schema": {"type": "string", "enum": ["object", "list"]}},
+        {"name": "single", "in": "query", "schema": {"type": "boolean", "default": False}},
     ],
     "requestBody": {
         "required": True,

@@ -26,10 +26,10 @@ async def predict(request: Request, service: Service, settings: Settings, path_p
 
     An image as the body gives one row, with status 400 if it cannot be classified. A form gives a list of rows.
     Query parameters: `top_k`, at least 1; `fit`, "crop" or "whole", for photographs; `as`, "object" or "list", to
-    choose the type of the response.
+    choose the type of the response; `single`, "true" or "false": whether an image of several digits is an error.
     """
     runner = service.runner(path_parameters["name"])
-    top_k, fit, response_type = _options(request.query())
+    top_k, fit, response_type, single = _options(request.query())
     content_type = (request.header(b"content-type") or "application/octet-stream").split(";")[0].strip().lower()
     is_form = content_type == "multipart/form-data"
     if not is_form and not content_type.startswith("image/") and content_type != "application/octet-stream":
@@ -44,7 +44,7 @@ async def predict(request: Request, service: Service, settings: Settings, path_p
     del body  # the files of a form are copies
     if response_type == "object" and len(sources) > 1:
         raise HTTPError(422, f"as=object takes one image, but the form has {len(sources)}. Use as=list.")
-    item = request.item = WorkItem(runner, sources, top_k=top_k, fit=fit)
+    item = request.item = WorkItem(runner, sources, top_k=top_k, fit=fit, single=single)
     await service.pool.process(item)
     if (response_type or ("list" if is_form else "object")) == "list":
         await request.reply_json(200, [row.to_dict() for row in item.rows])
@@ -59,9 +59,9 @@ def reject_encoding(request: Request) -> None:
         raise HTTPError(415, f"Content-Encoding {short_repr(encoding)} is not supported. Send the body uncompressed.")
 
 
-def _options(query: dict[str, str]) -> tuple[int, Fit, str | None]:
-    for name in query.keys() - {"top_k", "fit", "as"}:
-        raise HTTPError(422, f"There is no parameter {short_repr(name)}. Parameters: top_k, fit, as.")
+def _options(query: dict[str, str]) -> tuple[int, Fit, str | None, bool]:
+    for name in query.keys() - {"top_k", "fit", "as", "single"}:
+        raise HTTPError(422, f"There is no parameter {short_repr(name)}. Parameters: top_k, fit, as, single.")
     top_k, fit, response_type = query.get("top_k", "3"), query.get("fit", "crop"), query.get("as")
     if not (NUMBER.fullmatch(top_k) and int(top_k) >= 1):
         raise HTTPError(422, f"top_k must be an integer of at least 1, not {short_repr(top_k)}.")
@@ -69,7 +69,10 @@ def _options(query: dict[str, str]) -> tuple[int, Fit, str | None]:
         raise HTTPError(422, f"fit must be one of {', '.join(FITS)}, not {short_repr(fit)}.")
     if response_type not in (None, *RESPONSE_TYPES):
         raise HTTPError(422, f"as must be one of {', '.join(RESPONSE_TYPES)}, not {short_repr(response_type)}.")
-    return int(top_k), fit, response_type
+    single = query.get("single", "false")
+    if single not in ("true", "false"):
+        raise HTTPError(422, f"single must be true or false, not {short_repr(single)}.")
+    return int(top_k), fit, response_type, single == "true"
 
 
 async def _form_files(request: Request, body: bytes) -> list[Any]:

@@ -32,7 +32,19 @@ from zoo.errors import BadInput, ZooError
 from zoo.images.headers import declared_pixels
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, Prepared, Row, Scores, bind, check_images, make_rows, prepare_all, stack_pixels
+from zoo.model import (
+    CHUNK,
+    Model,
+    Prepared,
+    Row,
+    Scores,
+    bind,
+    check_images,
+    make_rows,
+    prepare_all,
+    read_numbers,
+    stack_pixels,
+)
 from zoo.runtime import Bound
 
 BATCH_IMAGES = CHUNK  # that a thread takes at a time on a CPU: one call of the session and one wake-up of the loop
@@ -69,6 +81,7 @@ class WorkItem:
     output: Literal["rows", "scores"] = "rows"
     top_k: int = 3
     fit: Fit = "crop"
+    single: bool = False  # an image of several digits is an error; it always is for "scores"
     rows: list[Row] = field(default_factory=list)  # the result for output "rows"
     scores: Scores | None = None  # the result for output "scores"
     prepared: list[Prepared] = field(default_factory=list)  # the decoded sources
@@ -304,7 +317,9 @@ def _decode(item: WorkItem, begin_step: Callable[[], None]) -> bool:
     started = time.perf_counter()
     try:
         if item.images is None:
-            item.prepared = prepare_all(_active_sources(item, begin_step), item.runner.model.card.input, item.fit)
+            single = item.single or item.output == "scores"
+            expected = item.runner.model.card.input
+            item.prepared = prepare_all(_active_sources(item, begin_step), expected, item.fit, single)
             if item.output == "scores":
                 item.images = _stack_or_raise(item.prepared)
         else:
@@ -346,7 +361,9 @@ def _classify(runner: Runner, group: list[WorkItem]) -> None:
             item.scores = own
         else:
             probabilities = None if own is None else own.probabilities
-            item.rows = make_rows(runner.model.card, item.prepared, probabilities, item.top_k)
+            card = runner.model.card
+            readings = read_numbers(card, item.prepared, own, runner.run)
+            item.rows = make_rows(card, item.prepared, probabilities, item.top_k, readings)
 
 
 def _classify_alone(runner: Runner, item: WorkItem) -> None:

@@ -52,7 +52,11 @@ def as_csv(rows):
     for row in rows:
         line = io.StringIO()
         values = row.to_dict()
-        values |= {"top_k": json.dumps(values["top_k"]), "corrections": "; ".join(values["corrections"])}
+        values |= {
+            "top_k": json.dumps(values["top_k"]),
+            "digits": json.dumps(values["digits"]),
+            "corrections": "; ".join(values["corrections"]),
+        }
         cells = ["" if values[name] is None else values[name] for name in CSV_COLUMNS]
         csv.writer(line).writerow([str(cell).lower() if isinstance(cell, bool) else cell for cell in cells])
         text.write(line.getvalue()[:-2] + "\n")

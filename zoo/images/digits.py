@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from zoo.errors import BadInput
+from zoo.errors import BadInput, SeveralDigits
 from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink, without_bars
 from zoo.images.levels import Array, median
 from zoo.images.marks import extra_marks, outline_space, paper_lines
@@ -66,7 +66,8 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     Returns:
         uint8 `(28, 28, 1)`, light on black, and the corrections that were made, in words and in order.
     Raises:
-        BadInput: the image is blank, or contains several digits.
+        BadInput: the image is blank.
+        SeveralDigits: it seems to contain more than one digit.
     """
     exact = _in_mnist_form(pixels)
     if exact is not None:
@@ -113,7 +114,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         corrections.append(f"{DOUBT}{left_out:.0%} of the ink was left out")
     if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], len(strokes.pieces)):
         corrections.append(f"{DOUBT}the strokes do not look like a digit")
-    return _placed(digit), tuple(corrections)
+    return place(digit), tuple(corrections)
 
 
 def _crop_around(pixels: Array, ink: Ink, box: tuple[int, int, int, int]) -> Array:
@@ -219,7 +220,7 @@ def _corner(digit: Array) -> tuple[float, float]:
     return min(max(top, 0), SIDE - digit.shape[0]), min(max(left, 0), SIDE - digit.shape[1])
 
 
-def _placed(digit: Array) -> npt.NDArray[np.uint8]:
+def place(digit: Array) -> npt.NDArray[np.uint8]:
     """The digit in a black image, uint8 `(28, 28, 1)`."""
     top, left = (round(edge) for edge in _corner(digit))
     image = np.zeros((SIDE, SIDE, 1), np.uint8)
@@ -383,14 +384,14 @@ def _is_tangled(digit: Array, pieces: int) -> bool:
 
 
 def _check_single(pieces: Array, box: tuple[int, int, int, int]) -> None:
-    """Raise BadInput where the strokes seem to be several digits.
+    """Raise SeveralDigits where the strokes seem to be several digits.
 
     Args:
         pieces: x, y, width, height and area of each stroke.
         box: x, y, width and height of all.
     """
     if len(pieces) > _MAX_STROKES:
-        raise BadInput(f"The image has {len(pieces)} separate marks, not a single digit: crop it to one digit.")
+        raise SeveralDigits(f"The image has {len(pieces)} separate marks, not a single digit: crop it to one digit.")
     boxes = [[int(v) for v in (x, y, x + w, y + h)] for x, y, w, h, _ in pieces]
     size = max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)
     digits: list[list[int]] = []
@@ -408,11 +409,11 @@ def _check_single(pieces: Array, box: tuple[int, int, int, int]) -> None:
     tallest = int(pieces[:, 3].max())
     count = sum(y1 - y0 >= _SAME_HEIGHT * tallest for _, y0, _, y1 in digits)
     if count > _MAX_DIGITS:
-        raise BadInput(f"The image has {count} separate marks, not a single digit: crop it to one digit.")
+        raise SeveralDigits(f"The image has {count} separate marks, not a single digit: crop it to one digit.")
     if count > 1:
-        raise BadInput(f"The image seems to contain {count} digits: crop it to one digit.")
+        raise SeveralDigits(f"The image seems to contain {count} digits: crop it to one digit.")
     if box[2] > _MAX_ASPECT * box[3]:
-        raise BadInput(
+        raise SeveralDigits(
             f"The drawing is {box[2] / box[3]:.1f} times as wide as it is high, wider than any digit: "
             "crop it to one digit."
         )

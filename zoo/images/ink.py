@@ -75,7 +75,7 @@ def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
     """
     height, width = pixels.shape[:2]
     scale = -(-max(height, width) // INK_MAP_SIDE)
-    channels, corrections = _visible(_reduced(pixels, scale) if scale > 1 else pixels)
+    channels, corrections = _visible(reduce_pixels(pixels, scale) if scale > 1 else pixels)
     drawing = _drawing(channels) if _has_plain_border(channels) else None
     if drawing is None:
         small = reduced(channels, SMALL)
@@ -146,7 +146,7 @@ def _has_plain_border(channels: Array) -> bool:
     return int(np.ptp(border, axis=0).max()) <= _PLAIN_BORDER
 
 
-def _reduced(pixels: Array, factor: int) -> Array:
+def reduce_pixels(pixels: Array, factor: int) -> Array:
     """The image made smaller by a whole factor.
 
     INTER_AREA makes a thin line fainter instead of dropping it, and is fast for whole factors.

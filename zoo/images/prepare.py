@@ -3,19 +3,38 @@
 from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from zoo.card import Form, Input
-from zoo.errors import BadInput, ZooError
+from zoo.errors import BadInput, SeveralDigits, ZooError
 from zoo.images.decode import Pixels
 from zoo.images.digits import to_mnist
+from zoo.images.numbers import Number, find_number, may_be_number
 from zoo.images.photos import Fit, fit_to_input, least_side
 from zoo.images.read import decode, describe
 
 Corrector = Callable[[Pixels, Input, Fit], tuple[Pixels, tuple[str, ...]]]
 
 CORRECTORS: dict[Form, Corrector] = {"digit": lambda pixels, expected, fit: to_mnist(pixels), "photo": fit_to_input}
+
+
+class Image(NamedTuple):
+    """An image in the network's form.
+
+    Attributes:
+        pixels: uint8 `expected.shape`; None where it has several digits.
+        corrections: in the order in which they were made.
+        number: of an image that has, or may have, several digits.
+        error: why there are no pixels.
+    """
+
+    pixels: Pixels | None
+    corrections: tuple[str, ...] = ()
+    number: Number | None = None
+    error: str | None = None
+
 
 _lock = threading.Lock()
 _unexpected = 0
@@ -42,14 +61,47 @@ def prepare(source: Any, expected: Input, fit: Fit = "crop") -> tuple[Pixels, tu
         BadInput: the image cannot be read, or cannot be brought into the network's form. Unexpected errors become
             BadInput too; they are counted, and logged with their traceback by the logger "zoo" at debug level.
     """
+    image = prepare_image(source, expected, fit, single=True)
+    assert image.pixels is not None
+    return image.pixels, image.corrections
+
+
+def prepare_image(source: Any, expected: Input, fit: Fit = "crop", single: bool = False) -> Image:
+    """As `prepare`, but an image of several digits is no error.
+
+    Args:
+        single: whether it is one nevertheless.
+    """
     corrector = CORRECTORS[expected.form]
-    try:
+    with _guarded(source):
         image = decode(source, least_side(expected) if expected.form == "photo" else None)
         if image.reduced is None:
-            pixels, corrections = corrector(image.pixels, expected, fit)
+            try:
+                pixels, corrections = corrector(image.pixels, expected, fit)
+            except SeveralDigits as error:
+                number = None if single else find_number(image.pixels)
+                if number is None:
+                    raise
+                return Image(None, image.corrections, number, str(error))
+            if not single and expected.form == "digit" and corrections and may_be_number(pixels):
+                number = Number.unread(image.pixels)
+                return Image(pixels, image.corrections + corrections, number)
         else:
             pixels, corrections = fit_to_input(image.pixels, expected, fit, image.reduced)
-        return pixels, image.corrections + corrections
+        return Image(pixels, image.corrections + corrections)
+
+
+def prepare_number(source: Any, expected: Input) -> Number | None:
+    """Decode an image, and find the lines of digits in it. Raises BadInput as `prepare` does."""
+    with _guarded(source):
+        return find_number(decode(source, None).pixels)
+
+
+@contextmanager
+def _guarded(source: Any) -> Iterator[None]:
+    """Turns unexpected errors into BadInput."""
+    try:
+        yield
     except ZooError:
         raise
     except MemoryError:

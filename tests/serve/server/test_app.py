@@ -62,6 +62,21 @@ def test_predict_returns_row_of_command(client):
     assert len(row["top_k"]) == 2
 
 
+def test_a_number_is_read_unless_single(client):
+    import cv2
+
+    from tests.zoo.test_reading import picture
+
+    content = cv2.imencode(".png", picture("1984")[:, :, ::-1])[1].tobytes()
+    status, row = post(client, "/models/mnist14k/predict", content=content, headers=PNG)
+    assert status == 200
+    assert row["label"] == "1984"
+    assert [digit["label"] for digit in row["digits"]] == list("1984")
+    status, row = post(client, "/models/mnist14k/predict?single=true", content=content, headers=PNG)
+    assert status == 400
+    assert "seems to contain 4 digits" in row["error"]
+
+
 @pytest.mark.parametrize("charset", ["utf-7", "utf-16-le", "unicode_escape", "punycode", "no-such"])
 def test_form_charset_never_causes_500(client, charset):
     """Some charsets decode a file name to surrogates, which no JSON can hold."""
@@ -206,6 +221,7 @@ BAD_REQUESTS = {
     "top_k of many digits": (422, f"predict?top_k={'1' * 5000}", {"content": b"x", "headers": PNG}, "at least 1, not"),
     "as": (422, "predict?as=rows", {"content": b"x", "headers": PNG}, "one of object, list, not 'rows'"),
     "fit": (422, "predict?fit=tight", {"content": b"x", "headers": PNG}, "one of crop, whole, not 'tight'"),
+    "single": (422, "predict?single=1", {"content": b"x", "headers": PNG}, "must be true or false, not '1'"),
     "parameter": (422, "predict?topk=1", {"content": b"x", "headers": PNG}, "no parameter 'topk'"),
 }
 

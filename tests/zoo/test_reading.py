@@ -1,0 +1,204 @@
+"""Numbers: images of several digits are read, in Python, batches and all formats; single digits stay single digits."""
+
+import json
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import zoo
+from serve.batch.formats import encode
+from serve.cli.predict import command
+from tests.pictures import digit_pictures, digit_shapes, number_pictures
+from zoo.columns import Columns, classify_columns
+from zoo.errors import BadInput
+from zoo.images.ink import find_ink
+from zoo.images.numbers import find_lines
+from zoo.model import Model, Row, prepare_all
+from zoo.reading import best_path, joined, log_sums, most_probable
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return zoo.load("mnist14k", "cpu")
+
+
+def cover(text: str, gap: int = 20, seed: int = 0) -> np.ndarray:
+    """Drawn digits side by side, float32 coverage; "-" and "." are marks."""
+    random = np.random.default_rng(seed)
+    parts = []
+    for sign in text:
+        if sign in "-.":
+            mark = np.zeros((156, 50), np.float32)
+            if sign == "-":
+                mark[74:84, 5:45] = 1
+            else:
+                mark[122:136, 18:32] = 1
+            parts.append(mark)
+            continue
+        shape = digit_shapes.draw(int(sign), random, 120, 0.09, variant=0)
+        columns = np.flatnonzero((shape > 0.5).any(axis=0))
+        parts.append(np.pad(shape[:, columns[0] : columns[-1] + 1], ((0, 0), (gap // 2, gap // 2))))
+    return np.pad(np.concatenate(parts, axis=1), 60)
+
+
+def picture(text: str, gap: int = 20, seed: int = 0) -> np.ndarray:
+    return digit_pictures.painted(cover(text, gap, seed), (250, 250, 245), (30, 30, 60))
+
+
+def test_a_number_is_read_with_a_box_for_each_digit(model: Model) -> None:
+    row = model.predict(picture("1984"))
+    assert row.label == "1984"
+    assert [digit.label for digit in row.digits] == list("1984")
+    assert row.probability == pytest.approx(prod(digit.probability for digit in row.digits))
+    assert row.top_k[0] == zoo.model.Guess("1984", row.probability)
+    assert len(row.top_k) == 3
+    height, width = picture("1984").shape[:2]
+    for left, right in pairwise(digit.box for digit in row.digits):
+        assert left[2] <= right[0] + 5
+        assert 0 <= left[0] < left[2] <= width
+        assert 0 <= left[1] < left[3] <= height
+    ink = np.flatnonzero((cover("1984") > 0.5).any(axis=0))
+    assert abs(row.digits[0].box[0] - ink[0]) <= 4
+    assert abs(row.digits[-1].box[2] - ink[-1]) <= 4
+    assert "found 4 digits" in row.corrections
+
+
+@pytest.mark.parametrize("text", ["70", "2026", "60637", "305271"])
+def test_read_finds_the_digits(model: Model, text: str) -> None:
+    (reading,) = model.read(picture(text))
+    assert reading.text == text
+    assert reading.alternatives[0] == (reading.text, reading.probability)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("20-26", "20 26"), ("37.5", "37 5")])
+def test_marks_are_gaps_and_never_digits(model: Model, text: str, expected: str) -> None:
+    assert model.predict(picture(text)).label == expected
+
+
+def test_lines_are_read_from_top_to_bottom(model: Model) -> None:
+    first, second = picture("472"), picture("605")
+    width = max(first.shape[1], second.shape[1])
+    page = np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), mode="edge") for p in (first, second)])
+    assert [reading.text for reading in model.read(page)] == ["472", "605"]
+    row = model.predict(page)
+    assert row.label == "472 605"
+    assert len(row.digits) == 6
+    assert "found 6 digits in 2 lines" in row.corrections
+
+
+def test_single_refuses_several_digits(model: Model, tmp_path: object) -> None:
+    with pytest.raises(BadInput, match="seems to contain 4 digits"):
+        model.predict(picture("1984"), single=True)
+    (row,) = model.predict([picture("1984")], single=True)
+    assert row.error
+    assert row.label is None
+    assert row.digits == ()
+
+
+def test_a_single_digit_has_no_digits_and_the_same_row_as_with_single(model: Model) -> None:
+    images = [digit_pictures.canvas(np.random.default_rng(i), digit_shapes.draw(i % 10, np.random.default_rng(i)))
+              for i in range(20)]  # fmt: skip
+    rows = model.predict(images)
+    assert rows == model.predict(images, single=True)
+    assert all(row.digits == () for row in rows)
+
+
+def test_a_model_of_other_labels_reads_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = zoo.load("cifar90k", "cpu")
+    with pytest.raises(BadInput, match="cannot read numbers"):
+        photos.read(picture("12"))
+
+
+def test_all_formats_have_the_digits(model: Model) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    images = [picture("42"), np.zeros((9, 9), np.uint8), digit_pictures.canvas(
+        np.random.default_rng(0), digit_shapes.draw(3, np.random.default_rng(0)))]  # fmt: skip
+    rows = model.predict(images)
+    columns = classify_columns(model, prepare_all(images, model.card.input))
+    assert columns.rows() == rows == Columns.from_rows(rows).rows()
+    lines = [json.loads(line) for line in encode(columns, "jsonl").decode().splitlines()]
+    assert lines == [row.to_dict() for row in rows]
+    assert [len(line["digits"]) for line in lines] == [2, 0, 0]
+    table = pyarrow.ipc.open_stream(encode(columns, "parquet")).read_all()
+    assert table["label"].to_pylist()[0] == "42"
+    assert [digit["box"] for digit in table["digits"].to_pylist()[0]] == [list(d.box) for d in rows[0].digits]
+    assert "42" in encode(columns, "table").decode()
+    cells = encode(columns, "csv").decode().splitlines()[0]
+    assert '""box""' in cells
+
+
+def test_the_command_reads_and_refuses(tmp_path: object) -> None:
+    import cv2
+
+    path = f"{tmp_path}/number.png"
+    cv2.imwrite(path, picture("1984")[:, :, ::-1])
+    read = CliRunner().invoke(command, [path, "--format", "jsonl"])
+    assert json.loads(read.stdout)["label"] == "1984"
+    refused = CliRunner().invoke(command, [path, "--format", "jsonl", "--single"])
+    assert refused.exit_code == 1
+    assert "4 digits" in json.loads(refused.stdout)["error"]
+
+
+def test_most_probable_is_the_exact_order() -> None:
+    slots = [[("a", 0.6), ("b", 0.4)], [("c", 0.9), ("d", 0.1)], [("e", 0.5), ("f", 0.5)]]
+    texts = most_probable(slots, 3)
+    every = sorted((p * q * r for _, p in slots[0] for _, q in slots[1] for _, r in slots[2]), reverse=True)
+    assert [p for _, p in texts] == pytest.approx(every[:3])
+    assert texts[0][0] == "ace"
+
+
+def test_the_best_path_and_the_sum_of_all_paths() -> None:
+    first, last = np.array([0, 0, 1, 1, 2]), np.array([1, 2, 2, 3, 3])
+    scores = np.array([1.0, 2.5, 1.0, 0.5, 1.0])
+    assert best_path(4, first, last, scores) == [1, 4]
+    ways = [1.0 + 1.0 + 1.0, 2.5 + 1.0, 1.0 + 0.5]
+    assert log_sums(4, first, last, scores)[0] == pytest.approx(np.log(np.exp(ways).sum()))
+    assert best_path(4, first[:2], last[:2], scores[:2]) == []  # no way reaches the end
+
+
+def test_candidates_lie_between_their_cuts() -> None:
+    (line,) = find_lines(find_ink(picture("58")))
+    assert (line.first < line.last).all()
+    assert line.last.max() == line.cuts - 1
+    assert line.pixels.shape == (len(line.first), 28, 28, 1)
+    assert line.features.shape[0] == len(line.first)
+    assert ((line.first == 0) & (line.last < line.cuts - 1)).any()
+
+
+def test_noise_and_text_like_marks_stay_errors(model: Model) -> None:
+    random = np.random.default_rng(0)
+    page = np.full((400, 400, 3), 255, np.uint8)
+    for _ in range(70):
+        x, y = random.integers(10, 370, 2)
+        page[y : y + 20, x : x + 20] = 0
+    row: Row = model.predict([page])[0]
+    assert row.error is not None or row.unsure
+
+
+@pytest.mark.slow
+def test_most_random_numbers_are_read(model: Model) -> None:
+    right = {"apart": 0, "touching": 0}
+    for kind in right:
+        for seed in range(40):
+            random = np.random.default_rng([77, seed])
+            values = random.integers(10, size=int(random.integers(2, 6)))
+            digits = [np.asarray(255 * _small(value, random), np.uint8) for value in values]
+            gaps = [getattr(number_pictures, kind)(random) for _ in values[1:]]
+            image = number_pictures.number(random, digits, gaps, "photo")
+            right[kind] += model.predict([image])[0].label == "".join(map(str, values))
+    assert right["apart"] >= 30, right
+    assert right["touching"] >= 22, right
+
+
+def _small(value: int, random: np.random.Generator) -> np.ndarray:
+    import cv2
+
+    return cv2.resize(digit_shapes.draw(int(value), random, 240, 0.1), (28, 28), interpolation=cv2.INTER_AREA)
+
+
+def test_texts_of_lines_are_joined_by_gaps(model: Model) -> None:
+    readings = model.read(picture("42"))
+    assert joined(readings * 2, 1)[0][0] == "42 42"
