@@ -294,6 +294,23 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
 
 
 @main.command()
+@click.argument("patterns", nargs=-1, required=True, metavar="MODEL...")
+@data_option
+@target_option
+def known(patterns: tuple[str, ...], data: str | None, target: Path | None) -> None:
+    """Train the output `known` of models, which tells images of none of the classes.
+
+    MODEL is a name or a pattern in quotes, such as '*' for all shipped models. Logits and probabilities do not change.
+    """
+    from train.known import add_known, matching
+    from zoo.registry import SHIPPED_FOLDER
+
+    for card in add_known(matching(patterns), data, target or SHIPPED_FOLDER):
+        assert card.known is not None
+        click.echo(f"{card.name}: known from {card.calibration.known_from}. {card.known.source}.")
+
+
+@main.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @data_option
 def robustness(models: tuple[str, ...], data: str | None) -> None:

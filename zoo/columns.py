@@ -9,13 +9,14 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card
 from zoo.images.digits import DOUBT
-from zoo.model import CHUNK, Guess, Model, Outputs, Prepared, Row, stack_pixels
+from zoo.model import CHUNK, Guess, Model, Outputs, Prepared, Row, Scores, is_known, stack_pixels
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,24 @@ class Columns:
     top: npt.NDArray[np.intp]  # (M, k): indexes into `labels`, most probable first
     probabilities: npt.NDArray[np.float64]  # (M, k): of these labels
     unsure: npt.NDArray[np.bool_]  # (M,)
+    known: npt.NDArray[np.bool_] | None = None  # (M,); None for a model without this output
 
     def __len__(self) -> int:
         return len(self.names)
 
     def rows(self) -> list[Row]:
         """The same results as `Row` objects."""
-        values = zip(self.top.tolist(), self.probabilities.tolist(), self.unsure.tolist(), strict=True)
+        known = repeat(None, len(self.top)) if self.known is None else self.known.tolist()
+        values = zip(self.top.tolist(), self.probabilities.tolist(), self.unsure.tolist(), known, strict=True)
         rows = []
         for name, corrections, error in zip(self.names, self.corrections, self.errors, strict=True):
             if error is not None:
                 rows.append(Row(name, self.model, error=error))
                 continue
-            indexes, probabilities, unsure = next(values)
+            indexes, probabilities, unsure, is_known = next(values)
             guesses = tuple([Guess(self.labels[i], p) for i, p in zip(indexes, probabilities, strict=True)])
-            rows.append(Row(name, self.model, guesses[0].label, guesses[0].probability, unsure, guesses, corrections))
+            best = guesses[0]
+            rows.append(Row(name, self.model, best.label, best.probability, unsure, is_known, guesses, corrections))
         return rows
 
     @classmethod
@@ -64,6 +68,7 @@ class Columns:
             np.array([[index[guess.label] for guess in row.top_k] for row in good], np.intp).reshape(len(good), k),
             np.array([[guess.probability for guess in row.top_k] for row in good]).reshape(len(good), k),
             np.array([row.unsure for row in good], np.bool_),
+            None if any(row.known is None for row in good) else np.array([row.known for row in good], np.bool_),
         )
 
 
@@ -71,7 +76,7 @@ def classify_columns(
     model: Model,
     prepared: list[Prepared],
     top_k: int = 3,
-    run: Callable[[npt.NDArray[np.uint8]], Outputs] | None = None,
+    run: Callable[[npt.NDArray[np.uint8]], Outputs | Scores] | None = None,
 ) -> Columns:
     """Run all prepared images, `CHUNK` per session call.
 
@@ -80,23 +85,26 @@ def classify_columns(
     """
     images = stack_pixels(prepared)
     if images is None:
-        scores = np.empty((0, len(model.card.labels)), np.float32)
-    elif run is not None:
-        scores = run(images)[1]
+        return make_columns(model.card, prepared, np.empty((0, len(model.card.labels)), np.float32), top_k)
+    if run is not None:
+        scores = Scores(*run(images))
     else:
-        starts = range(0, len(images), CHUNK)
-        parts = [model.run(images[start : start + CHUNK]).probabilities for start in starts]
-        scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return make_columns(model.card, prepared, scores, top_k)
+        scores = Scores.joined([model.run(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)])
+    return make_columns(model.card, prepared, scores.probabilities, top_k, scores.known)
 
 
 def make_columns(
-    card: Card, prepared: list[Prepared], probabilities: npt.NDArray[np.float32], top_k: int = 3
+    card: Card,
+    prepared: list[Prepared],
+    probabilities: npt.NDArray[np.float32],
+    top_k: int = 3,
+    known: npt.NDArray[np.float32] | None = None,
 ) -> Columns:
     """The same results as `zoo.model.make_rows`.
 
     Args:
         probabilities: float32 `(M, K)` of the inputs without an error.
+        known: float32 `(M,)` of the same inputs; None for a model without this output.
     """
     values = probabilities.astype(np.float64)
     if np.isnan(values).any():  # a network from elsewhere; what Python's sort makes of NaN is defined by Python alone
@@ -120,4 +128,5 @@ def make_columns(
         top,
         best,
         unsure,
+        None if known is None else is_known(card, known),
     )

@@ -281,6 +281,7 @@ _ROW = {
         "label": {"type": "string", "nullable": True},
         "probability": {"type": "number", "nullable": True},
         "unsure": {"type": "boolean", "nullable": True},
+        "known": {"type": "boolean", "nullable": True},
         "top_k": {"type": "array", "items": _LABEL_PROBABILITY},
         "corrections": {"type": "array", "items": {"type": "string"}},
         "error": {"type": "string", "nullable": True},

@@ -72,7 +72,8 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
     }
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:] for value in values}
-    nodes = [node for node in graph.node if node.input and node.output]  # the others are constants
+    # Nodes without inputs are constants; the head of the output `known` is no layer of the network
+    nodes = [node for node in graph.node if node.input and node.output and not _is_head(node.output[0])]
     followers = {node.input[0]: node for node in nodes if node.op_type in _FOLLOWING}
     fields = {value.name: Field(1, 1, 0) for value in graph.input}
     counters: dict[str, int] = {}
@@ -102,6 +103,11 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
             visited.add(last.output[0])
             last = followers[last.output[0]]
         yield Step(layer, field, last.output[0], weights[node_weights[0]] if node_weights else None)
+
+
+def _is_head(output: str) -> bool:
+    """Whether a value belongs to the head of the output `known` (`train/known.py`)."""
+    return output == "known" or output.startswith("known.")
 
 
 def _dequantized(
