@@ -49,7 +49,17 @@ def test_predict_files_in_order(run, pictures):
     assert code == 0
     assert [row["label"] for row in rows] == ["7", "3"]
     assert [row["input"] for row in rows] == [str(pictures / "7.png"), str(pictures / "3.png")]
-    assert list(rows[0]) == ["input", "model", "label", "probability", "unsure", "top_k", "corrections", "error"]
+    assert list(rows[0]) == [
+        "input",
+        "model",
+        "label",
+        "probability",
+        "unsure",
+        "known",
+        "top_k",
+        "corrections",
+        "error",
+    ]
     assert rows[0]["model"] == DEFAULT
     assert len(rows[0]["top_k"]) == 3
     assert err == f"{DEFAULT} on cpu\n"
