@@ -38,6 +38,8 @@ SHARE_KNOWN = 0.95  # of the validation images, which sets the bound
 PART_WEIGHT = 0.8  # of pieces of digits in the loss: some of them do look like another digit
 COUNTS = {"digit": (16_000, 12_000, 3_000), "photo": (8_000, 8_000, 3_000)}  # images as they are, made, and variants
 VALIDATION_COUNTS = {"digit": 600, "photo": 1000}  # made images, and variants, for the report
+OWN_VALIDATION = 20  # images of one's own that a bound needs: one of them is then unknown
+OWN_MADE = 4000  # made images at most, for a model of one's own images
 PREFIX = "known."  # of the names of the head's values in the graph
 
 
@@ -63,6 +65,22 @@ def made_data(dataset: str, form: str, folder: str | None) -> MadeData:
     return MadeData(
         dataset,
         np.concatenate([training[:plain], negatives.positives(form, training[:varied], 1)]),
+        negatives.negatives(form, training, made, 2),
+        validation,
+        negatives.positives(form, validation[:few], 3),
+        negatives.negatives(form, validation, few, 4),
+    )
+
+
+def own_data(name: str, form: str, training: Pixels, validation: Pixels) -> MadeData | None:
+    """The same for a model of one's own images; None where there are too few validation images for a bound."""
+    if len(validation) < OWN_VALIDATION:
+        return None
+    made = min(OWN_MADE, max(OWN_MADE // 4, len(training)))
+    few = made // 8
+    return MadeData(
+        name,
+        np.concatenate([training[: 2 * OWN_MADE], negatives.positives(form, training[:OWN_MADE], 1)]),
         negatives.negatives(form, training, made, 2),
         validation,
         negatives.positives(form, validation[:few], 3),
@@ -187,6 +205,7 @@ def train_head(content: bytes, name: str, data: MadeData) -> tuple[Head, float, 
     positive, negative = features(data.images), features(data.negatives.images)
     parts = np.array([kind == "parts" for kind in data.negatives.kinds])
     weights = np.ones(len(positive) + len(negative), np.float32)
+    weights[: len(positive)] = max(1.0, len(negative) / len(positive))
     weights[len(positive) :][parts] = PART_WEIGHT
     known = np.arange(len(weights)) < len(positive)
     head = fit_head(np.concatenate([positive, negative]), known, weights)

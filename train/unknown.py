@@ -110,7 +110,7 @@ def shapes(channels: int, count: int = 500) -> list[Pixels]:
 
     pictures = []
     for seed in range(count):
-        options: dict[str, Any] = {"max_shapes": 1 + seed % 3, "min_size": 20, "rng": seed}
+        options: dict[str, Any] = {"max_shapes": 1 + seed % 3, "min_size": 20, "num_trials": 1000, "rng": seed}
         image, _ = random_shapes((96, 96), num_channels=channels, **options)
         pictures.append(np.asarray(image[:, :, 0] if channels == 1 else image, np.uint8))
     return pictures
