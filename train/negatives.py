@@ -176,7 +176,7 @@ def _strokes(random: Random) -> Array:
     for _ in range(count):
         points = random.uniform(25, SIDE - 25, (int(random.integers(2 if count > 1 else 4, 7)), 2))  # a line is a one
         line = _curve(points) if random.random() < 0.6 else points
-        cv2.polylines(page, [np.int32(line)], bool(random.random() < 0.15), 255, width, cv2.LINE_AA)
+        cv2.polylines(page, [line.astype(np.int32)], bool(random.random() < 0.15), 255, width, cv2.LINE_AA)
     return page
 
 
@@ -195,11 +195,11 @@ def _shape(random: Random) -> Array:
     filled, width, size = random.random() < 0.45, int(random.integers(3, 15)), int(random.integers(25, 62))
 
     def outline(points: npt.NDArray[np.float64]) -> None:
-        line = np.int32(points)
+        line = points.astype(np.int32)
         if filled:
-            cv2.fillPoly(page, [line], 255)  # type: ignore[list-item]
+            cv2.fillPoly(page, [line], 255)
         else:
-            cv2.polylines(page, [line], True, 255, width, cv2.LINE_AA)  # type: ignore[list-item]
+            cv2.polylines(page, [line], True, 255, width, cv2.LINE_AA)
 
     match int(random.integers(7)):
         case 0:
@@ -427,9 +427,10 @@ def _enlarged_patch(random: Random, images: Array) -> Array:
     patch = np.ascontiguousarray(image[y : y + side, x : x + side])
     if random.random() < 0.4:
         repeats = [-(-size // side) for size in image.shape[:2]]
-        return np.tile(patch, (*repeats, 1))[: image.shape[0], : image.shape[1]]
+        repeated: Array = np.tile(patch, (*repeats, 1))
+        return repeated[: image.shape[0], : image.shape[1]]
     large = cv2.resize(patch, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    return np.asarray(large.reshape(image.shape), np.uint8)
+    return np.asarray(large, np.uint8).reshape(image.shape)
 
 
 PHOTO_KINDS: dict[str, tuple[float, Maker]] = {

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ import onnx
 from train.data import held_out_data
 from train.known import auroc, replace_card
 from zoo import registry
-from zoo.card import Card, UnknownSet
+from zoo.card import Card, Input, UnknownSet
 from zoo.datasets import catalog
 from zoo.errors import BadData, ExportError
 from zoo.model import Model, prepare_all, stack_pixels
@@ -111,7 +111,7 @@ def shapes(channels: int, count: int = 500) -> list[Pixels]:
     pictures = []
     for seed in range(count):
         options: dict[str, Any] = {"max_shapes": 1 + seed % 3, "min_size": 20, "num_trials": 1000, "rng": seed}
-        image, _ = random_shapes((96, 96), num_channels=channels, **options)
+        image, _ = random_shapes((96, 96), num_channels=channels, **options)  # type: ignore[no-untyped-call]
         pictures.append(np.asarray(image[:, :, 0] if channels == 1 else image, np.uint8))
     return pictures
 
@@ -147,20 +147,39 @@ def measure(names: Iterable[str], folder: str | None, target: Path = registry.SH
     """
     if not (data := folder or os.environ.get("ZOO_DATA")):
         raise BadData("The folder of the sets is unknown: set --data or ZOO_DATA.")
-    cache: dict[str, list[tuple[str, Iterable[Any]]]] = {}
+    found: dict[Input, list[Pictures]] = {}
     for name in names:
         entry = registry.find(name)
-        form = entry.card.input.form
-        if form not in cache:
-            cache[form] = []
-            for title, pictures in sets(form, Path(data)):
-                if pictures is None:
-                    raise BadData(f"The set {title!r} is missing: see train/unknown.py for its files and fonts.")
-                cache[form].append((title, pictures))
-        yield _measure(entry, cache[form], folder, target)
+        expected = entry.card.input
+        if expected not in found:
+            pairs = sets(expected.form, Path(data))
+            found[expected] = [_prepared(title, pictures, expected) for title, pictures in pairs]
+        yield _measure(entry, found[expected], folder, target)
 
 
-def _measure(entry: registry.Entry, found: list[tuple[str, Iterable[Any]]], folder: str | None, target: Path) -> Card:
+class Pictures(NamedTuple):
+    """The pictures of a set in the form of a network."""
+
+    name: str
+    images: Pixels  # `(N, H, W, C)`
+    refused: int  # that could not be brought into the form
+
+
+def _prepared(title: str, pictures: Iterable[Any] | None, expected: Input) -> Pictures:
+    """As a user's pictures are prepared, or unchanged. Raises BadData."""
+    if pictures is None:
+        raise BadData(f"The set {title!r} is missing: see train/unknown.py for its files and fonts.")
+    sources = list(pictures)
+    if title.endswith("as arrays"):
+        return Pictures(title, np.stack(sources).reshape(-1, *expected.shape), 0)
+    prepared = prepare_all(sources, expected)
+    images = stack_pixels(prepared)
+    if images is None:
+        raise BadData(f"All pictures of the set {title!r} were refused; the first: {prepared[0].error}")
+    return Pictures(title, images, len(sources) - len(images))
+
+
+def _measure(entry: registry.Entry, found: list[Pictures], folder: str | None, target: Path) -> Card:
     card, content = entry.card, entry.read("model.onnx")
     bound = card.calibration.known_from
     if bound is None or card.known is None:
@@ -168,8 +187,8 @@ def _measure(entry: registry.Entry, found: list[tuple[str, Iterable[Any]]], fold
     model = Model(content, "cpu", card.name)
     test = scores_of(model, held_out_data(card.trained.dataset.name, "full", folder).images.numpy())
     results, details = [], {}
-    for title, pictures in found:
-        scores, refused = _scores(model, list(pictures), title.endswith("as arrays"))
+    for title, images, refused in found:
+        scores = scores_of(model, images)
         reached = np.quantile(test, 0.05, method="lower")
         result = UnknownSet(
             name=title,
@@ -194,17 +213,6 @@ def _record(name: str, result: dict[str, Any]) -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results[name] = result
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
-
-
-def _scores(model: Model, pictures: list[Any], unchanged: bool) -> tuple[Floats, int]:
-    """The output `known` for pictures, and how many were refused."""
-    if unchanged:
-        return scores_of(model, np.stack(pictures).reshape(-1, *model.card.input.shape)), 0
-    prepared = prepare_all(pictures, model.card.input)
-    images = stack_pixels(prepared)
-    if images is None:
-        raise BadData(f"All pictures of a set were refused; the first: {prepared[0].error}")
-    return scores_of(model, images), len(pictures) - len(images)
 
 
 def scores_of(model: Model, images: Pixels) -> Floats:
