@@ -49,7 +49,7 @@ parameters {{ key: "pocketzoo_version" value {{ string_value: "{version}" }} }}
 # The first run of a session is the slowest.
 {warmup}"""
 
-# One number per image: the batch is its only dimension, which `reshape` without dimensions expresses.
+# One number per image: the batch is the file's only dimension. Triton's clients get `(N, 1)`.
 _KNOWN = """,
   { name: "known" data_type: TYPE_FP32 dims: [ 1 ] reshape { shape: [ ] } }"""
 
