@@ -357,7 +357,7 @@ def _session(name: str, batch: int, cuda_options: dict[str, str]) -> Callable[[]
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise RuntimeError(f"onnxruntime fell back to {session.get_providers()[0]}")
     images = _images(name, batch)
-    binding, image, _ = bind_memory(session, "cuda", "image", images.shape, np.uint8, [(batch, 10)] * 2)
+    binding, image, _ = bind_memory(session, "cuda", "image", images.shape, np.uint8, [(batch, 10)] * 2 + [(batch,)])
     image.update_inplace(images)
 
     def call() -> None:

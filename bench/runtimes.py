@@ -311,8 +311,9 @@ def open_on_gpu(entry: Entry, batch: int, provider: str, device: str = "cuda") -
     """
     content = (entry.folder / "model.onnx").read_bytes()
     session, product = (_gpu_session(model, provider) for model in (content, measure.gemm_onnx()))
-    shape, classes = entry.card.input.shape, len(entry.card.labels)
-    binding, image, scores = bind_memory(session, device, "image", (batch, *shape), np.uint8, [(batch, classes)] * 2)
+    shape = entry.card.input.shape
+    sizes = [(batch, *output.shape[1:]) for output in session.get_outputs()]
+    binding, image, scores = bind_memory(session, device, "image", (batch, *shape), np.uint8, sizes)
     side = (measure.GEMM_SIDE,) * 2
     product_binding, factor, _ = bind_memory(product, device, "a", side, np.float32, [side])
     factor.update_inplace(measure.gemm_matrices()[0])
@@ -349,7 +350,7 @@ def bind_memory(
     binding, image = session.io_binding(), allocate(list(shape), dtype, device, 0)
     binding.bind_ortvalue_input(name, image)
     scores = [allocate(list(output), np.float32, device, 0) for output in outputs]
-    for output, memory in zip(session.get_outputs(), scores, strict=True):
+    for output, memory in zip(session.get_outputs(), scores, strict=True):  # a shape for each output of the session
         binding.bind_ortvalue_output(output.name, memory)
     return binding, image, scores
 

@@ -257,7 +257,9 @@ def export(
         f"{card.name} {card.version}: {card.trained.accuracy.value:.2%}, {spread}, temperature "
         f"{card.calibration.temperature}. {folder / card.name}"
     )
-    if name:
+    if name is None:
+        click.echo(f"Next: python -m train known {card.name}", err=True)
+    else:
         model = card.name if target is None else shlex.quote(str(folder / card.name))
         click.echo(f"Next: zoo predict IMAGE --model {model}", err=True)
 
@@ -291,6 +293,46 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
     click.echo(
         f"{card.name}: {card.trained.accuracy.value:.2%}; {card.quantization}. {(target or SHIPPED_FOLDER) / card.name}"
     )
+
+
+@main.command()
+@click.argument("patterns", nargs=-1, required=True, metavar="MODEL...")
+@data_option
+@target_option
+def known(patterns: tuple[str, ...], data: str | None, target: Path | None) -> None:
+    """Train the output `known` of models, which tells images of none of the classes.
+
+    MODEL is a name or a pattern in quotes, such as '*' for all shipped models. Logits and probabilities do not change.
+    """
+    from train.known import add_known, matching
+    from zoo.registry import SHIPPED_FOLDER
+
+    for card in add_known(matching(patterns), data, target or SHIPPED_FOLDER):
+        assert card.known is not None
+        click.echo(f"{card.name}: known from {card.calibration.known_from}. {card.known.source}.")
+
+
+@main.command()
+@click.argument("patterns", nargs=-1, required=True, metavar="MODEL...")
+@data_option
+@target_option
+def unknown(patterns: tuple[str, ...], data: str | None, target: Path | None) -> None:
+    """Measure the output `known` on sets of other images, and write the figures into the cards.
+
+    The folder of the data has notmnist/ and signs/ beside MNIST and CIFAR-10 (train/unknown.py).
+    """
+    from train.known import matching
+    from train.unknown import measure
+    from zoo.registry import SHIPPED_FOLDER
+
+    for card in measure(matching(patterns), data, target or SHIPPED_FOLDER):
+        assert card.known is not None
+        click.echo(f"{card.name}: {card.known.test_known:.2%} of the test images are known.")
+        for one in card.known.sets:
+            click.echo(
+                f"  {one.name}: {one.images:,} images, AUROC {one.auroc:.4f}, {one.false_positive_rate:.2%} false "
+                f"positives at 95 % true positives, {one.known:.2%} known"
+            )
 
 
 @main.command()

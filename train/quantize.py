@@ -21,6 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from train import evaluate
 from train.data import Split, held_out_data, training_data
 from train.export import embed
+from train.known import without_head
 from train.runs import environment
 from zoo import registry
 from zoo.card import Accuracy, Card, Quantization, Seeds
@@ -66,12 +67,14 @@ def quantize(name: str, folder: str | None, target: Path = registry.SHIPPED_FOLD
             earlier card lists.
     """
     entry = registry.find(name)
-    original = (entry.folder / "model.onnx").read_bytes()
-    card = entry.card
+    # The head of the output `known` is trained on the activations of the variant: python -m train known NAME-int8
+    original = without_head(onnx.load(entry.folder / "model.onnx")).SerializeToString()
+    card = replace(entry.card, known=None, calibration=replace(entry.card.calibration, known_from=None))
     training = training_data(card.trained.dataset.name, "full", folder)
     model = as_int8(original, training)
     draft = replace(card.embedded(), name=f"{card.name}-int8", default=False)
-    int8_model, float_model = _with_card(model, draft), Model(original, "cpu")
+    int8_model = _with_card(model, draft)
+    float_model = Model((entry.folder / "model.onnx").read_bytes(), "cpu")
     processor = "{machine} ({instructions})".format(**environment())
     ratios = _earlier_ratios(target / draft.name)
     ratios.pop(processor, None)

@@ -23,6 +23,7 @@ def arrow_schema() -> Any:
             ("label", pa.string()),
             ("probability", pa.float32()),
             ("unsure", pa.bool_()),
+            ("known", pa.bool_()),
             ("top_k", pa.list_(guess)),
             ("digits", pa.list_(digit)),
             ("corrections", pa.list_(pa.string())),
@@ -62,6 +63,7 @@ def to_record_batch(columns: Columns) -> Any:
             labels.take(spread(first, pa.int64())),
             spread(best.astype(np.float32), pa.float32()),
             spread(columns.unsure, pa.bool_()),
+            pa.nulls(count, pa.bool_()) if columns.known is None else spread(columns.known, pa.bool_()),
             pa.ListArray.from_arrays(_offsets(good * width), guesses),
             pa.array(digits, schema.field("digits").type),
             pa.ListArray.from_arrays(

@@ -144,6 +144,30 @@ class Calibration:
     ece_before: Share | None
     """Expected calibration error on the test set, 15 bins, 0 to 1, without the temperature; None: not measured."""
     ece_after: Share | None  # the same with the temperature
+    known_from: Share | None = None
+    """An image whose output `known` is below this shows none of the classes; None: the model has no such output."""
+
+
+@dataclass(frozen=True)
+class UnknownSet:
+    """How well `known` separates the test images from images of another set, which chose nothing."""
+
+    name: str
+    images: Annotated[int, 1, 2**53]
+    auroc: Share  # area under the ROC curve, test images against these
+    false_positive_rate: Share  # share of these at or above the score that 95 % of the test images reach
+    known: Share  # share of these at or above `known_from`
+
+
+@dataclass(frozen=True)
+class Known:
+    """How the output `known` was trained, and how well it tells other images from those of the classes."""
+
+    source: str  # what it was trained on, and how its bound was set
+    parameters: Count = 0  # of the head, which `parameters` and `layers` of the card do not count
+    made_auroc: Share | None = None  # validation images against made images like those of the training
+    test_known: Share | None = None  # share of the test images that are known; None: not measured
+    sets: tuple[UnknownSet, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -248,6 +272,7 @@ class Card:
     files: tuple[File, ...] = ()  # empty in the card inside the ONNX file
     quantization: Quantization | None = None
     origin: Origin | None = None
+    known: Known | None = None  # None: the model has no output `known`
 
     @property
     def trained(self) -> Trained:

@@ -9,13 +9,26 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card
 from zoo.images.digits import DOUBT
-from zoo.model import CHUNK, Guess, Model, Outputs, Prepared, Row, make_rows, read_numbers, stack_pixels
+from zoo.model import (
+    CHUNK,
+    Guess,
+    Model,
+    Outputs,
+    Prepared,
+    Row,
+    Scores,
+    is_known,
+    make_rows,
+    read_numbers,
+    stack_pixels,
+)
 from zoo.reading import Digit
 
 
@@ -31,6 +44,7 @@ class Columns:
     top: npt.NDArray[np.intp]  # (M, k): indexes into `labels`, most probable first
     probabilities: npt.NDArray[np.float64]  # (M, k): of these labels
     unsure: npt.NDArray[np.bool_]  # (M,)
+    known: npt.NDArray[np.bool_] | None = None  # (M,); None for a model without this output
     digits: dict[int, tuple[Digit, ...]] = field(default_factory=dict)  # of numbers, by their position of N
 
     def __len__(self) -> int:
@@ -38,7 +52,8 @@ class Columns:
 
     def rows(self) -> list[Row]:
         """The same results as `Row` objects."""
-        values = zip(self.top.tolist(), self.probabilities.tolist(), self.unsure.tolist(), strict=True)
+        known = repeat(None, len(self.top)) if self.known is None else self.known.tolist()
+        values = zip(self.top.tolist(), self.probabilities.tolist(), self.unsure.tolist(), known, strict=True)
         rows = []
         for position, name in enumerate(self.names):
             corrections, error, digits = (
@@ -49,10 +64,12 @@ class Columns:
             if error is not None:
                 rows.append(Row(name, self.model, error=error))
                 continue
-            indexes, probabilities, unsure = next(values)
+            indexes, probabilities, unsure, is_known = next(values)
             guesses = tuple([Guess(self.labels[i], p) for i, p in zip(indexes, probabilities, strict=True)])
             best = guesses[0]
-            rows.append(Row(name, self.model, best.label, best.probability, unsure, guesses, digits, corrections))
+            rows.append(
+                Row(name, self.model, best.label, best.probability, unsure, is_known, guesses, digits, corrections)
+            )
         return rows
 
     @classmethod
@@ -72,6 +89,7 @@ class Columns:
             np.array([[index[guess.label] for guess in row.top_k] for row in good], np.intp).reshape(len(good), k),
             np.array([[guess.probability for guess in row.top_k] for row in good]).reshape(len(good), k),
             np.array([row.unsure for row in good], np.bool_),
+            None if any(row.known is None for row in good) else np.array([row.known for row in good], np.bool_),
             {position: row.digits for position, row in enumerate(rows) if row.digits},
         )
 
@@ -80,7 +98,7 @@ def classify_columns(
     model: Model,
     prepared: list[Prepared],
     top_k: int = 3,
-    run: Callable[[npt.NDArray[np.uint8]], Outputs] | None = None,
+    run: Callable[[npt.NDArray[np.uint8]], Outputs | Scores] | None = None,
 ) -> Columns:
     """Run all prepared images, `CHUNK` per session call.
 
@@ -89,26 +107,30 @@ def classify_columns(
     """
     images = stack_pixels(prepared)
     if images is None:
-        scores = np.empty((0, len(model.card.labels)), np.float32)
+        scores = Scores(*[np.empty((0, len(model.card.labels)), np.float32)] * 2)
     elif run is not None:
-        scores = run(images)[1]
+        scores = Scores(*run(images))
     else:
-        starts = range(0, len(images), CHUNK)
-        parts = [model.run(images[start : start + CHUNK]).probabilities for start in starts]
-        scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    readings = read_numbers(model.card, prepared, (scores, scores), run or model.run)
+        scores = Scores.joined([model.run(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)])
+    readings = read_numbers(model.card, prepared, scores, run or model.run)
     if readings:  # their texts are no labels of the model
-        return Columns.from_rows(make_rows(model.card, prepared, scores, top_k, readings))
-    return make_columns(model.card, prepared, scores, top_k)
+        rows = make_rows(model.card, prepared, scores.probabilities, top_k, scores.known, readings)
+        return Columns.from_rows(rows)
+    return make_columns(model.card, prepared, scores.probabilities, top_k, scores.known)
 
 
 def make_columns(
-    card: Card, prepared: list[Prepared], probabilities: npt.NDArray[np.float32], top_k: int = 3
+    card: Card,
+    prepared: list[Prepared],
+    probabilities: npt.NDArray[np.float32],
+    top_k: int = 3,
+    known: npt.NDArray[np.float32] | None = None,
 ) -> Columns:
     """The same results as `zoo.model.make_rows`.
 
     Args:
         probabilities: float32 `(M, K)` of the inputs without an error.
+        known: float32 `(M,)` of the same inputs; None for a model without this output.
     """
     values = probabilities.astype(np.float64)
     if np.isnan(values).any():  # a network from elsewhere; what Python's sort makes of NaN is defined by Python alone
@@ -132,4 +154,5 @@ def make_columns(
         top,
         best,
         unsure,
+        None if known is None else is_known(card, known),
     )

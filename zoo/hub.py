@@ -284,7 +284,7 @@ With onnxruntime alone, for arrays that are in the form of the model's input alr
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-logits, probabilities = session.run(None, {{"image": images}})  # images: uint8 (N, {shape})
+logits, probabilities = session.run(["logits", "probabilities"], {{"image": images}})  # images: uint8 (N, {shape})
 ```"""
     return model_card.text(card, usage, "Written from card.json by `zoo push`.")
 

@@ -12,10 +12,10 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
@@ -40,7 +40,7 @@ from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
 _SURE = 0.9  # an image whose probability and `known` are at least this high is one digit
 CHUNK = 16  # images per session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
 
-Outputs = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # logits and probabilities, `(N, K)` each
+Outputs = tuple[npt.NDArray[np.float32], ...]  # as `Scores`, without `known` where the network lacks it
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class Row:
         probability: of that label, 0 to 1; None with an `error`.
         unsure: True where the probability is below `card.calibration.unsure_below`, or where a correction begins with
             `zoo.images.digits.DOUBT`; None with an `error`.
+        known: False where the image shows none of the classes: its output `known` is below
+            `card.calibration.known_from`. `label` is then the nearest class. None with an `error`, or where the model
+            has no such output.
         top_k: the most probable labels, best first.
         digits: the digits of a number, line by line from left to right; empty unless there are several.
         corrections: the changes that were made to the image, in words and in order.
@@ -73,6 +76,7 @@ class Row:
     label: str | None = None
     probability: float | None = None
     unsure: bool | None = None
+    known: bool | None = None
     top_k: tuple[Guess, ...] = ()
     digits: tuple[Digit, ...] = ()
     corrections: tuple[str, ...] = ()
@@ -81,6 +85,8 @@ class Row:
     def __repr__(self) -> str:
         if self.probability is None:
             return f"<zoo.Row {self.input!r}: error {self.error!r}>"
+        if self.known is False:
+            return f"<zoo.Row {self.input!r}: none of the classes (nearest: {self.label!r}, {self.probability:.2%})>"
         return f"<zoo.Row {self.input!r}: {self.label!r} ({self.probability:.2%}){', unsure' if self.unsure else ''}>"
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,10 +110,31 @@ def as_utf8(text: str) -> str:
 
 
 class Scores(NamedTuple):
-    """Logits and probabilities, float32 `(N, K)`, with columns in the order of `card.labels`."""
+    """Logits and probabilities, float32 `(N, K)`, with columns in the order of `card.labels`.
+
+    `known` is float32 `(N,)`, 0 to 1: how likely an image shows one of the classes; None for a model without it.
+    """
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+    known: npt.NDArray[np.float32] | None = None
+
+    def part(self, start: int, end: int) -> Scores:
+        """The scores of some of the images."""
+        known = None if self.known is None else self.known[start:end]
+        return Scores(self.logits[start:end], self.probabilities[start:end], known)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """The scores of several calls, at least one, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        known = [part.known for part in parts if part.known is not None]
+        return cls(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate(known) if known else None,
+        )
 
 
 class Model:
@@ -162,12 +189,15 @@ class Model:
         check_images(images, self.card)
         try:
             with self._lock:
-                logits, probabilities = self._session.run(None, {"image": images}, self._options)
+                logits, probabilities, *rest = self._session.run(None, {"image": images}, self._options)
         except Exception as error:  # onnxruntime's error classes are not public
             raise self._run_error(reason(error)) from None
         if not logits.shape == probabilities.shape == (len(images), len(self.card.labels)):
             raise self._run_error(f"{len(images)} images gave outputs of {logits.shape} and {probabilities.shape}")
-        return Scores(logits, probabilities)
+        known = rest[0] if rest else None
+        if known is not None and known.shape != (len(images),):
+            raise self._run_error(f"{len(images)} images gave an output known of {known.shape}")
+        return Scores(logits, probabilities, known)
 
     def _run_error(self, detail: str) -> BadModel | DeviceUnavailable:
         message = f"{self.card.name} cannot be run on {self.device} ({detail})"
@@ -295,7 +325,7 @@ def classify_prepared(
     model: Model,
     prepared: list[Prepared],
     top_k: int = 3,
-    run: Callable[[npt.NDArray[np.uint8]], Outputs] | None = None,
+    run: Callable[[npt.NDArray[np.uint8]], Outputs | Scores] | None = None,
 ) -> list[Row]:
     """Run all prepared images in one session call; a row for each, in order.
 
@@ -303,9 +333,10 @@ def classify_prepared(
         run: replaces `model.run`, such as `zoo.runtime.Bound.run`.
     """
     images = stack_pixels(prepared)
-    scores = None if images is None else (run or model.run)(images)
+    scores = None if images is None else Scores(*(run or model.run)(images))
     readings = read_numbers(model.card, prepared, scores, run or model.run)
-    return make_rows(model.card, prepared, None if scores is None else scores[1], top_k, readings)
+    _, probabilities, known = scores or (None, None, None)
+    return make_rows(model.card, prepared, probabilities, top_k, known, readings)
 
 
 def reads_numbers(card: Card) -> bool:
@@ -315,8 +346,8 @@ def reads_numbers(card: Card) -> bool:
 def read_numbers(
     card: Card,
     prepared: list[Prepared],
-    scores: Outputs | None,
-    run: Callable[[npt.NDArray[np.uint8]], Outputs],
+    scores: Scores | None,
+    run: Callable[[npt.NDArray[np.uint8]], Outputs | Scores],
 ) -> dict[int, list[Reading]]:
     """Read the images that have several digits, or that may have and are unsure as one.
 
@@ -345,7 +376,7 @@ def read_numbers(
     return result
 
 
-def _is_doubtful(image: Prepared, scores: Outputs, row: int) -> bool:
+def _is_doubtful(image: Prepared, scores: Scores, row: int) -> bool:
     """Whether an image that may have two digits is to be read as a number.
 
     A network may be sure of one digit where two touch: only the output `known` tells.
@@ -354,9 +385,8 @@ def _is_doubtful(image: Prepared, scores: Outputs, row: int) -> bool:
         return True
     if not float(scores[1][row].max()) >= _SURE:
         return True
-    known = _known(scores)
-    if known is not None:
-        return not float(known[row]) >= _SURE
+    if scores.known is not None:
+        return not float(scores.known[row]) >= _SURE
     return image.pixels is not None and is_likely_number(image.pixels)
 
 
@@ -367,20 +397,16 @@ def _is_surer(readings: list[Reading], single: float) -> bool:
     return readings[0].probability >= _SURE or readings[0].probability > single
 
 
-def _known(scores: Outputs) -> Any:
-    """The model's output `known`, float32 `(N,)`; None where it has none."""
-    return scores[2] if len(scores) > 2 else None
-
-
-def _read_all(numbers: list[list[Line]], run: Callable[[npt.NDArray[np.uint8]], Outputs]) -> list[list[Reading]]:
+def _read_all(
+    numbers: list[list[Line]], run: Callable[[npt.NDArray[np.uint8]], Outputs | Scores]
+) -> list[list[Reading]]:
     """The readings of the lines of several images; all their candidates share the calls of the network."""
     pixels = [line.pixels for lines in numbers for line in lines]
     if not pixels:
         return [[] for _ in numbers]
     images = np.concatenate(pixels)
-    parts = [run(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
-    probabilities = np.concatenate([part[1] for part in parts])
-    known = None if _known(parts[0]) is None else np.concatenate([_known(part) for part in parts])
+    parts = [Scores(*run(images[start : start + CHUNK])) for start in range(0, len(images), CHUNK)]
+    _, probabilities, known = Scores.joined(parts)
     result, start = [], 0
     for lines in numbers:
         own = slice(start, start := start + sum(len(line.first) for line in lines))
@@ -393,17 +419,22 @@ def make_rows(
     prepared: list[Prepared],
     probabilities: npt.NDArray[np.float32] | None,
     top_k: int = 3,
+    known: npt.NDArray[np.float32] | None = None,
     readings: Mapping[int, list[Reading]] = MappingProxyType({}),
 ) -> list[Row]:
     """A row for each input, in order.
 
     Args:
         probabilities: float32 `(N, K)` of the inputs without an error; None where there are none.
+        known: float32 `(N,)` of the same inputs; None for a model without this output.
         readings: of numbers, as `read_numbers` returns them.
     """
     guesses = iter(() if probabilities is None else _guesses(card.labels, probabilities, top_k))
+    decisions = iter(is_known(card, known).tolist()) if known is not None else repeat(None)
     rows = [
-        Row(image.name, card.name, error=image.error) if image.pixels is None else _row(card, image, next(guesses))
+        Row(image.name, card.name, error=image.error)
+        if image.pixels is None
+        else _row(card, image, next(guesses), next(decisions))
         for image in prepared
     ]
     for position, lines in readings.items():
@@ -419,8 +450,16 @@ def _number_row(card: Card, image: Prepared, lines: list[Reading], top_k: int) -
         note += f" in {len(lines)} lines"
     corrections = (*(image.number.corrections if image.number else ()), note)
     unsure = not guesses[0].probability >= card.calibration.unsure_below
+    values = [reading.known for reading in lines if reading.known is not None]
+    known = bool(is_known(card, np.asarray(values, np.float32)).all()) if values else None
     several = digits if len(digits) > 1 else ()
-    return Row(image.name, card.name, guesses[0].label, guesses[0].probability, unsure, guesses, several, corrections)
+    best = guesses[0]
+    return Row(image.name, card.name, best.label, best.probability, unsure, known, guesses, several, corrections)
+
+
+def is_known(card: Card, known: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Which values of the output `known` reach the card's bound, `(N,)`. NaN does not."""
+    return known.astype(np.float64) >= (card.calibration.known_from or 0.0)
 
 
 def _guesses(
@@ -432,11 +471,12 @@ def _guesses(
         yield tuple([Guess(labels[index], values[index]) for index in best])
 
 
-def _row(card: Card, prepared: Prepared, guesses: tuple[Guess, ...]) -> Row:
+def _row(card: Card, prepared: Prepared, guesses: tuple[Guess, ...], known: bool | None) -> Row:
     best = guesses[0]
     doubtful = any(correction.startswith(DOUBT) for correction in prepared.corrections)
     unsure = doubtful or not best.probability >= card.calibration.unsure_below  # NaN is unsure too
-    return Row(prepared.name, card.name, best.label, best.probability, unsure, guesses, (), prepared.corrections)
+    corrections = prepared.corrections
+    return Row(prepared.name, card.name, best.label, best.probability, unsure, known, guesses, (), corrections)
 
 
 def check_images(images: npt.NDArray[np.uint8], card: Card) -> None:
@@ -473,7 +513,8 @@ def bind(model: Model, batch: int, pinned: bool = True) -> Bound:
         pinned: as in `zoo.runtime.Bound`.
     """
     card = model.card
-    return Bound(model._session, model.device, card.input.shape, len(card.labels), batch, pinned)
+    has_known = card.calibration.known_from is not None
+    return Bound(model._session, model.device, card.input.shape, len(card.labels), batch, pinned, has_known)
 
 
 # Names, paths and files of models.
@@ -579,10 +620,17 @@ def _embedded_card(session: Any, source_name: str) -> Card:
         ("logits", "tensor(float)", 2),
         ("probabilities", "tensor(float)", 2),
     ]
-    if interface != expected or text is None:
+    with_known = [*expected, ("known", "tensor(float)", 1)]  # optional: older and added models lack it
+    if interface not in (expected, with_known) or text is None:
         raise BadModel(_not_pocketzoo(source_name))
     card = Card.from_json(text, source_name)
-    for value, shape in ((inputs[0], card.input.shape), *((output, (len(card.labels),)) for output in outputs)):
+    if (interface == with_known) != (card.calibration.known_from is not None):
+        raise BadModel(
+            f"The card of {source_name} {'has' if interface == expected else 'lacks'} a bound for the output known, "
+            f"which the network {'lacks' if interface == expected else 'has'}: export the model again."
+        )
+    shapes = [card.input.shape, (len(card.labels),), (len(card.labels),), ()]
+    for value, shape in zip((*inputs, *outputs), shapes, strict=False):
         count, *sizes = value.shape
         if isinstance(count, int) or tuple(sizes) != shape:
             raise BadModel(

@@ -129,6 +129,7 @@ def _body(card: Card, usage: str, footer: str) -> str:
         ("Version", card.version),
         ("Input", f"`image`, uint8 `(N, {', '.join(map(str, card.input.shape))})`"),
         ("Output", f"`logits` and `probabilities`, float32 `(N, {len(card.labels)})`: {', '.join(card.labels)}"),
+        *_known_facts(card),
         *(_accuracy_facts(card.accuracy) if card.accuracy else []),
         ("Parameters", f"{known_counts}{parameters.deployed:,} in the file"),
         *([("MACs", f"{card.macs:,} per image")] if card.macs is not None else []),
@@ -167,3 +168,22 @@ def _body(card: Card, usage: str, footer: str) -> str:
             for layer in card.layers
         ]
     return "\n".join([*lines, "", footer, ""])
+
+
+def _known_facts(card: Card) -> list[tuple[str, str]]:
+    """The output `known`, its bound and how well it tells images of other sets."""
+    bound, known = card.calibration.known_from, card.known
+    if bound is None or known is None:
+        return []
+    facts = [("Output `known`", f"float32 `(N,)`, 0 to 1; an image below {bound:.5f} shows none of the classes")]
+    if known.test_known is not None:
+        facts.append(("Known", f"{known.test_known:.1%} of the test images"))
+    facts += [
+        (
+            f"Unknown: {one.name}",
+            f"{one.images:,} images: AUROC {one.auroc:.4f}, {one.false_positive_rate:.1%} false positives at 95 % true "
+            f"positives, {one.known:.1%} known at the bound",
+        )
+        for one in known.sets
+    ]
+    return [*facts, ("Known: source", known.source)]

@@ -63,7 +63,7 @@ class Reading:
         digits: from left to right.
         box: around all digits.
         alternatives: the most probable texts with these boxes, best first; the first one is `text`.
-        known: the lowest value of the model's output `known` for these digits; None if it has none.
+        known: the mean of the model's output `known` for these digits; None if it has none.
     """
 
     text: str
@@ -119,8 +119,8 @@ def _read_line(line: Line, probabilities: Array, known: Array | None) -> Reading
     text, probability = alternatives[0]
     x0, y0 = boxes[:, :2].min(axis=0).tolist()
     x1, y1 = boxes[:, 2:].max(axis=0).tolist()
-    least = None if known is None else float(known[chosen].min())
-    return Reading(text, probability, digits, (x0, y0, x1, y1), tuple(alternatives), least)
+    mean = None if known is None else float(known[chosen].mean())
+    return Reading(text, probability, digits, (x0, y0, x1, y1), tuple(alternatives), mean)
 
 
 def _text_probabilities(line: Line, scores: Array, probabilities: Array, labels: list[int]) -> npt.NDArray[np.float64]:

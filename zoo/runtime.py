@@ -209,7 +209,14 @@ class Bound:
     """
 
     def __init__(
-        self, session: Any, device: str, shape: tuple[int, ...], classes: int, batch: int, pinned: bool = True
+        self,
+        session: Any,
+        device: str,
+        shape: tuple[int, ...],
+        classes: int,
+        batch: int,
+        pinned: bool = True,
+        has_known: bool = False,
     ) -> None:
         """Allocate and bind the memory.
 
@@ -218,56 +225,57 @@ class Bound:
             shape: `(H, W, C)` of an image.
             classes: the number of labels.
             pinned: False binds memory of the device; images and scores are then copied.
+            has_known: whether the network has the output `known`.
         """
         self.batch, self._device = batch, device
+        scores: dict[str, tuple[int, ...]] = {"logits": (batch, classes), "probabilities": (batch, classes)}
+        if has_known:
+            scores["known"] = (batch,)
         self._session, self._binding = session, session.io_binding()
         self._staging: npt.NDArray[np.uint8]
         self._scores: list[Any]  # arrays, or the runtime's values
         self._options = run_options(device, next(_graph_numbers))
         self._lock: Any = gpu_lock if device == "cuda" else nullcontext()
-        self.pinned = device == "cuda" and pinned and self._bind_pinned((batch, *shape), (batch, classes))
+        self.pinned = device == "cuda" and pinned and self._bind_pinned((batch, *shape), scores)
         if not self.pinned:
-            self._bind_device((batch, *shape), (batch, classes))
+            self._bind_device((batch, *shape), scores)
 
-    def _bind_pinned(self, images: tuple[int, ...], scores: tuple[int, ...]) -> bool:
+    def _bind_pinned(self, images: tuple[int, ...], scores: dict[str, tuple[int, ...]]) -> bool:
         staging = allocate(images, np.uint8)
-        arrays: list[Any] = [allocate(scores, np.float32) for _ in range(2)]
+        arrays: list[Any] = [allocate(shape, np.float32) for shape in scores.values()]
         if staging is None or any(array is None for array in arrays):
             return False
         self._staging, self._scores = staging, arrays
         self._binding.bind_input("image", self._device, 0, np.uint8, list(images), staging.ctypes.data)
-        for name, array in zip(("logits", "probabilities"), self._scores, strict=True):
-            self._binding.bind_output(name, self._device, 0, np.float32, list(scores), array.ctypes.data)
+        for (name, shape), array in zip(scores.items(), self._scores, strict=True):
+            self._binding.bind_output(name, self._device, 0, np.float32, list(shape), array.ctypes.data)
         return True
 
-    def _bind_device(self, images: tuple[int, ...], scores: tuple[int, ...]) -> None:
+    def _bind_device(self, images: tuple[int, ...], scores: dict[str, tuple[int, ...]]) -> None:
         allocate = import_runtime().OrtValue.ortvalue_from_shape_and_type
         self._staging = np.zeros(images, np.uint8)
         self._image = allocate(list(images), np.uint8, self._device, 0)
-        self._scores = [allocate(list(scores), np.float32, self._device, 0) for _ in range(2)]
+        self._scores = [allocate(list(shape), np.float32, self._device, 0) for shape in scores.values()]
         self._binding.bind_ortvalue_input("image", self._image)
-        for name, value in zip(("logits", "probabilities"), self._scores, strict=True):
+        for name, value in zip(scores, self._scores, strict=True):
             self._binding.bind_ortvalue_output(name, value)
 
-    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """uint8 `(N, H, W, C)`, N at most `batch` → logits and probabilities, float32 `(N, K)`.
+    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], ...]:
+        """uint8 `(N, H, W, C)`, N at most `batch` → logits and probabilities, float32 `(N, K)`, and known `(N,)`.
 
         A smaller N runs a whole batch too, so that the device sees only one shape. Several threads may call this; one
         runs at a time.
         """
         return self.run_parts([images])
 
-    def run_parts(
-        self, parts: Sequence[npt.NDArray[np.uint8]]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def run_parts(self, parts: Sequence[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.float32], ...]:
         """Like `run` for the concatenated parts, together at most `batch` images."""
         n = sum(map(len, parts))
         with self._lock:
             np.concatenate(parts, out=self._staging[:n])
             self.replay()
             arrays = self._scores if self.pinned else [score.numpy() for score in self._scores]
-            logits, probabilities = (array[:n].copy() for array in arrays)
-        return logits, probabilities
+            return tuple([array[:n].copy() for array in arrays])
 
     def replay(self) -> None:
         """Run the images that are in the bound memory, and wait for the scores."""

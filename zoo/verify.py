@@ -11,11 +11,12 @@ import numpy as np
 from zoo.card import OWN_IMAGES, Card
 from zoo.datasets import catalog
 from zoo.errors import BadData, BadModel, DataNotFound, ModelNotFound
-from zoo.model import Model
+from zoo.model import Model, is_known
 from zoo.model_files import LARGEST_MODEL, read_file
 from zoo.registry import Entry
 from zoo.runtime import Device
 
+KNOWN_TOLERANCE = 10  # images: more of them are close to the bound
 TOLERANCE = 2  # images; another CPU rounds differently, which can change a result that is close to a tie
 CHUNK = 32
 
@@ -129,10 +130,16 @@ def _check_accuracy(model: Model, card: Card, folder: str | None) -> Check:
         return Check("accuracy", None if folder is None else False, f"not recomputed: {error}")
     except BadData as error:
         return Check("accuracy", False, f"not recomputed: {error}")
-    correct = 0
+    correct, known_count, bound = 0, 0, card.calibration.known_from
     for start in range(0, len(test.labels), CHUNK):
         scores = model.run(test.images[start : start + CHUNK])
         correct += int(np.count_nonzero(scores.logits.argmax(1) == test.labels[start : start + CHUNK]))
+        known_count += 0 if scores.known is None else int(is_known(card, scores.known).sum())
     passed = abs(correct - card.accuracy.correct) <= TOLERANCE
     detail = f"{correct} of {len(test.labels)} test images correct; in the card: {card.accuracy.correct}"
+    if bound is not None:
+        detail += f"; {known_count / len(test.labels):.2%} known"
+        if card.known is not None and (share := card.known.test_known) is not None:
+            passed = passed and abs(known_count - share * len(test.labels)) <= KNOWN_TOLERANCE
+            detail += f"; in the card: {share:.2%}"
     return Check("accuracy", passed, detail)

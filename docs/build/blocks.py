@@ -140,3 +140,14 @@ def own_images() -> str:
 def training_speed(name: str) -> str:
     """A table or sentence of `docs.build.training_speed.tables`."""
     return speed.tables(*speed.read())[name]
+
+
+def known() -> str:
+    """How well each model's output `known` tells the images of other sets: AUROC, and the share at the bound."""
+    rows = []
+    for card in shipped_cards():
+        if card.known is None or card.known.test_known is None:
+            continue
+        sets = "; ".join(f"{one.name} {one.auroc:.3f} ({one.known:.1%})" for one in card.known.sets)
+        rows.append([f"`{card.name}`", f"{card.known.test_known:.1%}", sets])
+    return table("model | test images known | AUROC on other sets (share that is called known)", rows)

@@ -7,6 +7,7 @@ merges.
 import csv
 import json
 from collections.abc import Iterator
+from itertools import repeat
 from types import SimpleNamespace
 from typing import Literal
 
@@ -19,7 +20,7 @@ from zoo.model import Row, as_utf8
 
 Encoding = Literal["table", "jsonl", "csv", "parquet"]
 
-CSV_COLUMNS = ("input", "model", "label", "probability", "unsure", "top_k", "digits", "corrections", "error")
+CSV_COLUMNS = ("input", "model", "label", "probability", "unsure", "known", "top_k", "digits", "corrections", "error")
 NAME_WIDTH = 48
 
 
@@ -64,15 +65,16 @@ def _to_jsonl(columns: Columns) -> str:
         corrections, error = columns.corrections[position], columns.errors[position]
         name_json = to_json(as_utf8(name))
         if error is None:
-            label, probability, unsure, top_k = next(results)
+            label, probability, unsure, known, top_k = next(results)
             lines.append(
                 f'{start}{name_json}{model}{label}, "probability": {probability}, "unsure": {unsure}, '
-                f'"top_k": [{top_k}], "digits": {_digits(columns, position)}, "corrections": '
-                f'{to_json(corrections) if corrections else "[]"}, "error": null}}\n'
+                f'"known": {known or "null"}, "top_k": [{top_k}], "digits": {_digits(columns, position)}, '
+                f'"corrections": {to_json(corrections) if corrections else "[]"}, "error": null}}\n'
             )
         else:
             lines.append(
-                f'{start}{name_json}{model}null, "probability": null, "unsure": null, "top_k": [], "digits": [], '
+                f'{start}{name_json}{model}null, "probability": null, "unsure": null, "known": null, "top_k": [], '
+                f'"digits": [], '
                 f'"corrections": [], "error": {to_json(as_utf8(error))}}}\n'
             )
     return "".join(lines)
@@ -87,33 +89,39 @@ def _to_csv(columns: Columns) -> str:
     for position, name in enumerate(columns.names):
         corrections, error = columns.corrections[position], columns.errors[position]
         if error is None:
-            _, probability, unsure, top_k = next(results)
+            _, probability, unsure, known, top_k = next(results)
             label = columns.labels[next(top)]
             cells = (
                 label,
                 _csv_number(probability),
                 unsure,
+                known,
                 f"[{top_k}]",
                 _digits(columns, position),
                 "; ".join(corrections),
                 "",
             )
         else:
-            cells = ("", "", "", "[]", "[]", "", as_utf8(error))
+            cells = ("", "", "", "", "[]", "[]", "", as_utf8(error))
         writer.writerow((as_utf8(name), columns.model, *cells))
     return "".join(f"{line[:-2]}\n" for line in lines)
 
 
-def _results(columns: Columns, labels: list[str]) -> Iterator[tuple[str, str, str, str]]:
-    """For each result without an error, as JSON: label, probability, unsure, and the elements of `top_k`."""
+def _results(columns: Columns, labels: list[str]) -> Iterator[tuple[str, str, str, str, str]]:
+    """For each result without an error, as JSON: label, probability, unsure, known, and the elements of `top_k`.
+
+    `known` is empty for a model without this output.
+    """
     starts = [f'{{"label": {label}, "probability": ' for label in labels]
     number = repr if np.isfinite(columns.probabilities).all() else json.dumps  # JSON writes floats as Python does
-    for top, values, unsure in zip(
-        columns.top.tolist(), columns.probabilities.tolist(), columns.unsure.tolist(), strict=True
+    words = ("false", "true")
+    known = repeat("") if columns.known is None else [words[value] for value in columns.known.tolist()]
+    for top, values, unsure, known_word in zip(
+        columns.top.tolist(), columns.probabilities.tolist(), columns.unsure.tolist(), known, strict=False
     ):
         numbers = [number(value) for value in values]
         guesses = ", ".join([f"{starts[index]}{text}}}" for index, text in zip(top, numbers, strict=True)])
-        yield labels[top[0]], numbers[0], "true" if unsure else "false", guesses
+        yield labels[top[0]], numbers[0], words[unsure], known_word, guesses
 
 
 def _digits(columns: Columns, position: int) -> str:
@@ -140,6 +148,10 @@ def _result_columns(row: Row) -> str:
     if row.error is not None or row.probability is None:
         message = (row.error or "no result").removeprefix(f"{row.input} ")  # the name is in the first column
         return click.style(printable(message), fg="red")
+    if row.known is False:
+        nearest = f"nearest: {printable(row.label or '')}, {_percent(row.probability, 1)}"
+        text = f"none of the classes ({nearest})"
+        return f"{click.style(text, fg='yellow', bold=True)}  {printable('; '.join(row.corrections))}".rstrip()
     label = click.style(f"{printable(row.label or ''):<10}", fg="yellow" if row.unsure else "green", bold=True)
     runners_up = printable(", ".join(f"{guess.label} {_percent(guess.probability, 1)}" for guess in row.top_k[1:]))
     if row.digits:

@@ -44,7 +44,8 @@ def gpu_blocks(blocks: Iterable[list[Source]], job: BatchJob, processes: int) ->
         GpuFailed, WorkerDied.
     """
     model = job.model
-    with GpuThread(partial(bind, model), model.card.input.shape, len(model.card.labels), processes) as gpu:
+    has_known = model.card.calibration.known_from is not None
+    with GpuThread(partial(bind, model), model.card.input.shape, len(model.card.labels), processes, has_known) as gpu:
         work = partial(classify_on_gpu, replace(job, model=on_cpu(model)), gpu.remote)
         try:
             with Workers(work, processes) as workers:
@@ -63,24 +64,28 @@ class Slot:
 
     images: npt.NDArray[np.uint8]  # (BLOCK_IMAGES, H, W, C)
     scores: npt.NDArray[np.float32]  # (2, BLOCK_IMAGES, K): logits and probabilities
+    known: npt.NDArray[np.float32]  # (BLOCK_IMAGES,); unused for a model without this output
 
     def __init__(self, memory: Any, number: int, shape: tuple[int, ...], classes: int) -> None:
         self.number, start = number, number * self.size(shape, classes)
         self.images = np.ndarray((BLOCK_IMAGES, *shape), np.uint8, memory, start)
         start += -(-self.images.nbytes // 8) * 8
         self.scores = np.ndarray((2, BLOCK_IMAGES, classes), np.float32, memory, start)
+        self.known = np.ndarray((BLOCK_IMAGES,), np.float32, memory, start + self.scores.nbytes)
 
     @staticmethod
     def size(shape: tuple[int, ...], classes: int) -> int:
         """Bytes of a slot."""
-        return -(-BLOCK_IMAGES * int(np.prod(shape)) // 8) * 8 + 2 * BLOCK_IMAGES * classes * 4
+        return -(-BLOCK_IMAGES * int(np.prod(shape)) // 8) * 8 + (2 * classes + 1) * BLOCK_IMAGES * 4
 
 
 class RemoteNetwork:
     """In a worker: stands in for a `Bound`; the network runs in the process with the GPU."""
 
-    def __init__(self, address: Any, key: bytes, memory: str, shape: tuple[int, ...], classes: int) -> None:
-        self._arguments = address, key, memory, shape, classes
+    def __init__(
+        self, address: Any, key: bytes, memory: str, shape: tuple[int, ...], classes: int, has_known: bool = False
+    ) -> None:
+        self._arguments = address, key, memory, shape, classes, has_known
         self._connection: Connection | None = None
 
     def __reduce__(self) -> tuple[type[RemoteNetwork], tuple[Any, ...]]:
@@ -95,13 +100,13 @@ class RemoteNetwork:
         if self._connection is not None:
             self._connection.close()
 
-    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def run(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], ...]:
         """Run the network.
 
         Args:
             images: uint8 `(N, H, W, C)`, N at most `BLOCK_IMAGES`.
         Returns:
-            Logits and probabilities, float32 `(N, K)`.
+            Logits and probabilities, float32 `(N, K)`, and known, `(N,)`, where the model has it.
         Raises:
             GpuFailed.
         """
@@ -113,11 +118,11 @@ class RemoteNetwork:
             connection.recv_bytes()
         except (EOFError, OSError):
             raise GpuFailed("The process with the GPU does not respond.") from None
-        logits, probabilities = self._slot.scores[:, :n].copy()
-        return logits, probabilities
+        scores = tuple(self._slot.scores[:, :n].copy())
+        return (*scores, self._slot.known[:n].copy()) if self._arguments[-1] else scores
 
     def _connect(self) -> Connection:
-        address, key, memory, shape, classes = self._arguments
+        address, key, memory, shape, classes, _ = self._arguments
         self._connection = Client(address, authkey=key)
         number = int.from_bytes(self._connection.recv_bytes(), "little")
         self._memory = SharedMemory(memory)
@@ -128,7 +133,14 @@ class RemoteNetwork:
 class GpuThread:
     """A thread that runs the network for worker processes; each batch is what arrived during the previous one."""
 
-    def __init__(self, bind: Callable[[int], Bound], shape: tuple[int, ...], classes: int, slots: int) -> None:
+    def __init__(
+        self,
+        bind: Callable[[int], Bound],
+        shape: tuple[int, ...],
+        classes: int,
+        slots: int,
+        has_known: bool = False,
+    ) -> None:
         """Allocate the shared memory and listen for workers.
 
         Args:
@@ -136,6 +148,7 @@ class GpuThread:
             shape: `(H, W, C)` of an image.
             classes: Number of labels.
             slots: How many workers may connect.
+            has_known: Whether the network has the output `known`.
         """
         self.error: GpuFailed | None = None
         self._bind, self._shape, self._classes = bind, shape, classes
@@ -143,7 +156,7 @@ class GpuThread:
         self._memory = SharedMemory(create=True, size=count * Slot.size(shape, classes))
         key = os.urandom(16)
         self._listener = Listener(authkey=key, backlog=count)
-        self.remote = RemoteNetwork(self._listener.address, key, self._memory.name, shape, classes)
+        self.remote = RemoteNetwork(self._listener.address, key, self._memory.name, shape, classes, has_known)
         self._slots: dict[Connection, Slot] = {}
         self._free = deque(Slot(self._memory.buf, number, shape, classes) for number in range(count))
         self._key = key
@@ -233,7 +246,8 @@ class GpuThread:
         scores = network.run_parts([self._slots[connection].images[:n] for connection, n in requests[:count]])
         start = 0
         for connection, n in requests[:count]:
-            for slot_scores, values in zip(self._slots[connection].scores, scores, strict=True):
+            slot = self._slots[connection]
+            for slot_scores, values in zip((*slot.scores, slot.known), scores, strict=False):
                 slot_scores[:n] = values[start : start + n]
             start += n
             with suppress(OSError):

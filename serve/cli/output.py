@@ -62,6 +62,7 @@ def card_page(card: Card, source: Source | None = None) -> None:
         *_accuracy_facts(card),
         ("calibration", f"T = {calibration.temperature:g}, {errors}unsure below {calibration.unsure_below:.1%}"),
         ("", calibration.source),
+        *_known_facts(card),
         ("parameters", f"{known_counts}{parameters.deployed:,} in the file"),
         ("MACs", UNKNOWN if card.macs is None else f"{card.macs:,} per image"),
         *_training_facts(card),
@@ -93,6 +94,19 @@ def input_text(expected: Input) -> str:
         return text
     size = f"shorter side to {resize.size}, centre cropped" if resize.fit == "shortest" else "stretched to the input"
     return f"{text}, {size}, {resize.interpolation}{'' if resize.antialias else ' without antialiasing'}"
+
+
+def _known_facts(card: Card) -> list[tuple[str, str]]:
+    """The output `known`, and how well it tells images of none of the classes."""
+    bound, known = card.calibration.known_from, card.known
+    if bound is None or known is None:
+        return []
+    share = "" if known.test_known is None else f", as {known.test_known:.1%} of the test images"
+    facts = [("known", f"from {bound:.5f}{share}")]
+    facts += [
+        ("", f"{one.name}: AUROC {one.auroc:.4f}, {one.known:.1%} of {one.images:,} images known") for one in known.sets
+    ]
+    return [*facts, ("", known.source)]
 
 
 def _accuracy_facts(card: Card) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ input [
 ]
 output [
   {{ name: "logits" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: "labels.txt" }},
-  {{ name: "probabilities" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: "labels.txt" }}
+  {{ name: "probabilities" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: "labels.txt" }}{known}
 ]
 
 # Requests that wait together run together.
@@ -48,6 +48,10 @@ parameters {{ key: "pocketzoo_version" value {{ string_value: "{version}" }} }}
 
 # The first run of a session is the slowest.
 {warmup}"""
+
+# One number per image: the batch is the file's only dimension. Triton's clients get `(N, 1)`.
+_KNOWN = """,
+  { name: "known" data_type: TYPE_FP32 dims: [ 1 ] reshape { shape: [ ] } }"""
 
 _WARMUP = """\
 model_warmup {{
@@ -69,6 +73,7 @@ def files(card: Card, onnx: bytes) -> dict[str, bytes]:
         max_batch=MAX_BATCH,
         shape=shape,
         classes=len(card.labels),
+        known=_KNOWN if card.calibration.known_from is not None else "",
         delay=QUEUE_DELAY_US,
         instances=INSTANCES,
         device="int8 models run on the CPU only." if card.quantization else "On a GPU: KIND_GPU and 1.",

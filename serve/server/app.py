@@ -291,6 +291,7 @@ _ROW = {
         "label": {"type": "string", "nullable": True},
         "probability": {"type": "number", "nullable": True},
         "unsure": {"type": "boolean", "nullable": True},
+        "known": {"type": "boolean", "nullable": True},
         "top_k": {"type": "array", "items": _LABEL_PROBABILITY},
         "digits": {"type": "array", "items": _DIGIT},
         "corrections": {"type": "array", "items": {"type": "string"}},

@@ -93,7 +93,7 @@ def read_infer_request(request: Any, card: Card) -> tuple[InputTensor, list[Requ
     ]
     outputs = [{"name": output.name, "parameters": dict.fromkeys(output.parameters)} for output in request.outputs]
     tensor = read_inputs({"inputs": tensors}, memoryview(binary), card)
-    return tensor, [RequestedOutput(output.name, binary=True) for output in read_outputs({"outputs": outputs})]
+    return tensor, [RequestedOutput(output.name, binary=True) for output in read_outputs({"outputs": outputs}, card)]
 
 
 def _binary_input(request: Any) -> bytes:

@@ -3,7 +3,7 @@
 Protocol: https://github.com/kserve/open-inference-protocol; binary tensors: the extension of that name in
 https://github.com/triton-inference-server/server/tree/main/docs/protocol. A model takes one of two inputs, `image`,
 UINT8 [N,H,W,C], or `encoded`, BYTES [N] (image files; in JSON as base64). The outputs are `logits` and `probabilities`,
-FP32 [N,K], and `label`, BYTES [N].
+FP32 [N,K], `known`, FP32 [N], where the model has it, and `label`, BYTES [N].
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from typing import Any
 
 import orjson
 
-from serve.server.inference_tensors import InputTensor, RequestedOutput, read_inputs, read_outputs, write_outputs
+from serve.server.inference_tensors import (
+    InputTensor,
+    RequestedOutput,
+    outputs_of,
+    read_inputs,
+    read_outputs,
+    write_outputs,
+)
 from serve.server.predict_route import reject_encoding
 from serve.server.request import NUMBER, Request
 from serve.service.asgi import HTTPError
@@ -37,7 +44,6 @@ JSON_THREAD = ThreadPoolExecutor(1, "zoo-json")  # one at a time, to bound the m
 
 def metadata(card: Card) -> dict[str, Any]:
     """The response to GET /v2/models/{name}."""
-    scores = [{"name": name, "datatype": "FP32", "shape": [-1, len(card.labels)]} for name in Scores._fields]
     return {
         "name": card.name,
         "versions": [card.version],
@@ -46,7 +52,14 @@ def metadata(card: Card) -> dict[str, Any]:
             {"name": "image", "datatype": "UINT8", "shape": [-1, *card.input.shape]},
             {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
         ],
-        "outputs": [*scores, {"name": "label", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {
+                "name": name,
+                "datatype": datatype,
+                "shape": [-1, len(card.labels)] if name in ("logits", "probabilities") else [-1],
+            }
+            for name, datatype in outputs_of(card).items()
+        ],
     }
 
 
@@ -155,4 +168,4 @@ def _parse(body: bytes, json_size: int, card: Card) -> Parsed:
     request_id = inference.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise HTTPError(422, f"'id' must be a string, not {short_repr(request_id)}.")
-    return request_id, read_inputs(inference, memoryview(body)[json_size:], card), read_outputs(inference)
+    return request_id, read_inputs(inference, memoryview(body)[json_size:], card), read_outputs(inference, card)

@@ -18,7 +18,7 @@ from serve.service.asgi import HTTPError
 from zoo.card import Card
 
 DATATYPES = {"image": "UINT8", "encoded": "BYTES"}
-OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "label": "BYTES"}
+OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "known": "FP32", "label": "BYTES"}
 
 
 @dataclass(frozen=True)
@@ -145,19 +145,25 @@ def _from_base64(text: str) -> bytes:
     return b64decode("".join(text.split()), validate=True)
 
 
-def read_outputs(request: dict[str, Any]) -> list[RequestedOutput]:
-    """The outputs that a request names, or all of them, and whether each is binary. Raises HTTPError 422."""
+def outputs_of(card: Card) -> dict[str, str]:
+    """The names of a model's outputs with their datatypes; `known` only where the model has it."""
+    return {name: kind for name, kind in OUTPUTS.items() if name != "known" or card.calibration.known_from is not None}
+
+
+def read_outputs(request: dict[str, Any], card: Card) -> list[RequestedOutput]:
+    """The outputs that a request names, or all of the model, and whether each is binary. Raises HTTPError 422."""
+    available = outputs_of(card)
     binary = _parameters(request).get("binary_data_output", False) is True
     outputs = request.get("outputs")
     if outputs is None or outputs == []:
-        return [RequestedOutput(name, binary) for name in OUTPUTS]
+        return [RequestedOutput(name, binary) for name in available]
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise HTTPError(422, "'outputs' must be a list of objects with a 'name'.")
     requested: list[RequestedOutput] = []
     for output in outputs:
         parameters, name = _parameters(output), output.get("name")
-        if not isinstance(name, str) or name not in OUTPUTS:
-            raise HTTPError(422, f"There is no output {short_repr(name)}. Outputs: {', '.join(OUTPUTS)}.")
+        if not isinstance(name, str) or name not in available:
+            raise HTTPError(422, f"There is no output {short_repr(name)}. Outputs: {', '.join(available)}.")
         if any(name == earlier.name for earlier in requested):
             raise HTTPError(422, f"Output {name!r} is listed twice. List each output once.")
         if "classification" in parameters or "shared_memory_region" in parameters:
@@ -167,7 +173,7 @@ def read_outputs(request: dict[str, Any]) -> list[RequestedOutput]:
 
 
 def write_outputs(requested: list[RequestedOutput], values: dict[str, Any]) -> tuple[list[dict[str, Any]], bytes]:
-    """Arrays float32 `(N, K)` or lists of bytes → the outputs for the JSON, and the binary data behind it."""
+    """float32 `(N, K)` or `(N,)`, or lists of bytes → the outputs for the JSON, and the binary data behind it."""
     entries, binary = [], []
     for output in requested:
         value, is_text = values[output.name], OUTPUTS[output.name] == "BYTES"

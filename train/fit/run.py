@@ -20,6 +20,7 @@ from train.device import available, fit_on_device
 from train.distill import Objective
 from train.fit import data as own
 from train.fit import initial, plan
+from train.known import add_own_head
 from train.loop import TrainingJob
 from train.loop import fit as train
 from train.onnx_graph import OPSET, to_onnx
@@ -331,6 +332,7 @@ def _register(prepared: own.OwnData, recipe: Recipe, run: Run, seconds: float) -
         opset=OPSET,
         versions={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
     )
+    model, card = add_own_head(model, card, prepared.part("train").images.numpy(), validation.images.numpy())
     export.embed(model, card)
     content = model.SerializeToString()
     export.check_parity(Model(content, "cpu", card.name), test, scores)

@@ -110,7 +110,8 @@ def receptive_fields(graph: "onnx.GraphProto") -> dict[str, Field]:
 
 
 def _operators(graph: "onnx.GraphProto") -> list["onnx.NodeProto"]:
-    return [node for node in graph.node if node.input and node.output]  # the others are constants
+    """Nodes without inputs are constants, and the head of the output `known` is no layer of the network."""
+    return [node for node in graph.node if node.input and node.output and not _is_head(node.output[0])]
 
 
 def _shapes(graph: "onnx.GraphProto") -> dict[str, tuple[int, ...]]:
@@ -123,6 +124,11 @@ def _shapes(graph: "onnx.GraphProto") -> dict[str, tuple[int, ...]]:
 def _integers(node: "onnx.NodeProto") -> dict[str, list[int]]:
     """Attributes that are lists of integers."""
     return {attribute.name: list(attribute.ints) for attribute in node.attribute}
+
+
+def _is_head(output: str) -> bool:
+    """Whether a value belongs to the head of the output `known` (`train/known.py`)."""
+    return output == "known" or output.startswith("known.")
 
 
 def _dequantized(

@@ -137,7 +137,7 @@ def test_parquet_without_pyarrow_exits_with_2(tmp_path):
 def test_csv_on_stdout_keeps_control_characters(capsys):
     rows = [Row("a\033[31m\rb.png", "m", error="no")]
     Stdout("csv", 9).write(Block(encode(Columns.from_rows(rows), "csv"), 1))
-    assert capsys.readouterr().out.splitlines(keepends=True)[1:] == ['"a\033[31m\r', 'b.png",m,,,,[],,no\n']
+    assert capsys.readouterr().out.splitlines(keepends=True)[1:] == ['"a\033[31m\r', 'b.png",m,,,,,[],[],,no\n']
 
 
 HOSTILE = "a\033[31m\x9b31m\u202e\udce9é\r\nb.png"
@@ -148,7 +148,7 @@ def test_rows_cannot_control_the_terminal(form, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     rows = [
         Row(HOSTILE, HOSTILE, error=f"{HOSTILE} is a link to {HOSTILE}."),
-        Row("b", HOSTILE, HOSTILE, 0.5, False, (Guess(HOSTILE, 0.5), Guess("other", 0.5)), (HOSTILE,)),
+        Row("b", HOSTILE, HOSTILE, 0.5, False, True, (Guess(HOSTILE, 0.5), Guess("other", 0.5)), (), (HOSTILE,)),
     ]
     Stdout(form, 20).write(Block(encode(Columns.from_rows(rows), form), 1))
     output = capsys.readouterr().out

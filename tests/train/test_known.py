@@ -1,0 +1,159 @@
+"""The output `known`: made images, the head, its graph, and models with and without it."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from train import known, negatives, unknown
+from zoo import registry
+from zoo.card import Known
+from zoo.errors import BadModel, ExportError, WrongUsage
+from zoo.inspection.onnx_layers import layers
+from zoo.model import Model
+
+pytestmark = pytest.mark.slow
+RANDOM = np.random.default_rng(0)
+SHAPES = {"digit": (28, 28, 1), "photo": (32, 32, 3)}
+
+
+def images(form, count=40):
+    if form == "photo":
+        return RANDOM.integers(0, 256, (count, *SHAPES[form]), np.uint8)
+    digits = np.zeros((count, *SHAPES[form]), np.uint8)
+    digits[:, 4:24, 12:16] = 255
+    return digits
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_made_images_depend_on_seed_and_number_only(form):
+    source = images(form)
+    few, more = negatives.negatives(form, source, 12, 5), negatives.negatives(form, source, 20, 5)
+    assert np.array_equal(few.images, more.images[:12])
+    assert few.kinds == more.kinds[:12]
+    assert not np.array_equal(few.images, negatives.negatives(form, source, 12, 6).images)
+    assert few.images.dtype == np.uint8
+    assert few.images.shape == (12, *SHAPES[form])
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_every_kind_makes_images(form):
+    kinds = negatives.DIGIT_KINDS if form == "digit" else negatives.PHOTO_KINDS
+    for _, make in kinds.values():
+        for seed in range(5):
+            image = make(np.random.default_rng(seed), images(form))
+            assert (image.dtype, image.shape) == (np.uint8, SHAPES[form])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("side", [20, 64])
+def test_photographs_may_have_any_shape(side, channels):
+    source = RANDOM.integers(0, 256, (5, side, side + 4, channels), np.uint8)
+    assert negatives.negatives("photo", source, 40, 0).images.shape == (40, *source.shape[1:])
+    assert negatives.positives("photo", source, 0).shape == source.shape
+
+
+def head_for(content, seed=0):
+    features = known.features_of(content, "x")(images("digit"))
+    random = np.random.default_rng(seed)
+    hidden = random.normal(0, 0.1, (features.shape[1], 8)).astype(np.float32)
+    return known.Head(hidden, np.zeros(8, np.float32), random.normal(0, 1, 8).astype(np.float32))
+
+
+def with_known(name="mnist14k.notes", bound=0.5):
+    entry = registry.find(name)
+    content = entry.read("model.onnx")
+    head = head_for(content)
+    model = known.with_head(onnx.load_model_from_string(content), head)
+    calibration = replace(entry.card.calibration, known_from=bound)
+    known.replace_card(model, replace(entry.card.embedded(), calibration=calibration, known=Known("test")))
+    return content, model.SerializeToString(), head
+
+
+@pytest.mark.parametrize("name", ["mnist14k.notes", "mnist4k.plus", "mnist14k.plus-int8"])
+def test_logits_do_not_change_and_known_is_the_heads_value(name):
+    content, new, head = with_known(name)
+    known.check_unchanged(content, new, name, RANDOM.integers(0, 256, (64, 28, 28, 1), np.uint8))
+    model, pixels = Model(new, "cpu"), RANDOM.integers(0, 256, (33, 28, 28, 1), np.uint8)
+    scores = model.run(pixels)
+    np.testing.assert_allclose(scores.known, head(known.features_of(content, name)(pixels)), atol=2e-6)
+    alone = np.concatenate([model.run(image[np.newaxis]).known for image in pixels])
+    np.testing.assert_allclose(alone, scores.known, atol=2e-6)
+
+
+def test_a_second_head_replaces_the_first():
+    _, new, _ = with_known()
+    model = known.with_head(onnx.load_model_from_string(new), head_for(new, seed=1))
+    assert [output.name for output in model.graph.output] == ["logits", "probabilities", "known"]
+    assert known.features_name(model) == known.features_name(onnx.load_model_from_string(new))
+    assert layers(model) == layers(onnx.load_model_from_string(new)) == registry.find("mnist14k.notes").card.layers
+
+
+def test_card_and_graph_must_agree():
+    content, new, _ = with_known()
+    model = onnx.load_model_from_string(new)
+    card = Model(new, "cpu").card
+    known.replace_card(model, replace(card, calibration=replace(card.calibration, known_from=None)))
+    with pytest.raises(BadModel, match="lacks a bound"):
+        Model(model.SerializeToString(), "cpu")
+    model = known.without_head(onnx.load_model_from_string(content))
+    known.replace_card(model, card)
+    with pytest.raises(BadModel, match="has a bound for the output known, which the network lacks"):
+        Model(model.SerializeToString(), "cpu")
+
+
+@pytest.mark.parametrize(("bound", "expected"), [(0.0, True), (1.0, False)])
+def test_rows_follow_the_bound(bound, expected):
+    _, new, _ = with_known(bound=bound)
+    row = Model(new, "cpu").predict(images("digit")[0])
+    assert row.known is expected
+    assert row.label is not None
+    assert ("none of the classes" in repr(row)) is not expected
+
+
+def test_a_model_without_the_output_has_no_answer():
+    content, _, _ = with_known()
+    entry = registry.find("mnist14k.notes")
+    model = known.without_head(onnx.load_model_from_string(content))
+    known.replace_card(
+        model, replace(entry.card.embedded(), calibration=replace(entry.card.calibration, known_from=None), known=None)
+    )
+    opened = Model(model.SerializeToString(), "cpu")
+    assert opened.run(images("digit")).known is None
+    assert opened.predict(images("digit")[0]).known is None
+
+
+def test_the_head_separates_what_it_is_trained_to_separate():
+    random = np.random.default_rng(0)
+    good, bad = random.normal(1, 1, (600, 20)), random.normal(-1, 1, (600, 20))
+    data = np.concatenate([good, bad]).astype(np.float32)
+    head = known.fit_head(data, np.arange(1200) < 600, np.ones(1200, np.float32))
+    assert known.auroc(head(data[:600]), head(data[600:])) > 0.99
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, st.integers(20, 300), elements=st.floats(0, 1, width=32)))
+def test_the_bound_keeps_the_share(scores):
+    assert (scores >= known.bound_of(scores)).mean() >= known.SHARE_KNOWN
+
+
+def test_auroc_counts_pairs():
+    positive, negative = np.float32([0.9, 0.5, 0.5]), np.float32([0.5, 0.1])
+    pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
+    assert known.auroc(positive, negative) == pytest.approx(np.mean(pairs))
+
+
+def test_unknown_patterns_and_models_without_the_output():
+    with pytest.raises(WrongUsage, match="No shipped model matches"):
+        known.matching(["imagenet*"])
+    assert known.matching(["mnist14k.plus", "mnist*"])[0] == "mnist14k.plus"
+    content, _, _ = with_known()
+    model = known.without_head(onnx.load_model_from_string(content))
+    card = registry.find("mnist14k.notes").card.embedded()
+    known.replace_card(model, replace(card, calibration=replace(card.calibration, known_from=None), known=None))
+    with pytest.raises(ExportError, match="no output known"):
+        unknown.scores_of(Model(model.SerializeToString(), "cpu"), images("digit"))
