@@ -63,7 +63,8 @@ class Reading:
         digits: from left to right.
         box: around all digits.
         alternatives: the most probable texts with these boxes, best first; the first one is `text`.
-        known: the mean of the model's output `known` for these digits; None if it has none.
+        known: the mean of the model's output `known` for these digits, but at most ten times the lowest: a single part
+            that is no digit makes a word of letters. None if the model has no such output.
     """
 
     text: str
@@ -119,8 +120,8 @@ def _read_line(line: Line, probabilities: Array, known: Array | None) -> Reading
     text, probability = alternatives[0]
     x0, y0 = boxes[:, :2].min(axis=0).tolist()
     x1, y1 = boxes[:, 2:].max(axis=0).tolist()
-    mean = None if known is None else float(known[chosen].mean())
-    return Reading(text, probability, digits, (x0, y0, x1, y1), tuple(alternatives), mean)
+    certainty = None if known is None else float(min(known[chosen].mean(), 10 * known[chosen].min()))
+    return Reading(text, probability, digits, (x0, y0, x1, y1), tuple(alternatives), certainty)
 
 
 def _text_probabilities(line: Line, scores: Array, probabilities: Array, labels: list[int]) -> npt.NDArray[np.float64]:
