@@ -407,11 +407,11 @@ def _drawing(random: Random, images: Array) -> Array:
 
 
 def _scrambled(random: Random, images: Array) -> Array:
-    """The quarters or sixteenths of a training image in another order, turned."""
+    """The sixteenths of a training image in another order, some upside down."""
     image, parts = images[int(random.integers(len(images)))], 4
     height, width = image.shape[0] // parts, image.shape[1] // parts
     places = [(row * height, column * width) for row in range(parts) for column in range(parts)]
-    result = image.copy()
+    result: Array = image.copy()
     for (y, x), source in zip(places, random.permutation(len(places)), strict=True):
         from_y, from_x = places[int(source)]
         patch = image[from_y : from_y + height, from_x : from_x + width]

@@ -102,7 +102,7 @@ def _known_facts(card: Card) -> list[tuple[str, str]]:
     if bound is None or known is None:
         return []
     share = "" if known.test_known is None else f", as {known.test_known:.1%} of the test images"
-    facts = [("known", f"from {bound:.5f}{share}")]
+    facts = [("known", f"from {bound:.5f}{share}; its head has {known.parameters:,} parameters")]
     facts += [
         ("", f"{one.name}: AUROC {one.auroc:.4f}, {one.known:.1%} of {one.images:,} images known") for one in known.sets
     ]

@@ -157,3 +157,23 @@ def test_unknown_patterns_and_models_without_the_output():
     known.replace_card(model, replace(card, calibration=replace(card.calibration, known_from=None), known=None))
     with pytest.raises(ExportError, match="no output known"):
         unknown.scores_of(Model(model.SerializeToString(), "cpu"), images("digit"))
+
+
+def test_models_of_own_images_answer_known_where_a_bound_is_possible():
+    entry = registry.find("mnist14k.notes")
+    model = known.without_head(onnx.load_model_from_string(entry.read("model.onnx")))
+    card = replace(entry.card.embedded(), calibration=replace(entry.card.calibration, known_from=None), known=None)
+    few = known.add_own_head(model, card, images("digit", 60), images("digit", known.OWN_VALIDATION - 1))
+    assert few[1] == card
+    graph, with_bound = known.add_own_head(model, card, images("digit", 60), images("digit", 40))
+    assert with_bound.known.made_auroc >= known.OWN_AUROC
+    known.replace_card(graph, with_bound)
+    assert Model(graph.SerializeToString(), "cpu").predict(images("digit")[0]).known is True
+
+
+def test_a_head_that_cannot_separate_is_left_out(monkeypatch):
+    entry = registry.find("mnist14k.notes")
+    model = known.without_head(onnx.load_model_from_string(entry.read("model.onnx")))
+    card = replace(entry.card.embedded(), calibration=replace(entry.card.calibration, known_from=None), known=None)
+    monkeypatch.setattr(known, "OWN_AUROC", 1.01)
+    assert known.add_own_head(model, card, images("digit", 60), images("digit", 40))[1] == card
