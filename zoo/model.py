@@ -34,7 +34,7 @@ from zoo.images.prepare import prepare_image, prepare_number
 from zoo.images.read import describe
 from zoo.images.ready import ready_pixels
 from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
-from zoo.reading import DIGITS, Digit, Reading, joined, read_lines
+from zoo.reading import DIGITS, UNSURE_BELOW, Digit, Reading, joined, read_lines
 from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
 
 _SURE = 0.9  # an image whose probability and `known` are at least this high is one digit
@@ -60,8 +60,9 @@ class Row:
         model: the model's full name.
         label: the most probable label; of a number, all its digits; None with an `error`.
         probability: of that label, 0 to 1; None with an `error`.
-        unsure: True where the probability is below `card.calibration.unsure_below`, or where a correction begins with
-            `zoo.images.digits.DOUBT`; None with an `error`.
+        unsure: True where the probability is below `card.calibration.unsure_below` (of a number also below
+            `zoo.reading.UNSURE_BELOW`), or where a correction begins with `zoo.images.digits.DOUBT`; None with an
+            `error`.
         known: False where the image shows none of the classes: its output `known` is below
             `card.calibration.known_from`. `label` is then the nearest class. None with an `error`, or where the model
             has no such output.
@@ -449,7 +450,7 @@ def _number_row(card: Card, image: Prepared, lines: list[Reading], top_k: int) -
     if len(lines) > 1:
         note += f" in {len(lines)} lines"
     corrections = (*(image.number.corrections if image.number else ()), note)
-    unsure = not guesses[0].probability >= card.calibration.unsure_below
+    unsure = not guesses[0].probability >= max(card.calibration.unsure_below, UNSURE_BELOW)
     values = [reading.known for reading in lines if reading.known is not None]
     known = bool(is_known(card, np.asarray(values, np.float32)).all()) if values else None
     several = digits if len(digits) > 1 else ()

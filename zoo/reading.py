@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 Text = tuple[str, float]  # a text and its probability
 
 DIGITS = tuple("0123456789")  # the labels of models that can read numbers
+UNSURE_BELOW = 0.8  # of a number, whatever the card says for one digit: cuts are less certain than digits
 GAP = " "  # in a text: a mark that is no digit, or a wide distance between digits
 
 INPUTS = FEATURES + 12  # of the scoring network: geometry, known, log of the highest probability, all ten probabilities
