@@ -38,6 +38,8 @@ LETTERS = (
 )
 # Beginnings of the names of font files. Handwriting fonts are left out: they are among the evaluation sets.
 FONT_FAMILIES = ("DejaVuS", "Liberation", "Free", "Cabin", "Comfortaa", "Carlito")
+DIGITS = "0123456789"
+PRINTED = 0.25  # of the varied digits
 FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "C:/Windows/Fonts", "/Library/Fonts")
 
 
@@ -95,9 +97,10 @@ def positives(form: str, images: Array, seed: int) -> Array:
 
 
 def _digit_variant(random: Random, digit: Array) -> Array:
-    """A digit of a data set, drawn large with other strokes and another slant, photographed, and corrected."""
-    drawn = _enlarged(random, digit[:, :, 0])
-    if random.random() < 0.5:
+    """A printed digit, or one of a data set with other strokes and another slant; photographed and corrected."""
+    is_printed = random.random() < PRINTED
+    drawn = _rendered(random, DIGITS[int(random.integers(10))]) if is_printed else _enlarged(random, digit[:, :, 0])
+    if random.random() < 0.5 and not is_printed:
         side = int(random.integers(2, 9))
         brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
         drawn = cv2.dilate(drawn, brush) if random.random() < 0.7 else cv2.erode(drawn, brush)
@@ -156,13 +159,18 @@ def _finished(random: Random, drawn: Array) -> Array:
 
 
 def _letter(random: Random) -> Array:
+    text = LETTERS[int(random.integers(len(LETTERS)))]
+    if random.random() < 0.15:
+        text += LETTERS[int(random.integers(len(LETTERS)))]
+    return _rendered(random, text)
+
+
+def _rendered(random: Random, text: str) -> Array:
+    """Text in any of the fonts, in the middle of the large square."""
     from PIL import Image, ImageDraw, ImageFont
 
     files, size = fonts(), int(random.integers(40, 90))
     font: Any = ImageFont.truetype(files[int(random.integers(len(files)))], size) if files else None
-    text = LETTERS[int(random.integers(len(LETTERS)))]
-    if random.random() < 0.15:
-        text += LETTERS[int(random.integers(len(LETTERS)))]
     page = Image.new("L", (SIDE, SIDE), 0)
     font = font or ImageFont.load_default(size)
     place, width = (SIDE / 2, SIDE / 2), int(random.integers(0, 3))
