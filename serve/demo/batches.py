@@ -122,13 +122,13 @@ def classify(
 def _row_class(row: Row) -> str:
     if row.error is not None:
         return "zoo-error"
-    return "zoo-doubt" if row.unsure or getattr(row, "known", None) is False else ""
+    return "zoo-doubt" if row.unsure or row.known is False else ""
 
 
 def _cells(row: Row) -> list[str]:
     if row.error or row.probability is None:
         return [row.input, "–", "", row.error or ""]
-    doubt = "none of the classes" if getattr(row, "known", None) is False else "unsure" if row.unsure else ""
+    doubt = "none of the classes" if row.known is False else "unsure" if row.unsure else ""
     return [row.input, f"{row.label}\t{doubt}", text.percent(row.probability), "; ".join(row.corrections)]
 
 

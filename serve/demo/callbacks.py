@@ -247,7 +247,7 @@ def _comparison(results: list[tuple[Row, Model, float]]) -> str:
     for row, model, latency in results:
         assert row.probability is not None
         accuracy = text.percent(model.card.accuracy.value) if model.card.accuracy else "unknown"
-        doubt = "none of the classes" if getattr(row, "known", None) is False else "unsure" if row.unsure else ""
+        doubt = "none of the classes" if row.known is False else "unsure" if row.unsure else ""
         rows.append(
             [
                 row.model,

@@ -52,7 +52,7 @@ def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
     row, card, pixels = item.rows[0], item.runner.model.card, item.prepared[0].pixels
     if row.error is not None or row.probability is None:
         return _panel(_headline("?", "No answer", _error_message(row)), _time(item, card.name))
-    boxes = [Box(digit.label, digit.probability, digit.box) for digit in getattr(row, "digits", ())]
+    boxes = [Box(digit.label, digit.probability, digit.box) for digit in row.digits]
     original = _decoded(source)
     parts = [_headline(*_verdict(row, card))]
     if boxes:
@@ -70,11 +70,11 @@ def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
         parts.append(f'<ul class="zoo-chips" aria-label="Changes made to the image">{chips}</ul>')
     if card.input.form == "digit" and not boxes and _is_colourful(original):
         parts.append('<p class="zoo-note">A colour photograph? Choose a model for photographs below.</p>')
-    return _panel(*parts, _time(item, card.name))
+    return _panel(*parts, _time(item, card.name), css_class="zoo-unknown" if row.known is False else "")
 
 
-def _panel(*parts: str) -> str:
-    return f'<div class="zoo-result" role="status" aria-live="polite">{"".join(parts)}</div>'
+def _panel(*parts: str, css_class: str = "") -> str:
+    return f'<div class="zoo-result {css_class}" role="status" aria-live="polite">{"".join(parts)}</div>'
 
 
 def _headline(label: str, title: str, sentence: str = "") -> str:
@@ -91,7 +91,7 @@ def _verdict(row: Row, card: Card) -> tuple[str, str, str]:
     assert row.label is not None
     assert row.probability is not None
     probability = text.percent(row.probability)
-    if getattr(row, "known", None) is False:
+    if row.known is False:
         return "–", "None of the classes", f"The nearest is {row.label}, with {probability}."
     if row.unsure:
         return row.label, f"Unsure, {probability}", _reason_for_doubt(row.probability, card.calibration)
@@ -166,7 +166,7 @@ def _original(pixels: Pixels, boxes: list[Box]) -> str:
     small: Any = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     overlay = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{rectangles}</svg>' if rectangles else ""
     caption = f"{len(boxes)} digits" if boxes else "Your image"
-    return _figure(f'<img src="{_data_url(small)}" alt="Your image">{overlay}', caption)
+    return _figure(f'<img src="{_data_url(small)}" alt="Your image">{overlay}', caption, "zoo-wide" if boxes else "")
 
 
 def _network_input(pixels: Pixels) -> str:
@@ -195,8 +195,9 @@ def _heat_maps(item: WorkItem, pixels: Pixels) -> Iterator[str]:
         yield _figure(images, f"Speaks for {label}")
 
 
-def _figure(images: str, caption: str) -> str:
-    return f'<figure><span class="zoo-stack">{images}</span><figcaption>{escape(caption)}</figcaption></figure>'
+def _figure(images: str, caption: str, css_class: str = "") -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>"
+    return f'<figure class="{css_class}"><span class="zoo-stack">{images}</span>{below}</figure>'
 
 
 def _is_colourful(pixels: Pixels | None) -> bool:

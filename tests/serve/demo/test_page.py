@@ -12,11 +12,15 @@ from base64 import b64encode
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 
 from tests.support.paths import DEFAULT, REPOSITORY
 from tests.support.server import find_browser, serving
+from zoo.card import Input
+from zoo.images.prepare import prepare
 
 pytestmark = pytest.mark.slow
 
@@ -157,6 +161,26 @@ def test_link_preview_describes_the_page(server):
     tags = re.findall(r"<meta[^>]*>", httpx.get(server.url).text)
     assert '<meta property="og:title" content="pocketzoo: small image classifiers">' in tags
     assert not [tag for tag in tags if re.search("gradio|twitter|https?://", tag, re.IGNORECASE)]
+
+
+LETTER_A = [[(0.3, 0.75), (0.5, 0.2), (0.7, 0.75)], [(0.38, 0.55), (0.62, 0.55)]]
+
+
+@needs_browser
+def test_letter_is_none_of_the_classes_and_a_number_has_boxes(browser, server, tmp_path):
+    page_of_digits = np.full((200, 420), 255, np.uint8)
+    for place, name in enumerate(("seven.png", "three.png", "four.png")):  # 734
+        pixels = prepare(str(EXAMPLES / name), Input(28, 28, 1, "digit"))[0][..., 0]
+        page_of_digits[50:150, 20 + 130 * place : 120 + 130 * place] = 255 - cv2.resize(pixels, (100, 100))
+    cv2.imwrite(str(tmp_path / "number.png"), page_of_digits)
+    with opened(browser, server, "number") as page:
+        draw(page, LETTER_A)
+        page.locator(".zoo-headline:visible", has_text="None of the classes").wait_for()
+        choose_image(page)
+        upload(page, tmp_path / "number.png")
+        wait_for_label(page, "734")
+        assert page.locator(".zoo-digits b").all_inner_texts() == ["7", "3", "4"]
+        assert page.locator(".zoo-wide rect").count() == 3
 
 
 @needs_browser
