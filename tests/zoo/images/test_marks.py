@@ -42,7 +42,7 @@ def test_disturbed_digit_is_classified(model: Any, kind: str) -> None:
         right += row.label == str(digit)
         wrong_and_sure += row.error is None and row.label != str(digit) and not row.unsure
     assert right >= LEAST.get(kind, 0.9) * count
-    assert wrong_and_sure <= 0.1 * count
+    assert wrong_and_sure <= 0.15 * count
 
 
 @pytest.mark.parametrize("digit", range(10))

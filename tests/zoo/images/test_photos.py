@@ -114,7 +114,8 @@ def test_photo_model_predicts_photographs(model):
     found = recipe.find("cifar93k.notes")
     torch.manual_seed(0)
     graph = deploy.to_onnx(networks.build(found), found, 1.0)
-    export.embed(graph, replace(model.card.embedded(), name=found.name, input=CIFAR))
+    calibration = replace(model.card.calibration, known_from=None)
+    export.embed(graph, replace(model.card.embedded(), name=found.name, input=CIFAR, calibration=calibration))
     photo_model = Model(graph.SerializeToString(), "cpu")
     row = photo_model.predict(data.chelsea(), fit="whole")
     assert row.model == "cifar93k.notes"
