@@ -18,7 +18,7 @@ from serve.service.settings import DEFAULT_MODEL
     help="Draw the receptive field of this unit only.  [default: the centre unit of each layer]",
 )
 def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
-    """Draw where the answer for IMAGE comes from, and the feature maps of every layer.
+    """Draw where an answer comes from, and every layer.
 
     Writes PNG files into a folder: the prediction, the parts of the image that speak for the first and the second
     guess, receptive fields, the first layer's kernels, and the feature maps of every layer.

@@ -24,6 +24,7 @@ CODES = {  # exit code, HTTP status
     ModelNotFound: (3, 404),
     BadModel: (3, 500),
     DeviceUnavailable: (3, 500),
+    errors.SeveralDigits: (1, 400),
     errors.RunError: (1, 500),
     errors.ExportError: (1, 500),
     errors.BadData: (1, 500),
