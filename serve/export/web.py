@@ -45,7 +45,7 @@ def _entry(name: str, card: Card, file: str, size: int) -> dict[str, Any]:
     """What the page needs of a card."""
     if card.input.resize is not None:
         raise ExportError(
-            f"{name} resizes images by its own rules ({card.input.resize.interpolation}), which the page does not have. "
+            f"{name} resizes images by its own rules ({card.input.resize.interpolation}), unknown to the page. "
             "Leave it out."
         )
     calibration = card.calibration
