@@ -227,7 +227,11 @@ function withFaintEnds(ink: Ink, digit: Bytes): Bytes | null {
   const mask = where(ink.amount, (value) => value > Math.fround(ink.faintest));
   const [, , boxWidth, boxHeight] = boundingBox(digit);
   const near = dilate(digit, square(2 * rint(SOFT_EDGE * Math.max(boxWidth, boxHeight)) + 3));
-  const countBeyond = (image: Bytes) => count(image.data.filter((_, i) => !near.data[i]));
+  const countBeyond = (image: Bytes) => {
+    let result = 0;
+    for (let i = 0; i < image.data.length; i++) if (image.data[i] && !near.data[i]) result++;
+    return result;
+  };
   const least = MIN_FAINT * count(digit.data);
   if (countBeyond(mask) < least) return null;
   const { labels, stats } = connectedComponents(mask);

@@ -117,8 +117,9 @@ function asDrawing(whole: Bytes): [Floats, boolean] | null {
   if (widest(where(apart, (value) => value > Math.max(SAME_COLOUR, full >> 2))) > WIDEST_DRAWN) return null;
   const ink = where(apart, (value) => value > Math.max(SAME_COLOUR, full >> 1));
   let brightness = 0;
-  for (let i = 0; i < channels.data.length; i++)
-    if (ink.data[Math.floor(i / channels.channels)]) brightness += channels.data[i];
+  const n = channels.channels;
+  for (let i = 0; i < ink.data.length; i++)
+    if (ink.data[i]) for (let c = 0; c < n; c++) brightness += channels.data[i * n + c];
   const inkPixels = count(ink.data);
   const dark = inkPixels > 0 && brightness / inkPixels < paper.reduce((sum, value) => sum + value, 0);
   const framed = padded(apart, top, bottom, left, right);
@@ -153,7 +154,8 @@ function lastChange(lines: number, length: number, at: (line: number, place: num
   let result = 0;
   let before = { middle: 0, uniform: false };
   for (let line = 0; line < lines; line++) {
-    const values = Uint8Array.from({ length }, (_, place) => at(line, place));
+    const values = new Uint8Array(length);
+    for (let place = 0; place < length; place++) values[place] = at(line, place);
     const middle = median(values);
     if (line && before.uniform && Math.abs(middle - before.middle) > SAME_COLOUR) result = line - 1 + 2;
     const uniform = mean(values.map((value) => (Math.abs(value - middle) <= SAME_COLOUR ? 1 : 0))) > 0.9;
