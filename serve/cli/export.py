@@ -25,8 +25,9 @@ from zoo.errors import ExportError, ModelNotFound, WrongUsage, reason
 def command(names: tuple[str, ...], format_name: str, target: Path, force: bool) -> None:
     """Export models for other programs.
 
-    Each model becomes a folder of its name in FOLDER, which is written whole or not at all. NAME is a model name or a
-    pattern with wildcards, the path of an .onnx file, or the path of a model folder.
+    With triton, each model becomes a folder of its name in FOLDER; with web, FOLDER becomes one page for all models. A
+    folder is written whole or not at all. NAME is a model name or a pattern with wildcards, the path of an .onnx file,
+    or the path of a model folder.
     """
     from serve.export.formats import check_target, write_folder
     from zoo.model import load, onnx_bytes
@@ -34,19 +35,22 @@ def command(names: tuple[str, ...], format_name: str, target: Path, force: bool)
     form = FORMATS[format_name]
     if target.exists() and not target.is_dir():
         raise WrongUsage(f"--to {target} is not a folder. Choose a folder.")
-    exports = {}
+    models = {}
     for location in _locations(names):
         model = load(location, "cpu")  # opening it checks the file
         name = model.card.name
-        if name in exports:
+        if name in models:
             raise WrongUsage(f"Two of the models are named {name}. Export them to different folders.")
+        models[name] = model.card, onnx_bytes(model)
+    exports = form.folders(models)
+    for name in exports:
         check_target(target / name, form.marker, force)
-        exports[name] = form.files(model.card, onnx_bytes(model))
     try:
-        target.mkdir(parents=True, exist_ok=True)
         for name, files in exports.items():
-            write_folder(target / name, files)
-            click.echo(str(target / name))
+            folder = target / name
+            folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+            write_folder(folder.absolute() if not folder.name else folder, files)
+            click.echo(str(folder))
     except OSError as error:
         raise ExportError(f"Cannot write to {target} ({reason(error)}). Choose another folder with --to.") from None
 

@@ -1,9 +1,12 @@
-"""The formats of `zoo export`, and how their files are written. A format turns one model into files in one folder."""
+"""The formats of `zoo export`, and how their files are written.
+
+A format turns each model into a folder of its own, or all models into one folder.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -19,23 +22,29 @@ Files = dict[str, bytes]  # path within the model's folder, with "/", → conten
 class Format:
     """Attributes:
     summary: for help.
-    function: "module:name" of a function (card, content of the ONNX file) → Files.
+    function: "module:name" of a function: (card, content of the ONNX file) → Files, or if together, {name: (card,
+        content)} → Files.
     marker: a file that every export has; only a folder that contains it is replaced.
+    together: whether all models are in one folder, which is the target itself.
     """
 
     summary: str
     function: str
     marker: str
+    together: bool = False
 
-    def files(self, card: Card, onnx: bytes) -> Files:
-        """Raises ExportError if the format cannot hold this model."""
+    def folders(self, models: Mapping[str, tuple[Card, bytes]]) -> dict[str, Files]:
+        """The files of each folder, by its path within the target. Raises ExportError if the format cannot hold one."""
         module, name = self.function.split(":")
-        make: Callable[[Card, bytes], Files] = getattr(import_module(module), name)
-        return make(card, onnx)
+        make: Callable[..., Files] = getattr(import_module(module), name)
+        if self.together:
+            return {"": make(models)}
+        return {name: make(*model) for name, model in models.items()}
 
 
 FORMATS = {
     "triton": Format("a model repository for NVIDIA Triton", "serve.export.triton:files", "config.pbtxt"),
+    "web": Format("a page that runs the models in the browser", "serve.export.web:site", "models.json", together=True),
 }
 
 

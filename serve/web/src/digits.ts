@@ -1,0 +1,385 @@
+/** Port of `zoo/images/digits.py`: an image of one digit → MNIST's form. The reasons and sources are given there. */
+
+import {
+  BadInput, type Bytes, bytes, channel, clamp, count, crop, type Floats, largest, median, padded, type Rectangle, rint, where,
+} from "./arrays";
+import { FADED, findInk, type Ink, INK_MAP_SIDE } from "./ink";
+import { blur, boundingBox, centreOfMass, type Component, connectedComponents, dilate, disc, distance, resize, square } from "./vision";
+
+export const DOUBT = "doubtful: ";
+export const SIDE = 28;
+const BOX = 20;
+const CENTRE = 14;
+const MAX_OFF_CENTRE = 0.52;
+const WORK_SIZE = 80;
+const MIN_DIGIT = 0.02;
+const MIN_BLOCKS = 8;
+const MIN_STROKE = 0.12;
+const MAX_DISTANCE = 0.4;
+const SAME_HEIGHT = 0.6;
+const MAX_GAP = 0.08;
+const MAX_ROW_GAP = 0.25;
+const MAX_ASPECT = 2.3;
+const MAX_DIGITS = 12;
+const MAX_STROKES = 48;
+const SOLID_QUANTILE = 0.6;
+const MIN_STROKE_WIDTH = 0.11;
+const SOFT_EDGE = 0.06;
+const MIN_FAINT = 0.05;
+const MAX_FAINT_ELSEWHERE = 0.5;
+const MIN_ELONGATION = 4;
+const VISIBLE = 60;
+const MAX_LEFT_OUT = 0.2;
+const NOISE_SIZE = 2;
+const MAX_STROKE_LENGTH = 5;
+const MAX_HOLES = 3;
+const MIN_HOLE = 0.003;
+const MIN_HOLE_PIXELS = 8;
+const MAX_STROKE_WIDTH = 0.5;
+
+export interface Prepared {
+  image: Bytes;
+  corrections: string[];
+}
+
+/** Bring an image with 1, 3 or 4 channels into MNIST's form. Throws BadInput. */
+export function toMnist(pixels: Bytes): Prepared {
+  let exact = inMnistForm(pixels);
+  if (exact) return exact;
+  const corrections: string[] = [];
+  const shrunk = onePixelPerBlock(pixels);
+  if (shrunk) {
+    pixels = shrunk;
+    corrections.push(`reduced ${pixels.width}x${pixels.height} blocks to one pixel each`);
+    exact = inMnistForm(pixels);
+    if (exact) return { image: exact.image, corrections: [...corrections, ...exact.corrections] };
+  }
+  let ink = findInk(pixels);
+  corrections.push(...ink.corrections);
+  let strokes = findStrokes(ink);
+  const size = (box: Rectangle) => Math.max(box[2], box[3]);
+  if (size(strokes.box) < Math.max(MIN_DIGIT * Math.max(ink.amount.height, ink.amount.width), 3))
+    throw new BadInput(
+      `The image (${pixels.width}x${pixels.height}) seems blank, with only specks: ` +
+        "draw a digit with more contrast, or crop closer to it.",
+    );
+  let { specks, leftOut } = strokes;
+  if (ink.scale > 1 && size(strokes.box) < WORK_SIZE) {
+    ink = findInk(cropAround(pixels, ink, strokes.box));
+    strokes = findStrokes(ink);
+    [specks, leftOut] = [Math.max(specks, strokes.specks), Math.max(leftOut, strokes.leftOut)];
+  }
+  checkSingle(strokes.pieces, strokes.box);
+  const [x, y, width, height] = strokes.box;
+  if (specks) corrections.push(`removed ${specks} speck${specks > 1 ? "s" : ""}`);
+  if (height !== strokes.digit.height - 2 * ink.margin || width !== strokes.digit.width - 2 * ink.margin)
+    corrections.push(`cropped to ${width * ink.scale}x${height * ink.scale}`);
+  const [digit, stroke] = normalised(ink.amount, strokes);
+  if (rint((MIN_STROKE_WIDTH - stroke) * WORK_SIZE) >= 1) corrections.push("thickened thin strokes");
+  corrections.push("centred");
+  if (!ink.sure) corrections.push(`${DOUBT}ink and paper may be swapped`);
+  if (leftOut > MAX_LEFT_OUT) corrections.push(`${DOUBT}${rint(leftOut * 100)}% of the ink was left out`);
+  if (stroke > MAX_STROKE_WIDTH || isTangled(crop(strokes.digit, y, y + height, x, x + width), strokes.pieces.length))
+    corrections.push(`${DOUBT}the strokes do not look like a digit`);
+  return { image: placed(digit), corrections };
+}
+
+function cropAround(pixels: Bytes, ink: Ink, box: Rectangle): Bytes {
+  const [x, y, width, height] = [box[0] - ink.margin, box[1] - ink.margin, box[2], box[3]];
+  const reach = Math.max(width, height);
+  return crop(
+    pixels,
+    Math.max(0, y - reach) * ink.scale, Math.max(1, y + height + reach) * ink.scale,
+    Math.max(0, x - reach) * ink.scale, Math.max(1, x + width + reach) * ink.scale,
+  );
+}
+
+function inMnistForm(pixels: Bytes): Prepared | null {
+  if (pixels.height !== SIDE || pixels.width !== SIDE) return null;
+  const n = pixels.channels;
+  for (let i = 0; i < pixels.data.length; i += n) {
+    if (n === 4 && pixels.data[i + 3] < 255) return null;
+    if (n > 1 && (pixels.data[i + 1] !== pixels.data[i] || pixels.data[i + 2] !== pixels.data[i])) return null;
+  }
+  const grey = channel(pixels, 0);
+  if (isMnistForm(grey)) return { image: grey, corrections: [] };
+  const inverted = { ...grey, data: grey.data.map((value) => 255 - value) };
+  return isMnistForm(inverted) ? { image: inverted, corrections: ["inverted: the ink was dark"] } : null;
+}
+
+/** One pixel of each block, for an image that was enlarged to blocks of equal pixels; null for other images. */
+function onePixelPerBlock(pixels: Bytes): Bytes | null {
+  const { width, height } = pixels;
+  if (Math.max(width, height) > INK_MAP_SIDE || Math.min(width, height) < 3 * MIN_BLOCKS) return null;
+  const green = channel(pixels, pixels.channels >> 1).data;
+  const rows: number[] = [];
+  for (let y = 1; y < height; y++)
+    for (let x = 0; x < width; x++)
+      if (green[y * width + x] !== green[(y - 1) * width + x]) {
+        rows.push(y);
+        break;
+      }
+  if (rows.length < 3 || rows.length > Math.floor(height / 3)) return null;
+  const columns: number[] = [];
+  for (let x = 1; x < width; x++)
+    for (let y = 0; y < height; y++)
+      if (green[y * width + x] !== green[y * width + x - 1]) {
+        columns.push(x);
+        break;
+      }
+  for (let down = MIN_BLOCKS; down <= Math.floor(height / 3); down++) {
+    const across = rint(down * (width / height));
+    if (!areBlockEdges(rows, height, down) || !areBlockEdges(columns, width, across)) continue;
+    const n = pixels.channels;
+    const result = bytes(down, across, n);
+    for (let y = 0; y < down; y++)
+      for (let x = 0; x < across; x++) {
+        const sy = Math.floor(((2 * y + 1) * height) / (2 * down));
+        const sx = Math.floor(((2 * x + 1) * width) / (2 * across));
+        const source = (sy * width + sx) * n;
+        result.data.set(pixels.data.subarray(source, source + n), (y * across + x) * n);
+      }
+    return result;
+  }
+  return null;
+}
+
+function areBlockEdges(changes: number[], side: number, blocks: number): boolean {
+  return changes.every((change) => {
+    const place = change * (blocks / side);
+    return Math.abs(place - rint(place)) * side <= blocks * 1.001;
+  });
+}
+
+export function isMnistForm(image: Bytes): boolean {
+  const [x, y, width, height] = boundingBox(image);
+  if (![BOX - 1, BOX].includes(Math.max(width, height)) || largest(image.data) < 254) return false;
+  const [top, left] = corner(crop(image, y, y + height, x, x + width));
+  return Math.abs(y - top) <= MAX_OFF_CENTRE && Math.abs(x - left) <= MAX_OFF_CENTRE;
+}
+
+/** Row and column of the top left corner that centre the digit's mass, as far as it fits. */
+function corner(digit: Bytes): [number, number] {
+  const [down, across] = centreOfMass(digit);
+  return [clamp(CENTRE - down, 0, SIDE - digit.height), clamp(CENTRE - across, 0, SIDE - digit.width)];
+}
+
+function placed(digit: Bytes): Bytes {
+  const [top, left] = corner(digit).map(rint);
+  const image = bytes(SIDE, SIDE);
+  for (let y = 0; y < digit.height; y++)
+    image.data.set(digit.data.subarray(y * digit.width, (y + 1) * digit.width), (top + y) * SIDE + left);
+  return image;
+}
+
+interface Strokes {
+  digit: Bytes;
+  excluded: Bytes;
+  box: Rectangle;
+  pieces: Component[];
+  solid: number;
+  specks: number;
+  leftOut: number;
+  faded: boolean;
+}
+
+function findStrokes(ink: Ink): Strokes {
+  const found = ink.thresholds.map((threshold) => () => {
+    const mask = where(ink.amount, (value) => value >= Math.fround(threshold));
+    const { labels, stats } = connectedComponents(mask);
+    const sizes = stats.map((piece) => Math.max(piece.width, piece.height));
+    const onEdge = stats.map((piece) => touches(piece, mask));
+    const weights = stats.map((piece, i) => sizes[i] * Math.sqrt(piece.area) * (onEdge[i] ? 0.3 : 1));
+    return { mask, labels, stats, sizes, onEdge, main: weights.indexOf(largest(weights)) };
+  });
+  let chosen = found[0]();
+  if (chosen.onEdge[chosen.main]) chosen = found[1]();
+  const { mask, labels, stats, sizes, onEdge, main } = chosen;
+  const mainBox = boxOf(stats[main]);
+  const keep = stats.map(
+    (piece, i) =>
+      sizes[i] >= MIN_STROKE * sizes[main] && (!onEdge[i] || onEdge[main]) &&
+      (sizes[i] >= SAME_HEIGHT * sizes[main] || gap(piece, mainBox) <= MAX_DISTANCE * sizes[main]),
+  );
+  let digit = bytes(mask.height, mask.width);
+  labels.forEach((label, i) => (digit.data[i] = label && keep[label - 1] ? 1 : 0));
+  const amounts = ink.amount.data.filter((_, i) => digit.data[i]).sort();
+  const solid = amounts[Math.floor(SOLID_QUANTILE * amounts.length)];
+  const digitBox = boundingBox(digit);
+  let [out, all] = [0, 0];
+  stats.forEach((piece, i) => {
+    const around = gap(piece, digitBox) <= sizes[main] && !onEdge[i];
+    const weight = (sizes[i] <= NOISE_SIZE ? 0.5 : 1) * piece.area;
+    if (!keep[i] && around) out += weight;
+    if (keep[i] || around) all += weight;
+  });
+  const whole = withFaintEnds(ink, digit);
+  digit = whole ?? digit;
+  const excluded = { ...mask, data: mask.data.map((value, i) => (value && !digit.data[i] ? 1 : 0)) };
+  return {
+    digit, excluded, box: boundingBox(digit), pieces: stats.filter((_, i) => keep[i]), solid,
+    specks: keep.filter((kept) => !kept).length, leftOut: out / all, faded: whole !== null,
+  };
+}
+
+/** The digit with the fainter ends of its strokes; null where there are none. */
+function withFaintEnds(ink: Ink, digit: Bytes): Bytes | null {
+  const mask = where(ink.amount, (value) => value > Math.fround(ink.faintest));
+  const [, , boxWidth, boxHeight] = boundingBox(digit);
+  const near = dilate(digit, square(2 * rint(SOFT_EDGE * Math.max(boxWidth, boxHeight)) + 3));
+  const countBeyond = (image: Bytes) => {
+    let result = 0;
+    for (let i = 0; i < image.data.length; i++) if (image.data[i] && !near.data[i]) result++;
+    return result;
+  };
+  const least = MIN_FAINT * count(digit.data);
+  if (countBeyond(mask) < least) return null;
+  const { labels, stats } = connectedComponents(mask);
+  const joined = new Uint8Array(stats.length + 1);
+  labels.forEach((label, i) => {
+    if (digit.data[i]) joined[label] = 1;
+  });
+  joined[0] = 0;
+  const whole = bytes(mask.height, mask.width);
+  labels.forEach((label, i) => (whole.data[i] = joined[label] | digit.data[i]));
+  const ends = countBeyond(whole);
+  const elsewhere = count(mask.data) - count(whole.data);
+  if (ends < least || elsewhere > MAX_FAINT_ELSEWHERE * ends) return null;
+  if (stats.some((piece, i) => joined[i + 1] && touches(piece, mask))) return null;
+  const added = { ...whole, data: whole.data.map((value, i) => (near.data[i] ? 0 : value)) };
+  const width = 2 * largest(depth(added).data);
+  if (width > 2 * largest(depth(digit).data)) return null;
+  return ink.margin && count(added.data) / width ** 2 < MIN_ELONGATION ? null : whole;
+}
+
+/** Distance from each pixel of a mask to its edge; one row and one column more than the mask on each side. */
+function depth(mask: Bytes): Floats {
+  return distance(padded(mask, 1));
+}
+
+/** Whether the strokes are longer, or enclose more holes, than those of any digit. */
+function isTangled(digit: Bytes, pieces: number): boolean {
+  const { width, height } = digit;
+  const solid = padded(digit, 1);
+  const stride = width + 2;
+  const at = (y: number, x: number) => solid.data[y * stride + x];
+  let outline = 0;
+  for (let y = 0; y < height + 2; y++)
+    for (let x = 0; x < stride; x++) {
+      if (x && at(y, x) !== at(y, x - 1)) outline++;
+      if (y && at(y, x) !== at(y - 1, x)) outline++;
+    }
+  if ((outline * Math.PI) / 8 > MAX_STROKE_LENGTH * Math.max(height, width)) return true;
+  let euler = 0;
+  for (let y = 1; y < height + 2; y++)
+    for (let x = 1; x < stride; x++) {
+      const four = at(y, x) + at(y, x - 1) + at(y - 1, x) + at(y - 1, x - 1);
+      if (four === 1) euler++;
+      else if (four === 3) euler--;
+      else if (four === 2 && at(y, x) === at(y - 1, x - 1)) euler -= 2;
+    }
+  if (pieces - Math.floor(euler / 4) <= MAX_HOLES) return false;
+  const areas = connectedComponents(where(solid, (value) => !value), 4).stats.map((piece) => piece.area);
+  const large = Math.max(MIN_HOLE * height * width, MIN_HOLE_PIXELS);
+  const strokes = count(solid.data) >= large ? 1 : 0; // OpenCV's statistics include the background of its mask
+  return areas.filter((area) => area >= large).length + strokes - 2 > MAX_HOLES;
+}
+
+/** Throws BadInput where the strokes seem to be several digits. */
+function checkSingle(pieces: Component[], box: Rectangle): void {
+  const tooMany = (marks: number) =>
+    new BadInput(`The image has ${marks} separate marks, not a single digit: crop it to one digit.`);
+  if (pieces.length > MAX_STROKES) throw tooMany(pieces.length);
+  const boxes = pieces.map((p) => [p.x, p.y, p.x + p.width, p.y + p.height]);
+  const size = largest(boxes.map(([x0, y0, x1, y1]) => Math.max(x1 - x0, y1 - y0)));
+  boxes.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2] || a[3] - b[3]);
+  let digits: number[][] = [];
+  for (let part of boxes) {
+    const first = part;
+    const near = digits.filter((digit) => {
+      const across = Math.max(digit[0], first[0]) - Math.min(digit[2], first[2]);
+      const down = Math.max(digit[1], first[1]) - Math.min(digit[3], first[3]);
+      return across <= MAX_GAP * size && down <= MAX_ROW_GAP * size;
+    });
+    for (const digit of near)
+      part = [
+        Math.min(part[0], digit[0]), Math.min(part[1], digit[1]), Math.max(part[2], digit[2]), Math.max(part[3], digit[3]),
+      ];
+    digits = [...digits.filter((digit) => !near.includes(digit)), part];
+  }
+  const tallest = largest(pieces.map((piece) => piece.height));
+  const tall = digits.filter(([, y0, , y1]) => y1 - y0 >= SAME_HEIGHT * tallest).length;
+  if (tall > MAX_DIGITS) throw tooMany(tall);
+  if (tall > 1) throw new BadInput(`The image seems to contain ${tall} digits: crop it to one digit.`);
+  if (box[2] > MAX_ASPECT * box[3])
+    throw new BadInput(
+      `The drawing is ${(box[2] / box[3]).toFixed(1)} times as wide as it is high, wider than any digit: ` +
+        "crop it to one digit.",
+    );
+}
+
+function boxOf(piece: Component): Rectangle {
+  return [piece.x, piece.y, piece.width, piece.height];
+}
+
+/** Pixels between a box and the box of a piece. */
+function gap(piece: Component, [x, y, width, height]: Rectangle): number {
+  const across = Math.max(piece.x - (x + width), x - (piece.x + piece.width));
+  const down = Math.max(piece.y - (y + height), y - (piece.y + piece.height));
+  return Math.max(across, down, 0);
+}
+
+function touches(piece: Component, image: { width: number; height: number }): boolean {
+  return !piece.x || !piece.y || piece.x + piece.width === image.width || piece.y + piece.height === image.height;
+}
+
+/** The digit scaled into 20x20, and the width of its original strokes as a share of its size. */
+function normalised(amount: Floats, strokes: Strokes): [Bytes, number] {
+  const [x, y, width, height] = strokes.box;
+  const reach = rint(SOFT_EDGE * Math.max(width, height)) + 1;
+  const cut = <T extends Bytes | Floats>(image: T) => crop(image, y - reach, y + height + reach, x - reach, x + width + reach);
+  const ink = cut(amount);
+  const excluded = cut(strokes.excluded);
+  ink.data = ink.data.map((value, i) => (excluded.data[i] ? 0 : clamp(value / Math.fround(strokes.solid), 0, 1)));
+  let grey = scaled(ink, WORK_SIZE / Math.max(width, height));
+  grey.data = grey.data.map((value) => clamp(value, 0, 1));
+  if (strokes.faded) {
+    const window = rint(2 * MIN_STROKE_WIDTH * WORK_SIZE) + 1;
+    const solid = blur(dilate(grey, square(window)), window);
+    grey = { ...grey, data: grey.data.map((value, i) => Math.min(value / Math.max(solid.data[i], FADED), 1)) };
+  }
+  const shape = cut(strokes.digit);
+  shape.data = shape.data.map((value) => 255 * value);
+  const touched = where(resize(shape, grey.width, grey.height, "area"), (value) => value > 0);
+  const near = dilate(touched, square(2 * rint(SOFT_EDGE * WORK_SIZE) + 1));
+  let digit = fullRange({ ...grey, data: Uint8Array.from(grey.data, (value, i) => Math.fround(value * 255) * near.data[i]) });
+  const stroke = strokeWidth(digit);
+  const growth = rint(MIN_STROKE_WIDTH * WORK_SIZE - stroke);
+  if (growth >= 1) digit = dilate(padded(digit, (growth >> 1) + 1), disc(growth + 1));
+  digit = cropped(digit);
+  return [fullRange(scaled(digit, BOX / Math.max(digit.width, digit.height))), stroke / WORK_SIZE];
+}
+
+/** Scaled so that its largest value is 255. */
+function fullRange(digit: Bytes): Bytes {
+  const factor = Math.fround(255 / Math.max(1, largest(digit.data)));
+  return { ...digit, data: digit.data.map((value) => Math.min(255, rint(Math.fround(value * factor)))) };
+}
+
+function scaled<T extends Bytes | Floats>(digit: T, factor: number): T {
+  const [width, height] = [Math.max(1, rint(digit.width * factor)), Math.max(1, rint(digit.height * factor))];
+  return resize(digit, width, height, factor < 1 ? "area" : "cubic");
+}
+
+function cropped(digit: Bytes): Bytes {
+  const [x, y, width, height] = boundingBox(where(digit, (value) => value > VISIBLE));
+  return width ? crop(digit, y, y + height, x, x + width) : digit;
+}
+
+/** In pixels: twice the median distance to the edge along the middle lines of the strokes. */
+function strokeWidth(digit: Bytes): number {
+  const inside = depth(where(digit, (value) => value > 127));
+  const around = dilate(inside, square(3));
+  const middle = inside.data.filter((value, i) => value > 0 && value >= around.data[i]);
+  return middle.length ? 2 * median(middle) : 0;
+}
