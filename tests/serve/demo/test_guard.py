@@ -1080,7 +1080,7 @@ def test_uncalibrated_model_claims_no_mistake_rate():
     [(1.0, ">100<"), (0.99999, ">&gt;99<"), (0.995, ">&gt;99<"), (0.99, ">99<"), (0.5, ">50<")],
 )
 def test_bars_below_certainty_are_not_shown_as_100_percent(probability, figure):
-    row = Row("x", "m", "7", probability, False, (Guess("7", probability), Guess("1", 1 - probability)))
+    row = Row("x", "m", "7", probability, False, top_k=(Guess("7", probability), Guess("1", 1 - probability)))
     shown = answered(row, CARD)
     assert figure in shown
     assert ">0<" not in shown.replace('class="zoo-name">0<', "")
@@ -1089,7 +1089,7 @@ def test_bars_below_certainty_are_not_shown_as_100_percent(probability, figure):
 def test_answer_escapes_labels_corrections_and_errors():
     evil = "<img src=x onerror=alert(1)>"
     card = replace(CARD, labels=(evil, *CARD.labels[1:]))
-    row = Row(evil, "m", evil, 0.9, False, (Guess(evil, 0.9),), (evil,))
+    row = Row(evil, "m", evil, 0.9, False, top_k=(Guess(evil, 0.9),), corrections=(evil,))
     for shown in (answered(row, card), answered(Row(evil, "m", error=evil), card), answered(row, card, evil)):
         assert "<img src=x" not in shown
 
