@@ -36,7 +36,10 @@ def test_spark_function_on_record_batches(paths):
     assert [batch["label"][0].as_py() for batch in results] == [
         {"eight": "8", "four": "4", "nine": "9", "seven": "7", "three": "3"}[Path(path).stem] for path in paths
     ]
-    fields = [field.strip().split(" ")[0] for field in re.sub(r"<.*?>>|<.*?>", "", names["SCHEMA"]).split(",")]
+    schema = names["SCHEMA"]
+    while "<" in schema:
+        schema = re.sub(r"<[^<>]*>", "", schema)
+    fields = [field.strip().split(" ")[0] for field in schema.split(",")]
     assert fields == results[0].schema.names
 
 
