@@ -1,9 +1,11 @@
 """Numbers: images of several digits are read, in Python, batches and all formats; single digits stay single digits."""
 
 import json
+import time
 from itertools import pairwise
 from math import prod
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -202,3 +204,14 @@ def _small(value: int, random: np.random.Generator) -> np.ndarray:
 def test_texts_of_lines_are_joined_by_gaps(model: Model) -> None:
     readings = model.read(picture("42"))
     assert joined(readings * 2, 1)[0][0] == "42 42"
+
+
+def test_page_of_touching_digits_is_refused_soon(model: Model) -> None:
+    """Every line has as many candidates as a number may have."""
+    page = np.full((1500, 3000), 255, np.uint8)
+    for y in range(100, 1400, 120):
+        cv2.putText(page, "8" * 34, (20, y), cv2.FONT_HERSHEY_SIMPLEX, 4, 0, 12)
+    started = time.process_time()
+    (row,) = model.predict([page])
+    assert time.process_time() - started < 1
+    assert "digits" in row.error or "marks" in row.error or "wide" in row.error, row

@@ -37,7 +37,7 @@ _ATTACHED = 0.3  # of a small piece's width above or below a digit: it is a part
 _NEAR = 0.3  # of the height between such a part and its digit
 _MAX_PIECES = 400
 _MAX_LINES = 12
-_MAX_LINE_WIDTH = 60  # heights
+_MAX_WIDTHS = 20  # heights of the digits, all lines together: about 25 digits, and a second of work
 
 # Cuts.
 _ANCHORS = (0.3, 0.5, 0.7)  # of the line's height: cuts are the cheapest ways through each column at these heights
@@ -163,6 +163,8 @@ def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True) -
     if pieces is None:
         return []
     labels, stats, lines = pieces
+    if sum(_width_in_heights(stats[members]) for members, _ in lines) > _MAX_WIDTHS:
+        return []
     found, candidates = [], 0
     for members, marks in lines[:_MAX_LINES]:
         line = _line(ink, labels, stats, members, marks, origin, prune)
@@ -243,16 +245,26 @@ def _with_broken_digits(stats: Array, small: Array, tallest: float) -> tuple[Arr
     return y, height
 
 
+def _height(boxes: Array) -> float:
+    """Of the digits in a line, from the boxes and areas of its pieces."""
+    heights = boxes[:, 3]
+    return float(np.median(heights[heights >= _BODY * heights.max()]))
+
+
+def _width_in_heights(boxes: Array) -> float:
+    width = (boxes[:, 0] + boxes[:, 2]).max() - boxes[:, 0].min()
+    return float(width) / _height(boxes)
+
+
 def _line(
     ink: Ink, labels: Array, stats: Array, members: list[int], marks: list[int], origin: tuple[int, int], prune: bool
 ) -> Line | None:
     boxes = stats[members]
-    heights = boxes[:, 3]
-    height = float(np.median(heights[heights >= _BODY * heights.max()]))
+    height = _height(boxes)
     pad = max(2, round(0.08 * height))
     left, top = max(0, boxes[:, 0].min() - pad), max(0, boxes[:, 1].min() - pad)
     right, bottom = (boxes[:, 0] + boxes[:, 2]).max() + pad, (boxes[:, 1] + boxes[:, 3]).max() + pad
-    if right - left > _MAX_LINE_WIDTH * height or bottom - top > 6 * height:
+    if bottom - top > 6 * height:
         return None
     area = slice(top, bottom), slice(left, right)
     member = np.zeros(len(stats), np.bool_)
