@@ -300,7 +300,7 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
 @data_option
 @target_option
 def known(patterns: tuple[str, ...], data: str | None, target: Path | None) -> None:
-    """Train the output `known` of models, which tells images of none of the classes.
+    """Train the output `known` of models.
 
     MODEL is a name or a pattern in quotes, such as '*' for all shipped models. Logits and probabilities do not change.
     """
@@ -317,7 +317,7 @@ def known(patterns: tuple[str, ...], data: str | None, target: Path | None) -> N
 @data_option
 @target_option
 def unknown(patterns: tuple[str, ...], data: str | None, target: Path | None) -> None:
-    """Measure the output `known` on sets of other images, and write the figures into the cards.
+    """Measure the output `known` of models.
 
     The folder of the data has notmnist/ and signs/ beside MNIST and CIFAR-10 (train/unknown.py).
     """

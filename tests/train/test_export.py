@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.support.examples import RECIPE, quiet, stripes
-from train import export, networks, onnx_graph, recipe
+from train import export, known, networks, onnx_graph, recipe
 from train.evaluate import logits
 from train.loop import TrainingJob, fit
 from train.runs import Run
@@ -177,6 +177,9 @@ def test_shipped_files_contain_no_debug_metadata(entry):
     assert [entry.key for entry in model.metadata_props] == [METADATA_KEY]
     assert json.loads(model.metadata_props[0].value)["name"] == entry.card.name
     assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
-    weights = sum(np.prod(tensor.dims) for tensor in model.graph.initializer)
+    sizes = {tensor.name: np.prod(tensor.dims) for tensor in model.graph.initializer}
+    head = sum(size for name, size in sizes.items() if name.startswith(known.PREFIX))
+    assert entry.card.known is not None
+    assert head == pytest.approx(entry.card.known.parameters, abs=20)
     if not entry.card.quantization:  # which adds scales and zero points
-        assert weights == pytest.approx(entry.card.parameters.deployed, abs=20)
+        assert sum(sizes.values()) - head == pytest.approx(entry.card.parameters.deployed, abs=20)
