@@ -230,8 +230,8 @@ def add_own_head(
 ) -> tuple[onnx.ModelProto, Card]:
     """The graph and card of a model of one's own images with the output `known`.
 
-    Both unchanged where there are too few validation images for a bound, or made images cannot be told from the classes
-    (such as textures).
+    Both unchanged where there are too few validation images for a bound, or where made images cannot be distinguished
+    from the classes (such as textures).
     """
     data = own_data(card.name, card.input.form, training, validation)
     if data is None:

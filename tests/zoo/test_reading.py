@@ -215,3 +215,14 @@ def test_page_of_touching_digits_is_refused_soon(model: Model) -> None:
     (row,) = model.predict([page])
     assert time.process_time() - started < 1
     assert "digits" in row.error or "marks" in row.error or "wide" in row.error, row
+
+
+@pytest.mark.parametrize(
+    ("text", "is_known"),
+    [("hello", False), ("test", False), ("xyz", False), ("2026", True), ("583", True), ("07700", True)],
+)
+def test_words_are_none_of_the_classes_and_numbers_are_known(model: Model, text: str, is_known: bool) -> None:
+    """A font of OpenCV, which no head was trained with."""
+    page = np.full((200, 130 + 75 * len(text)), 255, np.uint8)
+    cv2.putText(page, text, (40, 130), cv2.FONT_HERSHEY_SIMPLEX, 3, 0, 8, cv2.LINE_AA)
+    assert model.predict([page])[0].known is is_known
