@@ -54,6 +54,7 @@ class Callbacks:
         self._service, self._metrics, self._files, self._jobs = service, metrics, files, jobs
         self._examples = examples
         self._batch_queue, self._inspect_queue = JobQueue(), JobQueue()
+        self._latencies: dict[str, float | None] = {}  # seconds per image, by model
 
     def model_names(self, form: Form | None = None) -> list[str]:
         """Names of the models for one form of images, or of all; the default model first."""
@@ -62,12 +63,15 @@ class Callbacks:
         return [card.name for card in sorted(cards, key=lambda card: card.name != default)]
 
     def model_choices(self) -> list[tuple[str, str]]:
-        """A line for each model, with its name; models for digits first, and the default model before all."""
+        """A line for each model, with its name; models for digits first, and the default model before all.
+
+        The latency is in it where `all_models` has measured it.
+        """
         names = sorted(self.model_names(), key=lambda name: self._card(name).input.form != "digit")
         return [(self._choice(self._runner(name).model), name) for name in names]
 
     def _choice(self, model: Model) -> str:
-        return text.choice(model.card, len(onnx_bytes(model)), measure_latency(model))
+        return text.choice(model.card, len(onnx_bytes(model)), self._latencies.get(model.card.name))
 
     def model_card(self, name: str) -> str:
         return text.card(self._card(name), len(onnx_bytes(self._runner(name).model)))
@@ -78,6 +82,7 @@ class Callbacks:
         for name in self.model_names():
             model = self._runner(name).model
             card, latency = model.card, measure_latency(model)
+            self._latencies[name] = latency
             accuracy = text.percent(card.accuracy.value) if card.accuracy else "unknown"
             size = f"{len(onnx_bytes(model)) / 1000:,.0f} KB"
             here = "unknown" if latency is None else text.milliseconds(latency)

@@ -178,7 +178,7 @@ def _on_signal(callback: Callable[[], None]) -> Iterator[None]:
 
 
 def build(callbacks: Callbacks) -> gr.Blocks:
-    choices = callbacks.model_choices()
+    table_of_models, choices = callbacks.all_models(), callbacks.model_choices()
     with gr.Blocks(title="pocketzoo: small image classifiers", analytics_enabled=False) as page:
         gr.HTML(HEADER, elem_classes="zoo-header", apply_default_css=False)
         with gr.Tabs():
@@ -191,7 +191,7 @@ def build(callbacks: Callbacks) -> gr.Blocks:
             with gr.Tab("Many images", id="batch"):
                 _batch_tab(callbacks, choices)
             with gr.Tab("Models", id="models"):
-                _models_tab(callbacks)
+                _models_tab(callbacks, table_of_models)
     page.state_session_capacity = MAX_STATES
     return page.queue(max_size=MAX_QUEUE, api_open=False)  # type: ignore[no-any-return]
 
@@ -228,14 +228,7 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
                 elem_classes="zoo-switch",
             )
             with gr.Column(min_width=0, elem_classes="zoo-drawing"):
-                pad = gr.HTML(
-                    "",
-                    html_template=(HERE / "pad.html").read_text(),
-                    js_on_load=(HERE / "pad.js").read_text(),
-                    elem_classes="zoo-pad",
-                    apply_default_css=False,
-                    render=can_draw,
-                )
+                pad = _pad() if can_draw else gr.HTML("", visible=False)
             with gr.Column(min_width=0, elem_classes="zoo-file"):
                 picture = _upload("Image: upload, paste, or use the camera")
                 _example_picker(callbacks, picture, picker)
@@ -253,13 +246,24 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
                 label="Photographs that are not square",
             )
     outputs = [answer, row]
-    pad.input(callbacks.predict_drawing, [pad, picker, explain], outputs, api_name="draw", **LIVE_EVENT)
+    if can_draw:
+        pad.input(callbacks.predict_drawing, [pad, picker, explain], outputs, api_name="draw", **LIVE_EVENT)
     picture.change(callbacks.predict_file, [picture, picker, fit, explain], outputs, api_name="predict", **LIVE_EVENT)
     for choice in (source, picker, fit, explain):
         choice.input(
             callbacks.predict_again, [source, pad, picture, picker, fit, explain], outputs,
             api_visibility="private", **LIVE_EVENT,
         )  # fmt: skip
+
+
+def _pad() -> gr.HTML:
+    return gr.HTML(
+        "",
+        html_template=(HERE / "pad.html").read_text(),
+        js_on_load=(HERE / "pad.js").read_text(),
+        elem_classes="zoo-pad",
+        apply_default_css=False,
+    )
 
 
 def _return_path(component: Any, path: Callable[[Any], Any], example: Any) -> Any:
@@ -355,8 +359,8 @@ def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
     button.click(callbacks.inspect, [picture, picker], gallery, api_name="inside", **JOB_EVENT)
 
 
-def _table(hint: str = "") -> gr.HTML:
-    return gr.HTML(text.hint(hint) if hint else "", js_on_load=(HERE / "table.js").read_text(), apply_default_css=False)
+def _table(content: str) -> gr.HTML:
+    return gr.HTML(content, js_on_load=(HERE / "table.js").read_text(), apply_default_css=False)
 
 
 def _compare_tab(callbacks: Callbacks) -> None:
@@ -368,7 +372,7 @@ def _compare_tab(callbacks: Callbacks) -> None:
             _example_picker(callbacks, picture, form)
             form.render()  # type: ignore[no-untyped-call]
         with gr.Column(scale=2):
-            table = _table("The answers of all models appear here.")
+            table = _table(text.hint("The answers of all models appear here."))
     picture.change(callbacks.compare, [picture, form], table, api_name="compare", **LIVE_EVENT)
     form.input(callbacks.compare, [picture, form], table, api_visibility="private", **LIVE_EVENT)
 
@@ -383,16 +387,15 @@ def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
             button = gr.Button("Classify all", variant="primary")
             rows = gr.File(label="Results", interactive=False, elem_classes="zoo-rows")
         with gr.Column(scale=2):
-            table = _table("The first answers appear here, and a file with all of them on the left.")
+            table = _table(text.hint("The first answers appear here, and a file with all of them on the left."))
     button.click(callbacks.classify_batch, [files, picker, form], [table, rows], api_name="batch", **JOB_EVENT)
 
 
-def _models_tab(callbacks: Callbacks) -> None:
+def _models_tab(callbacks: Callbacks, measured: str) -> None:
     with gr.Row():
         with gr.Column(scale=2):
-            table = _table()
+            table = _table(measured)
             button = gr.Button("Measure again", size="sm")
         with gr.Column():
             gr.Markdown(OWN_MODELS)
-    table.value = callbacks.all_models()
     button.click(callbacks.all_models, None, table, api_visibility="private", concurrency_limit=1)

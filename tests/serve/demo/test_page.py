@@ -435,6 +435,17 @@ def test_server_removes_temporary_files(tmp_path):
 
 
 @needs_browser
+def test_page_of_photo_models_only(browser, tmp_path):
+    with serving(tmp_path, "--models", "cifar90k*") as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        button(page, "Example ship.jpg").click()
+        wait_for_label(page, "ship")
+        assert not page.locator(".zoo-pad, .zoo-switch").locator("visible=true").count()
+        page.close()
+
+
+@needs_browser
 def test_page_works_with_two_processes(browser, tmp_path):
     """A file that was uploaded through one process is there for a request to the other."""
     from gradio_client import Client, handle_file
