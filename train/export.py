@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import helper
 from safetensors.torch import save
 from torch import nn
 
@@ -294,8 +295,16 @@ def embed(model: onnx.ModelProto, card: Card) -> None:
     entry.key, entry.value = METADATA_KEY, card.to_json()
 
 
+def replace_card(model: onnx.ModelProto, card: Card) -> None:
+    """Write the card into the model's metadata in place of an earlier one."""
+    others = [(prop.key, prop.value) for prop in model.metadata_props if prop.key != METADATA_KEY]
+    del model.metadata_props[:]
+    helper.set_model_props(model, dict(others))
+    embed(model, card)
+
+
 def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
-    """Update a model's title, default flag and source from its recipe. Weights, graph and figures do not change.
+    """Update a model's version, title, default flag and source from its recipe. Weights and figures do not change.
 
     Raises:
         ExportError: there is no such model, or it was trained with other settings than the recipe has now.
@@ -311,11 +320,11 @@ def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
     model = onnx.load(folder / "model.onnx")
     card = replace(
         old.embedded(),
+        version=recipe.version,
         title=recipe.title,
         default=recipe.default,
         training=replace(old.trained.training, source=recipe.source),
     )
-    del model.metadata_props[:]
-    embed(model, card)
+    replace_card(model, card)
     weights = (folder / "model.safetensors").read_bytes()
     return write(card, {"model.onnx": model.SerializeToString(), "model.safetensors": weights}, target)
