@@ -276,8 +276,9 @@ def describe(recipe: str, target: Path | None) -> None:
     from train.recipe import find
     from zoo.registry import SHIPPED_FOLDER
 
-    card = update(find(recipe), target or SHIPPED_FOLDER)
-    click.echo(f"{card.name}: {card.title}{' (default)' * card.default}. {(target or SHIPPED_FOLDER) / card.name}")
+    for card in update(find(recipe), target or SHIPPED_FOLDER):
+        default = " (default)" if card.default else ""
+        click.echo(f"{card.name} {card.version}: {card.title}{default}. {(target or SHIPPED_FOLDER) / card.name}")
 
 
 @main.command()

@@ -10,7 +10,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from train.data import held_out_data
-from train.export import calibrate, replace_card
+from train.export import calibrate, files_with, replace_card, variants
 from train.recipe import Recipe
 from train.runs import Run
 from zoo import registry
@@ -47,15 +47,8 @@ def calibrate_shipped(
         )
     test = held_out_data(recipe.dataset, "full", folder)
     images = test.images.numpy()
-    for name in (recipe.name, f"{recipe.name}-int8"):
-        if not (target / name / "card.json").exists():
-            if name == recipe.name:
-                raise ExportError(f"There is no model in {target / name}. Write it: python -m train export {name}")
-            continue
-        entry = registry.open_folder(target / name)
+    for entry in variants(recipe, target):
         old = entry.card
-        if old.trained.training.settings != recipe.settings():
-            raise ExportError(f"{name} was trained with other settings than {recipe.name} has now. Export it again.")
         content = entry.read("model.onnx")
         logits, _, known = outputs(content, images)
         calibration = calibrate(recipe, runs, folder, torch.from_numpy(logits), test)
@@ -66,11 +59,11 @@ def calibrate_shipped(
         new = model.SerializeToString()
         after = outputs(new, images)
         if not (np.array_equal(after[0], logits) and np.array_equal(after[2], known)):
-            raise ExportError(f"The logits of {name} change with its temperature. Nothing was written.")
+            raise ExportError(f"The logits of {old.name} change with its temperature. Nothing was written.")
         expected = torch.softmax(torch.from_numpy(logits) / calibration.temperature, 1).numpy()
         if not np.allclose(after[1], expected, rtol=0, atol=1e-6):
-            raise ExportError(f"The probabilities of {name} are not those of its temperature. Nothing was written.")
-        yield write(card, {file.name: entry.read(file.name) for file in old.files} | {"model.onnx": new}, target)
+            raise ExportError(f"The probabilities of {old.name} are not those of its temperature. Nothing was written.")
+        yield write(card, files_with(entry, model), target)
 
 
 def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
