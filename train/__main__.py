@@ -268,7 +268,7 @@ def export(
 @click.argument("recipe")
 @target_option
 def describe(recipe: str, target: Path | None) -> None:
-    """Update title, source and default flag from the recipe.
+    """Update version, title, source and default flag from the recipe.
 
     Weights and figures do not change. No runs are needed.
     """
@@ -276,8 +276,33 @@ def describe(recipe: str, target: Path | None) -> None:
     from train.recipe import find
     from zoo.registry import SHIPPED_FOLDER
 
-    card = update(find(recipe), target or SHIPPED_FOLDER)
-    click.echo(f"{card.name}: {card.title}{' (default)' * card.default}. {(target or SHIPPED_FOLDER) / card.name}")
+    for card in update(find(recipe), target or SHIPPED_FOLDER):
+        default = " (default)" if card.default else ""
+        click.echo(f"{card.name} {card.version}: {card.title}{default}. {(target or SHIPPED_FOLDER) / card.name}")
+
+
+@main.command()
+@click.argument("recipe")
+@data_option
+@runs_option
+@target_option
+def calibrate(recipe: str, data: str | None, runs: Path | None, target: Path | None) -> None:
+    """Write the temperature of a calibration run into a model.
+
+    Needs `python -m train RECIPE --calibration-run`, and no other run. The int8 variant gets the same temperature.
+    Weights and logits do not change.
+    """
+    from train.calibrate import calibrate_shipped
+    from train.recipe import find
+    from zoo.registry import SHIPPED_FOLDER
+
+    for card in calibrate_shipped(find(recipe), runs, data, target or SHIPPED_FOLDER):
+        calibration = card.calibration
+        click.echo(
+            f"{card.name} {card.version}: temperature {calibration.temperature}, unsure below "
+            f"{calibration.unsure_below}, expected calibration error {calibration.ece_before:.2%} -> "
+            f"{calibration.ece_after:.2%}"
+        )
 
 
 @main.command()

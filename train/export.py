@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import helper
 from safetensors.torch import save
 from torch import nn
 
@@ -294,28 +295,59 @@ def embed(model: onnx.ModelProto, card: Card) -> None:
     entry.key, entry.value = METADATA_KEY, card.to_json()
 
 
-def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> Card:
-    """Update a model's title, default flag and source from its recipe. Weights, graph and figures do not change.
+def replace_card(model: onnx.ModelProto, card: Card) -> None:
+    """Write the card into the model's metadata in place of an earlier one."""
+    others = [(prop.key, prop.value) for prop in model.metadata_props if prop.key != METADATA_KEY]
+    del model.metadata_props[:]
+    helper.set_model_props(model, dict(others))
+    embed(model, card)
+
+
+def variants(recipe: Recipe, target: Path) -> list[registry.Entry]:
+    """The recipe's model in a folder of models, and its int8 variant if there is one.
+
+    Raises:
+        ExportError: there is no such model, or one was trained with other settings than the recipe has now.
+    """
+    if not (target / recipe.name / "card.json").exists():
+        raise ExportError(
+            f"There is no model in {target / recipe.name}. Write it: python -m train export {recipe.name}"
+        )
+    folders = [target / name for name in (recipe.name, f"{recipe.name}-int8")]
+    entries = [registry.open_folder(folder) for folder in folders if (folder / "card.json").exists()]
+    for entry in entries:
+        if entry.card.trained.training.settings != recipe.settings():
+            raise ExportError(
+                f"The settings of {recipe.name} have changed since {entry.card.name} was trained. Train and export it "
+                "again."
+            )
+    return entries
+
+
+def describe(recipe: Recipe, target: Path = registry.SHIPPED_FOLDER) -> list[Card]:
+    """Update version, title, default flag and source of a model and its int8 variant from the recipe.
+
+    Weights and figures do not change.
 
     Raises:
         ExportError: there is no such model, or it was trained with other settings than the recipe has now.
     """
-    folder = target / recipe.name
-    if not (folder / "card.json").exists():
-        raise ExportError(f"There is no model in {folder}. Write it: python -m train export {recipe.name}")
-    old = Card.from_json((folder / "card.json").read_text(encoding="utf-8"), str(folder))
-    if old.trained.training.settings != recipe.settings():
-        raise ExportError(
-            f"The settings of {recipe.name} have changed since it was trained. Train and export it again."
+    cards = []
+    for entry in variants(recipe, target):
+        old = entry.card
+        card = replace(
+            old.embedded(),
+            version=recipe.version,
+            title=recipe.title if old.quantization is None else f"{recipe.title}, in int8",
+            default=recipe.default and old.quantization is None,
+            training=replace(old.trained.training, source=recipe.source),
         )
-    model = onnx.load(folder / "model.onnx")
-    card = replace(
-        old.embedded(),
-        title=recipe.title,
-        default=recipe.default,
-        training=replace(old.trained.training, source=recipe.source),
-    )
-    del model.metadata_props[:]
-    embed(model, card)
-    weights = (folder / "model.safetensors").read_bytes()
-    return write(card, {"model.onnx": model.SerializeToString(), "model.safetensors": weights}, target)
+        model = onnx.load_model_from_string(entry.read("model.onnx"))
+        replace_card(model, card)
+        cards.append(write(card, files_with(entry, model), target))
+    return cards
+
+
+def files_with(entry: registry.Entry, model: onnx.ModelProto) -> dict[str, bytes]:
+    """The files of an entry, with another graph."""
+    return {file.name: entry.read(file.name) for file in entry.card.files} | {"model.onnx": model.SerializeToString()}

@@ -20,12 +20,11 @@ from torch import nn
 
 from train import negatives
 from train.data import held_out_data, training_data
-from train.export import embed
+from train.export import replace_card
 from zoo import registry
 from zoo.card import Card, Known
 from zoo.errors import ExportError, WrongUsage
 from zoo.model import Model
-from zoo.model_files import METADATA_KEY
 from zoo.own_models import write
 from zoo.runtime import open_session
 
@@ -295,14 +294,6 @@ def _write(entry: registry.Entry, data: MadeData, target: Path) -> Card:
     check_unchanged(content, new, card.name, data.validation_images)
     files = {file.name: entry.read(file.name) for file in old.files} | {"model.onnx": new}
     return write(card, files, target)
-
-
-def replace_card(model: onnx.ModelProto, card: Card) -> None:
-    """Write the card into the model's metadata in place of an earlier one."""
-    others = [(prop.key, prop.value) for prop in model.metadata_props if prop.key != METADATA_KEY]
-    del model.metadata_props[:]
-    helper.set_model_props(model, dict(others))
-    embed(model, card)
 
 
 def check_unchanged(old: bytes, new: bytes, name: str, images: Pixels) -> None:

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import onnx
 
 from train.data import held_out_data
-from train.known import auroc, replace_card
+from train.export import replace_card
+from train.known import auroc
 from zoo import registry
 from zoo.card import Card, Input, UnknownSet
 from zoo.datasets import catalog

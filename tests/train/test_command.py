@@ -159,7 +159,7 @@ def test_export_as_own_model(run, empty_home, seed):
     assert ("There is no finished run" if seed else "export it under another name with --as") in err
     code, out, err = run("export", NAME, "--as", "mnist14k.mine", *options)
     assert code == 0, err
-    assert "mnist14k.mine 1.0.0: " in out
+    assert f"mnist14k.mine {registry.find('mnist14k.mine').card.version}: " in out
     assert "Next: zoo predict IMAGE --model mnist14k.mine\n" in err
     model = zoo.load("mnist14k.mine", "cpu")
     card = model.card

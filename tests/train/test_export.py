@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.support.examples import RECIPE, quiet, stripes
-from train import export, known, networks, onnx_graph, recipe
+from train import calibrate, export, known, networks, onnx_graph, recipe
 from train.evaluate import logits
 from train.loop import TrainingJob, fit
 from train.runs import Run
@@ -78,6 +78,32 @@ def test_export_without_calibration_run_has_temperature_one(runs, synthetic_data
     assert card.accuracy.seeds.sd is None
 
 
+def test_a_calibration_run_calibrates_a_model_without_its_training_run(runs, synthetic_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "held_out_data", lambda *_: stripes(300, 3))
+    with_run = export.export(SMALL, runs, None, tmp_path / "expected")
+    alone = tmp_path / "runs"
+    (alone / SMALL.name).mkdir(parents=True)
+    (alone / SMALL.name / "seed0").symlink_to(Run.of(SMALL.name, "full", 0, runs).folder)
+    models = tmp_path / "models"
+    export.export(SMALL, alone, None, models)
+    with pytest.raises(RunError, match="--calibration-run"):
+        list(calibrate.calibrate_shipped(SMALL, alone, None, models))
+    (alone / SMALL.name / "calibration").symlink_to(Run.of(SMALL.name, "calibration", 0, runs).folder)
+    shutil.copytree(models / SMALL.name, models / f"{SMALL.name}-int8")
+    for _ in range(2):  # the second call replaces the first one's temperature
+        cards = list(calibrate.calibrate_shipped(SMALL, alone, None, models))
+        assert [card.calibration for card in cards] == [with_run.calibration] * 2
+    images = stripes(300, 3).images.numpy()
+    expected, calibrated = (
+        Model((folder / SMALL.name / "model.onnx").read_bytes(), "cpu").run(images)
+        for folder in (tmp_path / "expected", models)
+    )
+    assert np.array_equal(expected.logits, calibrated.logits)
+    assert np.array_equal(expected.probabilities, calibrated.probabilities)
+    with pytest.raises(ExportError, match=r"settings .* have changed"):
+        list(calibrate.calibrate_shipped(replace(SMALL, batch_size=32), runs, None, models))
+
+
 def test_failed_parity_check_writes_nothing(runs, synthetic_data, tmp_path, monkeypatch):
     fold_batch_norm = onnx_graph.fold_batch_norm
 
@@ -137,7 +163,7 @@ def test_describe_updates_a_card_without_runs(runs, synthetic_data, tmp_path):
     before = export.export(SMALL, runs, None, tmp_path)
     graph = onnx.load(tmp_path / SMALL.name / "model.onnx").graph
     changed = replace(SMALL, title="another title", default=False, source="another source")
-    after = export.describe(changed, tmp_path)
+    (after,) = export.describe(changed, tmp_path)
     assert (after.title, after.default, after.training.source) == ("another title", False, "another source")
     assert after.accuracy == before.accuracy
     assert after.file("model.safetensors") == before.file("model.safetensors")
@@ -152,6 +178,14 @@ def test_describe_updates_a_card_without_runs(runs, synthetic_data, tmp_path):
 
 
 TRAINED = [entry for entry in registry.scan() if not entry.card.quantization]
+
+
+def test_shipped_cards_describe_their_recipes():
+    for name in recipe.names():
+        if (registry.SHIPPED_FOLDER / name).exists():
+            chosen = recipe.find(name)
+            for entry in export.variants(chosen, registry.SHIPPED_FOLDER):
+                assert (entry.card.version, entry.card.training.source) == (chosen.version, chosen.source), entry.folder
 
 
 @pytest.mark.parametrize("entry", TRAINED, ids=lambda entry: entry.card.name)

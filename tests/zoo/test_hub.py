@@ -161,9 +161,10 @@ def test_model_card_shows_code_that_runs(model_files, tmp_path, monkeypatch):
 def test_pull_again_says_what_changed(hub, empty_home, model_files, run):
     repository = hub.add(REPOSITORY, model_files)
     first = repository.branches["main"]
-    assert run("pull", REPOSITORY)[1].startswith(f"Pulled mine.a 1.0.0 from {REPOSITORY}@{first[:12]}: card.json")
+    version = json.loads(model_files["card.json"])["version"]
+    assert run("pull", REPOSITORY)[1].startswith(f"Pulled mine.a {version} from {REPOSITORY}@{first[:12]}: card.json")
     hub.requests.clear()
-    assert run("pull", REPOSITORY)[1] == f"mine.a 1.0.0 is up to date: {REPOSITORY}@{first[:12]}\n"
+    assert run("pull", REPOSITORY)[1] == f"mine.a {version} is up to date: {REPOSITORY}@{first[:12]}\n"
     assert not [request for request in hub.requests if "model.onnx" in request]
 
     repository.commit({"notes.txt": b"nothing of the model"})
@@ -173,7 +174,7 @@ def test_pull_again_says_what_changed(hub, empty_home, model_files, run):
     second = repository.commit(with_card(model_files, version="2.0.0", title="a better one"))
     code, out, _ = run("pull", REPOSITORY)
     assert f"from {REPOSITORY}@" in out.splitlines()[0]
-    assert "version: 1.0.0 → 2.0.0" in out
+    assert f"version: {version} → 2.0.0" in out
     assert "model.onnx: sha256" in out
     assert "model.safetensors" not in out
     assert registry.find("mine.a").card.version == "2.0.0"

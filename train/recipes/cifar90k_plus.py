@@ -18,6 +18,7 @@ RECIPE = replace(
     cifar93k_plus.RECIPE,
     name="cifar90k.plus",
     title="residual separable network, 92,634 parameters",
+    version="1.1.0",
     network="cifar90k",
     network_options={"relu": False},
     default=True,

@@ -18,6 +18,7 @@ from train.recipe import Constant, Recipe
 RECIPE = Recipe(
     name="cifar93k.notes",
     title="course notes' week-3 network, original recipe",
+    version="1.1.0",
     dataset="cifar10",
     network="cifar93k",
     network_options={"dropout": 0.1, "dense_dropout": 0.25},

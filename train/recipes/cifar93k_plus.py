@@ -16,6 +16,7 @@ from train.recipe import OneCycle, Recipe
 RECIPE = Recipe(
     name="cifar93k.plus",
     title="course notes' week-3 network, improved recipe",
+    version="1.1.0",
     dataset="cifar10",
     network="cifar93k",
     epochs=100,

@@ -11,6 +11,7 @@ from train.recipe import OneCycle, Recipe
 RECIPE = Recipe(
     name="cifar-base.notes",
     title="course notes' week-3 base network, reconstructed",
+    version="1.1.0",
     dataset="cifar10",
     network="cifar_base",
     network_options={"dropout": 0.25, "dense_dropout": 0.5},

@@ -12,6 +12,7 @@ from train.recipe import InverseTime, Recipe
 RECIPE = Recipe(
     name="mnist10k.notes",
     title="course notes' smallest week-2 network, original recipe",
+    version="1.1.0",
     dataset="mnist",
     network="mnist_stack",
     network_options={"body": (10, 10, 8, 8), "dropout": 0.03},

@@ -15,7 +15,7 @@ from train.recipes import mnist10k_notes, mnist14k_plus
 RECIPE = replace(
     mnist14k_plus.RECIPE,
     name="mnist10k.plus",
-    version="1.1.0",
+    version="1.2.0",
     default=True,
     title="course notes' smallest week-2 network, improved recipe",
     network=mnist10k_notes.RECIPE.network,

@@ -11,6 +11,7 @@ from train.recipe import InverseTime, Recipe
 RECIPE = Recipe(
     name="mnist14k.notes",
     title="course notes' week-2 network, original recipe",
+    version="1.1.0",
     dataset="mnist",
     network="mnist_stack",
     network_options={"dropout": 0.1},

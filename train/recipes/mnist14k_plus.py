@@ -32,6 +32,6 @@ RECIPE = Recipe(
         ("noise", {"sd": 0.2, "fade": 0.25}),
     ),
     default=True,
-    version="1.2.0",
+    version="1.3.0",
     source="Same network as mnist14k.notes (14,624 parameters), own training recipe.",
 )

@@ -11,6 +11,7 @@ from train.recipe import InverseTime, Recipe
 RECIPE = Recipe(
     name="mnist16k.notes",
     title="course notes' first week-2 network, original recipe",
+    version="1.1.0",
     dataset="mnist",
     network="mnist_stack",
     network_options={"body": (16, 16, 16, 16), "squeeze_first": True, "dropout": 0.1, "logit_dropout": 0.1},

@@ -18,6 +18,6 @@ RECIPE = replace(
     title="small separable network, 3,842 parameters",
     network="mnist4k",
     epochs=40,
-    version="1.0.0",
+    version="1.1.0",
     source="Own network, own training recipe (that of mnist14k.plus with twice the epochs).",
 )

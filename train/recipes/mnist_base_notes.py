@@ -11,6 +11,7 @@ from train.recipe import Constant, Recipe
 RECIPE = Recipe(
     name="mnist-base.notes",
     title="course notes' week-1 network, reconstructed",
+    version="1.1.0",
     dataset="mnist",
     network="mnist_base",
     keras_defaults=True,

@@ -11,6 +11,7 @@ from train.recipe import OneCycle, Recipe
 RECIPE = Recipe(
     name="resnet8.mlperf",
     title="MLPerf Tiny's ResNet-8, short recipe",
+    version="1.1.0",
     dataset="cifar10",
     network="resnet8",
     epochs=24,

@@ -17,6 +17,7 @@ RECIPE = replace(
     cifar93k_plus.RECIPE,
     name="resnet8.plus",
     title="MLPerf Tiny's ResNet-8, improved recipe",
+    version="1.1.0",
     network="resnet8",
     default=True,
     source="Same network as resnet8.mlperf (78,666 parameters), own training recipe (that of cifar93k.plus).",
