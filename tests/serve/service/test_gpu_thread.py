@@ -1,4 +1,4 @@
-"""Serving on a GPU, with a fake one: each batch is what arrived during the last one, and slow first runs starve nobody."""
+"""Serving on a GPU, with a fake one: a batch is what arrived during the last one, and slow first runs starve nobody."""
 
 import asyncio
 import threading

@@ -368,7 +368,10 @@ def test_close_does_not_wait_for_stuck_thread(runner, monkeypatch):
 
 @pytest.mark.parametrize(
     ("cores", "processes", "device", "threads"),
-    [(8, 1, "cpu", 2), (8, 4, "cpu", 2), (8, 8, "cpu", 1), (2, 4, "cpu", 1), (1, 1, "cpu", 1), (8, 1, "cuda", 4), (2, 1, "cuda", 2)],
+    [
+        *[(8, 1, "cpu", 2), (8, 4, "cpu", 2), (8, 8, "cpu", 1), (2, 4, "cpu", 1), (1, 1, "cpu", 1)],
+        *[(8, 1, "cuda", 4), (2, 1, "cuda", 2)],
+    ],
 )
 def test_processes_share_the_cores(monkeypatch, cores, processes, device, threads):
     monkeypatch.setattr("serve.service.pool.cores", lambda: cores)
