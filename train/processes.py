@@ -141,10 +141,10 @@ class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        inputs = values.float()
+        inputs = values if values.dtype == torch.float64 else values.float()
         axes = [axis for axis in range(values.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(values.ndim)]
-        count = torch.full((), values.numel() // values.shape[1], dtype=torch.float32, device=values.device)
+        count = torch.full((), values.numel() // values.shape[1], dtype=inputs.dtype, device=values.device)
         dist.all_reduce(count)
         mean: torch.Tensor = _Sum.apply(inputs.sum(axes)) / count
         centred = inputs - mean.view(shape)
