@@ -182,17 +182,24 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
     return Timing(np.array(latencies))
 
 
-def closed_loop_of_one(url: str, files: list[bytes], label: str, seconds: float, connections: int) -> Seconds:
+def closed_loop_of_one(
+    url: str, files: list[bytes], label: str, begin: float, seconds: float, connections: int
+) -> Seconds:
     """Latencies of a closed loop in this process, where wrk is missing: those of the responses within `seconds`.
 
-    Raises RuntimeError for a wrong response.
+    Args:
+        begin: the time of the first request by `time.monotonic()`, the same for several processes.
+    Raises:
+        RuntimeError: a wrong response.
     """
     import uvloop
 
-    return np.array(uvloop.run(_closed_loop(url, files, label, seconds, connections)))
+    return np.array(uvloop.run(_closed_loop(url, files, label, begin, seconds, connections)))
 
 
-async def _closed_loop(url: str, files: list[bytes], label: str, seconds: float, connections: int) -> list[float]:
+async def _closed_loop(
+    url: str, files: list[bytes], label: str, begin: float, seconds: float, connections: int
+) -> list[float]:
     parts = urlsplit(url)
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/png\r\nContent-Length: "
     requests = [(head + f"{len(file)}\r\n\r\n").encode() + file for file in files]
@@ -218,6 +225,7 @@ async def _closed_loop(url: str, files: list[bytes], label: str, seconds: float,
         (await loop.create_connection(lambda: _Connection(answered, fail), parts.hostname or "", parts.port or 80))[1]
         for _ in range(connections)
     ]
+    await asyncio.sleep(begin - loop.time())
     until = loop.time() + seconds
     try:
         for number, connection in enumerate(opened):

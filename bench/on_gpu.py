@@ -39,8 +39,9 @@ BATCH_RUNS = {"mnist14k": "mnist", "cifar90k": "cifar10"}  # of `zoo predict`: m
 BATCH_IMAGES = 60_000
 LATENCY_S = 0.15  # per latency row, after its warm-up
 CONNECTIONS = (1, 64, 256)
-SERVE_S = 3.0  # per row of `serve`
+SERVE_S = 2.0  # per row of `serve`
 MINUTES = 7.0  # for all steps but the training
+CLIENTS_START_S = 1.5  # for all client processes to connect
 MIN_STEP_S = 5.0  # a step with less time left is not started
 SEEDS = "0-4"
 RECIPE = "cifar90k.plus"
@@ -581,7 +582,8 @@ def load_of_clients(url: str, files: list[bytes], label: str, seconds: float, co
     count = min(connections, 4, max(1, cores() // 4))
     shares = [connections // count + (number < connections % count) for number in range(count)]
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as clients:
-        results = list(clients.map(partial(closed_loop_of_one, url, files, label, seconds), shares))
+        begin = time.monotonic() + CLIENTS_START_S
+        results = list(clients.map(partial(closed_loop_of_one, url, files, label, begin, seconds), shares))
     latencies = np.concatenate(results) * 1e3
     if not len(latencies):
         return {"per_second": 0, "n": 0}
