@@ -1,11 +1,16 @@
 """Serving on a GPU, with a fake one: a batch is what arrived during the last one, and slow first runs starve nobody."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 
@@ -14,6 +19,7 @@ from serve.service import pool as pools
 from serve.service.gpu_thread import GpuThread
 from serve.service.pool import GPU_SIZES, Pool, Runner, WorkItem
 from tests.support.fake_gpu import FakeGpu, ModelOnFakeGpu, install
+from tests.support.server import free_port, wait_for
 from zoo.images.read import Named
 
 
@@ -138,3 +144,45 @@ def test_gpu_thread_decodes_nothing(gpu_of, model, monkeypatch):
     process_all(Pool("cuda"), items)
     assert all(item.rows for item in items)
     assert set(decoding) == {f"zoo-worker-{number}" for number in range(4)}
+
+
+SLOW_START = """
+import os, time
+from serve.service import pool
+prepare = pool.Runner.__init__
+def slow(self, model):
+    open(PATH + ".begun", "w").close()
+    while not os.path.exists(PATH):
+        time.sleep(0.05)
+    prepare(self, model)
+pool.Runner.__init__ = slow
+"""
+
+
+@pytest.mark.slow
+def test_server_is_not_ready_while_models_are_prepared(tmp_path):
+    """Preparing takes minutes on a GPU. Until it ends, neither port says that the server is ready."""
+    prepared, port, health_port = tmp_path / "prepared", free_port(), free_port()
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START.replace("PATH", repr(str(prepared))))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", os.getcwd())])
+    command = [sys.executable, "-m", "serve.cli", "serve", "--no-demo", "--models", "mnist4k*", "--no-access-log"]
+    command += ["--port", str(port), "--health-port", str(health_port)]
+    answers = []
+
+    def status(number):
+        try:
+            return httpx.get(f"http://127.0.0.1:{number}/v2/health/ready", timeout=1).status_code
+        except httpx.TransportError:
+            return None
+
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(Path(f"{prepared}.begun").exists)
+            for _ in range(10):
+                answers += [status(port), status(health_port)]
+                time.sleep(0.05)
+            assert set(answers) <= {None, 503}
+            prepared.touch()
+            wait_for(lambda: status(port) == status(health_port) == 200)
+        finally:
+            process.terminate()
