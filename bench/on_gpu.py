@@ -224,7 +224,7 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
     import zoo
     from zoo.datasets import catalog as datasets
     from zoo.errors import ZooError
-    from zoo.model import bind
+    from zoo.model import Scores, bind
 
     rows = Rows(options)
     for card in zoo.list_models(options.models):
@@ -238,16 +238,20 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
             rows.append(row | {"refused": str(error)})
             continue
         binding = bind(gpu, 500)
-        logits = [binding.run(images[start : start + 500])[0] for start in range(0, len(images), 500)]
+        scores = [Scores(*binding.run(images[start : start + 500])) for start in range(0, len(images), 500)]
         cpu = zoo.load(card.name, "cpu")
-        expected = [cpu.run(images[start : start + 16]).logits for start in range(0, len(images), 16)]
-        actual, reference = np.concatenate(logits), np.concatenate(expected)
+        expected = [cpu.run(images[start : start + 16]) for start in range(0, len(images), 16)]
+        of_gpu, of_cpu = Scores.joined(scores), Scores.joined(expected)
+        actual, reference = of_gpu.logits, of_cpu.logits
         row |= {
             "pinned": binding.pinned,
             "accuracy": float((actual.argmax(1) == labels).mean()),
             "accuracy_cpu": float((reference.argmax(1) == labels).mean()),
             "labels_differ": int((actual.argmax(1) != reference.argmax(1)).sum()),
             "logits_off": float(np.abs(actual - reference).max()),
+            "known_off": None
+            if of_gpu.known is None or of_cpu.known is None
+            else float(np.abs(of_gpu.known - of_cpu.known).max()),
             "plain_run_off": float(np.abs(gpu.run(images[:100]).logits - reference[:100]).max()),
         }
         for size in LARGE_BATCHES if card.name in MODELS and not options.quick else ():

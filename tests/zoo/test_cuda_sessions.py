@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -170,7 +171,8 @@ class TestOnGpu:
                 images = np.roll(pixels(cpu, n), seed + 1)
                 for score in bound._scores if pinned else ():
                     score[:] = np.nan
-                assert np.abs(bound.run(images)[0] - cpu.run(images).logits).max() < 1e-3
+                for actual, expected in zip(bound.run(images), cpu.run(images), strict=True):  # also `known`
+                    assert np.abs(actual - expected).max() < 1e-3
 
     def test_bound_and_plain_runs_are_independent(self, both):
         cpu, gpu = both
@@ -190,3 +192,15 @@ class TestOnGpu:
         thread.join()
         assert len(found) == 3
         assert max(np.abs(logits - cpu.run(images).logits).max() for logits in found) < 1e-3
+
+    def test_threads_of_a_server_share_the_gpu(self, both):
+        cpu, gpu = both
+        runner = Runner(gpu)
+
+        def differences(n):
+            images = pixels(cpu, n)
+            pairs = zip(runner.run(images), cpu.run(images), strict=True)
+            return max(np.abs(actual - expected).max() for actual, expected in pairs)
+
+        with ThreadPoolExecutor(8) as threads:
+            assert max(threads.map(differences, [1, 3, 16, 17, 64, 100, 256, 300] * 8)) < 1e-3
