@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from bench.measure import Timing
+from bench.measure import Seconds, Timing
 
 _SCRIPT = """
 bodies = {%s}
@@ -182,8 +182,65 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
     return Timing(np.array(latencies))
 
 
+def closed_loop_of_one(
+    url: str, files: list[bytes], label: str, begin: float, seconds: float, connections: int
+) -> Seconds:
+    """Latencies of a closed loop in this process, where wrk is missing: those of the responses within `seconds`.
+
+    Args:
+        begin: the time of the first request by `time.monotonic()`, the same for several processes.
+    Raises:
+        RuntimeError: a wrong response.
+    """
+    import uvloop
+
+    return np.array(uvloop.run(_closed_loop(url, files, label, begin, seconds, connections)))
+
+
+async def _closed_loop(
+    url: str, files: list[bytes], label: str, begin: float, seconds: float, connections: int
+) -> list[float]:
+    parts = urlsplit(url)
+    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/png\r\nContent-Length: "
+    requests = [(head + f"{len(file)}\r\n\r\n").encode() + file for file in files]
+    expected = re.compile(rf'"label": ?"{label}"'.encode())
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    failed: asyncio.Future[None] = loop.create_future()
+
+    def answered(connection: _Connection, sent: float, response: bytes) -> None:
+        now = loop.time()
+        if now > until:
+            return
+        latencies.append(now - sent)
+        if not expected.search(response):
+            fail(f"A wrong response: {response!r}")
+        connection.send(requests[len(latencies) % len(requests)], now)
+
+    def fail(reason: str) -> None:
+        if not failed.done():
+            failed.set_exception(RuntimeError(reason))
+
+    opened = [
+        (await loop.create_connection(lambda: _Connection(answered, fail), parts.hostname or "", parts.port or 80))[1]
+        for _ in range(connections)
+    ]
+    await asyncio.sleep(begin - loop.time())
+    until = loop.time() + seconds
+    try:
+        for number, connection in enumerate(opened):
+            connection.send(requests[number % len(requests)], loop.time())
+        await asyncio.wait([failed], timeout=seconds)
+        if failed.done():
+            failed.result()
+    finally:
+        failed.cancel()
+        await asyncio.gather(*(connection.close() for connection in opened))
+    return latencies
+
+
 class _Connection(asyncio.Protocol):
-    """One connection of an open loop; it has at most one request at a time."""
+    """One connection; it has at most one request at a time."""
 
     def __init__(self, answered: Callable[["_Connection", float, bytes], None], fail: Callable[[str], None]) -> None:
         self._answered, self._fail = answered, fail

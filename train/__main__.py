@@ -16,6 +16,7 @@ from zoo.errors import WrongUsage, ZooError
 if TYPE_CHECKING:
     from train.data import Split
     from train.loop import TrainingJob
+    from train.processes import Processes
     from train.runs import Run
 
 # By default glibc returns large blocks to the kernel and requests them again for every batch. These variables make it
@@ -132,14 +133,18 @@ def _train(
     restart: bool,
 ) -> None:
     """Run the jobs of one recipe, one per seed, and print results and next steps."""
+    from torch import get_num_threads
+
     from train import start
     from train.data import Kind, held_out_data, torchvision_folder, training_data
     from train.device import available
     from train.loop import TrainingJob
+    from train.processes import Processes
     from train.recipe import find
     from train.report import draw
     from train.runs import Run
 
+    processes = Processes.of_torchrun()
     if resume and restart:
         raise WrongUsage("--resume and --restart cannot be used together.")
     if seed is not None and seeds:
@@ -147,10 +152,10 @@ def _train(
     recipe, step_s = find(name), 0.0
     kind: Kind = "calibration" if calibration_run else "full"
     numbers = _parse_seeds(seeds) if seeds else [seed or 0]
-    folders = [Run.of(recipe.name, kind, number, runs) for number in numbers]
+    folders = [processes.run(Run.of(recipe.name, kind, number, runs)) for number in numbers]
     if resume:
         if seed is None and not seeds and not calibration_run:
-            folders = [Run.unfinished(recipe.name, runs)]
+            folders = [processes.run(Run.unfinished(recipe.name, runs))]
         configs = [run.saved_config() for run in folders]
         kind, numbers = configs[0]["kind"], [config["seed"] for config in configs]
         data = data or folders[0].saved_option("data")
@@ -166,16 +171,23 @@ def _train(
         parts = training_data(recipe.dataset, kind, data), held_out_data(recipe.dataset, kind, data)
         device = available(device or "auto")
         if not resume:
-            if device == "cpu":
+            if processes.count > 1:
+                threads = threads or get_num_threads()  # torchrun sets OMP_NUM_THREADS to 1
+            elif device == "cpu":
                 speed = start.fastest(recipe, parts[0], threads)
                 threads, step_s = speed.threads, speed.step_s
             for run in folders:
                 run.save_options(data=data and os.path.abspath(data))
         for number, run in zip(numbers, folders, strict=True):
-            jobs.append(job := TrainingJob(recipe, kind, number, epochs or recipe.epochs, threads or 1, device))
-            click.echo(start.announcement(job, run, parts[0], step_s, resume), err=True)
-        results = _fit(jobs, folders, *parts, resume, restart)
+            job = TrainingJob(recipe, kind, number, epochs or recipe.epochs, threads or 1, device, processes.count)
+            jobs.append(job)
+            if processes.rank == 0:
+                click.echo(start.announcement(job, run, parts[0], step_s, resume), err=True)
+        with processes.connected(device):
+            results = _fit(jobs, folders, *parts, resume, restart, processes)
     except KeyboardInterrupt:
+        if processes.rank:
+            sys.exit(130)
         resumable = [(job, run) for job, run in zip(jobs, folders, strict=False) if run.checkpoint.exists()]
         for job, run in resumable:
             draw(run)
@@ -185,6 +197,8 @@ def _train(
         if not resumable:
             click.echo("Stopped before the first epoch.", err=True)
         sys.exit(130)
+    if processes.rank:
+        return
     for job, run, result in zip(jobs, folders, results, strict=True):
         draw(run)
         click.echo(
@@ -197,19 +211,27 @@ def _train(
 
 
 def _fit(
-    jobs: "list[TrainingJob]", runs: "list[Run]", training: "Split", held_out: "Split", resume: bool, restart: bool
+    jobs: "list[TrainingJob]",
+    runs: "list[Run]",
+    training: "Split",
+    held_out: "Split",
+    resume: bool,
+    restart: bool,
+    processes: "Processes",
 ) -> list[dict[str, Any]]:
     """Train the jobs: one after the other on the CPU, in parallel on a GPU."""
     from train.device import fit_on_device
     from train.loop import fit
     from train.progress import Progress
 
-    live = None if len(jobs) == 1 else False
-    bars = [Progress(f"{job.recipe.name} {run.folder.name}", live) for job, run in zip(jobs, runs, strict=True)]
+    live = None if len(jobs) == 1 and processes.rank == 0 else False
+    titles = [f"{job.recipe.name} {run.folder.name}" for job, run in zip(jobs, runs, strict=True)]
+    bars = [Progress(title, live, quiet=processes.rank > 0) for title in titles]
     if jobs[0].device != "cpu":
-        return fit_on_device(jobs, runs, training, held_out, bars, resume, restart)
+        return fit_on_device(jobs, runs, training, held_out, bars, resume, restart, processes=processes)
     return [
-        fit(job, run, training, held_out, bar, resume, restart) for job, run, bar in zip(jobs, runs, bars, strict=True)
+        fit(job, run, training, held_out, bar, resume, restart, processes=processes)
+        for job, run, bar in zip(jobs, runs, bars, strict=True)
     ]
 
 

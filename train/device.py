@@ -28,6 +28,7 @@ from train.distill import Teacher, cross_entropy
 from train.evaluate import accuracy, logits, loss, network_input
 from train.loop import Average, TrainingJob, epoch_seed, result_of
 from train.precision import autocast, on_device
+from train.processes import Processes
 from train.progress import Progress
 from train.runs import Run
 from zoo.errors import RunError
@@ -60,6 +61,7 @@ def fit_on_device(
     resume: bool = False,
     restart: bool = False,
     device: torch.device | None = None,
+    processes: Processes | None = None,
 ) -> list[dict[str, Any]]:
     """Train in parallel; write the results and return them in the order of the jobs.
 
@@ -71,19 +73,28 @@ def fit_on_device(
         runs, progresses: one per job.
         data, held_out, resume, restart: as for `train.loop.fit`.
         device: "cuda" by default; the CPU takes the same steps without a graph.
+        processes: those that share each batch; then the jobs run one after the other.
     Raises:
         RunError, KeyboardInterrupt: as for `train.loop.fit`.
     """
-    device = device or torch.device("cuda")
+    device, processes = device or torch.device("cuda"), processes or Processes.alone()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     splits = [Split(split.name, split.images.to(device), split.labels.to(device)) for split in (data, held_out)]
-    trainees = [Trainee(job, run, splits[0], device, resume, restart) for job, run in zip(jobs, runs, strict=True)]
+    trainees = [
+        Trainee(job, run, splits[0], device, resume, restart, processes) for job, run in zip(jobs, runs, strict=True)
+    ]
     progress_of = dict(zip(trainees, progresses, strict=True))
-    for done in sorted({trainee.done for trainee in trainees}):  # after an interruption, one run may be an epoch ahead
-        group = [trainee for trainee in trainees if trainee.done == done]
-        if done < jobs[0].epochs:
+    for group in _groups(trainees, processes):
+        if group[0].done < jobs[0].epochs:
             _train(group, progress_of, splits[1], device)
     return [trainee.finish(splits[1], progress_of[trainee]) for trainee in trainees]
+
+
+def _groups(trainees: list["Trainee"], processes: Processes) -> list[list["Trainee"]]:
+    """Runs that take their steps together: after an interruption, one run may be an epoch ahead."""
+    if processes.count > 1:  # sums over processes must not run on several streams at once
+        return [[trainee] for trainee in trainees]
+    return [[trainee for trainee in trainees if trainee.done == done] for done in sorted({t.done for t in trainees})]
 
 
 def _train(
@@ -116,14 +127,24 @@ class Trainee:
     """
 
     def __init__(
-        self, job: TrainingJob, run: Run, data: Split, device: torch.device, resume: bool, restart: bool
+        self,
+        job: TrainingJob,
+        run: Run,
+        data: Split,
+        device: torch.device,
+        resume: bool,
+        restart: bool,
+        processes: Processes | None = None,
     ) -> None:
         recipe = job.recipe
+        self.processes = processes or Processes.alone()
+        run = self.processes.run(run)
         self.teacher = Teacher(recipe, job.kind, run.folder.parents[1]) if recipe.distill else None
         config = job.config() | ({"teacher_sha256": self.teacher.sha256} if self.teacher else {})
         self.recipe = on_device(recipe, device)
         torch.manual_seed(job.seed)
         network = networks.build(recipe)
+        self.processes.prepare(network)
         self.job, self.run, self.data, self.device = job, run, data, device
         self.network = network.to(device)
         self.rate = torch.zeros((), device=device)
@@ -140,6 +161,7 @@ class Trainee:
             run.begin(config, self.recipe.precision, restart, {"device": device_name(device)})
             run.save_checkpoint(0, self.network, self.optimizer, self.average)
             self.done = 0
+        self.processes.wait()
         self.images, self.labels = data.images.clone(), data.labels.clone()  # valid labels, also for the capture
         self.rates = torch.zeros(-(-len(data) // recipe.batch_size), device=device)
         self.seen_loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -166,14 +188,16 @@ class Trainee:
 
     def step(self, number: torch.Tensor, count: int) -> None:
         """Train on `count` images of the epoch's step `number`, `(1,)` int64, without waiting for the device."""
-        rows = number * self.recipe.batch_size + torch.arange(count, device=self.device)
+        share = self.processes.share(count)
+        rows = number * self.recipe.batch_size + torch.arange(share.start, share.stop, device=self.device)
         images, labels = self.images.index_select(0, rows), self.labels.index_select(0, rows)
         with autocast(self.recipe.precision, self.device):
             scores = self.network(network_input(images, self.recipe))
-        batch_loss = self.objective(scores.float(), labels, images)
+        batch_loss = self.processes.loss(self.objective, scores.float(), labels, images, count)
         self.rate.copy_(self.rates.index_select(0, number)[0])
         self.optimizer.zero_grad(set_to_none=True)
         batch_loss.backward()
+        self.processes.sum_gradients(self.network)
         self.optimizer.step()
         if self.average:
             self._average(self.average)
@@ -198,11 +222,12 @@ class Trainee:
 
     def end_epoch(self, epoch: int) -> dict[str, Any]:
         """Wait for the device; return the epoch's line of metrics.jsonl without its time."""
+        loss_sum, correct = self.processes.total(self.seen_loss.item(), int(self.correct))
         return {
             "epoch": epoch + 1,
             "learning_rate": self.rates[-1].item(),
-            "train_loss": self.seen_loss.item() / len(self.data),
-            "train_accuracy": int(self.correct) / len(self.data),
+            "train_loss": loss_sum / len(self.data),
+            "train_accuracy": correct / len(self.data),
         }
 
     def save(self, epoch: int, line: dict[str, Any], held_out: Split, checkpoint: bool) -> None:

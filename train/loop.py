@@ -20,6 +20,7 @@ from train.data import Kind, Split
 from train.distill import Objective, Teacher, cross_entropy
 from train.evaluate import accuracy, logits, loss, network_input
 from train.precision import on_this_processor
+from train.processes import Processes
 from train.progress import Progress
 from train.recipe import Recipe
 from train.runs import Run
@@ -47,6 +48,7 @@ class TrainingJob:
     epochs: int
     threads: int
     device: str = "cpu"  # "cpu" (`fit` below) or "cuda" (`train/device.py`)
+    processes: int = 1  # that share each batch (`train/processes.py`)
 
     def config(self) -> dict[str, Any]:
         """Return everything that determines the weights. The thread count is included: it changes the last bits."""
@@ -57,6 +59,7 @@ class TrainingJob:
             "epochs": self.epochs,
             "threads": self.threads,
             **({"device": self.device} if self.device != "cpu" else {}),
+            **({"processes": self.processes} if self.processes != 1 else {}),
         }
 
 
@@ -70,6 +73,7 @@ def fit(
     restart: bool = False,
     objective: Objective = cross_entropy,
     initialize: Callable[[nn.Sequential], None] | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Train with a checkpoint after every epoch; write and return the result.
 
@@ -80,13 +84,15 @@ def fit(
         restart: delete an earlier run in the same folder.
         objective: the loss of a batch, for a recipe without a teacher.
         initialize: sets the initial weights of a new run, in place of torch's.
+        processes: those that share each batch; this one alone by default.
     Raises:
         RunError: the run's folder cannot be used.
         KeyboardInterrupt: the run was interrupted; `resume` continues it.
     """
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
-    recipe = job.recipe
+    recipe, processes = job.recipe, processes or Processes.alone()
+    run = processes.run(run)
     teacher = Teacher(recipe, job.kind, run.folder.parents[1]) if recipe.distill else None
     config = job.config() | ({"teacher_sha256": teacher.sha256} if teacher else {})
     precision = fastest = on_this_processor(recipe).precision
@@ -94,6 +100,7 @@ def fit(
     network = networks.build(recipe)
     if initialize and not resume:
         initialize(network)
+    processes.prepare(network)
     optimizer = getattr(torch.optim, recipe.optimizer)(network.parameters(), lr=0.0, **recipe.optimizer_options)
     average = Average(network, recipe.ema) if recipe.ema else None
     measured = average.module if average else network
@@ -105,6 +112,7 @@ def fit(
         run.begin(config, precision, restart)
         run.save_checkpoint(0, network, optimizer, average)
         done = 0
+    processes.wait()
     job = replace(job, recipe=replace(recipe, precision=precision))
     if precision != fastest:
         progress.note(f"continues in {precision}; {fastest} is faster on this processor but needs --restart.")
@@ -113,7 +121,7 @@ def fit(
 
     with progress:
         for epoch in range(done, job.epochs):
-            line = train_epoch(network, optimizer, average, data, job, epoch, progress, teacher or objective)
+            line = train_epoch(network, optimizer, average, data, job, epoch, progress, teacher or objective, processes)
             if job.kind == "calibration":
                 scores = logits(measured, held_out.images, recipe)
                 line["validation_loss"] = loss(scores, held_out.labels)
@@ -159,38 +167,44 @@ def train_epoch(
     epoch: int,
     progress: Progress,
     objective: Objective = cross_entropy,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Train one epoch in a new order; return its line of metrics.jsonl. Epochs count from 0."""
     recipe, started = job.recipe, time.perf_counter()
+    processes = processes or Processes.alone()
     generator = torch.Generator().manual_seed(epoch_seed(job.seed, epoch))
     torch.manual_seed(epoch_seed(job.seed, epoch) + 1)  # dropout draws from the global generator
     order = torch.randperm(len(data), generator=generator)
     network.train()
-    seen, total_loss, correct, rate = 0, 0.0, 0, 0.0
+    seen, own, total_loss, correct, rate = 0, 0, 0.0, 0, 0.0
     for rows in order.split(recipe.batch_size):
         rate = recipe.schedule(epoch + seen / len(data), job.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
         images = augment.apply(recipe.augment, data.images[rows], (epoch + seen / len(data)) / job.epochs, generator)
-        labels = data.labels[rows]
+        share = processes.share(len(rows))
+        images, labels = images[share], data.labels[rows[share]]
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             scores = network(network_input(images, recipe))
-        batch_loss = objective(scores.float(), labels, images)
+        batch_loss = processes.loss(objective, scores.float(), labels, images, len(rows))
         optimizer.zero_grad(set_to_none=True)
         batch_loss.backward()
+        processes.sum_gradients(network)
         optimizer.step()
         if average:
             average.update_parameters(network)
         seen += len(rows)
+        own += len(labels)
         total_loss += batch_loss.item() * len(rows)
         correct += int((scores.detach().argmax(1) == labels).sum())
-        progress.step(epoch, job.epochs, seen, len(data), total_loss / seen, correct / seen)
+        progress.step(epoch, job.epochs, seen, len(data), total_loss / max(own, 1), correct / max(own, 1))
+    loss_sum, correct_sum = processes.total(total_loss, correct)
     seconds = time.perf_counter() - started
     return {
         "epoch": epoch + 1,
         "learning_rate": rate,
-        "train_loss": total_loss / seen,
-        "train_accuracy": correct / seen,
+        "train_loss": loss_sum / seen,
+        "train_accuracy": correct_sum / seen,
         "seconds": round(seconds, 3),
         "images_per_s": round(seen / seconds, 1),
     }

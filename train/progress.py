@@ -8,8 +8,12 @@ from typing import Any
 class Progress:
     """Shows loss, accuracy, images/s and remaining time. Use it as a context manager around the epochs."""
 
-    def __init__(self, title: str, live: bool | None = None) -> None:
-        self.title = title
+    def __init__(self, title: str, live: bool | None = None, quiet: bool = False) -> None:
+        """Args:
+        live: whether to show a bar; by default on a terminal.
+        quiet: show nothing at all.
+        """
+        self.title, self.quiet = title, quiet
         self.live = sys.stderr.isatty() if live is None else live
         self._bar: Any = None
         self._epoch, self._epoch_start = -1, 0.0
@@ -38,7 +42,8 @@ class Progress:
 
     def note(self, message: str) -> None:
         """Print a message about the run."""
-        print(f"{self.title}: {message}", file=sys.stderr, flush=True)
+        if not self.quiet:
+            print(f"{self.title}: {message}", file=sys.stderr, flush=True)
 
     def step(self, epoch: int, epochs: int, seen: int, total: int, loss: float, accuracy: float) -> None:
         """Show the running means after a batch; epochs count from 0."""
@@ -52,7 +57,7 @@ class Progress:
 
     def epoch_done(self, line: dict[str, Any]) -> None:
         """Print an epoch's line of metrics.jsonl, if there is no live bar."""
-        if self._bar:
+        if self._bar or self.quiet:
             return
         validation = f"  validation {line['validation_accuracy']:.2%}" if "validation_accuracy" in line else ""
         print(

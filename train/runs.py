@@ -17,7 +17,7 @@ from zoo.atomic import replacing
 from zoo.errors import RunError, WrongUsage
 from zoo.registry import home
 
-JOB_KEYS = {"kind", "seed", "threads", "device", "teacher_sha256"}  # in a run's config beside the recipe's settings
+JOB_KEYS = {"kind", "seed", "threads", "device", "processes", "teacher_sha256"}  # config of a run, not of its recipe
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,13 @@ class Run:
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.keep_metrics(epoch)
+        return epoch
+
+    def keep_metrics(self, epoch: int) -> None:
+        """Drop the metrics of later epochs."""
         lines = [line for line in self.metrics() if line["epoch"] <= epoch]
         self.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return epoch
 
     def measured_weights(self) -> tuple[dict[str, torch.Tensor], int]:
         """Return the weights that the checkpoint would be measured with, and the number of finished epochs.

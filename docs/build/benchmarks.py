@@ -336,7 +336,9 @@ def gpu(folder: Path = GPU_RESULTS) -> str:
     parts: list[str] = []
     for path in sorted(folder.glob("*.json"), key=lambda path: (path.name.split("-")[0], -path.stat().st_size)):
         steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
-        results = {name: step["result"] for name, step in steps.items() if "result" in step}
+        # A step that failed keeps the rows that it had by then
+        results = {name: step.get("result", step.get("rows")) for name, step in steps.items()}
+        results = {name: result for name, result in results.items() if result is not None}
         machine = results["machine"]
         name, driver, _ = (part.strip() for part in machine["gpu"].split(","))
         heading = (
@@ -345,19 +347,34 @@ def gpu(folder: Path = GPU_RESULTS) -> str:
         )
         if heading not in parts:
             parts.append(heading)
-        parts += _gpu_parts(results, f"commit {machine['commit']}, {machine['date']}")
+        source = f"commit {machine['commit']}, {machine['date']}"
+        parts += _gpu_parts(results, source)
+        if failed := [f"`{name}` ({_last_line(step['error'])})" for name, step in steps.items() if "error" in step]:
+            parts.append(f"Steps that failed or had no time left: {', '.join(failed)} ({source}).")
     return "\n\n".join(parts)
+
+
+def _last_line(error: str) -> str:
+    return error.strip(" :\n").splitlines()[-1][:100]
 
 
 def _gpu_parts(results: dict[str, Any], source: str) -> list[str]:
     parts = []
-    for name, rows in results.items():
-        if name.startswith("latency-"):
-            parts.append(f"`{rows[0]['model']}`, p50 in ms by batch size ({source}):\n\n{gpu_latency(rows)}")
+    for model, rows in _rows_by_model(results).items():
+        parts.append(f"`{model}`, p50 in ms by batch size ({source}):\n\n{gpu_latency(rows)}")
     if "parity" in results:
         parts.append(f"On the whole test sets, CUDA against the CPU ({source}):\n\n{_gpu_parity(results['parity'])}")
+    if "serve" in results:
+        parts.append(
+            f"`zoo serve` with one model, from one machine, every response checked ({source}):\n\n"
+            f"{_gpu_servers(results['serve'])}"
+        )
     if "piles" in results:
         parts.append(f"60,000 images from parquet to parquet ({source}):\n\n{_gpu_batch_runs(results['piles'])}")
+    if "first_run" in results:
+        head = "model | batch | session opens, s | first run, s"
+        lines = [[f"`{r['model']}`", r["batch"], r["open_s"], r["first_run_s"]] for r in results["first_run"]]
+        parts.append(f"Start in a fresh process ({source}):\n\n{table(head, lines)}")
     if times := results.get("predict"):
         parts.append(
             f"`zoo predict` of one image takes {times['auto_s']:.2f} s with `--device auto`, {times['cpu_s']:.2f} s "
@@ -370,6 +387,9 @@ def _gpu_parts(results: dict[str, Any], source: str) -> list[str]:
             f"({one['images_per_s']:,} images/s) and {five['step_ms']:.2f} ms for five at once "
             f"({five['images_per_s']:,} images/s together), on random images ({source})."
         )
+    if result := results.get("repeatable"):
+        same = "the same bits" if result["same_bits"] else "different bits"
+        parts.append(f"One epoch of cifar90k.plus, trained twice with the same seed, gave {same} ({source}).")
     if result := results.get("training"):
         accuracies = ", ".join(f"{accuracy:.2%}" for accuracy in result["accuracies"])
         parts.append(
@@ -378,6 +398,31 @@ def _gpu_parts(results: dict[str, Any], source: str) -> list[str]:
             f"{result['sd']:.2%}, n = {result['n']}, last epoch, all 10,000 test images, read once ({source})."
         )
     return parts
+
+
+def _rows_by_model(results: dict[str, Any]) -> dict[str, list[Row]]:
+    """The rows of all steps that measure latencies, by model."""
+    models: dict[str, list[Row]] = {}
+    for name, rows in results.items():
+        if name.startswith(("latency-", "compiled-", "options-")):
+            for row in rows:
+                models.setdefault(row["model"], []).append(row)
+    return models
+
+
+def _gpu_servers(rows: list[Row]) -> str:
+    """A line per model, server and number of connections."""
+    lines = [
+        [
+            f"`{row['model']}`",
+            f"{row['device']}, {'one process per core' if row['workers'] == 'auto' else 'one process'}",
+            row["connections"],
+            f"{row['per_second']:,}",
+            *(three_digits(row, key) for key in ("p50_ms", "p99_ms")),
+        ]
+        for row in rows
+    ]
+    return table("model | server | connections | requests/s | p50 ms | p99 ms", lines)
 
 
 def gpu_latency(rows: list[Row]) -> str:
@@ -396,7 +441,7 @@ def _gpu_parity(rows: list[Row]) -> str:
             f"{row['accuracy']:.2%}",
             row["labels_differ"],
             f"{row['logits_off']:.0e}",
-            *(f"{row[f'per_second_{batch}']:,}" for batch in (1024, 4096)),
+            *(f"{row[key]:,}" if (key := f"per_second_{batch}") in row else "–" for batch in (1024, 4096)),
         ]
         for row in rows
         if "refused" not in row

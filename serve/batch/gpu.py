@@ -37,7 +37,12 @@ class GpuFailed(ZooError):
     """The GPU could not run a batch."""
 
 
-def gpu_blocks(blocks: Iterable[list[Source]], job: BatchJob, processes: int) -> Iterator[Block]:
+def gpu_blocks(
+    blocks: Iterable[list[Source]],
+    job: BatchJob,
+    processes: int,
+    read_in_workers: Callable[[], object] = lambda: None,
+) -> Iterator[Block]:
     """As `serve.batch.pipeline.classify_blocks`, with the network on the GPU of `job.model`.
 
     Raises:
@@ -49,6 +54,7 @@ def gpu_blocks(blocks: Iterable[list[Source]], job: BatchJob, processes: int) ->
         work = partial(classify_on_gpu, replace(job, model=on_cpu(model)), gpu.remote)
         try:
             with Workers(work, processes) as workers:
+                read_in_workers()
                 yield from workers.results(blocks)
         except GpuFailed:
             raise gpu.error or GpuFailed("The GPU thread has ended.") from None

@@ -162,7 +162,7 @@ def classify_blocks(
         sources: Images, read lazily.
         job: How to classify and format them.
         processes: Number of worker processes; one per available core by default. For few images none is started.
-        read_in_workers: Called when workers are ready, from when on `sources` may give `Rows`.
+        read_in_workers: Called when workers can take tasks, from when on `sources` may give `Rows`.
     Raises:
         WorkerDied: Worker processes keep ending without a result.
     """
@@ -173,7 +173,7 @@ def classify_blocks(
     elif job.model.device == "cuda":
         from serve.batch.gpu import gpu_blocks
 
-        yield from gpu_blocks(blocks, job, processes)
+        yield from gpu_blocks(blocks, job, processes, read_in_workers)
     else:
         from serve.batch.workers import Workers
 

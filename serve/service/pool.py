@@ -2,8 +2,8 @@
 
 On a CPU there are up to two threads: a network this small gains nothing from being split, but the runtime releases the
 interpreter's lock while it works, and another request is decoded meanwhile. A thread that finds several requests
-waiting takes some together: one call of the session, one wake-up of the event loop. On a GPU one thread waits a little
-for more requests, and the batches have sizes that were warmed up (`Runner`).
+waiting takes some together: one call of the session, one wake-up of the event loop. On a GPU the threads do the same,
+but for the network, which one more thread runs for all of them (`gpu_thread.py`), in sizes that were warmed up.
 
 Requests with large images are first decoded by a few threads of their own. This bounds the memory of decoding over all
 requests, and small requests never wait behind large ones.
@@ -16,10 +16,9 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.devices import cores
+from serve.service.gpu_thread import gpu_thread
 from zoo.errors import BadInput, ZooError
 from zoo.images.headers import declared_pixels
 from zoo.images.photos import Fit
@@ -47,11 +47,10 @@ from zoo.model import (
 )
 from zoo.runtime import Bound
 
-BATCH_IMAGES = CHUNK  # that a thread takes at a time on a CPU: one call of the session and one wake-up of the loop
+BATCH_IMAGES = CHUNK  # that a thread takes at a time: one call of the session and one wake-up of the loop
 MAX_THREADS = 2  # per process; more wait for the interpreter's lock (docs/decisions/0008-server.md)
-GPU_BATCH_IMAGES = 256
-GPU_BATCH_WAIT_S = 0.002
-GPU_SIZES = (1, 8, 32, 128, 256)  # a GPU prepares each shape once, so only these are run
+GPU_THREADS = 4  # half of them decode while the others wait for the GPU; together they fill a batch of 64
+GPU_SIZES = (1, 16, 64, 256)  # a GPU prepares each shape once, which can take seconds, so only these are run
 LARGE_PIXELS = 1_000_000  # a request with more pixels is decoded by the threads for large ones
 MAX_LARGE_THREADS = 4  # and at most half of the cores
 MAX_LARGE_QUEUE = 32  # requests
@@ -125,18 +124,17 @@ class Pool:
     ) -> None:
         """Args:
         max_queue: items that may wait.
-        threads: by default this process's share of the cores, but at most `MAX_THREADS`; one for a GPU.
+        threads: by default this process's share of the cores, but at most `MAX_THREADS`, or `GPU_THREADS`.
         processes: how many server processes share the cores.
         """
-        on_gpu = device == "cuda"
         self.max_queue = max_queue
-        self.batch_images, self.batch_wait_s = (GPU_BATCH_IMAGES, GPU_BATCH_WAIT_S) if on_gpu else (BATCH_IMAGES, 0.0)
         self._queue: SimpleQueue[WorkItem | None] = SimpleQueue()
         self._large_queue: SimpleQueue[WorkItem | None] = SimpleQueue()
         self._closing = self._closed = self._died = False
         self.stuck = False  # set by the health check: no new items are accepted
         self._waker: Waker | None = None
-        count = threads or (1 if on_gpu else min(MAX_THREADS, max(1, cores() // processes)))
+        limit = GPU_THREADS if device == "cuda" else MAX_THREADS
+        count = threads or min(limit, max(1, cores() // processes))
         self.threads = [
             threading.Thread(target=self._work, name=f"zoo-worker-{number}", daemon=True) for number in range(count)
         ]
@@ -239,14 +237,9 @@ class Pool:
     def _collect_batch(self, first: WorkItem) -> list[WorkItem]:
         """The item, and the items behind it that go through the network with it."""
         batch, image_count = [first], first.image_count
-        until = time.perf_counter() + self.batch_wait_s
-        while image_count < self.batch_images:
+        while image_count < BATCH_IMAGES:
             try:
-                remaining = until - time.perf_counter()
-                if self.batch_wait_s and remaining > 0:
-                    other = self._queue.get(timeout=remaining)
-                else:
-                    other = self._queue.get_nowait()
+                other = self._queue.get_nowait()
             except Empty:
                 break
             if other is None:
@@ -392,14 +385,14 @@ class Runner:
     def __init__(self, model: Model) -> None:
         """Open the sessions and run each size once, because the first run of a session is the slowest."""
         self.model = model
-        self._on_gpu = model.device == "cuda"
         self._bound: dict[int, Bound] = {}
-        sizes = GPU_SIZES if self._on_gpu else (CHUNK,)
-        self.max_chunk = sizes[-1]
-        if self._on_gpu:
-            self._bound = gpu_thread().submit(lambda: {size: bind(model, size) for size in sizes}).result()
-        for size in sizes:
-            self._run_chunk(np.zeros((size, *model.card.input.shape), np.uint8))
+        self.max_chunk = CHUNK
+        if model.device == "cuda":
+            for size in GPU_SIZES:  # in calls of their own: other models answer in between
+                self._bound[size] = gpu_thread().call(partial(_prepare, model, size))
+            self.max_chunk = GPU_SIZES[-1]
+        else:
+            self.model.run(np.zeros((CHUNK, *model.card.input.shape), np.uint8))
 
     def run(self, images: npt.NDArray[np.uint8]) -> Scores:
         """uint8 `(N, H, W, C)`, N at least 1 → float32 `(N, K)` scores, as `Model.run`. Raises BadInput."""
@@ -410,20 +403,14 @@ class Runner:
         return Scores.joined(chunks)
 
     def _run_chunk(self, images: npt.NDArray[np.uint8]) -> Scores:
-        if not self._on_gpu:
-            return self.model.run(images)
-        size = next(size for size in self._bound if len(images) <= size)
-        return Scores(*gpu_thread().submit(self._bound[size].run, images).result())
+        return Scores(*gpu_thread().run(self._bound, images)) if self._bound else self.model.run(images)
 
 
-@cache
-def gpu_thread() -> ThreadPoolExecutor:
-    """The one thread of this process that runs models on a GPU.
-
-    onnxruntime captures a CUDA graph per thread, and keeps the plans of one shape: a second thread, or runs of changing
-    shapes without a graph, would plan every convolution again, which takes seconds (0014-gpu.md).
-    """
-    return ThreadPoolExecutor(1, "zoo-gpu")
+def _prepare(model: Model, size: int) -> Bound:
+    """A bound batch whose graph is captured, in the thread that will replay it."""
+    bound = bind(model, size)
+    bound.run(np.zeros((size, *model.card.input.shape), np.uint8))
+    return bound
 
 
 class Waker:

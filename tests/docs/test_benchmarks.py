@@ -76,6 +76,46 @@ def test_gpu_figures_stand_under_their_commit():
             assert f"{speed['seeds_5']['images_per_s']:,} images/s together" in part
 
 
+def test_every_step_of_a_gpu_run_is_shown(tmp_path):
+    """A made run with every kind of step: results, a step that failed with rows, and one without."""
+    steps = {
+        "machine": {"gpu": "NVIDIA X1, 600.1, 1 MiB", "cores": 16, "onnxruntime-gpu": "1.40", "torch": "3.0",
+                    "python": "3.14", "commit": "abc1234", "date": "2030-01-02"},
+        "latency-m.plus": [{"model": "m.plus", "batch": 1, "way": "ours", "p50_ms": 0.12345}],
+        "options-m.plus": [{"model": "m.plus", "batch": 1, "way": "our options, NHWC", "p50_ms": 0.5}],
+        "serve": [
+            {"model": "m", "device": "cuda", "workers": "1", "connections": 256, "per_second": 54321, "p50_ms": 4.444,
+             "p99_ms": 8.888, "n": 9000},
+            {"model": "m", "device": "cpu", "workers": "auto", "connections": 1, "per_second": 0, "n": 0},
+        ],
+        "first_run": [{"model": "m.plus", "batch": 512, "open_s": 0.31, "first_run_s": 2.5}],
+        "repeatable": {"same_bits": False},
+        "parity": [{"model": "m.plus", "accuracy": 0.9, "labels_differ": 3, "logits_off": 0.001},
+                   {"model": "m.plus-int8", "refused": "int8"}],
+    }  # fmt: skip
+    saved = {name: {"result": result, "seconds": 1.0} for name, result in steps.items()}
+    compiled = [{"model": "m.plus", "batch": 64, "way": "TensorRT", "p50_ms": 0.777}]
+    saved["compiled-m.plus"] = {"error": "timed out after 80 s", "rows": compiled, "seconds": 80.0}
+    saved["training"] = {"error": "exit code 1: Traceback\nValueError: no data", "seconds": 3.0}
+    (tmp_path / "x1-abc1234.json").write_text(json.dumps({"steps": saved}))
+    text = benchmarks.gpu(tmp_path)
+    assert text.startswith("On NVIDIA X1 (driver 600.1) with 16 CPU cores, onnxruntime-gpu 1.40, torch 3.0")
+    for line in (
+        "| ours | 0.123 | – | – | – |",
+        "| our options, NHWC | 0.5 | – | – | – |",
+        "| TensorRT | – | 0.777 | – | – |",
+        "| `m` | cuda, one process | 256 | 54,321 | 4.44 | 8.89 |",
+        "| `m` | cpu, one process per core | 1 | 0 | – | – |",
+        "| `m.plus` | 512 | 0.31 | 2.5 |",
+        "| `m.plus` | 90.00% | 3 | 1e-03 | – | – |",
+        "Refused on CUDA: `m.plus-int8`.",
+        "trained twice with the same seed, gave different bits",
+        "`compiled-m.plus` (timed out after 80 s), `training` (ValueError: no data) (commit abc1234, 2030-01-02)",
+    ):
+        assert line in text
+    assert text.count("`m.plus`, p50 in ms") == 1
+
+
 def test_missing_gpu_figure_is_a_dash():
     rows = [{"model": "m", "batch": 1, "way": "a", "p50_ms": 0.12345}, {"model": "m", "batch": 64, "way": "a"}]
     assert benchmarks.gpu_latency(rows).splitlines()[2] == "| a | 0.123 | – | – | – |"

