@@ -35,7 +35,7 @@ _LEAST = 1e-4  # probabilities below it count as this
 _WIDE_GAP = 1.0  # of the line's height: digits further apart are separated by a gap,
 _UNUSUAL_GAP = 2.5  # if this is also so many times the median distance
 _ALTERNATIVES = 10  # texts per reading
-_WORST_SCORE = -6.0  # a line with a candidate below it is no number
+_WORST_SCORE = -12.0  # a line with a candidate below it is no number
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,14 @@ def find_number(pixels: npt.NDArray[np.uint8], prune: bool = True) -> Number | N
     lines = find_lines(ink, origin, prune)
     if ink.scale > 1 and lines and min(line.height for line in lines) < _HEIGHT * ink.scale:
         crop, origin = _crop_around(pixels, lines)  # small digits in a large image: use its full resolution
-        lines = find_lines(find_ink(crop), origin, prune) or lines
+        lines = find_lines(find_ink(crop), origin, prune, _touch_border(lines, pixels, ink.scale)) or lines
     return Number(lines, corrections) if lines else None
+
+
+def _touch_border(lines: list[Line], pixels: Array, scale: int) -> bool:
+    boxes = np.concatenate([line.boxes for line in lines])
+    height, width = pixels.shape[:2]
+    return bool((boxes[:, :2] < scale).any() or (boxes[:, 2:] > (width - scale, height - scale)).any())
 
 
 def _crop_around(pixels: Array, lines: list[Line]) -> tuple[Array, tuple[int, int]]:
@@ -159,14 +165,15 @@ def _aspect(digit: npt.NDArray[np.uint8]) -> float:
     return float(width / max(1, height))
 
 
-def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True) -> list[Line]:
+def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True, cut_off: bool = True) -> list[Line]:
     """The lines of digits in an ink map, from top to bottom.
 
     Args:
         origin: x and y of the map in the image, in pixels of the image.
         prune: as in `find_number`.
+        cut_off: whether digits may touch the border of the map.
     """
-    pieces = _pieces(ink)
+    pieces = _pieces(ink, cut_off)
     if pieces is None:
         return []
     labels, stats, lines = pieces
@@ -181,7 +188,7 @@ def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True) -
     return found
 
 
-def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] | None:
+def _pieces(ink: Ink, cut_off: bool) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] | None:
     """Pieces of ink: labels, boxes and areas; for each line the pieces of its digits, and the marks between them."""
     for threshold in ink.thresholds:
         mask = (ink.amount >= threshold).astype(np.uint8)
@@ -195,7 +202,7 @@ def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] 
             break
     tallest = float(height[main])
     is_like_main = (height >= _LIKE_MAIN * tallest) & (height * _LIKE_MAIN <= tallest) & (width <= _MAX_ASPECT * height)
-    inside = ~on_edge | on_edge[main] | is_like_main  # a digit may be cut off by the frame
+    inside = ~on_edge | on_edge[main] | (is_like_main & cut_off)
     inside[0] = False
     y, height = _with_broken_digits(stats, inside & (height < _BODY * tallest), tallest)
     is_body = inside & (height <= _TALLEST * tallest)
