@@ -245,7 +245,7 @@ def test_bar_of_a_five_that_stands_apart_belongs_to_it(model: Model) -> None:
     for origin in (60, 240):
         strokes = [(origin + 30, 70), (origin + 24, 115), (origin + 60, 120), (origin + 72, 160), (origin + 10, 180)]
         cv2.polylines(coverage, [np.array(strokes, np.int32)], False, 1.0, 10, cv2.LINE_AA)
-        cv2.line(coverage, (origin + 58, 74), (origin + 104, 70), 1.0, 10, cv2.LINE_AA)
+        cv2.line(coverage, (origin + 86, 74), (origin + 124, 70), 1.0, 10, cv2.LINE_AA)
     page = digit_pictures.painted(coverage, (250, 250, 245), (30, 30, 60))
     assert [reading.text for reading in model.read(page)] == ["55"]
 

@@ -144,8 +144,8 @@ class _Part(NamedTuple):
 
 def _around_small_digits(pixels: Array, ink: Ink) -> _Part | None:
     """The part of a large image around its digits, where its full resolution is needed; None for larger digits."""
-    _, stats, lines = _pieces(ink) or (None, None, [])
-    boxes = [stats[members] for members, _ in lines]
+    pieces = _pieces(ink)
+    boxes = [pieces[1][members] for members, _ in pieces[2]] if pieces else []
     if not boxes or sum(map(_width_in_heights, boxes)) > _MAX_WIDTHS or min(map(_height, boxes)) >= _HEIGHT:
         return None
     reach = round(max(map(_height, boxes)) * ink.scale)
