@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import zipfile
 from base64 import b64encode
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.paths import DEFAULT, REPOSITORY
-from tests.support.server import find_browser, serving
+from tests.support.paths import DEFAULT, REPOSITORY, add_model
+from tests.support.server import find_browser, serving, wait_for
 from zoo.card import Input
 from zoo.images.prepare import prepare
 
@@ -41,7 +42,11 @@ def needs_browser(test):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("demo")) as server:
+    """A server of all models, with an empty folder of the user's own; `home` is $ZOO_HOME."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "home" / "models").mkdir(parents=True)
+    with serving(folder, ZOO_HOME=str(folder / "home")) as server:
+        server.home = folder / "home"
         yield server
 
 
@@ -141,13 +146,74 @@ def test_first_screen_shows_an_example_with_its_answer(browser, server, width, h
         page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
 
 
+TABS = ["What is this?", "Look inside", "Compare", "Many images", "Models"]
+
+
+@needs_browser
+def test_every_tab_can_be_reached_on_a_phone(browser, server):
+    phone = {"viewport": {"width": 320, "height": 700}, "has_touch": True, "is_mobile": True}
+    with opened(browser, server, "tabs", **phone) as page:
+        tabs = page.get_by_role("tab")
+        assert [tab.strip() for tab in tabs.all_inner_texts()] == TABS
+        assert len({tab.bounding_box()["y"] for tab in tabs.all()}) == 1, "one line"
+        assert not page.get_by_label("More tabs").locator("visible=true").count()
+        for name in reversed(TABS):
+            page.get_by_role("tab", name=name, exact=True).tap()  # scrolls to it
+            page.locator("[role=tab][aria-selected=true]", has_text=name).wait_for()
+        page.set_viewport_size({"width": 900, "height": 700})
+        page.set_viewport_size({"width": 320, "height": 700})
+        assert tabs.count() == len(TABS)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def picker_options(page):
+    """The choices of models on the visible tab, opened."""
+    options = page.get_by_role("option")
+    for _ in range(30):  # an update of the choices closes them
+        page.locator("[role=tabpanel]:visible .zoo-model input").click()
+        page.wait_for_timeout(200)
+        if texts := options.all_inner_texts():
+            return [text.strip() for text in texts]
+        page.locator("h1").click()
+    raise AssertionError("no choices")
+
+
+def names_of(options):
+    return {option.lstrip("✓ \n").split(" ·")[0] for option in options}
+
+
+@needs_browser
+def test_own_models_come_and_go_while_the_server_runs(browser, server):
+    with opened(browser, server, "own-models") as page:
+        assert "mine.first" not in names_of(picker_options(page))
+        folder = add_model(server.home, "mine.first")
+        open_tab(page, "Many images")  # another tab is enough
+        wait_for(lambda: "mine.first" in names_of(picker_options(page)))
+        open_tab(page, "Models")
+        page.locator(".zoo-table:visible td", has_text="mine.first").wait_for()
+        assert httpx.get(f"{server.url}/models/mine.first").json()["name"] == "mine.first"
+    with opened(browser, server, "own-model") as page:  # and so is a reload
+        wait_for(lambda: "mine.first" in names_of(picker_options(page)))
+        page.get_by_role("option", name=re.compile("^mine.first ·")).click()
+        page.locator(".zoo-time:visible", has_text="mine.first").wait_for()
+        wait_for_label(page, "7")
+        shutil.rmtree(folder)
+        with opened(browser, server, "other-visitor") as other:
+            wait_for(lambda: "mine.first" not in names_of(picker_options(other)))
+        draw(page, ONE)
+        page.get_by_text("The model mine.first is not on this server, or no longer.").first.wait_for()
+        page.reload()
+        wait_for_label(page, "7")
+        assert "Traceback" not in server.log
+
+
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_has_no_serious_accessibility_problem(browser, server, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with opened(browser, server, f"axe-{scheme}", color_scheme=scheme) as page:
         wait_for_label(page, "7")
-        for tab in ("What is this?", "Look inside", "Compare", "Many images", "Models"):
+        for tab in TABS:
             open_tab(page, tab)
             page.wait_for_timeout(300)  # colours fade
             if tab == "Compare":
