@@ -220,14 +220,14 @@ class Callbacks:
             return text.hint(f"This server has no model for {text.KINDS[form]}.")
         return _comparison(results)
 
-    async def inspect(self, path: str | None, name: str, request: gr.Request) -> list[tuple[str, str]]:
-        """Figures of every layer for one image: their paths and titles."""
+    async def inspect(self, path: str | None, name: str, request: gr.Request) -> str:
+        """HTML of every layer for one image."""
         if path is None:
-            gr.Info("Choose an image first: upload one, or click an example.", title="No image")
-            return []
+            return text.hint("Choose an image first: upload one, or click an example.")
         job = {"path": path, "model": self._card(name).name}
-        names, folder = await self._run_job("inside", job, self._inspect_queue, request)
-        return [(str(folder / name), Path(name).stem.lstrip("0123456789-").replace("-", " ")) for name in names]
+        html, folder = await self._run_job("inside", job, self._inspect_queue, request)
+        self._files.remove(folder)
+        return str(html)
 
     async def classify_batch(
         self,

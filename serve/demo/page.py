@@ -357,26 +357,21 @@ def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> gr.Dro
     with gr.Row():
         with gr.Column():
             gr.Markdown(
-                "How each layer processes one image: its kernels, the feature maps that they produce, and how much of "
-                "the input affects one value (its receptive field). Each figure explains one term."
+                "What each layer makes of an image, and which part of the image each of its units sees: its receptive "
+                "field."
             )
             picture = _upload("Image")
             _example_picker(callbacks, picture, picker)
             _place(picker, callbacks)
             button = gr.Button("Show the layers", variant="primary")
         with gr.Column(scale=2):
-            gallery = gr.Gallery(
-                label="Layers: choose one below, or use the arrow keys",
-                preview=True,
-                selected_index=0,
-                object_fit="contain",
-                columns=4,
-                height=640,
-                format="png",
-                buttons=["download", "fullscreen"],
+            layers = gr.HTML(
+                text.hint("The layers appear here."),
+                js_on_load=(HERE / "inside.js").read_text(),
                 elem_classes="zoo-inside",
+                apply_default_css=False,
             )
-    button.click(callbacks.inspect, [picture, picker], gallery, api_name="inside", **JOB_EVENT)
+    button.click(callbacks.inspect, [picture, picker], layers, api_name="inside", **JOB_EVENT)
     return picker
 
 
