@@ -143,7 +143,7 @@ function look(root) {
 
   function drawKernels() {
     const kernels = layer().kernels;
-    find(".zoo-kernel").style.visibility = kernels ? "visible" : "hidden";
+    find(".zoo-kernel").classList.toggle("zoo-none", !kernels);
     if (!kernels) return;
     const [inputs, height, width] = kernels.size;
     const across = Math.ceil(Math.sqrt(inputs));

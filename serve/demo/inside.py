@@ -6,6 +6,7 @@ It runs in the process of a job (`serve/demo/job.py`). The page shows it with `i
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from html import escape
 from typing import Any
@@ -73,7 +74,7 @@ def _panel(inside: Inside, number: int, stage: Stage) -> str:
         )
     return (
         f'<section class="zoo-panel" data-panel="{number}"{"" if number == 0 else " hidden"}>'
-        f"<h3>{escape(stage.layer.name)}: {escape(stage.layer.kind)}</h3><p>{what}. Choose one:</p>"
+        f"<h3>{escape(stage.layer.name)}: {escape(re.sub("([0-9])x([0-9])", "\\1×\\2", stage.layer.kind))}</h3><p>{what}. Choose one:</p>"
         f'<canvas class="zoo-maps" width="8" height="8" tabindex="0" role="img" '
         f'aria-label="{escape(what)} of {escape(stage.layer.name)}. Arrow keys choose one."></canvas>'
         f'<dl class="zoo-terms">{terms}</dl>{answer}</section>'

@@ -15,6 +15,7 @@ from serve.demo import text
 from serve.service.pool import WorkItem
 from zoo.card import Calibration, Card
 from zoo.errors import ZooError
+from zoo.images.digits import found_ink
 from zoo.images.read import Named, decode
 from zoo.model import Row, onnx_bytes
 
@@ -23,6 +24,7 @@ MAX_COLUMNS, COLUMN_LETTERS = 12, 2  # so many labels of so few letters become c
 MAX_BARS = 5  # of other labels, most probable first
 SMALLEST_BAR = 0.005  # probabilities below this have no bar, because it would read 0 %
 PREVIEW_PIXELS = 320  # longest side of the copy of the image on which boxes are drawn
+INK_COLOURS = (0, 0, 0), (242, 184, 102), (255, 255, 255)  # RGB of paper, of ink that is left out, and of the digit
 MOST_OPAQUE = 220  # of 255, where the contribution is largest
 COLOURFUL = 25  # mean difference of the channels, of 255, above which an image is a colour photograph
 
@@ -61,6 +63,8 @@ def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
         parts.append(bars(card.labels, {guess.label: guess.probability for guess in row.top_k}))
     figures = [] if original is None else [_original(original, boxes)]
     if pixels is not None and not boxes:
+        if original is not None and card.input.form == "digit" and row.corrections:
+            figures += _ink(original)
         figures.append(_network_input(pixels))
         if explain:
             figures += _heat_maps(item, pixels)
@@ -172,6 +176,23 @@ def _original(pixels: Pixels, boxes: list[Box]) -> str:
     overlay = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{rectangles}</svg>' if rectangles else ""
     caption = f"{len(boxes)} digits" if boxes else "Your image"
     return _figure(f'<img src="{data_url(small)}" alt="Your image">{overlay}', caption, "zoo-wide" if boxes else "")
+
+
+def _ink(original: Pixels) -> Iterator[str]:
+    """What the correction takes for ink: white the digit, amber what it leaves out."""
+    try:
+        ink = found_ink(original)
+    except ZooError:
+        return
+    if ink is None:
+        return
+    scale = min(1.0, PREVIEW_PIXELS / max(ink.shape))
+    size = max(1, round(ink.shape[1] * scale)), max(1, round(ink.shape[0] * scale))
+    colours = np.array(INK_COLOURS, np.uint8)[(ink > 0).astype(int) + (ink == 255)]
+    small: Any = cv2.resize(colours, size, interpolation=cv2.INTER_AREA)
+    left_out = (ink == 128).any()
+    caption = "Ink found; amber is left out" if left_out else "Ink found"
+    yield _figure(f'<img src="{data_url(small)}" alt="Ink that was found in the image">', caption)
 
 
 def _network_input(pixels: Pixels) -> str:
