@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import gradio as gr
 import numpy as np
 
-from serve.demo import result, text
+from serve.demo import benchmarks, result, text
 from serve.demo.files import FileStore
 from serve.demo.jobs import JobQueue, JobRunner
 from serve.service.metrics import Metrics
@@ -104,19 +104,49 @@ class Callbacks:
             return "This server has no models."
         return text.card(self._card(name), len(onnx_bytes(self._runner(name).model)))
 
-    def measure_models(self) -> str:
-        """As `all_models`, with all latencies measured again."""
+    def measure_models(self) -> tuple[str, str]:
+        """The table of all models and the plots, with all latencies measured again."""
         self._latencies.clear()
-        return self.all_models()
+        return self.all_models(), self.plots()
+
+    async def refresh_plots(self) -> str:
+        """As `refresh_table`, for the plots."""
+        if self._follow_folder is not None:
+            await self._follow_folder()
+        return await asyncio.to_thread(self.plots)
+
+    def plots(self) -> str:
+        """Accuracy of all models against latency and size: in the report, and on this machine."""
+        points = []
+        for name in self.model_names():
+            runner = self._runner(name)
+            card, latency = runner.model.card, self._latency(runner)
+            if card.accuracy is not None:
+                points.append(
+                    benchmarks.Point(
+                        model=name,
+                        form=card.input.form,
+                        accuracy=card.accuracy.value,
+                        parameters=card.parameters.count,
+                        default=card.default,
+                        report_ms=benchmarks.report_latency(name),
+                        here_ms=None if latency is None else latency * 1e3,
+                    )
+                )
+        return benchmarks.html(points, text.KINDS, LATENCY_CALLS, self._service.device.upper())
+
+    def _latency(self, runner: Runner) -> float | None:
+        """Seconds for one image, measured once for each model."""
+        if runner not in self._latencies:
+            self._latencies[runner] = measure_latency(runner.model)
+        return self._latencies[runner]
 
     def all_models(self) -> str:
         """A table of all models: accuracy, size, and latency on this machine."""
         rows = []
         for name in self.model_names():
             runner = self._runner(name)
-            if runner not in self._latencies:
-                self._latencies[runner] = measure_latency(runner.model)
-            card, latency = runner.model.card, self._latencies[runner]
+            card, latency = runner.model.card, self._latency(runner)
             accuracy = text.percent(card.accuracy.value) if card.accuracy else "unknown"
             size = f"{len(onnx_bytes(runner.model)) / 1000:,.0f} KB"
             here = "unknown" if latency is None else text.milliseconds(latency)

@@ -66,6 +66,7 @@ def _panel(inside: Inside, number: int, stage: Stage) -> str:
     of = f", the first {MAX_MAPS}" if count > MAX_MAPS else ""
     what = f"{count} values{of}" if height == width == 1 else f"{count} feature maps{of} of {height}×{width}"
     terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(sentence)}</dd>" for term, sentence in explain(stage))
+    kind = re.sub(r"(\d)x(\d)", r"\1×\2", stage.layer.kind)
     last = number == len(inside.stages) - 1
     answer = ""
     if last and len(inside.card.labels) == len(inside.probabilities):
@@ -74,7 +75,7 @@ def _panel(inside: Inside, number: int, stage: Stage) -> str:
         )
     return (
         f'<section class="zoo-panel" data-panel="{number}"{"" if number == 0 else " hidden"}>'
-        f"<h3>{escape(stage.layer.name)}: {escape(re.sub("([0-9])x([0-9])", "\\1×\\2", stage.layer.kind))}</h3><p>{what}. Choose one:</p>"
+        f"<h3>{escape(stage.layer.name)}: {escape(kind)}</h3><p>{what}. Choose one:</p>"
         f'<canvas class="zoo-maps" width="8" height="8" tabindex="0" role="img" '
         f'aria-label="{escape(what)} of {escape(stage.layer.name)}. Arrow keys choose one."></canvas>'
         f'<dl class="zoo-terms">{terms}</dl>{answer}</section>'
@@ -92,7 +93,7 @@ def explain(stage: Stage) -> list[tuple[str, str]]:
         pool = f"{_size(window.kernel)} window {what}, so later layers combine larger parts of the image."
         terms += [("Pooling", f"Each {pool}"), ("Stride", _of_stride(window))]
     elif "pool" in kind:
-        terms.append(("Global pooling", "Each map becomes its mean: how strongly its pattern occurs in the whole image."))
+        terms.append(("Global pooling", "Each map becomes its mean: how strongly its pattern occurs anywhere."))
     else:
         terms.append(("Dense layer", "Each value is a weighted sum of all values before it."))
     if stage.reach is None:
@@ -116,7 +117,7 @@ def _of_convolution(kind: str, window: Window) -> list[tuple[str, str]]:
     rows = sum(window.padding[0])
     lost = (window.kernel[0] - 1) * window.dilation[0]
     if rows:
-        terms.append(("Padding", f"{rows} rows of zeros around the map, so that the kernel can be centred at its edge."))
+        terms.append(("Padding", f"{rows} rows of zeros around the map: the kernel can be centred at its edge."))
     elif lost:
         terms.append(("Padding", f"None, so the map loses {lost} rows and columns at its edges."))
     if window.dilation != (1, 1):

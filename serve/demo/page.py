@@ -200,22 +200,28 @@ def build(callbacks: Callbacks) -> gr.Blocks:
             with gr.Tab("Many images", id="batch") as batch_tab:
                 batch_picker = _batch_tab(callbacks, choices)
             with gr.Tab("Models", id="models") as models_tab:
-                table = _models_tab(callbacks, table_of_models)
+                table = _models_tab(table_of_models)
+            with gr.Tab("Benchmarks", id="benchmarks") as benchmarks_tab:
+                plots = gr.HTML(callbacks.plots(), apply_default_css=False)
+                measure = gr.Button("Measure again", size="sm")
         pickers = [try_picker, inspect_picker, batch_picker]
         page.load(callbacks.refresh_models, pickers, pickers, **REFRESH_EVENT)
         for tab, picker in zip((try_tab, inspect_tab, batch_tab), pickers, strict=True):
             tab.select(callbacks.refresh_model, picker, picker, **REFRESH_EVENT)
         models_tab.select(callbacks.refresh_table, None, table, **REFRESH_EVENT)
+        benchmarks_tab.select(callbacks.refresh_plots, None, plots, **REFRESH_EVENT)
+        measured = [table, plots]
+        measure.click(callbacks.measure_models, None, measured, api_visibility="private", concurrency_limit=1)
     page.state_session_capacity = MAX_STATES
     return page.queue(max_size=MAX_QUEUE, api_open=False)  # type: ignore[no-any-return]
 
 
-def _model_picker(choices: list[tuple[str, str]]) -> gr.Dropdown:
+def _model_picker(choices: list[tuple[str, str]]) -> Any:
     """A choice of models. It is not on the page yet, because examples, which come before it, change it.
 
     Its choices change while the server runs, and Gradio would check a value against those of the start.
     """
-    picker = gr.Dropdown(
+    picker: Any = gr.Dropdown(
         choices, value=choices[0][1], label="Model", filterable=False, elem_classes="zoo-model", render=False
     )
     picker.preprocess = lambda name: name
@@ -230,7 +236,7 @@ def _place(picker: gr.Dropdown, callbacks: Callbacks) -> None:
     picker.change(callbacks.model_card, picker, card, show_progress="hidden", api_visibility="private")
 
 
-def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> gr.Dropdown:
+def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:
     """Canvas or image on the left, the answer on the right; on a phone one below the other, and the model last.
 
     page.css shows the canvas or the image, as the switch says. The hidden one keeps its content.
@@ -352,7 +358,7 @@ def _thumbnail(path: Path) -> str:
     return "data:image/jpeg;base64," + b64encode(cv2.imencode(".jpg", small)[1].tobytes()).decode()
 
 
-def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> gr.Dropdown:
+def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:
     picker = _model_picker(choices)
     with gr.Row():
         with gr.Column():
@@ -393,7 +399,7 @@ def _compare_tab(callbacks: Callbacks) -> None:
     form.input(callbacks.compare, [picture, form], table, api_visibility="private", **LIVE_EVENT)
 
 
-def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> gr.Dropdown:
+def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:
     picker = _model_picker(choices)
     with gr.Row():
         with gr.Column():
@@ -408,12 +414,10 @@ def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> gr.Dropd
     return picker
 
 
-def _models_tab(callbacks: Callbacks, measured: str) -> gr.HTML:
+def _models_tab(measured: str) -> gr.HTML:
     with gr.Row():
         with gr.Column(scale=2):
             table = _table(measured)
-            button = gr.Button("Measure again", size="sm")
         with gr.Column():
             gr.Markdown(OWN_MODELS)
-    button.click(callbacks.measure_models, None, table, api_visibility="private", concurrency_limit=1)
     return table

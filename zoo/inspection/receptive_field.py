@@ -53,7 +53,7 @@ class Reach:
     def mask(self, row: int, column: int) -> npt.NDArray[np.bool_]:
         """bool `(H, W)`: the pixels that the unit at a position depends on."""
         masks = [np.logical_and.outer(rows[row], columns[column]) for rows, columns in self.parts]
-        return np.logical_or.reduce(masks)
+        return np.asarray(np.logical_or.reduce(masks))
 
     def box(self, row: int, column: int) -> tuple[int, int, int, int]:
         """Top, left, bottom and right of these pixels, the last two exclusive; all 0 for a unit that sees none."""
@@ -239,13 +239,15 @@ def _reduced(value: _Value, attributes: dict[str, Any], constants: list[list[int
         return result
     if reduced & {rows, columns}:
         return _Value(result.reach, None) if {rows, columns} <= reduced else None
-    return replace(result, axes=(rows - sum(axis < rows for axis in reduced), columns - sum(a < columns for a in reduced)))
+    return replace(
+        result, axes=(rows - sum(axis < rows for axis in reduced), columns - sum(a < columns for a in reduced))
+    )
 
 
 def _padded(lines: Lines, around: tuple[int, int], mode: str) -> Lines:
     if mode == "constant":
         return np.pad(lines, (around, (0, 0)))
-    return lines[np.pad(np.arange(len(lines)), around, mode=mode)]  # type: ignore[call-overload, no-any-return]
+    return lines[np.pad(np.arange(len(lines)), around, mode=mode)]  # type: ignore[call-overload]
 
 
 def _window(attributes: dict[str, Any], kernel: tuple[int, ...], size: tuple[int, int]) -> Window | None:

@@ -11,6 +11,7 @@ import shutil
 import zipfile
 from base64 import b64encode
 from contextlib import contextmanager
+from math import cos, sin
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.paths import DEFAULT, REPOSITORY, add_model
+from tests.support.paths import CARD, DEFAULT, REPOSITORY, add_model
 from tests.support.server import find_browser, serving, wait_for
 from zoo.card import Input
 from zoo.images.prepare import prepare
@@ -97,6 +98,40 @@ SEVEN = [[(0.3, 0.25), (0.7, 0.25), (0.48, 0.8)]]
 ONE = [[(0.5, 0.2), (0.5, 0.8)]]
 
 
+# Ten digits as people draw them: one or two strokes, without lifting the pen more than needed
+DIGITS = {
+    "0": [[(0.5 + 0.19 * sin(step / 3), 0.5 - 0.3 * cos(step / 3)) for step in range(20)]],
+    "1": ONE,
+    "2": [[(0.32, 0.32), (0.38, 0.23), (0.5, 0.2), (0.62, 0.24), (0.66, 0.34), (0.6, 0.48), (0.32, 0.78), (0.7, 0.78)]],
+    "3": [[(0.34, 0.25), (0.5, 0.2), (0.63, 0.27), (0.62, 0.4), (0.47, 0.48), (0.64, 0.56), (0.66, 0.7), (0.52, 0.8),
+           (0.34, 0.75)]],
+    "4": [[(0.42, 0.2), (0.3, 0.55), (0.7, 0.55)], [(0.6, 0.35), (0.6, 0.82)]],
+    "5": [[(0.65, 0.22), (0.38, 0.22), (0.36, 0.46), (0.54, 0.43), (0.66, 0.54), (0.64, 0.7), (0.5, 0.8),
+           (0.33, 0.74)]],
+    "6": [[(0.6, 0.2), (0.44, 0.36), (0.36, 0.58), (0.4, 0.76), (0.54, 0.8), (0.65, 0.7), (0.62, 0.56), (0.5, 0.52),
+           (0.38, 0.62)]],
+    "7": SEVEN,
+    "8": [[(0.62, 0.28), (0.5, 0.2), (0.38, 0.28), (0.42, 0.42), (0.6, 0.58), (0.64, 0.72), (0.5, 0.81), (0.37, 0.72),
+           (0.42, 0.57), (0.58, 0.42), (0.62, 0.28)]],
+    "9": [[(0.62, 0.36), (0.54, 0.46), (0.41, 0.44), (0.37, 0.32), (0.46, 0.21), (0.58, 0.23), (0.62, 0.36), (0.6, 0.6),
+           (0.54, 0.82)]],
+}  # fmt: skip
+
+
+@needs_browser
+def test_ten_drawn_digits_are_read(browser, server):
+    answers = {}
+    with opened(browser, server, "ten-digits") as page:
+        for digit, strokes in DIGITS.items():
+            page.get_by_role("button", name="Clear").click()
+            page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
+            draw(page, strokes)
+            page.locator(".zoo-time:visible").wait_for()
+            page.wait_for_timeout(300)  # a second stroke
+            answers[digit] = page.locator(".zoo-label:visible").inner_text()
+    assert answers == {digit: digit for digit in DIGITS}
+
+
 def wait_for_label(page, label):
     page.locator(".zoo-label:visible", has_text=re.compile(rf"^{label}$")).wait_for()
 
@@ -107,6 +142,11 @@ def choose_image(page):
 
 def open_tab(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
+
+
+def remove_button(page):
+    """The button that removes the image; it is there when an image is."""
+    return page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first
 
 
 def upload(page, *files):
@@ -146,7 +186,7 @@ def test_first_screen_shows_an_example_with_its_answer(browser, server, width, h
         page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
 
 
-TABS = ["What is this?", "Look inside", "Compare", "Many images", "Models"]
+TABS = ["What is this?", "Look inside", "Compare", "Many images", "Models", "Benchmarks"]
 
 
 @needs_browser
@@ -198,8 +238,8 @@ def test_own_models_come_and_go_while_the_server_runs(browser, server):
         page.locator(".zoo-time:visible", has_text="mine.first").wait_for()
         wait_for_label(page, "7")
         shutil.rmtree(folder)
-        with opened(browser, server, "other-visitor") as other:
-            wait_for(lambda: "mine.first" not in names_of(picker_options(other)))
+        with opened(browser, server, "other-visitor"):
+            wait_for(lambda: httpx.get(f"{server.url}/models/mine.first").status_code == 404)
         draw(page, ONE)
         page.get_by_text("The model mine.first is not on this server, or no longer.").first.wait_for()
         page.reload()
@@ -216,6 +256,13 @@ def test_page_has_no_serious_accessibility_problem(browser, server, scheme):
         for tab in TABS:
             open_tab(page, tab)
             page.wait_for_timeout(300)  # colours fade
+            if tab == "Look inside":
+                button(page, "Example seven.png").click()
+                page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator(
+                    "visible=true"
+                ).first.wait_for()
+                button(page, "Show the layers").click()
+                page.locator(".zoo-look[data-ready]").wait_for()
             if tab == "Compare":
                 button(page, "Example two.jpg").click()
                 page.locator(".zoo-table:visible").wait_for()
@@ -300,7 +347,7 @@ def test_upload_photograph_and_switch_model(browser, server):
         picker.click()
         page.get_by_role("option", name=re.compile("^resnet8.plus ·")).click()
         page.locator(".zoo-result:visible", has_text="32x32").wait_for()
-        page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
+        remove_button(page).click()
         upload(page, Path(data.__file__).parent / "chelsea.png")
         wait_for_label(page, "cat")
 
@@ -315,11 +362,15 @@ def test_example_images_can_be_clicked(browser, server):
         choose_image(page)
         button(page, "Example five.jpg").click()
         wait_for_label(page, "5")
+        captions = page.locator(".zoo-pair:visible figcaption").all_inner_texts()
+        assert captions == ["Your image", "Ink found", "What the network sees, 28×28"]
         button(page, "Example two.jpg").focus()
         page.keyboard.press("Enter")
         wait_for_label(page, "2")
         button(page, "Example ship.jpg").click()  # chooses a model for photographs
         wait_for_label(page, "ship")
+        captions = page.locator(".zoo-pair:visible figcaption").all_inner_texts()
+        assert captions == ["Your image", "What the network sees, 32×32"]
         button(page, "Example seven.png").click()
         wait_for_label(page, "7")
 
@@ -334,7 +385,7 @@ def test_webcam_and_clipboard_images(browser, server):
         page.wait_for_function("[...document.querySelectorAll('video')].some(v => v.readyState > 2 && v.videoWidth)")
         button(page, "capture photo").click()
         page.locator(".zoo-label:visible", has_not_text="7").or_(page.locator(".zoo-time:visible")).first.wait_for()
-        page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
+        remove_button(page).click()
         page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
         seven = b64encode((EXAMPLES / "seven.png").read_bytes()).decode()
         page.evaluate(
@@ -369,7 +420,7 @@ def test_submit_without_image_shows_hint(browser, server):
         page.get_by_text(re.compile("^Choose files first")).wait_for()
         open_tab(page, "Look inside")
         page.get_by_role("button", name="Show the layers").click()
-        page.get_by_text(re.compile("^Choose an image first")).wait_for()
+        page.locator(".zoo-hint:visible", has_text=re.compile("^Choose an image first")).wait_for()
 
 
 @needs_browser
@@ -390,17 +441,71 @@ def test_compare_lists_all_models(browser, server):
 
 
 @needs_browser
-def test_look_inside_shows_every_layer(browser, server):
+def test_look_inside_draws_the_receptive_field_of_a_unit(browser, server):
     with opened(browser, server, "inside") as page:
         open_tab(page, "Look inside")
-        upload(page, EXAMPLES / "seven.png")
+        button(page, "Example seven.png").click()
+        remove_button(page).wait_for()
         page.get_by_role("button", name="Show the layers").click()
-        thumbnails = page.locator("[role=tabpanel]:visible button.thumbnail-item")
-        thumbnails.nth(8).wait_for()
-        thumbnails.nth(4).click()
-        page.wait_for_function(
-            "[...document.querySelectorAll('.zoo-inside .preview img')].some(image => image.naturalWidth > 400)"
-        )
+        page.locator(".zoo-look[data-ready]").wait_for()
+        assert page.locator("[data-layer]").count() == len(CARD.layers)
+        page.locator("[data-layer]", has_text="conv2").click()  # two 3x3 convolutions: 5x5
+        box = page.locator(".zoo-unit-map").bounding_box()
+        page.mouse.move(box["x"] + 0.51 * box["width"], box["y"] + 0.02 * box["height"])
+        page.locator(".zoo-unit", has_text="row 1, column 13 of map 1").wait_for()
+        assert field_of(page) == (12, 0, 5, 5)
+        page.locator(".zoo-unit-map").focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        page.locator(".zoo-unit", has_text="row 2, column 14 of map 1").wait_for()
+        assert field_of(page) == (13, 1, 5, 5)
+        page.locator(".zoo-maps:visible").focus()
+        page.keyboard.press("ArrowRight")
+        page.locator(".zoo-unit", has_text="row 2, column 14 of map 2").wait_for()
+        assert "Padding" in page.locator(".zoo-terms:visible").inner_text()
+        drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
+        assert page.locator(".zoo-maps:visible").evaluate(drawn) > 20
+        page.locator("[data-layer]").last.click()
+        page.locator(".zoo-unit", has_text="It sees the whole input.").wait_for()
+        page.locator(".zoo-panel:visible .zoo-columns").wait_for()
+
+
+def field_of(page):
+    """The rectangle on the input: x, y, width and height."""
+    (rectangle,) = page.locator(".zoo-look-pictures rect").all()
+    return tuple(int(rectangle.get_attribute(name)) for name in ("x", "y", "width", "height"))
+
+
+@needs_browser
+def test_tapping_a_map_on_a_phone_chooses_its_unit(browser, server):
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
+    with opened(browser, server, "inside-phone", **phone) as page:
+        open_tab(page, "Look inside")
+        button(page, "Example cat.jpg").tap()
+        remove_button(page).wait_for()
+        page.get_by_role("button", name="Show the layers").tap()
+        page.locator(".zoo-look[data-ready]").wait_for()
+        page.locator("[data-layer]").nth(1).tap()
+        maps = page.locator(".zoo-maps:visible")
+        box = maps.bounding_box()
+        maps.tap(position={"x": 0.55 * box["width"], "y": 0.1 * box["height"]})
+        page.locator(".zoo-unit", has_text=re.compile("of map 5: .* It sees .* pixels of the input")).wait_for()
+        assert page.locator(".zoo-look-pictures rect").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@needs_browser
+def test_benchmarks_show_the_report_and_this_machine(browser, server):
+    with opened(browser, server, "benchmarks") as page:
+        open_tab(page, "Benchmarks")
+        plot = page.locator(".zoo-plots svg:visible").first
+        plot.wait_for()
+        assert plot.locator("circle.zoo-dot-report").count() == plot.locator("circle.zoo-dot-here").count() > 5
+        described = plot.get_attribute("aria-label")
+        assert re.search(rf"{DEFAULT} 99\.60%, [\d.]+ ms for one image, [\d.]+ in the report", described)
+        page.get_by_text(re.compile(r"^Here, one image takes [\d.]+ times as long")).wait_for()
+        button(page, "Measure again").click()
+        page.wait_for_function("text => document.querySelector('.zoo-plots svg').ariaLabel !== text", arg=described)
 
 
 @needs_browser
@@ -495,7 +600,7 @@ def test_server_removes_temporary_files(tmp_path):
         client.predict(handle_file(EXAMPLES / "two.jpg"), DEFAULT, api_name="/inside")
         (folder,) = temporary.iterdir()
         assert len(list(folder.glob("files/*/rows.csv"))) == 1
-        assert len(list(folder.glob("files/*/*.png"))) > 8
+        assert not list(folder.glob("files/*/*.png")), "what is shown inside the page needs no file"
         assert server.stop() == 0
     assert list(temporary.iterdir()) == []
 
