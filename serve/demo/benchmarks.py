@@ -18,7 +18,7 @@ from typing import Any
 FILE = Path(__file__).parent / "benchmarks.json"
 WIDTH, HEIGHT = 520, 320  # of a plot, in pixels at full size, like all numbers below
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 46  # margins
-NAME_HEIGHT = 13  # of a model's name; two names are at least so far apart
+NAME_HEIGHT = 13  # of a name, at least; two names do not overlap
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,14 @@ def _words(point: Point, here: float | None, reported: float | None, unit: str) 
 
 def _name(point: Point, x: float, y: float, taken: list[tuple[float, float, float]]) -> str:
     """A model's name beside its point, left or right, above or below; none where all of these places are taken."""
-    width = 6.2 * len(point.model)
+    # Default models have larger names on phones (page.css)
+    width, line_height = (8.6 * len(point.model), 17) if point.default else (6.2 * len(point.model), NAME_HEIGHT)
     for dy in (-8, 18, -20, 30):
         for side in (1, -1):
             middle = x + side * (width / 2 + 4)
             if not LEFT < middle - width / 2 < middle + width / 2 < WIDTH - RIGHT or not TOP < y + dy < HEIGHT - BOTTOM:
                 continue
-            if all(abs(middle - m) > width / 2 + w or abs(y + dy - line) > NAME_HEIGHT for m, w, line in taken):
+            if all(abs(middle - m) > width / 2 + w or abs(y + dy - line) > line_height for m, w, line in taken):
                 taken.append((middle, width / 2, y + dy))
                 kind = "zoo-strong" if point.default else "zoo-minor"
                 place = f'x="{middle:.1f}" y="{y + dy:.1f}" text-anchor="middle"'

@@ -85,9 +85,9 @@ class Callbacks:
         served = [name for _, name in choices]
         for name in dict.fromkeys(name for name in names if name not in served):
             gr.Info(f"The model {name} is no longer on this server.", title="Model removed")
-        return [
-            gr.update(choices=choices, value=name if name in served else next(iter(served), None)) for name in names
-        ]
+        # The value is left alone where possible: the visitor may have chosen another one meanwhile
+        first = next(iter(served), None)
+        return [gr.update(choices=choices, **({} if name in served else {"value": first})) for name in names]
 
     async def refresh_model(self, name: str) -> dict[str, Any]:
         """As `refresh_models`, for one choice."""

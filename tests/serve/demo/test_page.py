@@ -199,7 +199,11 @@ def test_every_tab_can_be_reached_on_a_phone(browser, server):
         assert not page.get_by_label("More tabs").locator("visible=true").count()
         for name in reversed(TABS):
             page.get_by_role("tab", name=name, exact=True).tap()  # scrolls to it
-            page.locator("[role=tab][aria-selected=true]", has_text=name).wait_for()
+            chosen = page.locator("[role=tab][aria-selected=true]", has_text=name)
+            chosen.wait_for()
+            page.wait_for_timeout(100)
+            box = chosen.bounding_box()
+            assert 0 < box["x"] + box["width"] / 2 < 320, "still visible"
         page.set_viewport_size({"width": 900, "height": 700})
         page.set_viewport_size({"width": 320, "height": 700})
         assert tabs.count() == len(TABS)
@@ -245,6 +249,25 @@ def test_own_models_come_and_go_while_the_server_runs(browser, server):
         page.reload()
         wait_for_label(page, "7")
         assert "Traceback" not in server.log
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_nothing_moves_when_the_answer_changes(browser, server, width, height):
+    places = {}
+    with opened(browser, server, f"still-{width}", viewport={"width": width, "height": height}) as page:
+        for state, strokes in {"hint": [], "digit": ONE, "no digit": LETTER_A}.items():
+            page.get_by_role("button", name="Clear").click()
+            page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
+            if strokes:
+                draw(page, strokes)
+                page.locator(".zoo-time:visible").wait_for()
+                page.wait_for_timeout(500)
+            places[state] = [
+                page.locator(part).locator("visible=true").first.bounding_box()["y"]
+                for part in (".zoo-pad canvas", ".zoo-answer input[type=checkbox]", ".zoo-model")
+            ]
+    assert places["hint"] == places["digit"] == places["no digit"]
 
 
 @needs_browser
@@ -483,6 +506,8 @@ def test_tapping_a_map_on_a_phone_chooses_its_unit(browser, server):
         open_tab(page, "Look inside")
         button(page, "Example cat.jpg").tap()
         remove_button(page).wait_for()
+        page.wait_for_timeout(1000)  # the choices of models are refreshed meanwhile
+        assert "photographs" in page.locator("[role=tabpanel]:visible .zoo-model input").input_value()
         page.get_by_role("button", name="Show the layers").tap()
         page.locator(".zoo-look[data-ready]").wait_for()
         page.locator("[data-layer]").nth(1).tap()
