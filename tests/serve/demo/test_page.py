@@ -74,7 +74,7 @@ def opened(browser, server, name, **options):
     page.wait_for_selector(".zoo-pad canvas[data-ready]")
     yield page
     page.wait_for_timeout(300)  # for late script errors
-    if folder := os.environ.get("ZOO_SCREENSHOTS"):
+    if name and (folder := os.environ.get("ZOO_SCREENSHOTS")):
         page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
     context.close()
     local = server.url.removeprefix("http://")
@@ -302,13 +302,18 @@ def test_link_preview_describes_the_page(server):
 LETTER_A = [[(0.3, 0.75), (0.5, 0.2), (0.7, 0.75)], [(0.38, 0.55), (0.62, 0.55)]]
 
 
-@needs_browser
-def test_letter_is_none_of_the_classes_and_a_number_has_boxes(browser, server, tmp_path):
+def write_number(path):
+    """A photograph-like page with the number 734."""
     page_of_digits = np.full((200, 420), 255, np.uint8)
-    for place, name in enumerate(("seven.png", "three.png", "four.png")):  # 734
+    for place, name in enumerate(("seven.png", "three.png", "four.png")):
         pixels = prepare(str(EXAMPLES / name), Input(28, 28, 1, "digit"))[0][..., 0]
         page_of_digits[50:150, 20 + 130 * place : 120 + 130 * place] = 255 - cv2.resize(pixels, (100, 100))
-    cv2.imwrite(str(tmp_path / "number.png"), page_of_digits)
+    cv2.imwrite(str(path), page_of_digits)
+
+
+@needs_browser
+def test_letter_is_none_of_the_classes_and_a_number_has_boxes(browser, server, tmp_path):
+    write_number(tmp_path / "number.png")
     with opened(browser, server, "number") as page:
         draw(page, LETTER_A)
         page.locator(".zoo-headline:visible", has_text="None of the classes").wait_for()
@@ -656,3 +661,60 @@ def test_page_works_with_two_processes(browser, tmp_path):
             draw(page, SEVEN)
             wait_for_label(page, "7")
         assert server.stop() == 0
+
+
+SCREENS = {  # files in docs/, and how they come about
+    "page": ("light", 1280, 800, lambda page, _: None),
+    "page-dark": ("dark", 1280, 800, lambda page, _: None),
+    "page-phone": ("light", 390, 844, lambda page, _: None),
+    "page-number": ("light", 1280, 800, lambda page, folder: show_number(page, folder)),
+    "page-photo": ("light", 1280, 800, lambda page, _: show_photograph(page)),
+    "page-inside": ("light", 1280, 800, lambda page, _: show_layer(page)),
+    "page-inside-phone": ("dark", 390, 844, lambda page, _: show_layer(page)),
+    "page-benchmarks": ("light", 1280, 800, lambda page, _: open_tab(page, "Benchmarks")),
+}
+
+
+def show_number(page, folder):
+    write_number(folder / "number.png")
+    choose_image(page)
+    upload(page, folder / "number.png")
+    wait_for_label(page, "734")
+
+
+def show_photograph(page):
+    choose_image(page)
+    button(page, "Example cat.jpg").click()
+    wait_for_label(page, "cat")
+    page.get_by_label("Show where the answer comes from").check()
+    page.locator("figcaption:visible", has_text="Speaks for cat").wait_for()
+
+
+def show_layer(page):
+    open_tab(page, "Look inside")
+    button(page, "Example five.jpg").click()
+    remove_button(page).wait_for()
+    page.get_by_role("button", name="Show the layers").click()
+    page.locator(".zoo-look[data-ready]").wait_for()
+    page.locator("[data-layer]").nth(1).click()
+    page.locator(".zoo-panel:visible", has_text="conv2").wait_for()
+    page.locator(".zoo-layers").scroll_into_view_if_needed()
+    page.evaluate("""() => {
+        const top = innerWidth < 500 ? document.querySelector(".zoo-layers").getBoundingClientRect().top - 16 : -1e5;
+        scrollBy(0, top);
+    }""")
+
+
+@needs_browser
+@pytest.mark.parametrize("name", SCREENS)
+def test_screens_of_the_documentation(browser, server, name, tmp_path):
+    """Write docs/page*.png: `ZOO_SCREENSHOTS=docs pytest tests/serve/demo/test_page.py -k documentation`."""
+    folder = os.environ.get("ZOO_SCREENSHOTS")
+    if not folder:
+        pytest.skip("writes screenshots only if ZOO_SCREENSHOTS names a folder")
+    scheme, width, height, act = SCREENS[name]
+    with opened(browser, server, None, color_scheme=scheme, viewport={"width": width, "height": height}) as page:
+        wait_for_label(page, "7")
+        act(page, tmp_path)
+        page.wait_for_timeout(700)
+        page.screenshot(path=Path(folder, f"{name}.png"))
