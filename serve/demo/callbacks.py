@@ -87,7 +87,9 @@ class Callbacks:
             gr.Info(f"The model {name} is no longer on this server.", title="Model removed")
         # The value is left alone where possible: the visitor may have chosen another one meanwhile
         first = next(iter(served), None)
-        return [gr.update(choices=choices, **({} if name in served else {"value": first})) for name in names]
+        return [
+            gr.update(choices=choices) if name in served else gr.update(choices=choices, value=first) for name in names
+        ]
 
     async def refresh_model(self, name: str) -> dict[str, Any]:
         """As `refresh_models`, for one choice."""
