@@ -17,6 +17,7 @@ from train.experiments import run
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL_PAGES = REPOSITORY / "docs" / "models"
+PAGE_DATA = REPOSITORY / "serve" / "demo" / "benchmarks.json"
 
 
 def pages(root: Path = REPOSITORY) -> dict[Path, str]:
@@ -41,8 +42,9 @@ def renew(text: str, path: Path) -> str:
 
 
 def model_pages() -> dict[Path, str]:
-    """The page of every shipped model, which has no text outside its template."""
-    return {MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped_cards()}
+    """Files that have no text outside their template: the page of every shipped model, and the figures of the demo."""
+    data = {PAGE_DATA: benchmarks.page_data(benchmarks.read())}
+    return data | {MODEL_PAGES / f"{card.name}.md": model_cards.text(card) for card in shipped_cards()}
 
 
 def draw_plots() -> Iterator[Path]:

@@ -459,3 +459,12 @@ def _gpu_batch_runs(rows: list[Row]) -> str:
         best[key] = max(best.get(key, row), row, key=lambda other: other["per_second"])
     lines = [[f"`{model}`", device, f"{row['per_second']:,}", row["wall_s"]] for (model, device), row in best.items()]
     return table("model | device | images/s | seconds of the command", lines)
+
+
+def page_data(run: SavedRun) -> str:
+    """JSON for the Benchmarks tab of the page: latency and accuracy of every model, and the machine."""
+    keys = ("model", "dataset", "default", "parameters", "accuracy", "p50_ms", "n")
+    rows = [{key: row.get(key) for key in keys} for row in run.select(scope="array to label, every model")]
+    machine = f"{run.environment['cores']} cores, {run.environment['processor']}"
+    content = {"machine": machine, "commit": run.commit, "date": run.date, "rows": rows}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -34,6 +34,8 @@ from zoo import errors
 from zoo.errors import WrongUsage, ZooError, not_importable, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fastapi import FastAPI
 
     from serve.service.metrics import Metrics
@@ -261,14 +263,16 @@ def _build_app(settings: Settings) -> Any:
         os._exit(1)  # without a traceback: the first process prints the error
 
 
-def _mount_page(app: FastAPI, service: Service, metrics: Metrics, settings: Settings) -> None:
+def _mount_page(
+    app: FastAPI, service: Service, metrics: Metrics, settings: Settings, follow_folder: Callable[[], Awaitable[None]]
+) -> None:
     """Add the web page to the API's application. Only this function knows both."""
     from serve.demo.files import set_folder
 
     files = set_folder(Path(settings.folder, "files"))  # before Gradio is imported, which reads the setting
     from serve.demo.page import mount
 
-    mount(app, service, metrics, settings, files)
+    mount(app, service, metrics, settings, files, follow_folder)
 
 
 def _missing_extra(error: ImportError) -> ZooError:

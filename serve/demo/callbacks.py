@@ -6,15 +6,17 @@ import asyncio
 import re
 from base64 import b64decode
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 import numpy as np
 
-from serve.demo import result, text
+from serve.demo import benchmarks, result, text
 from serve.demo.files import FileStore
 from serve.demo.jobs import JobQueue, JobRunner
 from serve.service.metrics import Metrics
@@ -47,14 +49,16 @@ class Callbacks:
         files: FileStore,
         jobs: JobRunner,
         examples: dict[str, tuple[Path, Form]],
+        follow_folder: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Args:
         examples: images that visitors may choose instead of their own, by name, with the form of models for it.
+        follow_folder: loads and unloads models as the user's folder has them now.
         """
         self._service, self._metrics, self._files, self._jobs = service, metrics, files, jobs
-        self._examples = examples
+        self._examples, self._follow_folder = examples, follow_folder
         self._batch_queue, self._inspect_queue = JobQueue(), JobQueue()
-        self._latencies: dict[str, float | None] = {}  # seconds per image, by model
+        self._latencies: WeakKeyDictionary[Runner, float | None] = WeakKeyDictionary()  # seconds per image
 
     def model_names(self, form: Form | None = None) -> list[str]:
         """Names of the models for one form of images, or of all; the default model first."""
@@ -68,23 +72,85 @@ class Callbacks:
         The latency is in it where `all_models` has measured it.
         """
         names = sorted(self.model_names(), key=lambda name: self._card(name).input.form != "digit")
-        return [(self._choice(self._runner(name).model), name) for name in names]
+        return [(self._choice(self._runner(name)), name) for name in names]
 
-    def _choice(self, model: Model) -> str:
-        return text.choice(model.card, len(onnx_bytes(model)), self._latencies.get(model.card.name))
+    def _choice(self, runner: Runner) -> str:
+        return text.choice(runner.model.card, len(onnx_bytes(runner.model)), self._latencies.get(runner))
 
-    def model_card(self, name: str) -> str:
+    async def refresh_models(self, *names: str) -> list[dict[str, Any]]:
+        """New states of the choices of models, whose values are `names`, after a look into the user's folder."""
+        if self._follow_folder is not None:
+            await self._follow_folder()
+        choices = await asyncio.to_thread(self.model_choices)
+        served = [name for _, name in choices]
+        for name in dict.fromkeys(name for name in names if name not in served):
+            gr.Info(f"The model {name} is no longer on this server.", title="Model removed")
+        # The value is left alone where possible: the visitor may have chosen another one meanwhile
+        first = next(iter(served), None)
+        return [
+            gr.update(choices=choices) if name in served else gr.update(choices=choices, value=first) for name in names
+        ]
+
+    async def refresh_model(self, name: str) -> dict[str, Any]:
+        """As `refresh_models`, for one choice."""
+        return (await self.refresh_models(name))[0]
+
+    async def refresh_table(self) -> str:
+        """The table of all models, after a look into the user's folder. Only new models are measured."""
+        if self._follow_folder is not None:
+            await self._follow_folder()
+        return await asyncio.to_thread(self.all_models)
+
+    def model_card(self, name: str | None) -> str:
+        if name is None:
+            return "This server has no models."
         return text.card(self._card(name), len(onnx_bytes(self._runner(name).model)))
+
+    def measure_models(self) -> tuple[str, str]:
+        """The table of all models and the plots, with all latencies measured again."""
+        self._latencies.clear()
+        return self.all_models(), self.plots()
+
+    async def refresh_plots(self) -> str:
+        """As `refresh_table`, for the plots."""
+        if self._follow_folder is not None:
+            await self._follow_folder()
+        return await asyncio.to_thread(self.plots)
+
+    def plots(self) -> str:
+        """Accuracy of all models against latency and size: in the report, and on this machine."""
+        points = []
+        for name in self.model_names():
+            runner = self._runner(name)
+            card, latency = runner.model.card, self._latency(runner)
+            if card.accuracy is not None:
+                points.append(
+                    benchmarks.Point(
+                        model=name,
+                        form=card.input.form,
+                        accuracy=card.accuracy.value,
+                        parameters=card.parameters.count,
+                        default=card.default,
+                        report_ms=benchmarks.report_latency(name),
+                        here_ms=None if latency is None else latency * 1e3,
+                    )
+                )
+        return benchmarks.html(points, text.KINDS, LATENCY_CALLS, self._service.device.upper())
+
+    def _latency(self, runner: Runner) -> float | None:
+        """Seconds for one image, measured once for each model."""
+        if runner not in self._latencies:
+            self._latencies[runner] = measure_latency(runner.model)
+        return self._latencies[runner]
 
     def all_models(self) -> str:
         """A table of all models: accuracy, size, and latency on this machine."""
         rows = []
         for name in self.model_names():
-            model = self._runner(name).model
-            card, latency = model.card, measure_latency(model)
-            self._latencies[name] = latency
+            runner = self._runner(name)
+            card, latency = runner.model.card, self._latency(runner)
             accuracy = text.percent(card.accuracy.value) if card.accuracy else "unknown"
-            size = f"{len(onnx_bytes(model)) / 1000:,.0f} KB"
+            size = f"{len(onnx_bytes(runner.model)) / 1000:,.0f} KB"
             here = "unknown" if latency is None else text.milliseconds(latency)
             rows.append([name, text.KINDS[card.input.form], accuracy, f"{card.parameters.count:,}", size, here])
         header = ["model", "for", "test accuracy", "parameters", "file size", "latency here"]
@@ -96,11 +162,13 @@ class Callbacks:
         return self._runner(name).model.card
 
     def _runner(self, name: str) -> Runner:
-        """The page lists the models of its start; one of them may have been unloaded since."""
+        """A model by its name; one that was on the list of an open page may have been removed since."""
         try:
             return self._service.runner(name)
-        except ModelNotFound as error:
-            raise _visitor_error(str(error)) from None
+        except ModelNotFound:
+            raise _visitor_error(
+                f"The model {name} is not on this server, or no longer. Reload the page and choose another one."
+            ) from None
 
     async def predict_drawing(self, drawing: str | None, name: str, explain: bool = False) -> Result:
         """Classify a drawing, a data URL; "" for an empty canvas."""
@@ -161,6 +229,8 @@ class Callbacks:
     def _preferred_model(self, form: Form) -> str:
         """The default model if it takes that form, or the most accurate one."""
         names = self.model_names(form)
+        if not names:
+            raise _visitor_error(f"This server has no model for {text.KINDS[form]}.")
         if names[0] == _default_model_name():
             return names[0]
         return max(names, key=lambda name: accuracy.value if (accuracy := self._card(name).accuracy) else 0.0)
@@ -178,16 +248,18 @@ class Callbacks:
                 raise _visitor_error(row.error)
             latency = await asyncio.to_thread(measure_latency, model, item.prepared[0].pixels)
             results.append((row, model, item.infer_s if latency is None else latency))
+        if not results:
+            return text.hint(f"This server has no model for {text.KINDS[form]}.")
         return _comparison(results)
 
-    async def inspect(self, path: str | None, name: str, request: gr.Request) -> list[tuple[str, str]]:
-        """Figures of every layer for one image: their paths and titles."""
+    async def inspect(self, path: str | None, name: str, request: gr.Request) -> str:
+        """HTML of every layer for one image."""
         if path is None:
-            gr.Info("Choose an image first: upload one, or click an example.", title="No image")
-            return []
+            return text.hint("Choose an image first: upload one, or click an example.")
         job = {"path": path, "model": self._card(name).name}
-        names, folder = await self._run_job("inside", job, self._inspect_queue, request)
-        return [(str(folder / name), Path(name).stem.lstrip("0123456789-").replace("-", " ")) for name in names]
+        html, folder = await self._run_job("inside", job, self._inspect_queue, request)
+        self._files.remove(folder)
+        return str(html)
 
     async def classify_batch(
         self,

@@ -37,6 +37,7 @@ from serve.demo.cache import CachedResponse, FrontendFiles, ResponseCache
 from serve.demo.files import TOKEN, FileStore
 from serve.demo.sessions import Sessions
 from serve.service.asgi import FormParser, HTTPError, Message, Receive, Send
+from zoo.card import NAME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -401,11 +402,17 @@ class Guard:
         await client.reply(request, response)
 
 
-InputKind = Literal["text", "file", "files", "flag"] | frozenset[str]  # a set: one of these choices
+InputKind = Literal["text", "file", "files", "flag", "model"] | frozenset[str]  # a set: one of these choices
 
 
 def _input_kind(component: Any) -> InputKind:
-    """What a component accepts. KeyError for a type of component that this guard does not know."""
+    """What a component accepts. KeyError for a type of component that this guard does not know.
+
+    A dropdown is a choice of models, which come and go while the server runs, so any name of a model is accepted. Names
+    are looked up among the loaded models only.
+    """
+    if component.get_block_name() == "dropdown":
+        return "model"
     if choices := getattr(component, "choices", None):
         return frozenset(value for _, value in choices)
     kinds: dict[str, InputKind] = {"html": "text", "image": "file", "file": "files", "checkbox": "flag"}
@@ -424,6 +431,10 @@ class _InputChecker:
         if isinstance(kind, frozenset):
             if not isinstance(value, str) or value not in kind:
                 raise HTTPError(400, f"Invalid choice {short_repr(value)}. Choose one of {', '.join(sorted(kind))}.")
+            return value
+        if kind == "model":
+            if not isinstance(value, str) or not NAME.fullmatch(value):
+                raise HTTPError(400, f"Invalid choice {short_repr(value)}. Choose the name of a model, as in /models.")
             return value
         if kind == "text":
             if isinstance(value, dict | list):

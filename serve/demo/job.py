@@ -73,15 +73,14 @@ def _classify(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return classify(progress=progress, **{key: value for key, value in request.items() if key != "kind"})
 
 
-def _inspect(request: dict[str, Any], progress: Progress) -> list[str]:
-    """Draw figures of every layer. Returns their names in the folder, in reading order."""
+def _inspect(request: dict[str, Any], progress: Progress) -> str:
+    """HTML of every layer."""
+    from serve.demo.inside import html
     from zoo.images.read import Named
     from zoo.inspection.activations import look_inside
-    from zoo.inspection.plots import write_figures
 
     path = Path(request["path"])
-    inside = look_inside(request["model"], Named(path.name, path.read_bytes()))
-    return [path.name for path in write_figures(inside, Path(request["folder"]))]
+    return html(look_inside(request["model"], Named(path.name, path.read_bytes())))
 
 
 JOB_FUNCTIONS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {"batch": _classify, "inside": _inspect}

@@ -7,6 +7,7 @@ const penWidth = () => Number(element.querySelector("input[type=range]").value);
 let strokes = [Object.assign(EXAMPLE, { width: EXAMPLE_PEN })];
 let isExample = true;
 let current = null;
+let value = "";
 
 function redraw() {
   const canvas = getCanvas();
@@ -28,7 +29,8 @@ function submit() {
   redraw();
   element.querySelector("p").hidden = strokes.length > 0 && !isExample;
   element.querySelector("p").textContent = isExample ? "An example. Draw a digit here." : "Draw a digit here.";
-  props.value = strokes.length ? getCanvas().toDataURL("image/png") : "";
+  value = strokes.length ? getCanvas().toDataURL("image/png") : "";
+  props.value = value;
   trigger("input");
 }
 
@@ -81,5 +83,9 @@ element.addEventListener("keydown", (event) => {
   if (undo || clear) event.preventDefault();
   act(undo ? "undo" : clear ? "clear" : undefined);
 });
+// Gradio sets the value to the page's own again when it has mounted the component, after the example was submitted
+for (const kind of ["pointerdown", "keydown"]) {
+  document.addEventListener(kind, () => { if (props.value !== value) props.value = value; }, true);
+}
 submit();
 getCanvas().dataset.ready = "true"; // strokes are handled from now on

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ THUMBNAIL_PIXELS = 128
 THEME = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 MAX_QUEUE = 64  # waiting events of all visitors
 LIVE_EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 8}
+REFRESH_EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
 JOB_EVENT: dict[str, Any] = {"concurrency_limit": None}  # `JobQueue` limits jobs, with a message
 MAX_FILES_BODIES = 32  # what all visitors' files may take on the disk, in request bodies of the largest size
 SWEEP_EVERY_S = 15.0  # removal of old files and sessions
@@ -66,21 +67,29 @@ A folder with one subfolder of images per label is enough. Training takes minute
 ```sh
 pip install 'pocketzoo[cpu,train]'
 zoo fit FOLDER --name mine
-zoo serve
 ```
 
-The model is then in the list of this page, after a restart of the server.
+The model is then in the lists of this page: open or reload the page, or change the tab. So are the models of `zoo add`
+and `zoo pull`. A server that was started with `--models PATTERN` shows those whose names match.
 """
 
 
-def mount(app: FastAPI, service: Service, metrics: Metrics, settings: Settings, folder: Path) -> None:
+def mount(
+    app: FastAPI,
+    service: Service,
+    metrics: Metrics,
+    settings: Settings,
+    folder: Path,
+    follow_folder: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Mount the page at the root of an application, with the same error responses.
 
     Args:
         folder: for the files of the page.
+        follow_folder: loads and unloads models as the user's folder has them now.
     """
     files, jobs = FileStore(folder, MAX_FILES_BODIES * settings.max_body_bytes), JobRunner()
-    blocks = build(Callbacks(service, metrics, files, jobs, _examples()))
+    blocks = build(Callbacks(service, metrics, files, jobs, _examples(), follow_folder))
     gr.mount_gradio_app(
         app,
         blocks,
@@ -181,26 +190,42 @@ def build(callbacks: Callbacks) -> gr.Blocks:
     table_of_models, choices = callbacks.all_models(), callbacks.model_choices()
     with gr.Blocks(title="pocketzoo: small image classifiers", analytics_enabled=False) as page:
         gr.HTML(HEADER, elem_classes="zoo-header", apply_default_css=False)
-        with gr.Tabs():
-            with gr.Tab("What is this?", id="try"):
-                _try_tab(callbacks, choices)
-            with gr.Tab("Look inside", id="inside"):
-                _inspect_tab(callbacks, choices)
+        with gr.Tabs(overflow_behavior="wrap"):  # page.css makes it one line that scrolls
+            with gr.Tab("What is this?", id="try") as try_tab:
+                try_picker = _try_tab(callbacks, choices)
+            with gr.Tab("Look inside", id="inside") as inspect_tab:
+                inspect_picker = _inspect_tab(callbacks, choices)
             with gr.Tab("Compare", id="compare"):
                 _compare_tab(callbacks)
-            with gr.Tab("Many images", id="batch"):
-                _batch_tab(callbacks, choices)
-            with gr.Tab("Models", id="models"):
-                _models_tab(callbacks, table_of_models)
+            with gr.Tab("Many images", id="batch") as batch_tab:
+                batch_picker = _batch_tab(callbacks, choices)
+            with gr.Tab("Models", id="models") as models_tab:
+                table = _models_tab(table_of_models)
+            with gr.Tab("Benchmarks", id="benchmarks") as benchmarks_tab:
+                plots = gr.HTML(callbacks.plots(), apply_default_css=False)
+                measure = gr.Button("Measure again", size="sm")
+        pickers = [try_picker, inspect_picker, batch_picker]
+        page.load(callbacks.refresh_models, pickers, pickers, **REFRESH_EVENT)
+        for tab, picker in zip((try_tab, inspect_tab, batch_tab), pickers, strict=True):
+            tab.select(callbacks.refresh_model, picker, picker, **REFRESH_EVENT)
+        models_tab.select(callbacks.refresh_table, None, table, **REFRESH_EVENT)
+        benchmarks_tab.select(callbacks.refresh_plots, None, plots, **REFRESH_EVENT)
+        measured = [table, plots]
+        measure.click(callbacks.measure_models, None, measured, api_visibility="private", concurrency_limit=1)
     page.state_session_capacity = MAX_STATES
     return page.queue(max_size=MAX_QUEUE, api_open=False)  # type: ignore[no-any-return]
 
 
-def _model_picker(choices: list[tuple[str, str]]) -> gr.Dropdown:
-    """A choice of models. It is not on the page yet, because examples, which come before it, change it."""
-    return gr.Dropdown(
+def _model_picker(choices: list[tuple[str, str]]) -> Any:
+    """A choice of models. It is not on the page yet, because examples, which come before it, change it.
+
+    Its choices change while the server runs, and Gradio would check a value against those of the start.
+    """
+    picker: Any = gr.Dropdown(
         choices, value=choices[0][1], label="Model", filterable=False, elem_classes="zoo-model", render=False
     )
+    picker.preprocess = lambda name: name
+    return picker
 
 
 def _place(picker: gr.Dropdown, callbacks: Callbacks) -> None:
@@ -211,7 +236,7 @@ def _place(picker: gr.Dropdown, callbacks: Callbacks) -> None:
     picker.change(callbacks.model_card, picker, card, show_progress="hidden", api_visibility="private")
 
 
-def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
+def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:
     """Canvas or image on the left, the answer on the right; on a phone one below the other, and the model last.
 
     page.css shows the canvas or the image, as the switch says. The hidden one keeps its content.
@@ -254,6 +279,7 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
             callbacks.predict_again, [source, pad, picture, picker, fit, explain], outputs,
             api_visibility="private", **LIVE_EVENT,
         )  # fmt: skip
+    return picker
 
 
 def _pad() -> gr.HTML:
@@ -332,31 +358,27 @@ def _thumbnail(path: Path) -> str:
     return "data:image/jpeg;base64," + b64encode(cv2.imencode(".jpg", small)[1].tobytes()).decode()
 
 
-def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
+def _inspect_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:
     picker = _model_picker(choices)
     with gr.Row():
         with gr.Column():
             gr.Markdown(
-                "How each layer processes one image: its kernels, the feature maps that they produce, and how much of "
-                "the input affects one value (its receptive field). Each figure explains one term."
+                "What each layer makes of an image, and which part of the image each of its units sees: its receptive "
+                "field."
             )
             picture = _upload("Image")
             _example_picker(callbacks, picture, picker)
             _place(picker, callbacks)
             button = gr.Button("Show the layers", variant="primary")
         with gr.Column(scale=2):
-            gallery = gr.Gallery(
-                label="Layers: choose one below, or use the arrow keys",
-                preview=True,
-                selected_index=0,
-                object_fit="contain",
-                columns=4,
-                height=640,
-                format="png",
-                buttons=["download", "fullscreen"],
+            layers = gr.HTML(
+                text.hint("The layers appear here."),
+                js_on_load=(HERE / "inside.js").read_text(),
                 elem_classes="zoo-inside",
+                apply_default_css=False,
             )
-    button.click(callbacks.inspect, [picture, picker], gallery, api_name="inside", **JOB_EVENT)
+    button.click(callbacks.inspect, [picture, picker], layers, api_name="inside", **JOB_EVENT)
+    return picker
 
 
 def _table(content: str) -> gr.HTML:
@@ -377,7 +399,7 @@ def _compare_tab(callbacks: Callbacks) -> None:
     form.input(callbacks.compare, [picture, form], table, api_visibility="private", **LIVE_EVENT)
 
 
-def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
+def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:
     picker = _model_picker(choices)
     with gr.Row():
         with gr.Column():
@@ -389,13 +411,13 @@ def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> None:
         with gr.Column(scale=2):
             table = _table(text.hint("The first answers appear here, and a file with all of them on the left."))
     button.click(callbacks.classify_batch, [files, picker, form], [table, rows], api_name="batch", **JOB_EVENT)
+    return picker
 
 
-def _models_tab(callbacks: Callbacks, measured: str) -> None:
+def _models_tab(measured: str) -> gr.HTML:
     with gr.Row():
         with gr.Column(scale=2):
             table = _table(measured)
-            button = gr.Button("Measure again", size="sm")
         with gr.Column():
             gr.Markdown(OWN_MODELS)
-    button.click(callbacks.all_models, None, table, api_visibility="private", concurrency_limit=1)
+    return table

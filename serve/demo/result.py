@@ -15,6 +15,7 @@ from serve.demo import text
 from serve.service.pool import WorkItem
 from zoo.card import Calibration, Card
 from zoo.errors import ZooError
+from zoo.images.digits import found_ink
 from zoo.images.read import Named, decode
 from zoo.model import Row, onnx_bytes
 
@@ -23,6 +24,7 @@ MAX_COLUMNS, COLUMN_LETTERS = 12, 2  # so many labels of so few letters become c
 MAX_BARS = 5  # of other labels, most probable first
 SMALLEST_BAR = 0.005  # probabilities below this have no bar, because it would read 0 %
 PREVIEW_PIXELS = 320  # longest side of the copy of the image on which boxes are drawn
+INK_COLOURS = (0, 0, 0), (242, 184, 102), (255, 255, 255)  # RGB of paper, of ink that is left out, and of the digit
 MOST_OPAQUE = 220  # of 255, where the contribution is largest
 COLOURFUL = 25  # mean difference of the channels, of 255, above which an image is a colour photograph
 
@@ -58,9 +60,11 @@ def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
     if boxes:
         parts.append(_digits(boxes))
     else:
-        parts.append(_bars(card.labels, {guess.label: guess.probability for guess in row.top_k}))
+        parts.append(bars(card.labels, {guess.label: guess.probability for guess in row.top_k}))
     figures = [] if original is None else [_original(original, boxes)]
     if pixels is not None and not boxes:
+        if original is not None and card.input.form == "digit" and row.corrections:
+            figures += _ink(original)
         figures.append(_network_input(pixels))
         if explain:
             figures += _heat_maps(item, pixels)
@@ -114,7 +118,7 @@ def _error_message(row: Row) -> str:
     return message
 
 
-def _bars(labels: tuple[str, ...], probabilities: dict[str, float]) -> str:
+def bars(labels: tuple[str, ...], probabilities: dict[str, float]) -> str:
     """Short labels become columns in their own order; others rows, the most probable first."""
     if len(labels) <= MAX_COLUMNS and all(len(label) <= COLUMN_LETTERS for label in labels):
         columns = "".join(_bar(label, probabilities.get(label, 0.0), "height") for label in labels)
@@ -122,6 +126,11 @@ def _bars(labels: tuple[str, ...], probabilities: dict[str, float]) -> str:
     shown = [item for item in probabilities.items() if item[1] >= SMALLEST_BAR][:MAX_BARS]
     rows = "".join(_bar(label, probability, "width") for label, probability in shown)
     return f'<ol class="zoo-bars" aria-label="Most probable labels">{rows}</ol>'
+
+
+def sorted_shares(labels: tuple[str, ...], shares: list[float]) -> list[tuple[str, float]]:
+    """Labels and their probabilities, the most probable first."""
+    return sorted(zip(labels, shares, strict=True), key=lambda pair: -pair[1])
 
 
 def _bar(label: str, probability: float, dimension: str) -> str:
@@ -166,12 +175,29 @@ def _original(pixels: Pixels, boxes: list[Box]) -> str:
     small: Any = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     overlay = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{rectangles}</svg>' if rectangles else ""
     caption = f"{len(boxes)} digits" if boxes else "Your image"
-    return _figure(f'<img src="{_data_url(small)}" alt="Your image">{overlay}', caption, "zoo-wide" if boxes else "")
+    return _figure(f'<img src="{data_url(small)}" alt="Your image">{overlay}', caption, "zoo-wide" if boxes else "")
+
+
+def _ink(original: Pixels) -> Iterator[str]:
+    """What the correction takes for ink: white the digit, amber what it leaves out."""
+    try:
+        ink = found_ink(original)
+    except ZooError:
+        return
+    if ink is None:
+        return
+    scale = min(1.0, PREVIEW_PIXELS / max(ink.shape))
+    size = max(1, round(ink.shape[1] * scale)), max(1, round(ink.shape[0] * scale))
+    colours = np.array(INK_COLOURS, np.uint8)[(ink > 0).astype(int) + (ink == 255)]
+    small: Any = cv2.resize(colours, size, interpolation=cv2.INTER_AREA)
+    left_out = (ink == 128).any()
+    caption = "Ink found; amber is left out" if left_out else "Ink found"
+    yield _figure(f'<img src="{data_url(small)}" alt="Ink that was found in the image">', caption)
 
 
 def _network_input(pixels: Pixels) -> str:
     height, width = pixels.shape[:2]
-    image = f'<img class="zoo-pixels" src="{_data_url(pixels)}" alt="Input of the network">'
+    image = f'<img class="zoo-pixels" src="{data_url(pixels)}" alt="Input of the network">'
     return _figure(image, f"What the network sees, {width}×{height}")
 
 
@@ -189,7 +215,7 @@ def _heat_maps(item: WorkItem, pixels: Pixels) -> Iterator[str]:
     for label, attribution in zip(guesses, maps, strict=True):
         heat = np.asarray(attribution.heat * MOST_OPAQUE, np.uint8)
         images = (
-            f'<img class="zoo-pixels" src="{_data_url(pixels // 2 + 64)}" alt="">'
+            f'<img class="zoo-pixels" src="{data_url(pixels // 2 + 64)}" alt="">'
             f'<img class="zoo-pixels zoo-heat" src="{_heat_url(heat)}" alt="What speaks for {escape(label)}">'
         )
         yield _figure(images, f"Speaks for {label}")
@@ -207,7 +233,7 @@ def _is_colourful(pixels: Pixels | None) -> bool:
     return float((sample.max(axis=2) - sample.min(axis=2)).mean()) > COLOURFUL
 
 
-def _data_url(pixels: Pixels) -> str:
+def data_url(pixels: Pixels) -> str:
     """uint8 `(H, W)`, `(H, W, 1)`, RGB or RGBA → a PNG file as a data URL."""
     if pixels.ndim == 3:
         order = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[pixels.shape[2]]
@@ -221,7 +247,7 @@ def _heat_url(heat: Pixels) -> str:
     """uint8 `(H, W)` → a red image whose opacity is the value."""
     red = np.zeros((*heat.shape, 4), np.uint8)
     red[..., 0], red[..., 1], red[..., 3] = 255, 72, heat
-    return _data_url(red)
+    return data_url(red)
 
 
 def _time(item: WorkItem, model: str) -> str:

@@ -7,6 +7,7 @@ from html import escape
 
 from zoo.card import Calibration, Card
 
+NUMBER = ' class="zoo-number"'
 KINDS = {"digit": "digits", "photo": "photographs"}
 
 
@@ -64,18 +65,31 @@ def table(
         classes: of the rows, in their order.
         filters: HTML above the table.
     """
-    headings = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in header)
-    names = iter(classes)
-    body = "".join(f'<tr class="{next(names, "")}">{"".join(map(_cell, row))}</tr>' for row in rows)
+    names, lines = list(header), [list(row) for row in rows]
+    # Figures are aligned at the right, below a heading at the right; a label is a name, even where it is a digit
+    numeric = [
+        name != "label" and bool(lines) and all(_is_number(line[column]) for line in lines)
+        for column, name in enumerate(names)
+    ]
+    headings = "".join(
+        f'<th scope="col"{NUMBER if number else ""}><button type="button">{escape(name)}</button></th>'
+        for name, number in zip(names, numeric, strict=True)
+    )
+    row_classes = iter(classes)
+    body = "".join(f'<tr class="{next(row_classes, "")}">{"".join(map(_cell, line, numeric))}</tr>' for line in lines)
     return (
-        f'{filters}<div class="zoo-table" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'{filters}<p class="zoo-caption">{escape(caption)}</p>'
+        f'<div class="zoo-table" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f"<thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _cell(text: str) -> str:
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() or text[:1] in (">", "")
+
+
+def _cell(text: str, number: bool) -> str:
     if text.startswith("data:image/"):
         return f'<td><img src="{escape(text)}" alt="" width="48" height="48"></td>'
     text, _, mark = text.partition("\t")
-    number = ' class="zoo-number"' if text[:1].isdigit() or text.startswith(">") else ""
-    return f"<td{number}>{escape(text)}{f' <mark>{escape(mark)}</mark>' if mark else ''}</td>"
+    return f"<td{NUMBER if number else ''}>{escape(text)}{f' <mark>{escape(mark)}</mark>' if mark else ''}</td>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ REPOSITORY = "Model repository"
 START_POLL_S = 0.05
 POOL_END_S = 2.0  # for the worker threads to end: by then all requests are answered
 
-MountPage = Callable[["FastAPI", Service, Metrics, Settings], None]
+MountPage = Callable[["FastAPI", Service, Metrics, Settings, Callable[[], Awaitable[None]]], None]
 
 
 def build(settings: Settings, mount_page: MountPage | None = None, leave: Callable[[], None] | None = None) -> Gateway:
@@ -59,7 +59,7 @@ def build(settings: Settings, mount_page: MountPage | None = None, leave: Callab
     if socket and slots.own > 0:
         app.mount("/", PageProxy(socket))  # the first process has the page, and the limit of its requests
     elif settings.demo and mount_page:
-        mount_page(app, service, metrics, settings)
+        mount_page(app, service, metrics, settings, repository.follow_folder)
     return Gateway(app, service, settings, metrics)
 
 

@@ -29,7 +29,7 @@ from weakref import WeakSet
 import orjson
 
 from serve.server.log import LOG
-from serve.service.asgi import HTTPError
+from serve.service.asgi import HTTPError, status_of
 from serve.service.metrics import Metrics, ProcessSlots
 from serve.service.models import Service
 from serve.service.pool import Runner
@@ -46,6 +46,7 @@ MAX_RETIRED = 4  # replaced models that requests still use, before another one c
 MAX_WAITING = 16  # requests to load or unload that wait for each other in one process
 MAX_REQUEST = 65_536  # bytes of a request's JSON
 POLL_S = 0.1
+FOLLOW_S = 0.5  # how often, at most, the user's folder is read for the page
 APPLY_S = 30.0  # in which all processes must have taken over a change
 
 
@@ -102,6 +103,10 @@ class StateFile:
             with replacing(path) as partial:
                 partial.write_bytes(content)
 
+    def has(self, digest: str) -> bool:
+        """Whether there is a copy of the file of that digest."""
+        return (self._copies / digest).is_file()
+
     def kept(self, digest: str) -> bytes:
         return read_file(self._copies / digest, LARGEST_MODEL)
 
@@ -124,6 +129,7 @@ class Repository:
         service: serves the models.
         metrics: the row of this process.
         controlled: whether clients may load and unload models.
+        follows: whether the models of the user's folder are taken over while the server runs (`follow_folder`).
     """
 
     def __init__(self, settings: Settings, slots: ProcessSlots) -> None:
@@ -134,6 +140,9 @@ class Repository:
         """
         self._settings, self._slots = settings, slots
         self.controlled = settings.model_control == "explicit"
+        self.follows = settings.demo and not self.controlled
+        self._followed_at = -FOLLOW_S  # `time.monotonic()`
+        self._refused: dict[str, tuple[int, int]] = {}  # size and time of files that could not be loaded, by model
         self._file = StateFile(Path(settings.folder))
         self._digests: dict[str, str] = {}
         state = self._file.read()
@@ -144,7 +153,7 @@ class Repository:
         self.metrics = Metrics(Path(settings.folder, "metrics"), slots.own, slots.count, state.names, state.capacity)
         self._version = (0, 0)
         self._retired: WeakSet[Runner] = WeakSet()
-        self._turn, self._waiting = asyncio.Lock(), 0
+        self._turn, self._follow_turn, self._waiting = asyncio.Lock(), asyncio.Lock(), 0
         self._switch(state, self._open_all(state, self.service.runners))
 
     def _open_all(self, state: State, opened: dict[str, Runner]) -> dict[str, Runner]:
@@ -159,10 +168,13 @@ class Repository:
 
     def _open(self, name: str, state: State, opened: dict[str, Runner]) -> Runner:
         """A model of a state: the one that is open already, if it has the same file. Raises ZooError."""
-        if name in opened and (self._digests.get(name) == state.digests[name] or not self.controlled):
+        digest = state.digests[name]
+        if name in opened and self._digests.get(name) == digest:
             return opened[name]
-        if self.controlled:
-            return Runner(Model(self._file.kept(state.digests[name]), self._settings.device, name))
+        if self.controlled or self._file.has(digest):  # loaded since the start
+            return Runner(Model(self._file.kept(digest), self._settings.device, name))
+        if name in opened:
+            return opened[name]
         return Runner(load(registry.find(name).folder, self._settings.device))
 
     def _create(self) -> State:
@@ -212,7 +224,7 @@ class Repository:
 
     @asynccontextmanager
     async def watch_in_background(self) -> AsyncIterator[None]:
-        if not self.controlled:
+        if not self.controlled and not (self.follows and self._slots.count > 1):
             yield
             return
         await self.catch_up()
@@ -221,6 +233,51 @@ class Repository:
             yield
         finally:
             task.cancel()
+
+    # Changes in the user's folder
+
+    async def follow_folder(self) -> None:
+        """Serve the user's own models as they are in $ZOO_HOME/models now, as far as `--models` names them.
+
+        New and changed ones are loaded, and those that are gone are unloaded. A model that cannot be loaded, such as
+        one that is still being copied, is left out until its file changes. The page calls this when it is opened; with
+        `--model-control explicit`, clients decide instead, and nothing happens.
+        """
+        if not self.follows:
+            return
+        called_at = time.monotonic()
+        async with self._follow_turn:
+            if self._followed_at > called_at:  # another call has looked meanwhile
+                return
+            await asyncio.sleep(self._followed_at + FOLLOW_S - time.monotonic())
+            async with self._turn:
+                self._followed_at = time.monotonic()
+                await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._follow_in_turn)))
+
+    def _follow_in_turn(self) -> None:
+        if not (registry.home() / "models").is_dir():
+            return  # nothing was added yet; or a disk is away, and then nothing must be unloaded
+        own = {entry.card.name: entry for entry in registry.scan(self._settings.models) if not entry.shipped}
+        with self._file.locked():
+            self._apply_current()
+            for name, entry in own.items():
+                if entry.card.file("model.onnx").sha256 != self.state.digests.get(name):
+                    self._follow_model(entry)
+            for name in self.state.digests.keys() - own.keys():
+                if not (registry.SHIPPED_FOLDER / name).is_dir():
+                    self._unload(name)
+
+    def _follow_model(self, entry: registry.Entry) -> None:
+        """Load a model, unless that has failed before and its file is the same."""
+        name, file = entry.card.name, _file_version(entry.folder / "model.onnx")
+        if self._refused.get(name) == file:
+            return
+        try:
+            self._load(name)
+        except ZooError as error:
+            if status_of(error) != 503:
+                self._refused[name] = file
+            LOG.message(f"zoo: {error} The model is not served.")
 
     # Requests
 
@@ -374,6 +431,15 @@ def _find(name: str) -> registry.Entry:
         return registry.find(name)
     except BadModel as error:
         raise HTTPError(400, _without_home(f"{name} cannot be loaded: {error}")) from None
+
+
+def _file_version(path: Path) -> tuple[int, int]:
+    """Size and time of a file; (0, 0) if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _without_home(message: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from docs.build.__main__ import MODEL_PAGES, outdated, renew
+from docs.build.__main__ import MODEL_PAGES, PAGE_DATA, outdated, renew
 from tests.support.examples import REPOSITORY
 from zoo import registry
 from zoo.datasets.catalog import DATASETS
@@ -97,6 +97,8 @@ def test_check_reports_changed_missing_and_removed_pages(tmp_path):
     root = tmp_path / "root"
     shutil.copytree(REPOSITORY / "docs", root / "docs", ignore=shutil.ignore_patterns("*.json", "*.png", "*.py"))
     shutil.copy(REPOSITORY / "README.md", root)
+    (root / "serve" / "demo").mkdir(parents=True)
+    shutil.copy(PAGE_DATA, root / "serve" / "demo")
     assert outdated(root) == []
     readme, removed, missing = (
         root / name for name in ("README.md", "docs/models/x.md", "docs/models/mnist4k.plus.md")

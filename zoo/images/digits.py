@@ -117,6 +117,29 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     return place(digit), tuple(corrections)
 
 
+def found_ink(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+    """Where `to_mnist` sees ink, as a picture of its first steps. It takes as long as `to_mnist`: 3 to 20 ms.
+
+    Args:
+        pixels: as for `to_mnist`.
+    Returns:
+        uint8 `(h, w)`: 0 for paper, 255 in the digit's strokes, 128 in ink that is left out, such as specks and lines
+        of the paper. None for an image in MNIST's form, whose ink is not looked for.
+    Raises:
+        BadInput: the image is blank.
+    """
+    if _in_mnist_form(pixels) is not None:
+        return None
+    shrunk = _one_pixel_per_block(pixels)
+    pixels = pixels if shrunk is None else shrunk
+    inner = without_bars(pixels)
+    ink = find_ink(pixels if inner is None else inner)
+    strokes = _strokes(ink)
+    picture = np.where(strokes.digit > 0, 255, np.where(strokes.excluded > 0, 128, 0)).astype(np.uint8)
+    height, width = picture.shape
+    return picture[ink.margin : height - ink.margin, ink.margin : width - ink.margin]
+
+
 def _crop_around(pixels: Array, ink: Ink, box: tuple[int, int, int, int]) -> Array:
     """The part of the image around a digit.
 

@@ -17,6 +17,7 @@ from zoo.images.prepare import prepare
 from zoo.images.read import decode
 from zoo.inspection.attribution import Attribution, attributions
 from zoo.inspection.onnx_layers import Field, steps
+from zoo.inspection.receptive_field import Reach, Window, receptive_fields, windows
 from zoo.model import Model, model_file
 from zoo.runtime import open_session
 
@@ -29,6 +30,8 @@ class Stage:
     field: Field  # the receptive field of a value
     values: npt.NDArray[np.float32]  # feature maps `(C, H, W)`, after a ReLU that follows; `(K, 1, 1)` of a dense layer
     kernels: npt.NDArray[np.float32] | None  # `(out, in, k, k)`; None for layers without kernels
+    reach: Reach | None = None  # exactly which pixels each value depends on, if that is known
+    window: Window | None = None  # of a convolution or a pool
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def _stages(content: bytes, seen: Pixels, source_name: str) -> tuple[tuple[Stage
     import onnx
 
     graph = onnx.load_model_from_string(content)
-    layer_steps = list(steps(graph))
+    layer_steps, reach, window = list(steps(graph)), receptive_fields(graph.graph), windows(graph.graph)
     outputs = {output.name for output in graph.graph.output}
     new_outputs = dict.fromkeys(step.output for step in layer_steps if step.output not in outputs)
     graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new_outputs)
@@ -91,7 +94,9 @@ def _stages(content: bytes, seen: Pixels, source_name: str) -> tuple[tuple[Stage
             continue  # cannot be drawn as maps
         maps = value[0] if value.ndim == 4 else value[0][:, np.newaxis, np.newaxis]
         kernels = step.weights if step.weights is not None and step.weights.ndim == 4 and step.weights.size else None
-        stages.append(Stage(step.layer, step.field, maps, kernels))
+        stages.append(
+            Stage(step.layer, step.field, maps, kernels, reach.get(step.output), window.get(step.node_output))
+        )
     return tuple(stages), values[-1][0]
 
 

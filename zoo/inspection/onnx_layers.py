@@ -48,6 +48,7 @@ class Step:
     field: Field
     output: str  # name of its values, after a ReLU that follows
     weights: npt.NDArray[np.float32] | None
+    node_output: str  # name of its own values, before a ReLU
 
 
 def layers(model: "onnx.ModelProto") -> tuple[Layer, ...]:
@@ -93,7 +94,7 @@ def steps(model: "onnx.ModelProto") -> Iterator[Step]:
         while last.output[0] in followers and last.output[0] not in visited:  # a damaged graph may be a circle
             visited.add(last.output[0])
             last = followers[last.output[0]]
-        yield Step(layer, field, last.output[0], weights[node_weights[0]] if node_weights else None)
+        yield Step(layer, field, last.output[0], weights[node_weights[0]] if node_weights else None, node.output[0])
 
 
 def receptive_fields(graph: "onnx.GraphProto") -> dict[str, Field]:

@@ -7,9 +7,11 @@ import csv
 import io
 import os
 import re
+import shutil
 import zipfile
 from base64 import b64encode
 from contextlib import contextmanager
+from math import cos, sin
 from pathlib import Path
 
 import cv2
@@ -17,8 +19,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.paths import DEFAULT, REPOSITORY
-from tests.support.server import find_browser, serving
+from tests.support.paths import CARD, DEFAULT, REPOSITORY, add_model
+from tests.support.server import find_browser, serving, wait_for
 from zoo.card import Input
 from zoo.images.prepare import prepare
 
@@ -41,7 +43,11 @@ def needs_browser(test):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("demo")) as server:
+    """A server of all models, with an empty folder of the user's own; `home` is $ZOO_HOME."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "home" / "models").mkdir(parents=True)
+    with serving(folder, ZOO_HOME=str(folder / "home")) as server:
+        server.home = folder / "home"
         yield server
 
 
@@ -68,7 +74,7 @@ def opened(browser, server, name, **options):
     page.wait_for_selector(".zoo-pad canvas[data-ready]")
     yield page
     page.wait_for_timeout(300)  # for late script errors
-    if folder := os.environ.get("ZOO_SCREENSHOTS"):
+    if name and (folder := os.environ.get("ZOO_SCREENSHOTS")):
         page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
     context.close()
     local = server.url.removeprefix("http://")
@@ -92,6 +98,40 @@ SEVEN = [[(0.3, 0.25), (0.7, 0.25), (0.48, 0.8)]]
 ONE = [[(0.5, 0.2), (0.5, 0.8)]]
 
 
+# Ten digits as people draw them: one or two strokes, without lifting the pen more than needed
+DIGITS = {
+    "0": [[(0.5 + 0.19 * sin(step / 3), 0.5 - 0.3 * cos(step / 3)) for step in range(20)]],
+    "1": ONE,
+    "2": [[(0.32, 0.32), (0.38, 0.23), (0.5, 0.2), (0.62, 0.24), (0.66, 0.34), (0.6, 0.48), (0.32, 0.78), (0.7, 0.78)]],
+    "3": [[(0.34, 0.25), (0.5, 0.2), (0.63, 0.27), (0.62, 0.4), (0.47, 0.48), (0.64, 0.56), (0.66, 0.7), (0.52, 0.8),
+           (0.34, 0.75)]],
+    "4": [[(0.42, 0.2), (0.3, 0.55), (0.7, 0.55)], [(0.6, 0.35), (0.6, 0.82)]],
+    "5": [[(0.65, 0.22), (0.38, 0.22), (0.36, 0.46), (0.54, 0.43), (0.66, 0.54), (0.64, 0.7), (0.5, 0.8),
+           (0.33, 0.74)]],
+    "6": [[(0.6, 0.2), (0.44, 0.36), (0.36, 0.58), (0.4, 0.76), (0.54, 0.8), (0.65, 0.7), (0.62, 0.56), (0.5, 0.52),
+           (0.38, 0.62)]],
+    "7": SEVEN,
+    "8": [[(0.62, 0.28), (0.5, 0.2), (0.38, 0.28), (0.42, 0.42), (0.6, 0.58), (0.64, 0.72), (0.5, 0.81), (0.37, 0.72),
+           (0.42, 0.57), (0.58, 0.42), (0.62, 0.28)]],
+    "9": [[(0.62, 0.36), (0.54, 0.46), (0.41, 0.44), (0.37, 0.32), (0.46, 0.21), (0.58, 0.23), (0.62, 0.36), (0.6, 0.6),
+           (0.54, 0.82)]],
+}  # fmt: skip
+
+
+@needs_browser
+def test_ten_drawn_digits_are_read(browser, server):
+    answers = {}
+    with opened(browser, server, "ten-digits") as page:
+        for digit, strokes in DIGITS.items():
+            page.get_by_role("button", name="Clear").click()
+            page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
+            draw(page, strokes)
+            page.locator(".zoo-time:visible").wait_for()
+            page.wait_for_timeout(300)  # a second stroke
+            answers[digit] = page.locator(".zoo-label:visible").inner_text()
+    assert answers == {digit: digit for digit in DIGITS}
+
+
 def wait_for_label(page, label):
     page.locator(".zoo-label:visible", has_text=re.compile(rf"^{label}$")).wait_for()
 
@@ -102,6 +142,11 @@ def choose_image(page):
 
 def open_tab(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
+
+
+def remove_button(page):
+    """The button that removes the image; it is there when an image is."""
+    return page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first
 
 
 def upload(page, *files):
@@ -141,15 +186,106 @@ def test_first_screen_shows_an_example_with_its_answer(browser, server, width, h
         page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
 
 
+TABS = ["What is this?", "Look inside", "Compare", "Many images", "Models", "Benchmarks"]
+
+
+@needs_browser
+def test_every_tab_can_be_reached_on_a_phone(browser, server):
+    phone = {"viewport": {"width": 320, "height": 700}, "has_touch": True, "is_mobile": True}
+    with opened(browser, server, "tabs", **phone) as page:
+        tabs = page.get_by_role("tab")
+        assert [tab.strip() for tab in tabs.all_inner_texts()] == TABS
+        assert len({tab.bounding_box()["y"] for tab in tabs.all()}) == 1, "one line"
+        assert not page.get_by_label("More tabs").locator("visible=true").count()
+        for name in reversed(TABS):
+            page.get_by_role("tab", name=name, exact=True).tap()  # scrolls to it
+            chosen = page.locator("[role=tab][aria-selected=true]", has_text=name)
+            chosen.wait_for()
+            page.wait_for_timeout(100)
+            box = chosen.bounding_box()
+            assert 0 < box["x"] + box["width"] / 2 < 320, "still visible"
+        page.set_viewport_size({"width": 900, "height": 700})
+        page.set_viewport_size({"width": 320, "height": 700})
+        assert tabs.count() == len(TABS)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def picker_options(page):
+    """The choices of models on the visible tab, opened."""
+    options = page.get_by_role("option")
+    for _ in range(30):  # an update of the choices closes them
+        page.locator("[role=tabpanel]:visible .zoo-model input").click()
+        page.wait_for_timeout(200)
+        if texts := options.all_inner_texts():
+            return [text.strip() for text in texts]
+        page.locator("h1").click()
+    raise AssertionError("no choices")
+
+
+def names_of(options):
+    return {option.lstrip("✓ \n").split(" ·")[0] for option in options}
+
+
+@needs_browser
+def test_own_models_come_and_go_while_the_server_runs(browser, server):
+    with opened(browser, server, "own-models") as page:
+        assert "mine.first" not in names_of(picker_options(page))
+        folder = add_model(server.home, "mine.first")
+        open_tab(page, "Many images")  # another tab is enough
+        wait_for(lambda: "mine.first" in names_of(picker_options(page)))
+        open_tab(page, "Models")
+        page.locator(".zoo-table:visible td", has_text="mine.first").wait_for()
+        assert httpx.get(f"{server.url}/models/mine.first").json()["name"] == "mine.first"
+    with opened(browser, server, "own-model") as page:  # and so is a reload
+        wait_for(lambda: "mine.first" in names_of(picker_options(page)))
+        page.get_by_role("option", name=re.compile("^mine.first ·")).click()
+        page.locator(".zoo-time:visible", has_text="mine.first").wait_for()
+        wait_for_label(page, "7")
+        shutil.rmtree(folder)
+        with opened(browser, server, "other-visitor"):
+            wait_for(lambda: httpx.get(f"{server.url}/models/mine.first").status_code == 404)
+        draw(page, ONE)
+        page.get_by_text("The model mine.first is not on this server, or no longer.").first.wait_for()
+        page.reload()
+        wait_for_label(page, "7")
+        assert "Traceback" not in server.log
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_nothing_moves_when_the_answer_changes(browser, server, width, height):
+    places = {}
+    with opened(browser, server, f"still-{width}", viewport={"width": width, "height": height}) as page:
+        for state, strokes in {"hint": [], "digit": ONE, "no digit": LETTER_A}.items():
+            page.get_by_role("button", name="Clear").click()
+            page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
+            if strokes:
+                draw(page, strokes)
+                page.locator(".zoo-time:visible").wait_for()
+                page.wait_for_timeout(500)
+            places[state] = [
+                page.locator(part).locator("visible=true").first.bounding_box()["y"]
+                for part in (".zoo-pad canvas", ".zoo-answer input[type=checkbox]", ".zoo-model")
+            ]
+    assert places["hint"] == places["digit"] == places["no digit"]
+
+
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_has_no_serious_accessibility_problem(browser, server, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with opened(browser, server, f"axe-{scheme}", color_scheme=scheme) as page:
         wait_for_label(page, "7")
-        for tab in ("What is this?", "Look inside", "Compare", "Many images", "Models"):
+        for tab in TABS:
             open_tab(page, tab)
             page.wait_for_timeout(300)  # colours fade
+            if tab == "Look inside":
+                button(page, "Example seven.png").click()
+                page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator(
+                    "visible=true"
+                ).first.wait_for()
+                button(page, "Show the layers").click()
+                page.locator(".zoo-look[data-ready]").wait_for()
             if tab == "Compare":
                 button(page, "Example two.jpg").click()
                 page.locator(".zoo-table:visible").wait_for()
@@ -166,13 +302,18 @@ def test_link_preview_describes_the_page(server):
 LETTER_A = [[(0.3, 0.75), (0.5, 0.2), (0.7, 0.75)], [(0.38, 0.55), (0.62, 0.55)]]
 
 
-@needs_browser
-def test_letter_is_none_of_the_classes_and_a_number_has_boxes(browser, server, tmp_path):
+def write_number(path):
+    """A photograph-like page with the number 734."""
     page_of_digits = np.full((200, 420), 255, np.uint8)
-    for place, name in enumerate(("seven.png", "three.png", "four.png")):  # 734
+    for place, name in enumerate(("seven.png", "three.png", "four.png")):
         pixels = prepare(str(EXAMPLES / name), Input(28, 28, 1, "digit"))[0][..., 0]
         page_of_digits[50:150, 20 + 130 * place : 120 + 130 * place] = 255 - cv2.resize(pixels, (100, 100))
-    cv2.imwrite(str(tmp_path / "number.png"), page_of_digits)
+    cv2.imwrite(str(path), page_of_digits)
+
+
+@needs_browser
+def test_letter_is_none_of_the_classes_and_a_number_has_boxes(browser, server, tmp_path):
+    write_number(tmp_path / "number.png")
     with opened(browser, server, "number") as page:
         draw(page, LETTER_A)
         page.locator(".zoo-headline:visible", has_text="None of the classes").wait_for()
@@ -234,7 +375,7 @@ def test_upload_photograph_and_switch_model(browser, server):
         picker.click()
         page.get_by_role("option", name=re.compile("^resnet8.plus ·")).click()
         page.locator(".zoo-result:visible", has_text="32x32").wait_for()
-        page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
+        remove_button(page).click()
         upload(page, Path(data.__file__).parent / "chelsea.png")
         wait_for_label(page, "cat")
 
@@ -249,11 +390,15 @@ def test_example_images_can_be_clicked(browser, server):
         choose_image(page)
         button(page, "Example five.jpg").click()
         wait_for_label(page, "5")
+        captions = page.locator(".zoo-pair:visible figcaption").all_inner_texts()
+        assert captions == ["Your image", "Ink found", "What the network sees, 28×28"]
         button(page, "Example two.jpg").focus()
         page.keyboard.press("Enter")
         wait_for_label(page, "2")
         button(page, "Example ship.jpg").click()  # chooses a model for photographs
         wait_for_label(page, "ship")
+        captions = page.locator(".zoo-pair:visible figcaption").all_inner_texts()
+        assert captions == ["Your image", "What the network sees, 32×32"]
         button(page, "Example seven.png").click()
         wait_for_label(page, "7")
 
@@ -268,7 +413,7 @@ def test_webcam_and_clipboard_images(browser, server):
         page.wait_for_function("[...document.querySelectorAll('video')].some(v => v.readyState > 2 && v.videoWidth)")
         button(page, "capture photo").click()
         page.locator(".zoo-label:visible", has_not_text="7").or_(page.locator(".zoo-time:visible")).first.wait_for()
-        page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
+        remove_button(page).click()
         page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
         seven = b64encode((EXAMPLES / "seven.png").read_bytes()).decode()
         page.evaluate(
@@ -303,7 +448,7 @@ def test_submit_without_image_shows_hint(browser, server):
         page.get_by_text(re.compile("^Choose files first")).wait_for()
         open_tab(page, "Look inside")
         page.get_by_role("button", name="Show the layers").click()
-        page.get_by_text(re.compile("^Choose an image first")).wait_for()
+        page.locator(".zoo-hint:visible", has_text=re.compile("^Choose an image first")).wait_for()
 
 
 @needs_browser
@@ -324,17 +469,73 @@ def test_compare_lists_all_models(browser, server):
 
 
 @needs_browser
-def test_look_inside_shows_every_layer(browser, server):
+def test_look_inside_draws_the_receptive_field_of_a_unit(browser, server):
     with opened(browser, server, "inside") as page:
         open_tab(page, "Look inside")
-        upload(page, EXAMPLES / "seven.png")
+        button(page, "Example seven.png").click()
+        remove_button(page).wait_for()
         page.get_by_role("button", name="Show the layers").click()
-        thumbnails = page.locator("[role=tabpanel]:visible button.thumbnail-item")
-        thumbnails.nth(8).wait_for()
-        thumbnails.nth(4).click()
-        page.wait_for_function(
-            "[...document.querySelectorAll('.zoo-inside .preview img')].some(image => image.naturalWidth > 400)"
-        )
+        page.locator(".zoo-look[data-ready]").wait_for()
+        assert page.locator("[data-layer]").count() == len(CARD.layers)
+        page.locator("[data-layer]", has_text="conv2").click()  # two 3x3 convolutions: 5x5
+        box = page.locator(".zoo-unit-map").bounding_box()
+        page.mouse.move(box["x"] + 0.51 * box["width"], box["y"] + 0.02 * box["height"])
+        page.locator(".zoo-unit", has_text="row 1, column 13 of map 1").wait_for()
+        assert field_of(page) == (12, 0, 5, 5)
+        page.locator(".zoo-unit-map").focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        page.locator(".zoo-unit", has_text="row 2, column 14 of map 1").wait_for()
+        assert field_of(page) == (13, 1, 5, 5)
+        page.locator(".zoo-maps:visible").focus()
+        page.keyboard.press("ArrowRight")
+        page.locator(".zoo-unit", has_text="row 2, column 14 of map 2").wait_for()
+        assert "Padding" in page.locator(".zoo-terms:visible").inner_text()
+        drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
+        assert page.locator(".zoo-maps:visible").evaluate(drawn) > 20
+        page.locator("[data-layer]").last.click()
+        page.locator(".zoo-unit", has_text="It sees the whole input.").wait_for()
+        page.locator(".zoo-panel:visible .zoo-columns").wait_for()
+
+
+def field_of(page):
+    """The rectangle on the input: x, y, width and height."""
+    (rectangle,) = page.locator(".zoo-look-pictures rect").all()
+    return tuple(int(rectangle.get_attribute(name)) for name in ("x", "y", "width", "height"))
+
+
+@needs_browser
+def test_tapping_a_map_on_a_phone_chooses_its_unit(browser, server):
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
+    with opened(browser, server, "inside-phone", **phone) as page:
+        open_tab(page, "Look inside")
+        button(page, "Example cat.jpg").tap()
+        remove_button(page).wait_for()
+        page.wait_for_timeout(1000)  # the choices of models are refreshed meanwhile
+        assert "photographs" in page.locator("[role=tabpanel]:visible .zoo-model input").input_value()
+        page.get_by_role("button", name="Show the layers").tap()
+        page.locator(".zoo-look[data-ready]").wait_for()
+        page.locator("[data-layer]").nth(1).tap()
+        maps = page.locator(".zoo-maps:visible")
+        box = maps.bounding_box()
+        maps.tap(position={"x": 0.55 * box["width"], "y": 0.1 * box["height"]})
+        page.locator(".zoo-unit", has_text=re.compile("of map 5: .* It sees .* pixels of the input")).wait_for()
+        assert page.locator(".zoo-look-pictures rect").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@needs_browser
+def test_benchmarks_show_the_report_and_this_machine(browser, server):
+    with opened(browser, server, "benchmarks") as page:
+        open_tab(page, "Benchmarks")
+        plot = page.locator(".zoo-plots svg:visible").first
+        plot.wait_for()
+        assert plot.locator("circle.zoo-dot-report").count() == plot.locator("circle.zoo-dot-here").count() > 5
+        described = plot.get_attribute("aria-label")
+        assert re.search(rf"{DEFAULT} 99\.60%, [\d.]+ ms for one image, [\d.]+ in the report", described)
+        page.get_by_text(re.compile(r"^Here, one image takes [\d.]+ times as long")).wait_for()
+        button(page, "Measure again").click()
+        page.wait_for_function("text => document.querySelector('.zoo-plots svg').ariaLabel !== text", arg=described)
 
 
 @needs_browser
@@ -429,7 +630,7 @@ def test_server_removes_temporary_files(tmp_path):
         client.predict(handle_file(EXAMPLES / "two.jpg"), DEFAULT, api_name="/inside")
         (folder,) = temporary.iterdir()
         assert len(list(folder.glob("files/*/rows.csv"))) == 1
-        assert len(list(folder.glob("files/*/*.png"))) > 8
+        assert not list(folder.glob("files/*/*.png")), "what is shown inside the page needs no file"
         assert server.stop() == 0
     assert list(temporary.iterdir()) == []
 
@@ -460,3 +661,60 @@ def test_page_works_with_two_processes(browser, tmp_path):
             draw(page, SEVEN)
             wait_for_label(page, "7")
         assert server.stop() == 0
+
+
+SCREENS = {  # files in docs/, and how they come about
+    "page": ("light", 1280, 800, lambda page, _: None),
+    "page-dark": ("dark", 1280, 800, lambda page, _: None),
+    "page-phone": ("light", 390, 844, lambda page, _: None),
+    "page-number": ("light", 1280, 800, lambda page, folder: show_number(page, folder)),
+    "page-photo": ("light", 1280, 800, lambda page, _: show_photograph(page)),
+    "page-inside": ("light", 1280, 800, lambda page, _: show_layer(page)),
+    "page-inside-phone": ("dark", 390, 844, lambda page, _: show_layer(page)),
+    "page-benchmarks": ("light", 1280, 800, lambda page, _: open_tab(page, "Benchmarks")),
+}
+
+
+def show_number(page, folder):
+    write_number(folder / "number.png")
+    choose_image(page)
+    upload(page, folder / "number.png")
+    wait_for_label(page, "734")
+
+
+def show_photograph(page):
+    choose_image(page)
+    button(page, "Example cat.jpg").click()
+    wait_for_label(page, "cat")
+    page.get_by_label("Show where the answer comes from").check()
+    page.locator("figcaption:visible", has_text="Speaks for cat").wait_for()
+
+
+def show_layer(page):
+    open_tab(page, "Look inside")
+    button(page, "Example five.jpg").click()
+    remove_button(page).wait_for()
+    page.get_by_role("button", name="Show the layers").click()
+    page.locator(".zoo-look[data-ready]").wait_for()
+    page.locator("[data-layer]").nth(1).click()
+    page.locator(".zoo-panel:visible", has_text="conv2").wait_for()
+    page.locator(".zoo-layers").scroll_into_view_if_needed()
+    page.evaluate("""() => {
+        const top = innerWidth < 500 ? document.querySelector(".zoo-layers").getBoundingClientRect().top - 16 : -1e5;
+        scrollBy(0, top);
+    }""")
+
+
+@needs_browser
+@pytest.mark.parametrize("name", SCREENS)
+def test_screens_of_the_documentation(browser, server, name, tmp_path):
+    """Write docs/page*.png: `ZOO_SCREENSHOTS=docs pytest tests/serve/demo/test_page.py -k documentation`."""
+    folder = os.environ.get("ZOO_SCREENSHOTS")
+    if not folder:
+        pytest.skip("writes screenshots only if ZOO_SCREENSHOTS names a folder")
+    scheme, width, height, act = SCREENS[name]
+    with opened(browser, server, None, color_scheme=scheme, viewport={"width": width, "height": height}) as page:
+        wait_for_label(page, "7")
+        act(page, tmp_path)
+        page.wait_for_timeout(700)
+        page.screenshot(path=Path(folder, f"{name}.png"))

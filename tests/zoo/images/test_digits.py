@@ -15,7 +15,7 @@ from tests.pictures import digit_pictures as pictures
 from tests.pictures import digit_shapes as shapes
 from zoo.datasets import catalog as datasets
 from zoo.errors import BadInput
-from zoo.images.digits import DOUBT, is_mnist_form, to_mnist
+from zoo.images.digits import DOUBT, found_ink, is_mnist_form, to_mnist
 
 SMALL = sorted(set(pictures.STYLES) - {"huge", "tiny"})
 
@@ -486,3 +486,17 @@ def test_many_pieces_are_refused_with_their_number() -> None:
     page[16:496:3, 16:496:3] = 0
     with pytest.raises(BadInput, match=r"25600 separate marks.*crop it"):
         to_mnist(page)
+
+
+def test_found_ink_shows_the_digit_and_what_is_left_out():
+    page = np.full((200, 160, 1), 255, np.uint8)
+    cv2.line(page, (80, 40), (80, 160), 0, 14)
+    cv2.circle(page, (30, 30), 3, 0, -1)  # a speck
+    ink = found_ink(page)
+    assert ink.shape == (200, 160)
+    assert (ink[60:140, 78:83] == 255).all()
+    assert ink[30, 30] == 128
+    assert ink[100, 120] == 0
+    assert found_ink(to_mnist(page)[0]) is None
+    with pytest.raises(BadInput):
+        found_ink(np.full((200, 160, 1), 255, np.uint8))
