@@ -12,7 +12,7 @@ from zoo.images.levels import Array
 
 _SECTORS = 36  # of the directions around a digit
 _MIN_SECTORS = 32  # a ring covers so many: one that is drawn by hand may have a gap of 40 degrees
-_MIN_INNER = 0.3  # of a ring's longer side: what is inside is the digit; the dot of a dotted zero is smaller
+_MIN_INNER = 0.4  # of the longer side of a ring: what is inside is the digit; the hole of an outlined nine is smaller
 _LARGE = 0.12  # of the longest stroke: smaller pieces are specks
 _MAX_LARGE = 24  # more pieces are no digit with a mark, and are refused later
 
