@@ -276,7 +276,7 @@ def _strokes(ink: Ink) -> _Strokes:
         if space is not None:
             mask |= space
             labels, stats, on_edge = _pieces(mask)
-        extra, corrections = extra_marks(labels, stats)
+        extra, corrections = extra_marks(labels, stats, ink.blank)
         if lines is not None:  # what is left of lines at the border
             cut = _touches(stats, mask.shape, ink.margin + 2)
             if (~cut & (np.maximum(stats[:, 2], stats[:, 3]) >= _MIN_STROKE * max(mask.shape))).any():

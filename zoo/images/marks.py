@@ -13,6 +13,9 @@ from zoo.images.levels import Array
 _SECTORS = 36  # of the directions around a digit
 _MIN_SECTORS = 32  # a ring covers so many: one that is drawn by hand may have a gap of 40 degrees
 _MIN_INNER = 0.4  # of the longer side of a ring: what is inside is the digit; the hole of an outlined nine is smaller
+_MIN_AROUND = 0.8  # width and height of a cell's edges / those of the digit
+_MAX_BAND = 0.08  # of the longer side: how far tilted edges leave the sides of their box
+_MAX_INSIDE = 0.03  # of the ink of a cell's edges: what is not along the sides
 _LARGE = 0.12  # of the longest stroke: smaller pieces are specks
 _MAX_LARGE = 24  # more pieces are no digit with a mark, and are refused later
 
@@ -51,12 +54,13 @@ _MAX_SPACE = 0.22  # of the digit's size: the width of the space inside an outli
 _MAX_UNEVEN = 0.3  # deviation of the space's width; the space between a digit and a ring around it has more
 
 
-def extra_marks(labels: Array, stats: Array) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
-    """Which pieces of ink are a ring or box around the digit, or a line below it.
+def extra_marks(labels: Array, stats: Array, blank: Sequence[int]) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+    """Which pieces of ink are a ring or box around the digit, edges of its cell, or a line below it.
 
     Args:
         labels: int32 `(h, w)`, 1 to P in the pieces, 0 elsewhere.
         stats: int32 `(P, 5)`, x, y, width, height and area of each piece.
+        blank: as in `paper_lines`.
     Returns:
         bool `(P,)`, and the corrections in words.
     """
@@ -78,6 +82,17 @@ def extra_marks(labels: Array, stats: Array) -> tuple[npt.NDArray[np.bool_], tup
             extra[piece] = True
             large = inside
             corrections = ["removed a ring or box around the digit"]
+    top, bottom, left, right = blank
+    frame = left + 2, top + 2, labels.shape[1] - right - 2, labels.shape[0] - bottom - 2
+    is_cut = (boxes[:, :2] <= frame[:2]).any(axis=1) | (boxes[:, 2:] >= frame[2:]).any(axis=1)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    for piece in large[np.argsort(-sizes[large])][:3]:
+        x0, y0, x1, y1 = boxes[piece]
+        inside = large[((centres[large] > (x0, y0)) & (centres[large] < (x1, y1))).all(axis=1) & ~is_cut[large]]
+        if is_cut[piece] and inside.size and _is_along_box(labels, piece, boxes, inside):
+            extra[piece] = True
+            large = large[large != piece]
+            corrections.append("removed the edges of a cell")
     lines = [piece for piece in large if _is_line(stats[piece])]
     others = [piece for piece in large if piece not in lines]
     if lines and others:
@@ -104,6 +119,21 @@ def _is_ring(labels: Array, piece: int, boxes: Array, inside: Array, size: int) 
     angles = np.arctan2(ys - ((y0 + y1) / 2 - top), xs - ((x0 + x1) / 2 - left))
     sectors = np.asarray((angles / (2 * np.pi) + 0.5) * _SECTORS, np.int64)
     return bool(np.count_nonzero(np.bincount(sectors, minlength=_SECTORS)[:_SECTORS]) >= _MIN_SECTORS)
+
+
+def _is_along_box(labels: Array, piece: int, boxes: Array, inside: Array) -> bool:
+    """Whether a piece consists of thin lines along the sides of its box, which is as large as what is inside."""
+    x0, y0, x1, y1 = (int(value) for value in boxes[piece])
+    left, top, right, bottom = _union(boxes[inside])
+    width, height = x1 - x0, y1 - y0
+    if width < _MIN_AROUND * (right - left) or height < _MIN_AROUND * (bottom - top):
+        return False
+    part = labels[y0:y1, x0:x1] == piece + 1
+    band = max(2, round(_MAX_BAND * max(width, height)))
+    area = np.count_nonzero(part)
+    if area > 2 * _MAX_LINE * max(width, height) * (width + height):
+        return False
+    return np.count_nonzero(part[band:-band, band:-band]) <= _MAX_INSIDE * area
 
 
 def _is_line(stat: Array) -> bool:
