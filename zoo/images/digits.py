@@ -110,6 +110,8 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     corrections.append("centred")
     if not ink.sure:
         corrections.append(f"{DOUBT}ink and paper may be swapped")
+    if ink.uneven and _touches(np.array([strokes.box]), ink.amount.shape)[0]:
+        corrections.append(f"{DOUBT}the ink reaches the border, as an edge or a crease of the paper does")
     if left_out > _MAX_LEFT_OUT:
         corrections.append(f"{DOUBT}{left_out:.0%} of the ink was left out")
     if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], len(strokes.pieces)):

@@ -52,6 +52,7 @@ class Ink:
         scale: pixels of the image per pixel of the map, along one side.
         margin: pixels of paper that were added on each side of the map, because the ink may touch the frame.
         blank: pixels at the map's top, bottom, left and right that hold no ink: the margin, or a window's frame.
+        uneven: whether it is a photograph whose uneven background was subtracted.
         sure: whether it is clear which of two levels is the ink.
         corrections: the corrections that were made, in words.
     """
@@ -62,6 +63,7 @@ class Ink:
     scale: int
     margin: int
     blank: tuple[int, int, int, int]
+    uneven: bool
     sure: bool
     corrections: tuple[str, ...]
 
@@ -93,7 +95,7 @@ def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
     if drawing is None:
         corrections.append("flattened the uneven background")
     thresholds, faintest = _thresholds(amount, drawing is None, height, width)
-    return Ink(amount, thresholds, faintest, scale, 0, blank, True, tuple(corrections))
+    return Ink(amount, thresholds, faintest, scale, 0, blank, drawing is None, True, tuple(corrections))
 
 
 def without_bars(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
@@ -149,6 +151,7 @@ def _from_levels(levels: Levels, scale: int, corrections: list[str]) -> Ink:
         scale,
         margin,
         (margin,) * 4,
+        False,
         levels.sure,
         tuple(corrections),
     )
