@@ -84,7 +84,7 @@ def extra_marks(labels: Array, stats: Array, blank: Sequence[int]) -> tuple[npt.
             corrections = ["removed a ring or box around the digit"]
     top, bottom, left, right = blank
     frame = left + 2, top + 2, labels.shape[1] - right - 2, labels.shape[0] - bottom - 2
-    is_cut = (boxes[:, :2] <= frame[:2]).any(axis=1) | (boxes[:, 2:] >= frame[2:]).any(axis=1)
+    is_cut = np.asarray((boxes[:, :2] <= frame[:2]).any(axis=1) | (boxes[:, 2:] >= frame[2:]).any(axis=1))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     for piece in large[np.argsort(-sizes[large])][:3]:
         x0, y0, x1, y1 = boxes[piece]
@@ -133,7 +133,7 @@ def _is_along_box(labels: Array, piece: int, boxes: Array, inside: Array) -> boo
     area = np.count_nonzero(part)
     if area > 2 * _MAX_LINE * max(width, height) * (width + height):
         return False
-    return np.count_nonzero(part[band:-band, band:-band]) <= _MAX_INSIDE * area
+    return bool(np.count_nonzero(part[band:-band, band:-band]) <= _MAX_INSIDE * area)
 
 
 def _is_line(stat: Array) -> bool:
