@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.pictures import digit_crops as crops
 from tests.pictures import digit_pictures as pictures
+from tests.pictures import digit_shapes
 from tests.pictures.digit_shapes import Array, Random, Stroke
 
 Layer = tuple[Array, Any]  # coverage, and the colour of its ink or None for the digit's own
@@ -377,30 +378,7 @@ CLOSED_FOURS: list[list[Stroke]] = [
 ]
 
 
-# --- Images without a digit.
-
-
-def empty_lined(random: Random) -> Array:
-    """Ruled paper with nothing on it."""
-    height, width = 400, int(random.integers(300, 600))
-    step, tone = random.uniform(40, 140), random.uniform(90, 190)
-    layers: list[Layer] = []
-    nothing = np.zeros((height, width), np.float32)
-    tilt, thick = random.uniform(-0.04, 0.04), random.uniform(1, 4)
-    for place in np.arange(random.uniform(0, step), height + step, step):
-        ends = np.array([[-5, place - tilt * width / 2], [width + 5, place + tilt * width / 2]])
-        layers.append((_line(nothing, ends, thick), (tone, tone, min(255.0, tone * 1.2))))
-    return pen(random, nothing, layers)
-
-
-def empty_table(random: Random) -> Array:
-    """An empty sheet on a table."""
-    return pictures.table_edge(random, np.zeros((100, 100), np.float32))
-
-
-def empty_shadow(random: Random) -> Array:
-    """An empty sheet with the shadow of a hand."""
-    return pictures.shadowed(random, np.zeros((100, 100), np.float32))
-
-
-EMPTY: dict[str, Callable[[Random], Array]] = {kind.__name__: kind for kind in (empty_lined, empty_table, empty_shadow)}
+def closed_four(random: Random) -> Array:
+    """Coverage of such a four, by hand."""
+    width = float(random.choice([0.04, 0.07, 0.11, 0.15]))
+    return digit_shapes.draw(4, random, 200, width, skeletons={4: CLOSED_FOURS})
