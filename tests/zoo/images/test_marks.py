@@ -16,10 +16,23 @@ from zoo.errors import BadInput
 from zoo.images.digits import to_mnist
 
 RIGHT, WRONG_AND_KNOWN = 0.97, 0.01  # asked of crops that are cut to the ink: shares of the images
-# Kinds that do not reach these: what is held instead. Figures: docs/decisions/0005-digits.md.
-KNOWN_WEAK: dict[str, tuple[float, float]] = {}
-# Images without a digit of which more than 1 % are known.
-KNOWN_WEAK_EMPTY: dict[str, float] = {}
+# Kinds that do not reach these, and what is held instead. `bench/test_digit_pictures.py -k obstacle` measures them; the
+# figures and the reasons are in docs/decisions/0005-digits.md, "Known weak".
+KNOWN_WEAK = {
+    "circled": (0.85, 0.1),
+    "encircled": (0.9, 0.05),
+    "underlined": (0.85, 0.05),
+    "celled": (0.9, 0.1),
+    "edged": (0.85, 0.1),
+    "lined": (0.9, 0.05),
+    "fading": (0.9, 0.05),
+    "dry": (0.85, 0.05),
+    "outlined": (0.75, 0.15),
+    "bold": (0.85, 0.1),
+}
+# Images without a digit: the share that may be known, where it is more than asked.
+KNOWN_WEAK_EMPTY = {"ruled": 0.05, "squared": 0.05, "margin": 0.05, "cell": 0.15, "form": 0.05, "table": 0.1,
+                    "crumpled": 0.15, "staple": 0.05}  # fmt: skip
 
 
 def _random(name: str, number: int) -> np.random.Generator:
@@ -39,7 +52,7 @@ def _page(shape: np.ndarray) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", obstacles.OBSTACLES)
 def test_disturbed_digit_is_classified(model: Any, kind: str) -> None:
-    count, right, wrong_and_known = 30, 0, 0
+    count, right, wrong_and_known = 20, 0, 0
     for number in range(count):
         random = _random(f"disturbed {kind}", 4000 + number)
         digit = (number // 2) % 10
