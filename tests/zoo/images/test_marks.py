@@ -25,14 +25,15 @@ KNOWN_WEAK = {
     "celled": (0.9, 0.1),
     "edged": (0.85, 0.1),
     "lined": (0.9, 0.05),
+    "faded": (0.9, 0.05),
     "fading": (0.9, 0.05),
     "dry": (0.85, 0.05),
     "outlined": (0.75, 0.15),
     "bold": (0.85, 0.1),
 }
 # Images without a digit: the share that may be known, where it is more than asked.
-KNOWN_WEAK_EMPTY = {"ruled": 0.05, "squared": 0.05, "margin": 0.05, "cell": 0.15, "form": 0.05, "table": 0.1,
-                    "crumpled": 0.15, "staple": 0.05}  # fmt: skip
+KNOWN_WEAK_EMPTY = {"ruled": 0.05, "squared": 0.05, "margin": 0.05, "cell": 0.15, "form": 0.05, "shadow": 0.05, "table": 0.1,
+                    "crumpled": 0.15, "stroke": 0.1, "staple": 0.15}  # fmt: skip
 
 
 def _random(name: str, number: int) -> np.random.Generator:
