@@ -1,6 +1,7 @@
 """Comparison of a run's ratios with a baseline, and the marker `full`."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -42,7 +43,8 @@ def test_comparison_without_common_ratios_fails():
 
 def run_pytest(*arguments):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=100)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Starts `zoo serve` in a process of its own, and finds a browser."""
 
+import inspect
 import os
 import re
 import shutil
@@ -14,7 +15,13 @@ from pathlib import Path
 import httpx
 
 STARTUP_LINE = re.compile(r"zoo: Running on (https?://\S+) with (.*)")
+STARTUP_S = 300  # on a machine that is busy with other things
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+# httpx waits 5 seconds for a response unless a call says otherwise; on a busy machine that is too short.
+DEFAULT_TIMEOUT = inspect.signature(httpx.get).parameters["timeout"].default
+DEFAULT_TIMEOUT.connect = DEFAULT_TIMEOUT.read = DEFAULT_TIMEOUT.write = DEFAULT_TIMEOUT.pool = 60.0
 
 
 @dataclass
@@ -106,7 +113,7 @@ def serving(folder, *options, key=None, program="serve.cli", verify=True, **envi
     with stderr_file.open("w") as file:
         process = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
     try:
-        until = time.monotonic() + 90
+        until = time.monotonic() + STARTUP_S
         while not (match := STARTUP_LINE.search(stderr_file.read_text())):
             assert process.poll() is None, stderr_file.read_text()
             assert time.monotonic() < until, stderr_file.read_text()

@@ -33,8 +33,12 @@ def synthetic_data(monkeypatch):
 
 @pytest.fixture
 def run(synthetic_data, monkeypatch, empty_home):
-    """Run the command; return exit code, stdout and stderr. Runs are stored in the test's own $ZOO_HOME."""
+    """Run the command; return exit code, stdout and stderr. Runs are stored in the test's own $ZOO_HOME.
+
+    It does not draw the runs' curves, which takes as long as the training; tests of that restore `draw`.
+    """
     monkeypatch.setattr("train.start.MEASURE_S", 0.001)
+    monkeypatch.setattr("train.report.draw", lambda _: None)
 
     def call(*arguments):
         done = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="python -m train")
@@ -60,13 +64,15 @@ def do_not_stop(monkeypatch):
 NAME = "mnist14k.notes"
 
 
-def test_messages_describe_run_and_next_command(run, empty_home):
+def test_messages_describe_run_and_next_command(run, monkeypatch, empty_home):
+    monkeypatch.setattr("train.report.draw", draw)
     code, out, err = run(NAME, "--epochs", 1, "--threads", 1)
     assert code == 0, err
     folder = empty_home / "runs" / NAME / "seed0"
     assert find(NAME).title in err
     assert "1 epoch, 320 images per epoch (all training images), seed 0, 1 thread, about " in err
     assert f"Run folder: {folder}." in err
+    assert (folder / "curves.png").exists()
     assert "Next: python -m train export mnist14k.notes --as mnist14k.mine\n" in err
     assert err.index("Run folder") < err.index("images/s") < err.index("Next: ")
     assert out.startswith(f"{NAME} seed 0: ")
@@ -142,6 +148,7 @@ def test_resume_without_seed_continues_the_unfinished_run(run, monkeypatch, empt
 
 def test_run_without_epochs_is_drawn_without_warning(run, monkeypatch, empty_home):
     """pytest turns every warning into an error."""
+    monkeypatch.setattr("train.report.draw", draw)
     stop_in(monkeypatch, 0)
     assert run(NAME, "--epochs", 2, "--threads", 1)[0] == 130
     folder = empty_home / "runs" / NAME / "seed0"

@@ -104,6 +104,7 @@ def test_ambiguous_json_is_refused(text, message):
         Card.from_json(text, "x")
 
 
+@pytest.mark.slow
 def test_hostile_cards_are_refused_or_printable(capsys):
     """Every text is refused in one printable sentence, or it is a card that all commands can print."""
     started, read, refused, slowest = time.process_time(), [], [], 0.0

@@ -91,6 +91,7 @@ def test_command(run, digit_folder):  # noqa: F811
     assert run("evaluate", "mnist14k", digit_folder / "7", "--map", "x")[0] == 2
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_import_torch(digit_folder):
     code = (
         f"import sys, zoo; zoo.evaluate('mnist14k', {str(digit_folder)!r}); "

@@ -264,11 +264,17 @@ def test_visitors_cannot_access_files_of_others(server):
             assert other.get(f"/gradio_api/file={digest}/{known.split('/')[1]}").status_code == 404
 
 
+@pytest.fixture
+def store(tmp_path):
+    """A store of uploads, and the id of the only file in it."""
+    files = FileStore(tmp_path, 10**6)
+    return files, files.id(files.save("a.png", b"x", ""))
+
+
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]{22}/[^/]*", fullmatch=True))
 @FAST
-def test_only_ids_resolve_to_files(tmp_path_factory, text):
-    files = FileStore(tmp_path_factory.mktemp("files"), 10**6)
-    own = files.id(files.save("a.png", b"x", ""))
+def test_only_ids_resolve_to_files(store, text):
+    files, own = store
     assert files.path(own).read_bytes() == b"x"
     assert text == own or files.path(text) is None
 
@@ -744,7 +750,7 @@ def test_idle_sessions_are_forgotten(page, monkeypatch):
     """They are removed from Gradio's own tables too."""
     sessions, gradio = page.guard._sessions, page.gradio
     queue, holder = gradio.get_blocks()._queue, gradio.state_holder
-    for number in range(100):
+    for number in range(80):
         outcome(page.client, "draw", ["", DEFAULT, False], session_hash=f"gone{number}")
     assert len(holder.session_data) <= 64
     start(page.client, "draw", ["", DEFAULT, False], session_hash="unread")

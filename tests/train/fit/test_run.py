@@ -153,6 +153,7 @@ def test_recipes_build_networks_for_the_images(folder, architecture):
         assert scores.shape == (6, 2)
 
 
+@pytest.mark.slow
 def test_a_folder_with_the_users_own_train_py(empty_home, folder, tmp_path):
     (tmp_path / "train.py").write_text("raise SystemExit('the user\\'s script ran')")
     command = [sys.executable, "-m", "serve.cli", "fit", str(folder), "--name", "a/b"]

@@ -34,6 +34,7 @@ def test_mnist14k_layer_by_layer():
     assert layers == registry.find("mnist14k.notes").card.layers
 
 
+@pytest.mark.slow
 def test_two_3x3_convolutions_have_a_5x5_field():
     layers = layers_of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)), (1, 12, 12))
     assert [layer.receptive_field for layer in layers] == [3, 5]
