@@ -32,8 +32,18 @@ KNOWN_WEAK = {
     "bold": (0.85, 0.1),
 }
 # Images without a digit: the share that may be known, where it is more than asked.
-KNOWN_WEAK_EMPTY = {"ruled": 0.05, "squared": 0.05, "margin": 0.05, "cell": 0.15, "form": 0.05, "shadow": 0.05, "table": 0.1,
-                    "crumpled": 0.15, "stroke": 0.1, "staple": 0.15}  # fmt: skip
+KNOWN_WEAK_EMPTY = {
+    "ruled": 0.05,
+    "squared": 0.05,
+    "margin": 0.05,
+    "cell": 0.15,
+    "form": 0.05,
+    "shadow": 0.05,
+    "table": 0.1,
+    "crumpled": 0.15,
+    "stroke": 0.1,
+    "staple": 0.15,
+}
 
 
 def _random(name: str, number: int) -> np.random.Generator:
