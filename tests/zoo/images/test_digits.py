@@ -101,9 +101,10 @@ def test_inverted_mnist_is_restored_exactly() -> None:
     assert notes == ("inverted: the ink was dark",)
 
 
+@pytest.mark.parametrize("numbers", [range(2), pytest.param(range(2, 10), marks=pytest.mark.slow)], ids=["two", "rest"])
 @pytest.mark.parametrize("name", SMALL)
-def test_result_has_mnist_form_and_is_stable(name: str) -> None:
-    for number in range(10):
+def test_result_has_mnist_form_and_is_stable(name: str, numbers: range) -> None:
+    for number in numbers:
         result, notes = to_mnist(_own(name, number))
         assert result.shape == (28, 28, 1)
         assert result.dtype == np.uint8
