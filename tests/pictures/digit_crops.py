@@ -95,6 +95,53 @@ def tight(random: Random, shape: Array) -> Array:
     return flat if random.random() < 0.4 else photographed(random, flat)
 
 
+def geometric(digit: int, width: float) -> Array:
+    """float32 coverage of a digit of straight lines and arcs, 300 pixels high; `width` of its strokes as a share."""
+    page = np.zeros((600, 600), np.uint8)
+    thick = max(1, round(300 * width))
+    for points in _LINES.get(digit, ()):
+        cv2.polylines(page, [np.array(points, np.int32)], False, 255, thick, cv2.LINE_AA)
+    for x, y, half_width, half_height, start, end in _ARCS.get(digit, ()):
+        cv2.ellipse(page, (x, y), (half_width, half_height), 0, start, end, 255, thick, cv2.LINE_AA)
+    return page.astype(np.float32) / 255
+
+
+_LINES: dict[int, list[list[tuple[int, int]]]] = {
+    1: [[(250, 200), (310, 150), (310, 450)]],
+    2: [[(380, 258), (215, 450), (390, 450)]],
+    4: [[(320, 150), (205, 350), (400, 350)], [(340, 260), (340, 450)]],
+    5: [[(380, 150), (240, 150), (230, 285)]],
+    6: [[(350, 150), (240, 280), (205, 360)]],
+    7: [[(210, 150), (390, 150), (280, 450)]],
+    9: [[(388, 235), (385, 350), (340, 450)]],
+}
+_ARCS: dict[int, list[tuple[int, int, int, int, int, int]]] = {  # centre, half axes, first and last angle
+    0: [(300, 300, 95, 150, 0, 360)],
+    2: [(300, 230, 85, 80, 180, 380)],
+    3: [(290, 225, 85, 75, 200, 450), (290, 375, 95, 75, 270, 520)],
+    5: [(285, 355, 100, 95, 235, 500)],
+    6: [(300, 360, 95, 90, 0, 360)],
+    8: [(300, 222, 75, 72, 0, 360), (300, 372, 92, 78, 0, 360)],
+    9: [(300, 235, 88, 85, 0, 360)],
+}
+
+
+def detected(random: Random, digit: int, height: int, width: float) -> Array:
+    """uint8 `(height, W, 3)`: a photograph of a `geometric` digit, cut to its ink's box as a detector does."""
+    coverage = cut(geometric(digit, width), (0.0,) * 4)
+    size = (max(1, round(coverage.shape[1] * height / coverage.shape[0])), height)
+    ink = cv2.resize(coverage, size, interpolation=cv2.INTER_AREA)[:, :, None]
+    slope = random.uniform(0, 0.25)
+    light = np.linspace(1 - slope / 2, 1 + slope / 2, size[0])[None, :, None]
+    scene = (205 - 165 * ink) * light * np.array([1, 0.97, 0.9])
+    photo = np.clip(scene + random.normal(0, random.uniform(2, 6), scene.shape), 0, 255).astype(np.uint8)
+    quality = int(random.choice([0, 70, 90]))  # 0: PNG
+    if not quality:
+        return photo
+    data = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+
+
 def photographed(random: Random, flat: Array) -> Array:
     """Add a photograph's light, blur, noise and, mostly, JPEG compression."""
     height, width = flat.shape[:2]

@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.pictures import digit_crops as crops
 from tests.pictures import digit_pictures as pictures
+from tests.pictures import digit_shapes
 from tests.pictures.digit_shapes import Array, Random, Stroke
 
 Layer = tuple[Array, Any]  # coverage, and the colour of its ink or None for the digit's own
@@ -179,6 +180,51 @@ def celled(random: Random, shape: Array) -> Array:
     return setting(random, shape, [(layer, (tone, tone, tone))])
 
 
+def edged(random: Random, shape: Array) -> Array:
+    """A cell's edges on one to four sides, near the digit or touching it; the crop cuts them off."""
+    shape = on_page(random, shape, 0.4)
+    height, width = shape.shape
+    x, y, wide, high = _box(shape)
+    thick = max(1, round(max(height, width) * random.uniform(0.006, 0.02)))
+    sides = random.random(4) < 0.5
+    sides[int(random.integers(4))] = True
+    near = thick * random.uniform(-0.5, 4)  # between the digit and the closest edge; below 0 they overlap
+    corner_x, corner_y = x - thick - near if sides[0] else -5, y - thick - near if sides[1] else -5
+    far_x = x + wide + near if sides[2] else width + 5
+    far_y = y + high + near if sides[3] else height + 5
+    layer = np.zeros(shape.shape, np.float32)
+    beyond = random.random() < 0.5  # the edges go on beyond the corners
+    rows = slice(0, None) if beyond else slice(max(0, round(corner_y)), round(far_y) + thick)
+    columns = slice(0, None) if beyond else slice(max(0, round(corner_x)), round(far_x) + thick)
+    for place, is_drawn in ((corner_x, sides[0]), (far_x, sides[2])):
+        if is_drawn:
+            layer[rows, max(0, round(place)) : max(0, round(place) + thick)] = 1
+    for place, is_drawn in ((corner_y, sides[1]), (far_y, sides[3])):
+        if is_drawn:
+            layer[max(0, round(place)) : max(0, round(place) + thick), columns] = 1
+    tone = random.uniform(20, 150)
+    return (pen, screen)[int(random.integers(2))](random, shape, [(layer, (tone, tone, tone))])
+
+
+def encircled(random: Random, shape: Array) -> Array:
+    """A heavy digit in a ring that it nearly touches."""
+    shape = np.pad(crops.cut(shape, (0.3,) * 4), 10)
+    x, y, width, height = _box(shape)
+    grow = max(0, round(height * random.uniform(0.14, 0.24) - _stroke(shape)))
+    shape = cv2.dilate(shape, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow + 1, grow + 1)))
+    x, y, width, height = _box(shape)
+    ys, xs = np.nonzero(shape > 0.5)
+    centre = np.array([x + width / 2, y + height / 2])
+    reach = float(np.hypot(xs - centre[0], ys - centre[1]).max())
+    thick = height * random.uniform(0.04, 0.14)
+    radius = reach + thick / 2 + height * random.uniform(0.02, 0.07)
+    pad = round(radius + thick + height * random.uniform(0.05, 0.3)) - round(min(centre))
+    shape = np.pad(shape, max(0, pad))
+    angle = np.linspace(0, 2 * np.pi, 200)
+    ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius + centre + max(0, pad)
+    return shown(random, shape, [(_line(shape, ring, thick), _mark_colour(random))])
+
+
 def lined(random: Random, shape: Array) -> Array:
     """Ruled lines as strong as pencil or print; some of them cross the digit."""
     shape = on_page(random, shape, 0.9)
@@ -225,6 +271,16 @@ def faded(random: Random, shape: Array) -> Array:
     ramp = 1 / (1 + np.exp(-across / random.choice([0.03, 0.1])))
     least = random.uniform(0.25, 0.6)
     return shown(random, np.asarray(shape * (least + (1 - least) * ramp), np.float32), [])
+
+
+def fading(random: Random, shape: Array) -> Array:
+    """The upper or lower half has 25 to 60 % of the ink, such as a nine's loop where the pen begins to write."""
+    shape = on_page(random, shape)
+    _, y, _, height = _box(shape)
+    along = ((np.arange(shape.shape[0]) - y) / height - random.uniform(0.35, 0.65)) * random.choice([-1, 1])
+    ramp = 1 / (1 + np.exp(-along / random.choice([0.03, 0.1])))
+    least = random.uniform(0.25, 0.6)
+    return shown(random, np.asarray(shape * (least + (1 - least) * ramp)[:, None], np.float32), [])
 
 
 def dry(random: Random, shape: Array) -> Array:
@@ -297,7 +353,7 @@ Obstacle = Callable[[Random, Array], Array]
 OBSTACLES: dict[str, Obstacle] = {
     kind.__name__: kind
     for kind in (
-        tight, letterboxed, circled, underlined, celled, lined, faded, dry, outlined, bold)
+        tight, letterboxed, circled, encircled, underlined, celled, edged, lined, faded, fading, dry, outlined, bold)
 }  # fmt: skip
 
 
@@ -322,30 +378,7 @@ CLOSED_FOURS: list[list[Stroke]] = [
 ]
 
 
-# --- Images without a digit.
-
-
-def empty_lined(random: Random) -> Array:
-    """Ruled paper with nothing on it."""
-    height, width = 400, int(random.integers(300, 600))
-    step, tone = random.uniform(40, 140), random.uniform(90, 190)
-    layers: list[Layer] = []
-    nothing = np.zeros((height, width), np.float32)
-    tilt, thick = random.uniform(-0.04, 0.04), random.uniform(1, 4)
-    for place in np.arange(random.uniform(0, step), height + step, step):
-        ends = np.array([[-5, place - tilt * width / 2], [width + 5, place + tilt * width / 2]])
-        layers.append((_line(nothing, ends, thick), (tone, tone, min(255.0, tone * 1.2))))
-    return pen(random, nothing, layers)
-
-
-def empty_table(random: Random) -> Array:
-    """An empty sheet on a table."""
-    return pictures.table_edge(random, np.zeros((100, 100), np.float32))
-
-
-def empty_shadow(random: Random) -> Array:
-    """An empty sheet with the shadow of a hand."""
-    return pictures.shadowed(random, np.zeros((100, 100), np.float32))
-
-
-EMPTY: dict[str, Callable[[Random], Array]] = {kind.__name__: kind for kind in (empty_lined, empty_table, empty_shadow)}
+def closed_four(random: Random) -> Array:
+    """Coverage of such a four, by hand."""
+    width = float(random.choice([0.04, 0.07, 0.11, 0.15]))
+    return digit_shapes.draw(4, random, 200, width, skeletons={4: CLOSED_FOURS})

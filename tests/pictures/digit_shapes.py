@@ -103,9 +103,11 @@ def curve(points: Stroke, steps: int = 24) -> Array:
     return np.concatenate([*parts, known[-1:]])
 
 
-def strokes(digit: int, random: Random, variant: int | None = None) -> list[Array]:
+def strokes(
+    digit: int, random: Random, variant: int | None = None, skeletons: dict[int, list[list[Stroke]]] = SKELETONS
+) -> list[Array]:
     """The digit's strokes, float64 `(P, 2)` each, about 0 to 1, with random slant, tilt, width and point positions."""
-    variants = SKELETONS[digit]
+    variants = skeletons[digit]
     skeleton = variants[int(random.integers(len(variants))) if variant is None else variant]
     slant, tilt = random.normal(0.08, 0.12), random.normal(0, 0.06)
     stretch = random.uniform(0.62, 0.95)
@@ -120,16 +122,23 @@ def strokes(digit: int, random: Random, variant: int | None = None) -> list[Arra
 
 
 def draw(
-    digit: int, random: Random, size: int = 240, width: float = 0.08, variant: int | None = None, pressure: float = 0.15
+    digit: int,
+    random: Random,
+    size: int = 240,
+    width: float = 0.08,
+    variant: int | None = None,
+    pressure: float = 0.15,
+    skeletons: dict[int, list[list[Stroke]]] = SKELETONS,
 ) -> Array:
     """Draw a digit `size` pixels high: float32 `(size·1.3, size·1.3)`, coverage 0 to 1.
 
     Args:
         width: of the stroke, as a share of `size`. pressure: how much the width varies along a stroke.
+        skeletons: the ways to write each digit.
     """
     side = round(size * 1.3)
     big = np.zeros((side * 2, side * 2), np.uint8)
-    for line in strokes(digit, random, variant):
+    for line in strokes(digit, random, variant, skeletons):
         phase, speed = random.uniform(0, 6.3), random.uniform(2, 6)
         places = np.rint((line * size + 0.15 * size) * 2 * 16).astype(int)
         for index in range(len(places) - 1):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from zoo.errors import BadInput, SeveralDigits
 from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink, without_bars
 from zoo.images.levels import Array, median
-from zoo.images.marks import extra_marks, outline_space, paper_lines
+from zoo.images.marks import are_empty_cells, extra_marks, outline_space, paper_lines
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
 
@@ -110,6 +110,8 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     corrections.append("centred")
     if not ink.sure:
         corrections.append(f"{DOUBT}ink and paper may be swapped")
+    if ink.uneven and _touches(np.array([strokes.box]), ink.amount.shape)[0]:
+        corrections.append(f"{DOUBT}the ink reaches the border, as an edge or a crease of the paper does")
     if left_out > _MAX_LEFT_OUT:
         corrections.append(f"{DOUBT}{left_out:.0%} of the ink was left out")
     if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], len(strokes.pieces)):
@@ -262,17 +264,21 @@ def _strokes(ink: Ink) -> _Strokes:
     for threshold in ink.thresholds:
         mask = (ink.amount >= threshold).astype(np.uint8)
         labels, stats, on_edge = _pieces(mask)
-        lines = paper_lines(mask, ink.margin) if _crosses(stats, mask.shape, ink.margin) else None
+        lines = paper_lines(mask, ink.blank) if _crosses(stats, mask.shape, ink.blank) else None
         if lines is not None:
             mask &= 1 - lines
             labels, stats, on_edge = _pieces(mask)
-        main = _main(stats, on_edge)
+        if not len(stats) or are_empty_cells(mask, stats, main := _main(stats, on_edge)):
+            raise BadInput(
+                f"The image ({ink.amount.shape[1] * ink.scale}x{ink.amount.shape[0] * ink.scale}) seems blank, "
+                "with only lines of the paper: draw a digit, or crop closer to it."
+            )
         box = (*stats[main, :4].tolist(),)
         space = None if on_edge[main] else outline_space(mask, box)
         if space is not None:
             mask |= space
             labels, stats, on_edge = _pieces(mask)
-        extra, corrections = extra_marks(labels, stats)
+        extra, corrections = extra_marks(labels, stats, ink.blank)
         if lines is not None:  # what is left of lines at the border
             cut = _touches(stats, mask.shape, ink.margin + 2)
             if (~cut & (np.maximum(stats[:, 2], stats[:, 3]) >= _MIN_STROKE * max(mask.shape))).any():
@@ -312,12 +318,12 @@ def _pieces(mask: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     return labels, stats[1:], _touches(stats[1:], mask.shape)
 
 
-def _crosses(stats: Array, shape: tuple[int, ...], margin: int) -> bool:
+def _crosses(stats: Array, shape: tuple[int, ...], blank: Sequence[int]) -> bool:
     """Whether a piece reaches from border to border."""
-    x, y, right, bottom = stats[:, 0], stats[:, 1], stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
-    near = margin + 2
-    wide = (x <= near) & (right >= shape[1] - near)
-    return bool((wide | (y <= near) & (bottom >= shape[0] - near)).any())
+    top, bottom, left, right = blank
+    x, y, x1, y1 = stats[:, 0], stats[:, 1], stats[:, 0] + stats[:, 2], stats[:, 1] + stats[:, 3]
+    wide = (x <= left + 2) & (x1 >= shape[1] - right - 2)
+    return bool((wide | (y <= top + 2) & (y1 >= shape[0] - bottom - 2)).any())
 
 
 def _main(stats: Array, unlikely: npt.NDArray[np.bool_]) -> int:

@@ -51,6 +51,8 @@ class Ink:
         faintest: amount above the paper's noise, from which on a pixel may belong to a fading stroke.
         scale: pixels of the image per pixel of the map, along one side.
         margin: pixels of paper that were added on each side of the map, because the ink may touch the frame.
+        blank: pixels at the map's top, bottom, left and right that hold no ink: the margin, or a window's frame.
+        uneven: whether it is a photograph whose uneven background was subtracted.
         sure: whether it is clear which of two levels is the ink.
         corrections: the corrections that were made, in words.
     """
@@ -60,6 +62,8 @@ class Ink:
     faintest: float
     scale: int
     margin: int
+    blank: tuple[int, int, int, int]
+    uneven: bool
     sure: bool
     corrections: tuple[str, ...]
 
@@ -85,13 +89,13 @@ def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
         if levels is not None and levels.contrast > _MIN_CONTRAST:
             return _from_levels(levels, scale, corrections)
         drawing = _drawing(channels)
-    amount, dark = drawing or _photograph(channels, axis)
+    amount, dark, blank = drawing or (*_photograph(channels, axis), (0, 0, 0, 0))
     if dark and not corrections:
         corrections.append("inverted: the ink was dark")
     if drawing is None:
         corrections.append("flattened the uneven background")
     thresholds, faintest = _thresholds(amount, drawing is None, height, width)
-    return Ink(amount, thresholds, faintest, scale, 0, True, tuple(corrections))
+    return Ink(amount, thresholds, faintest, scale, 0, blank, drawing is None, True, tuple(corrections))
 
 
 def without_bars(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
@@ -140,7 +144,17 @@ def _from_levels(levels: Levels, scale: int, corrections: list[str]) -> Ink:
         corrections.append("inverted: the ink was dark")
     low, high = (max(_MIN_CONTRAST, share * levels.contrast) for share in (_STROKE_EDGE, _HALF_INK))
     faintest = max(_MIN_CONTRAST, FADED * levels.contrast)
-    return Ink(np.asarray(amount, np.float32), (low, high), faintest, scale, margin, levels.sure, tuple(corrections))
+    return Ink(
+        np.asarray(amount, np.float32),
+        (low, high),
+        faintest,
+        scale,
+        margin,
+        (margin,) * 4,
+        False,
+        levels.sure,
+        tuple(corrections),
+    )
 
 
 def _has_plain_border(channels: Array) -> bool:
@@ -184,8 +198,8 @@ def _visible(pixels: Array) -> tuple[Array, list[str]]:
     return alpha[:, :, None], ["used the transparency as ink"]
 
 
-def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
-    """Distance of each pixel from a paper of one colour, float32 `(H, W)`, 0 to 1, and whether the ink is dark.
+def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool, tuple[int, int, int, int]] | None:
+    """Distance of each pixel from a paper of one colour, float32 `(H, W)`, 0 to 1, whether the ink is dark, `_frame`.
 
     None for a photograph, in which light and noise spread the paper's colours.
     """
@@ -208,7 +222,7 @@ def _drawing(channels: Array) -> tuple[npt.NDArray[np.float32], bool] | None:
     ink = (distance > max(_SAME_COLOUR, int(distance.max()) // 2)).astype(np.uint8)
     dark = bool(ink.any()) and sum(cv2.mean(channels, mask=ink)) < float(paper.sum())
     whole = cv2.copyMakeBorder(distance, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
-    return whole.astype(np.float32) / np.float32(255), dark
+    return whole.astype(np.float32) / np.float32(255), dark, (top, bottom, left, right)
 
 
 def _widest(mask: Array) -> float:

@@ -12,7 +12,10 @@ from zoo.images.levels import Array
 
 _SECTORS = 36  # of the directions around a digit
 _MIN_SECTORS = 32  # a ring covers so many: one that is drawn by hand may have a gap of 40 degrees
-_MIN_INNER = 0.3  # of a ring's longer side: what is inside is the digit; the dot of a dotted zero is smaller
+_MIN_INNER = 0.4  # of the longer side of a ring: what is inside is the digit; the hole of an outlined nine is smaller
+_MIN_AROUND = 0.8  # width and height of a cell's edges / those of the digit
+_MAX_BAND = 0.08  # of the longer side: how far tilted edges leave the sides of their box
+_MAX_INSIDE = 0.03  # of the ink of a cell's edges: what is not along the sides
 _LARGE = 0.12  # of the longest stroke: smaller pieces are specks
 _MAX_LARGE = 24  # more pieces are no digit with a mark, and are refused later
 
@@ -29,6 +32,19 @@ _MAX_SLOPE = 0.12  # of a line relative to the border
 _MIN_COVERED = 0.9  # of a line's length
 _THINNER = 0.75  # thickness / stroke width of the digit, for a single line: the bar of a tight four is as thick
 _MIN_CLEAR = 0.06  # of the side: between the digit and the ends of a line
+_MIN_REST = 0.04  # of the longer side: smaller ink beside lines is no digit
+_MIN_CUT_REST = 0.25  # the same for ink that touches the border, such as a stroke of a four that is cropped tightly
+_RULED, _MIN_CUT_WIDTH = 3, 0.1  # lines that no digit has; and the same for the shorter side of ink beside so many
+_NARROW, _MAX_THIN = 0.7, 0.02  # width / height of an image whose only line may be a one; and thickness / height
+
+# Cells of a table, and boxes to fill in.
+_MAX_INK = 0.5  # of the box of all cells
+_MIN_RECTANGLE = 0.85  # area of a cell / the smallest rectangle around it; an ellipse has 0.79
+_MIN_CELLS = 3  # one more than a digit has holes
+_MOST = 0.8  # of the holes
+_MAX_THICKER = 1.6  # the largest thickness / the median one: where two lines cross it is 1.4
+_MIN_BOX_ASPECT = 0.8  # width / height of a single box; a zero or eight of straight lines is narrower
+_MAX_BOX_LINE = 0.06  # thickness of its edges / its longer side
 
 # An outline, at `_SIDE` pixels.
 _SIDE = 112  # pixels of the longer side while an outline is searched for
@@ -38,12 +54,13 @@ _MAX_SPACE = 0.22  # of the digit's size: the width of the space inside an outli
 _MAX_UNEVEN = 0.3  # deviation of the space's width; the space between a digit and a ring around it has more
 
 
-def extra_marks(labels: Array, stats: Array) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
-    """Which pieces of ink are a ring or box around the digit, or a line below it.
+def extra_marks(labels: Array, stats: Array, blank: Sequence[int]) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+    """Which pieces of ink are a ring or box around the digit, edges of its cell, or a line below it.
 
     Args:
         labels: int32 `(h, w)`, 1 to P in the pieces, 0 elsewhere.
         stats: int32 `(P, 5)`, x, y, width, height and area of each piece.
+        blank: as in `paper_lines`.
     Returns:
         bool `(P,)`, and the corrections in words.
     """
@@ -65,6 +82,17 @@ def extra_marks(labels: Array, stats: Array) -> tuple[npt.NDArray[np.bool_], tup
             extra[piece] = True
             large = inside
             corrections = ["removed a ring or box around the digit"]
+    top, bottom, left, right = blank
+    frame = left + 2, top + 2, labels.shape[1] - right - 2, labels.shape[0] - bottom - 2
+    is_cut = np.asarray((boxes[:, :2] <= frame[:2]).any(axis=1) | (boxes[:, 2:] >= frame[2:]).any(axis=1))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    for piece in large[np.argsort(-sizes[large])][:3]:
+        x0, y0, x1, y1 = boxes[piece]
+        inside = large[((centres[large] > (x0, y0)) & (centres[large] < (x1, y1))).all(axis=1) & ~is_cut[large]]
+        if is_cut[piece] and inside.size and _is_along_box(labels, piece, boxes, inside):
+            extra[piece] = True
+            large = large[large != piece]
+            corrections.append("removed the edges of a cell")
     lines = [piece for piece in large if _is_line(stats[piece])]
     others = [piece for piece in large if piece not in lines]
     if lines and others:
@@ -93,6 +121,21 @@ def _is_ring(labels: Array, piece: int, boxes: Array, inside: Array, size: int) 
     return bool(np.count_nonzero(np.bincount(sectors, minlength=_SECTORS)[:_SECTORS]) >= _MIN_SECTORS)
 
 
+def _is_along_box(labels: Array, piece: int, boxes: Array, inside: Array) -> bool:
+    """Whether a piece consists of thin lines along the sides of its box, which is as large as what is inside."""
+    x0, y0, x1, y1 = (int(value) for value in boxes[piece])
+    left, top, right, bottom = _union(boxes[inside])
+    width, height = x1 - x0, y1 - y0
+    if width < _MIN_AROUND * (right - left) or height < _MIN_AROUND * (bottom - top):
+        return False
+    part = labels[y0:y1, x0:x1] == piece + 1
+    band = max(2, round(_MAX_BAND * max(width, height)))
+    area = np.count_nonzero(part)
+    if area > 2 * _MAX_LINE * max(width, height) * (width + height):
+        return False
+    return bool(np.count_nonzero(part[band:-band, band:-band]) <= _MAX_INSIDE * area)
+
+
 def _is_line(stat: Array) -> bool:
     _, _, width, height, area = (int(value) for value in stat)
     return height <= _MAX_TILTED * width and area <= _MAX_THICK * width * width
@@ -111,52 +154,80 @@ def _is_below(line: Array, above: tuple[int, int, int, int]) -> bool:
     )
 
 
-def paper_lines(mask: Array, margin: int) -> Array | None:
+def paper_lines(mask: Array, blank: Sequence[int]) -> Array | None:
     """Ruled lines and edges of cells, uint8 `(h, w)`, 1 in lines from border to border, where they cross no stroke.
+
+    Where there is nothing else, all ink is lines.
 
     Args:
         mask: uint8 `(h, w)`, 1 in ink.
-        margin: pixels of the mask's border that are not part of the image.
+        blank: pixels at the mask's top, bottom, left and right that are not part of the image.
     Returns:
         None where there are none, or where they may belong to the digit.
     """
-    height, width = mask.shape
-    image = np.ascontiguousarray(mask[margin : height - margin, margin : width - margin])
+    top, bottom, left, right = blank
+    image = np.ascontiguousarray(mask[top : mask.shape[0] - bottom, left : mask.shape[1] - right])
     if min(image.shape) < 16:
         return None
-    found = np.zeros_like(image)
-    count, thickest = 0, 0.0
-    for part, result in ((image, found), (image.T, found.T)):
-        for places, thick in _crossing_lines(part):
+    lines = np.zeros_like(image)
+    level, upright = _crossing_lines(image), _crossing_lines(np.ascontiguousarray(image.T))
+    for part, result, crossing in ((image, lines, level), (image.T, lines.T, upright)):
+        for places, thick in crossing:
             _mark_line(part, result, places, thick)
-            count, thickest = count + 1, max(thickest, thick)
-    if not count:
+    thicknesses = [thick for _, thick in (*level, *upright)]
+    if not thicknesses:
         return None
-    rest = image & (1 - found)
-    if count == 1:
-        depth = cv2.distanceTransform(rest, cv2.DIST_L2, 3)
-        if thickest > _THINNER * 2 * float(np.quantile(depth[depth > 0], 0.9)) if depth.any() else True:
-            return None
-    _, _, stats, _ = cv2.connectedComponentsWithStats(rest, connectivity=8)
-    if len(stats) < 2:
-        return None
-    x, y, wide, high, _ = (int(value) for value in stats[1 + int(stats[1:, 4].argmax())])
+    rest = image & (1 - lines)
     rows, columns = image.shape
+    _, _, stats, _ = cv2.connectedComponentsWithStats(rest, connectivity=8)
+    if not _is_any_digit(stats[1:], image.shape, max(thicknesses), len(thicknesses)):
+        if not level and len(upright) == 1 and columns < _NARROW * rows and thicknesses[0] > _MAX_THIN * rows:
+            return None  # a one that touches the border above and below
+        return mask
+    if len(thicknesses) == 1:
+        depth = cv2.distanceTransform(rest, cv2.DIST_L2, 3)
+        if thicknesses[0] > _THINNER * 2 * float(np.quantile(depth[depth > 0], 0.9)):
+            return None
+    x, y, wide, high, _ = (int(value) for value in stats[1 + int(stats[1:, 4].argmax())])
     if max(wide, high) < _LARGE * max(rows, columns):
         return None
-    clear = min(x, columns - x - wide) / columns if found.any(axis=1).sum() < rows else 0.0
+    clear = 0.0 if upright else min(x, columns - x - wide) / columns
     if max(clear, min(y, rows - y - high) / rows) < _MIN_CLEAR:
         return None
-    return cv2.copyMakeBorder(found, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0)
+    return cv2.copyMakeBorder(lines, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
+
+
+def _is_any_digit(stats: Array, shape: tuple[int, ...], thick: float, count: int) -> bool:
+    """Whether any piece is too large for what is left of a line, where it crosses another or fades.
+
+    Args:
+        stats: int32 `(P, 5)`, x, y, width, height and area of each piece.
+        thick: of the lines.
+        count: of the lines.
+    """
+    longer, shorter, side = np.maximum(stats[:, 2], stats[:, 3]), np.minimum(stats[:, 2], stats[:, 3]), max(shape)
+    ends = stats[:, :2] + stats[:, 2:4]
+    is_cut = (stats[:, :2] <= 1).any(axis=1) | (ends[:, 0] >= shape[1] - 1) | (ends[:, 1] >= shape[0] - 1)
+    is_large = longer >= max(_MIN_REST * side, 4 * thick)
+    if count < _RULED:
+        is_large_cut = longer >= _MIN_CUT_REST * side
+    else:  # a line along the border is no stroke of a four that is cropped tightly
+        is_large_cut = shorter >= max(_MIN_CUT_WIDTH * side, 4 * thick)
+    return bool(np.where(is_cut, is_large_cut, is_large).any())
 
 
 def _crossing_lines(image: Array) -> list[tuple[Array, float]]:
     """The row of each column, int64 `(w,)`, and the thickness of lines from the left to the right border."""
     height, width = image.shape
     inset = max(1, width // 100)
-    ends = [_runs(image[:, column]) for column in (inset, width - 1 - inset)]
+    reach = max(inset + 1, width // 20)
+    counts = image.sum(axis=0, dtype=np.int32)
+    first = inset + int(counts[inset:reach].argmin())  # beside a line along the border, not on it
+    last = width - 1 - inset - int(counts[::-1][inset:reach].argmin())
     thickest = max(3.0, _MAX_LINE * max(image.shape))
-    left, right = (runs[(runs[:, 1] - runs[:, 0]) <= thickest] for runs in ends)
+    left, right = (
+        runs[(runs[:, 1] - runs[:, 0]) <= thickest] for runs in map(_runs, (image[:, first], image[:, last]))
+    )
     if not len(left) or not len(right) or max(len(left), len(right)) > _MAX_LINES:
         return []
     padded = cv2.dilate(image, np.ones((3, 1), np.uint8))
@@ -166,7 +237,7 @@ def _crossing_lines(image: Array) -> list[tuple[Array, float]]:
         for end in right.mean(axis=1):
             if abs(end - start) > _MAX_SLOPE * width:
                 continue
-            places = np.rint(start + (end - start) * (across - inset) / (width - 1 - 2 * inset)).astype(np.int64)
+            places = np.rint(start + (end - start) * (across - first) / (last - first)).astype(np.int64)
             places = np.clip(places, 0, height - 1)
             if padded[places, across].mean() < _MIN_COVERED:
                 continue
@@ -208,6 +279,61 @@ def _mark_line(image: Array, result: Array, places: Array, thick: float) -> None
     alone = (up + down - 1) <= 2 * thick + 1
     across = np.broadcast_to(np.arange(image.shape[1]), near.shape)
     result[near[:, alone], across[:, alone]] = 1
+
+
+def are_empty_cells(mask: Array, stats: Array, main: int) -> bool:
+    """Whether the ink is an empty table, squared paper, or empty boxes.
+
+    Args:
+        mask: uint8 `(h, w)`, 1 in ink.
+        stats: int32 `(P, 5)`, x, y, width, height and area of each piece.
+        main: the piece that is most likely the digit.
+    """
+    if not _is_empty_cell(mask, stats[main]):
+        return False
+    sizes = np.maximum(stats[:, 2], stats[:, 3])
+    others = [piece for piece in np.flatnonzero(sizes >= _LARGE * sizes[main]) if piece != main]
+    if len(others) > _MAX_LARGE:
+        return False
+    return all(_is_line(stats[piece]) or _is_empty_cell(mask, stats[piece]) for piece in others)
+
+
+def _is_empty_cell(mask: Array, stat: Array) -> bool:
+    """Whether a piece encloses rectangles of paper and nothing else: several, or one that is no zero."""
+    x, y, width, height, area = (int(value) for value in stat)
+    size = max(width, height)
+    if area > _MAX_INK * width * height:
+        return False
+    part = mask[y : y + height, x : x + width]
+    contours, hierarchy = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cells, outer = [], 0.0
+    for contour, parent in zip(contours, hierarchy[0, :, 3].tolist(), strict=True):
+        _, _, wide, high = cv2.boundingRect(contour)
+        if parent >= 0:
+            cells.append((min(wide, high), contour))
+        elif wide == width and high == height:
+            outer = _rectangularity(contour)
+        elif max(wide, high) >= _LARGE * size:
+            return False  # another piece inside
+    if not cells:
+        return False
+    depth = cv2.distanceTransform(cv2.copyMakeBorder(part, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 3)
+    middle = depth[(depth >= cv2.dilate(depth, np.ones((3, 3), np.uint8))) & (depth > 0)]
+    usual, thick = 2 * float(np.median(middle)), 2 * float(depth.max())
+    if thick > _MAX_THICKER * usual + 2:
+        return False  # the strokes of a digit on the lines
+    count = sum(side > 1.5 * usual and _rectangularity(contour) >= _MIN_RECTANGLE for side, contour in cells)
+    if count < _MOST * len(cells):
+        return False
+    if count >= _MIN_CELLS:
+        return True
+    return width >= _MIN_BOX_ASPECT * height and thick <= _MAX_BOX_LINE * size and outer >= _MIN_RECTANGLE
+
+
+def _rectangularity(contour: Array) -> float:
+    """Its area as a share of the smallest rectangle around it, of any angle."""
+    _, (width, height), _ = cv2.minAreaRect(contour)
+    return float(cv2.contourArea(contour) / max(1.0, width * height))
 
 
 def outline_space(mask: Array, box: Sequence[int]) -> Array | None:

@@ -11,9 +11,28 @@ from tests.pictures import digit_crops as crops
 from tests.pictures import digit_obstacles as obstacles
 from tests.pictures import digit_pictures as pictures
 from tests.pictures import digit_shapes as shapes
+from tests.pictures import empty_pictures
+from zoo.errors import BadInput
 from zoo.images.digits import to_mnist
 
-LEAST = {"dry": 0.75, "celled": 0.8, "lined": 0.8, "outlined": 0.8}  # right; 0.9 of the other kinds
+RIGHT, WRONG_AND_KNOWN = 0.97, 0.01  # asked of crops that are cut to the ink: shares of the images
+# Kinds that do not reach these, and what is held instead. `bench/test_digit_pictures.py -k obstacle` measures them; the
+# figures and the reasons are in docs/decisions/0005-digits.md, "Known weak".
+KNOWN_WEAK = {
+    "circled": (0.85, 0.1),
+    "encircled": (0.9, 0.05),
+    "underlined": (0.85, 0.05),
+    "celled": (0.9, 0.1),
+    "edged": (0.85, 0.1),
+    "lined": (0.9, 0.05),
+    "fading": (0.9, 0.05),
+    "dry": (0.85, 0.05),
+    "outlined": (0.75, 0.15),
+    "bold": (0.85, 0.1),
+}
+# Images without a digit: the share that may be known, where it is more than asked.
+KNOWN_WEAK_EMPTY = {"ruled": 0.05, "squared": 0.05, "margin": 0.05, "cell": 0.15, "form": 0.05, "table": 0.1,
+                    "crumpled": 0.15, "staple": 0.05}  # fmt: skip
 
 
 def _random(name: str, number: int) -> np.random.Generator:
@@ -33,16 +52,77 @@ def _page(shape: np.ndarray) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", obstacles.OBSTACLES)
 def test_disturbed_digit_is_classified(model: Any, kind: str) -> None:
-    count, right, wrong_and_sure = 30, 0, 0
+    count, right, wrong_and_known = 20, 0, 0
     for number in range(count):
-        random = _random(f"obstacle {kind}", number)
+        random = _random(f"disturbed {kind}", 4000 + number)
         digit = (number // 2) % 10
         shape = _shape(random, digit, number % 2 == 1)
         row = model.predict([obstacles.OBSTACLES[kind](random, shape)])[0]
         right += row.label == str(digit)
-        wrong_and_sure += row.error is None and row.label != str(digit) and not row.unsure
-    assert right >= LEAST.get(kind, 0.9) * count
-    assert wrong_and_sure <= 0.15 * count
+        wrong_and_known += row.error is None and row.label != str(digit) and row.known
+    least, most = KNOWN_WEAK.get(kind, (RIGHT, WRONG_AND_KNOWN))
+    assert right >= np.floor(least * count)
+    assert wrong_and_known <= np.ceil(most * count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", empty_pictures.EMPTY)
+def test_image_without_digit_is_refused_or_unknown(model: Any, kind: str) -> None:
+    count, known = 20, 0
+    for number in range(count):
+        row = model.predict([empty_pictures.EMPTY[kind](_random(f"no digit {kind}", 4000 + number))])[0]
+        known += row.error is None and bool(row.known)
+    assert known <= np.floor(KNOWN_WEAK_EMPTY.get(kind, WRONG_AND_KNOWN) * count)
+
+
+@pytest.mark.parametrize("paper", [(255, 255, 255), (20, 20, 20)])
+def test_empty_lines_cells_and_boxes_are_blank(paper: tuple[int, int, int]) -> None:
+    ink = (0, 0, 0) if paper[0] > 128 else (255, 255, 255)
+    ruled, squared, box, table, line, corner = (np.full((300, 400, 3), paper, np.uint8) for _ in range(6))
+    for place in range(30, 400, 60):
+        cv2.line(ruled, (0, place), (399, place + 6), ink, 2)
+        cv2.line(squared, (0, place), (399, place + 4), ink, 3)
+        cv2.line(squared, (place + 4, 0), (place, 299), ink, 3)
+    cv2.rectangle(box, (40, 40), (350, 250), ink, 3)
+    for place in range(5):
+        cv2.line(table, (40, 40 + 50 * place), (340, 40 + 50 * place), ink, 3)
+        cv2.line(table, (40 + 75 * place, 40), (40 + 75 * place, 240), ink, 3)
+    cv2.line(line, (150, 0), (153, 299), ink, 3)
+    cv2.line(corner, (60, 0), (60, 299), ink, 3)
+    cv2.line(corner, (0, 50), (399, 50), ink, 3)
+    for image in (ruled, squared, box, table, line, corner):
+        with pytest.raises(BadInput, match="seems blank"):
+            to_mnist(image)
+
+
+@pytest.mark.parametrize("digit", range(10))
+def test_digit_in_lines_and_cells_is_no_blank_paper(digit: int) -> None:
+    """Nor is a digit of straight strokes, cropped tightly, a line of the paper."""
+    shape = shapes.draw(digit, _random("kept", digit), 150, 0.06)
+    squared, table = (_page(pictures.placed(shape, 300, 400)) for _ in range(2))
+    for place in range(30, 400, 60):
+        cv2.line(squared, (0, place), (399, place), (150,) * 3, 1)
+        cv2.line(squared, (place, 0), (place, 299), (150,) * 3, 1)
+        cv2.line(table, (0, place - 10), (399, place - 10), (90,) * 3, 2)
+    for image in (squared, table, _page(crops.cut(shape, (0.0,) * 4)), _page(crops.cut(shape, (0.0, 0.0, 0.3, 0.3)))):
+        assert to_mnist(image)[0].any()
+
+
+def test_edges_of_a_cell_that_is_cut_off_are_removed() -> None:
+    for digit in (2, 3, 5, 8):
+        shape = pictures.placed(crops.cut(shapes.draw(digit, _random("edges", digit), 150, 0.1), (0.0,) * 4), 260, 260)
+        page = _page(shape)
+        plain = to_mnist(page)[0]
+        cv2.line(page, (30, 34), (38, 259), (0,) * 3, 4)  # tilted, so that it does not end a bar
+        cv2.line(page, (30, 34), (259, 26), (0,) * 3, 4)
+        result, notes = to_mnist(page)
+        assert "removed the edges of a cell" in notes
+        assert np.abs(result.astype(int) - plain).mean() < 1
+
+
+def test_closed_four_is_a_four(model: Any) -> None:
+    images = [to_mnist(_page(obstacles.closed_four(_random("closed four", number))))[0] for number in range(30)]
+    assert (model.run(np.stack(images)).probabilities.argmax(1) == 4).sum() >= RIGHT * len(images)
 
 
 @pytest.mark.parametrize("digit", range(10))
