@@ -186,13 +186,16 @@ function middlesOfRuns({ width, height, data }: Bytes, column: number, thickest:
   return middles;
 }
 
-/** How many pixels of ink lie above and below a pixel without a gap, itself included; at most 25 each. */
+/**
+ * How many pixels of ink lie above and below a pixel without a gap, itself included; at most 25 each. Infinite where it
+ * is paper: Python subtracts one from an unsigned zero there.
+ */
 function extent({ width, height, data }: Bytes, x: number, y: number): number {
   let up = 0;
   while (up < MAX_EXTENT && y - up >= 0 && data[(y - up) * width + x]) up++;
   let down = 0;
   while (down < MAX_EXTENT && y + down < height && data[(y + down) * width + x]) down++;
-  return up + down - 1;
+  return up ? up + down - 1 : Infinity;
 }
 
 function medianThickness(image: Bytes, places: Int32Array): number {
