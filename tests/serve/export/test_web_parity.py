@@ -42,7 +42,7 @@ HAS_IPP = cv2.ipp.useIPP()
 
 
 def digits() -> list[np.ndarray]:
-    """390 pictures: all styles and obstacles, tight crops, pictures without a digit, and images that MNIST could have."""
+    """390 pictures: all styles and obstacles, tight crops, pictures without a digit, and images in MNIST's form."""
     random = np.random.default_rng(20)
     pictures = [
         style(random, draw(index % 10, random))
@@ -71,7 +71,7 @@ def digits() -> list[np.ndarray]:
 class _Pictures(http.server.BaseHTTPRequestHandler):
     batches: dict[str, list[np.ndarray]]
 
-    def do_GET(self):  # noqa: N802, the name that the library calls
+    def do_GET(self):
         content = b"".join(np.ascontiguousarray(picture).tobytes() for picture in self.batches.get(self.path, []))
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -130,7 +130,7 @@ def test_digits_are_those_of_python():
     ]
     assert len(errors) >= 15
     assert [one for one, _ in errors] == [two for _, two in errors]
-    both = [(one, two) for one, two in zip(ours, theirs, strict=True) if not one["error"]]
+    both = [(one, two) for one, two in pairs if not one["error"]]
     assert len(both) >= 350
     images = np.array([one["image"] for one, _ in both])
     ported = np.array([two["image"] for _, two in both], np.uint8).reshape(images.shape)
