@@ -8,6 +8,8 @@ Measures `serve/web/static/digits.js`, or several builds in turn, such as one of
 - warm: the median of the corrections that follow.
 """
 
+import os
+import shutil
 import sys
 from base64 import b64encode
 from pathlib import Path
@@ -17,7 +19,6 @@ import numpy as np
 
 from tests.pictures import digit_pictures as pictures
 from tests.pictures.digit_shapes import Array, draw
-from tests.support.server import find_browser
 
 ROUNDS, REPEATS = 7, 20
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
@@ -52,7 +53,9 @@ def main(builds: list[str]) -> None:
     }
     times: dict[tuple[str, str], list[list[float]]] = {(name, build): [] for name in images for build in builds}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which(os.environ.get("ZOO_CHROMIUM", "chromium")), args=FLAGS
+        )
         for _ in range(ROUNDS):
             for name, build in times:
                 image = images[name]

@@ -125,9 +125,8 @@ def in_python(picture: np.ndarray) -> dict:
 def test_digits_are_those_of_python():
     pictures = digits()
     ours, theirs = [in_python(picture) for picture in pictures], in_browser(pictures, "digits.toMnist")
-    errors = [
-        (one["error"], two["error"]) for one, two in zip(ours, theirs, strict=True) if one["error"] or two["error"]
-    ]
+    pairs = list(zip(ours, theirs, strict=True))
+    errors = [(one["error"], two["error"]) for one, two in pairs if one["error"] or two["error"]]
     assert len(errors) >= 15
     assert [one for one, _ in errors] == [two for _, two in errors]
     both = [(one, two) for one, two in pairs if not one["error"]]
