@@ -8,7 +8,7 @@ import { blur, boundingBox, centreOfMass, type Component, connectedComponents, d
 
 export const DOUBT = "doubtful: ";
 export const SIDE = 28;
-const BOX = 20;
+export const BOX = 20;
 const CENTRE = 14;
 const MAX_OFF_CENTRE = 0.52;
 const WORK_SIZE = 80;
@@ -164,7 +164,7 @@ function corner(digit: Bytes): [number, number] {
   return [clamp(CENTRE - down, 0, SIDE - digit.height), clamp(CENTRE - across, 0, SIDE - digit.width)];
 }
 
-function placed(digit: Bytes): Bytes {
+export function placed(digit: Bytes): Bytes {
   const [top, left] = corner(digit).map(rint);
   const image = bytes(SIDE, SIDE);
   for (let y = 0; y < digit.height; y++)
@@ -361,23 +361,23 @@ function normalised(amount: Floats, strokes: Strokes): [Bytes, number] {
 }
 
 /** Scaled so that its largest value is 255. */
-function fullRange(digit: Bytes): Bytes {
+export function fullRange(digit: Bytes): Bytes {
   const factor = Math.fround(255 / Math.max(1, largest(digit.data)));
   return { ...digit, data: digit.data.map((value) => Math.min(255, rint(Math.fround(value * factor)))) };
 }
 
-function scaled<T extends Bytes | Floats>(digit: T, factor: number): T {
+export function scaled<T extends Bytes | Floats>(digit: T, factor: number): T {
   const [width, height] = [Math.max(1, rint(digit.width * factor)), Math.max(1, rint(digit.height * factor))];
   return resize(digit, width, height, factor < 1 ? "area" : "cubic");
 }
 
-function cropped(digit: Bytes): Bytes {
+export function cropped(digit: Bytes): Bytes {
   const [x, y, width, height] = boundingBox(where(digit, (value) => value > VISIBLE));
   return width ? crop(digit, y, y + height, x, x + width) : digit;
 }
 
 /** In pixels: twice the median distance to the edge along the middle lines of the strokes. */
-function strokeWidth(digit: Bytes): number {
+export function strokeWidth(digit: Bytes): number {
   const inside = depth(where(digit, (value) => value > 127));
   const around = dilate(inside, square(3));
   const middle = inside.data.filter((value, i) => value > 0 && value >= around.data[i]);

@@ -1,0 +1,497 @@
+/** Port of `zoo/images/numbers.py`: an image of a number → its lines and candidate digits. The reasons are given there. */
+
+import weights from "../../../zoo/images/numbers.json";
+import { type Bytes, bytes, clamp, crop, type Floats, largest, rint, where } from "./arrays";
+import { BOX, cropped, fullRange, placed, scaled, strokeWidth } from "./digits";
+import { findInk, type Ink, INK_MAP_SIDE } from "./ink";
+import { boundingBox, type Component, connectedComponents, dilate, disc, reducedBy, square } from "./vision";
+
+export const FEATURES = 7;
+const HEIGHT = 48;
+const VISIBLE = 0.3;
+const MIN_STROKE = 0.11 * HEIGHT;
+const BODY = 0.45;
+const LIKE_MAIN = 0.7;
+const TALLEST = 2.5;
+const SAME_LINE = 0.4;
+const MIN_PIECE = 0.12;
+const MIN_MARK = 0.07;
+const ATTACHED = 0.3;
+const NEAR = 0.3;
+const MAX_PIECES = 400;
+const MAX_LINES = 12;
+const MAX_WIDTHS = 20;
+const ANCHORS = [0.3, 0.5, 0.7];
+const DIAGONAL = Math.fround(0.15);
+const MAX_COST = 0.5;
+const MIN_BETWEEN = 0.02;
+const MAX_CUTS = 24;
+const TWO_DIGITS = 0.5;
+const LIKELY_TWO = 0.85;
+const MIN_AREA = 0.01;
+const MIN_HEIGHT = 0.4;
+const MAX_WIDTH = 1.5;
+const MAX_ASPECT = 2.2;
+const MAX_CANDIDATES = 4000;
+
+export type Box = [x0: number, y0: number, x1: number, y1: number];
+
+/** The ink between two cuts: indexes of the cuts, an image in MNIST's form, pixels of the image, and its geometry. */
+export interface Candidate {
+  first: number;
+  last: number;
+  pixels: Bytes;
+  box: Box;
+  features: number[];
+}
+
+/** One line of digits. `cuts` counts its two ends too; `marks` are places on the x axis between digits. */
+export interface Line {
+  cuts: number;
+  candidates: Candidate[];
+  height: number;
+  marks: number[];
+}
+
+export interface FoundNumber {
+  lines: Line[];
+  corrections: string[];
+}
+
+/** The number in an image; null where the ink has no lines of digits. Throws BadInput for a blank image. */
+export function findNumber(pixels: Bytes): FoundNumber | null {
+  const ink = findInk(pixels);
+  let lines = findLines(ink);
+  if (ink.scale > 1 && lines.some((line) => line.height < HEIGHT * ink.scale)) {
+    const [part, origin] = cropAround(pixels, lines);
+    const precise = findLines(findInk(part), origin);
+    if (precise.length) lines = precise;
+  }
+  return lines.length ? { lines, corrections: ink.corrections } : null;
+}
+
+/** The same in a reduced copy, for an image that may be one digit. */
+export function findNumberReduced(pixels: Bytes): FoundNumber {
+  const scale = Math.ceil(Math.max(pixels.height, pixels.width) / INK_MAP_SIDE);
+  const ink = findInk(scale > 1 ? reducedBy(pixels, scale) : pixels);
+  return { lines: findLines({ ...ink, scale: ink.scale * scale }), corrections: ink.corrections };
+}
+
+function cropAround(pixels: Bytes, lines: Line[]): [Bytes, [number, number]] {
+  const boxes = lines.flatMap((line) => line.candidates.map((candidate) => candidate.box));
+  const reach = rint(largest(lines.map((line) => line.height)));
+  const [x0, y0] = [0, 1].map((i) => Math.max(0, Math.min(...boxes.map((box) => box[i])) - reach));
+  const [x1, y1] = [2, 3].map((i) => largest(boxes.map((box) => box[i])) + reach);
+  return [crop(pixels, y0, y1, x0, x1), [x0, y0]];
+}
+
+/** Whether an image in MNIST's form is wide enough to be two digits. */
+export function mayBeNumber(digit: Bytes): boolean {
+  return aspect(digit) >= TWO_DIGITS;
+}
+
+/** The same where nothing but the width speaks for two digits. */
+export function isLikelyNumber(digit: Bytes): boolean {
+  return aspect(digit) >= LIKELY_TWO;
+}
+
+function aspect(digit: Bytes): number {
+  const [, , width, height] = boundingBox(digit);
+  return width / Math.max(1, height);
+}
+
+function findLines(ink: Ink, origin: [number, number] = [0, 0]): Line[] {
+  const pieces = findPieces(ink);
+  if (!pieces) return [];
+  const widths = pieces.lines.map(({ members }) => widthInHeights(members.map((piece) => pieces.stats[piece])));
+  if (widths.reduce((sum, width) => sum + width, 0) > MAX_WIDTHS) return [];
+  const lines: Line[] = [];
+  let candidates = 0;
+  for (const { members, marks } of pieces.lines.slice(0, MAX_LINES)) {
+    const line = lineOf(ink, pieces, members, marks, origin);
+    if (!line || candidates + line.candidates.length > MAX_CANDIDATES) continue;
+    lines.push(line);
+    candidates += line.candidates.length;
+  }
+  return lines;
+}
+
+/** Pieces of ink, and the indexes of those that are each line's digits and the marks between them. */
+interface Pieces {
+  labels: Int32Array;
+  stats: Component[];
+  lines: { members: number[]; marks: number[] }[];
+}
+
+function findPieces(ink: Ink): Pieces | null {
+  let main = -1;
+  let labels: Int32Array = new Int32Array();
+  let stats: Component[] = [];
+  let onEdge: boolean[] = [];
+  for (const threshold of ink.thresholds) {
+    const mask = where(ink.amount, (value) => value >= Math.fround(threshold));
+    ({ labels, stats } = connectedComponents(mask));
+    onEdge = stats.map((p) => !p.x || !p.y || p.x + p.width === mask.width || p.y + p.height === mask.height);
+    const ranks = stats.map(
+      (p, i) => Math.min(Math.max(p.width, p.height), 3 * p.height) * Math.sqrt(p.area) * (onEdge[i] ? 0.3 : 1),
+    );
+    main = ranks.indexOf(largest(ranks));
+    if (main >= 0 && !onEdge[main]) break;
+  }
+  if (main < 0) return null;
+  const tallest = stats[main].height;
+  const inside = stats.map(
+    (p, i) =>
+      !onEdge[i] || onEdge[main] ||
+      (p.height >= LIKE_MAIN * tallest && p.height * LIKE_MAIN <= tallest && p.width <= MAX_ASPECT * p.height),
+  );
+  const isSmall = (piece: Component, i: number) => inside[i] && piece.height < BODY * tallest;
+  const pieces = withBrokenDigits(stats, isSmall, tallest);
+  const every = [...pieces.keys()];
+  const bodies = every.filter(
+    (i) => inside[i] && pieces[i].height >= BODY * tallest && pieces[i].height <= TALLEST * tallest,
+  );
+  if (!bodies.length || bodies.length > MAX_PIECES) return null;
+  bodies.sort((a, b) => pieces[a].x - pieces[b].x);
+  let lines: number[][] = [];
+  for (const body of bodies) {
+    let [best, overlap]: [number[] | null, number] = [null, SAME_LINE];
+    for (const line of lines) {
+      const share = largest(
+        line.slice(-2).map((i) => -overlapGap(pieces[body], pieces[i], "y") / Math.min(pieces[body].height, pieces[i].height)),
+      );
+      if (share > overlap) [best, overlap] = [line, share];
+    }
+    if (best) best.push(body);
+    else lines.push([body]);
+  }
+  const middles = new Map(lines.map((line) => [line, quantile(line.map((i) => pieces[i].y + pieces[i].height / 2), 0.5)]));
+  lines = lines.sort((a, b) => middles.get(a)! - middles.get(b)!);
+  const result = lines.map((members) => ({ members, marks: [] as number[] }));
+  const small = every.filter((i) => {
+    const size = Math.max(pieces[i].width, pieces[i].height);
+    return isSmall(pieces[i], i) && size >= MIN_MARK * tallest && pieces[i].width < 1.5 * tallest;
+  });
+  for (const i of small.slice(0, MAX_PIECES)) {
+    const piece = pieces[i];
+    const isPart = Math.max(piece.width, piece.height) >= MIN_PIECE * tallest;
+    const middle = piece.y + piece.height / 2;
+    for (const { members, marks } of result) {
+      const digits = members.map((member) => pieces[member]);
+      const touches = (digit: Component) =>
+        -overlapGap(piece, digit, "x") >= ATTACHED * piece.width && overlapGap(piece, digit, "y") < NEAR * tallest;
+      if (isPart && digits.some(touches)) {
+        members.push(i);
+        break;
+      }
+      const isBeside = (digit: Component) => middle > digit.y && middle < digit.y + 1.3 * digit.height;
+      if (digits[0].x < piece.x && piece.x < digits.at(-1)!.x && digits.some(isBeside)) {
+        marks.push(i);
+        break;
+      }
+    }
+  }
+  return { labels, stats, lines: result };
+}
+
+/** Pixels between two pieces along an axis; negative where they overlap. */
+function overlapGap(a: Component, b: Component, axis: "x" | "y"): number {
+  const side = axis === "x" ? "width" : "height";
+  return Math.max(a[axis], b[axis]) - Math.min(a[axis] + a[side], b[axis] + b[side]);
+}
+
+/** The pieces; small ones one above the other, of a broken digit, have top and height of their whole. */
+function withBrokenDigits(
+  stats: Component[], isSmall: (piece: Component, index: number) => boolean, tallest: number,
+): Component[] {
+  const pieces = stats.map((piece) => ({ ...piece }));
+  const parts = pieces
+    .filter((piece, i) => isSmall(piece, i) && Math.max(piece.width, piece.height) >= MIN_PIECE * tallest)
+    .slice(0, MAX_PIECES);
+  parts.forEach((piece, index) => {
+    const near = parts.slice(index + 1).filter(
+      (other) =>
+        -overlapGap(piece, other, "x") >= ATTACHED * Math.min(piece.width, other.width) &&
+        overlapGap(piece, other, "y") < NEAR * tallest,
+    );
+    if (!near.length) return;
+    const group = [...near, piece];
+    const top = Math.min(...group.map((part) => part.y));
+    const height = Math.max(...group.map((part) => part.y + part.height)) - top;
+    if (height >= BODY * tallest && height <= tallest / LIKE_MAIN)
+      for (const part of group) [part.y, part.height] = [top, height];
+  });
+  return pieces;
+}
+
+/** Of the digits in a line, from its pieces. */
+function lineHeight(pieces: Component[]): number {
+  const heights = pieces.map((piece) => piece.height);
+  const least = BODY * largest(heights);
+  return quantile(heights.filter((height) => height >= least), 0.5);
+}
+
+function widthInHeights(pieces: Component[]): number {
+  const right = largest(pieces.map((piece) => piece.x + piece.width));
+  return (right - Math.min(...pieces.map((piece) => piece.x))) / lineHeight(pieces);
+}
+
+/** As `numpy.quantile`: interpolated between the two nearest values. */
+export function quantile(values: ArrayLike<number>, share: number): number {
+  const sorted = Float64Array.from(values).sort();
+  const place = share * (sorted.length - 1);
+  const low = Math.floor(place);
+  return sorted[low] + (sorted[Math.ceil(place)] - sorted[low]) * (place - low);
+}
+
+function lineOf(ink: Ink, pieces: Pieces, members: number[], marks: number[], origin: [number, number]): Line | null {
+  const boxes = members.map((piece) => pieces.stats[piece]);
+  const height = lineHeight(boxes);
+  const pad = Math.max(2, rint(0.08 * height));
+  const left = Math.max(0, Math.min(...boxes.map((box) => box.x)) - pad);
+  const top = Math.max(0, Math.min(...boxes.map((box) => box.y)) - pad);
+  const right = largest(boxes.map((box) => box.x + box.width)) + pad;
+  const bottom = largest(boxes.map((box) => box.y + box.height)) + pad;
+  if (bottom - top > 6 * height) return null;
+  const amount = lineInk(ink.amount, pieces, members, pad, [left, top, right, bottom]);
+  const scale = HEIGHT / height;
+  const smooth = scaled(amount, scale);
+  const grey = bytes(smooth.height, smooth.width);
+  for (let i = 0; i < grey.data.length; i++) grey.data[i] = Math.fround(clamp(smooth.data[i], 0, 1) * 255);
+  const thick = thickened(grey);
+  const mask = where(grey, (value) => value > VISIBLE * 255);
+  const cuts = findCuts(grey, mask);
+  if (!cuts) return null;
+  const toImage = ink.scale / scale;
+  const [x0, y0] = [origin[0] + (left - ink.margin) * ink.scale, origin[1] + (top - ink.margin) * ink.scale];
+  const candidates: Candidate[] = [];
+  for (const { first, last, outline } of pairsOf(mask, cuts)) {
+    if (score(outline, "prior") <= 0) continue;
+    const digit = rendered(thick, mask, cuts.seams[first], cuts.seams[last]);
+    if (!digit) continue;
+    const [x, y, width, high] = digit.box;
+    if (high < MIN_HEIGHT * HEIGHT || width > MAX_WIDTH * HEIGHT || width > MAX_ASPECT * high) continue;
+    const box = [x, y, x + width, y + high].map((v, i) => rint(v * toImage + (i % 2 ? y0 : x0))) as Box;
+    const features = [high / HEIGHT, width / HEIGHT, width / high, ...outline.slice(3), digit.pieces].map(Math.fround);
+    candidates.push({ first, last, pixels: digit.pixels, box, features });
+  }
+  if (!candidates.length) return null;
+  const middles = marks.map((mark) => {
+    const { x, width } = pieces.stats[mark];
+    return (x + width / 2 - ink.margin) * ink.scale + origin[0];
+  });
+  return {
+    cuts: cuts.seams.length, candidates, height: height * ink.scale, marks: middles.sort((a, b) => a - b),
+  };
+}
+
+/** The ink of a line's pieces and their soft edges, 0 to 1. */
+function lineInk(whole: Floats, pieces: Pieces, members: number[], pad: number, [left, top, right, bottom]: Box): Floats {
+  const isMember = new Uint8Array(pieces.stats.length + 1);
+  for (const member of members) isMember[member + 1] = 1;
+  const amount = crop(whole, top, bottom, left, right);
+  const own = bytes(amount.height, amount.width);
+  const other = bytes(amount.height, amount.width);
+  for (let y = 0, i = 0; y < amount.height; y++)
+    for (let x = 0; x < amount.width; x++, i++) {
+      const label = pieces.labels[(top + y) * whole.width + left + x];
+      own.data[i] = isMember[label];
+      other.data[i] = label && !isMember[label] ? 1 : 0;
+    }
+  const solid = Math.fround(quantile(amount.data.filter((_, i) => own.data[i]), 0.6));
+  const near = dilate(own, square(2 * (pad >> 1) + 1));
+  amount.data = amount.data.map((value, i) =>
+    near.data[i] && !other.data[i] ? clamp(Math.fround(value / solid), 0, 1) : 0,
+  );
+  return amount;
+}
+
+/** Strokes at least as wide as MNIST's thin ones. */
+function thickened(grey: Bytes): Bytes {
+  const growth = rint(MIN_STROKE - strokeWidth(grey));
+  return growth < 1 ? grey : dilate(grey, disc(growth + 1));
+}
+
+/** Ways from top to bottom through little ink: a column per row, and the ink that they cross. */
+interface Cuts {
+  seams: Int32Array[];
+  costs: number[];
+}
+
+/** The cuts of a line, from left to right; the first and last are its ends. null where there is no ink. */
+function findCuts(grey: Bytes, mask: Bytes): Cuts | null {
+  const { width, height } = grey;
+  const ink = Float32Array.from(grey.data, (value) => value / 255);
+  const [start, , inkWidth] = boundingBox(mask);
+  if (!inkWidth) return null;
+  const stop = start + inkWidth - 1;
+  const down = accumulated(ink, width, height, 1);
+  const up = accumulated(ink, width, height, -1);
+  const ways: { seam: Int32Array; cost: number; middle: number }[] = [];
+  for (const anchor of ANCHORS) {
+    const row = Math.min(height - 1, rint(anchor * height));
+    for (let x = 0; x < width; x++) {
+      const place = row * width + x;
+      const cost = Math.fround(Math.fround(down[place] + up[place]) - ink[place]);
+      if (cost > MAX_COST * HEIGHT) continue;
+      const seam = new Int32Array(height);
+      seam[row] = x;
+      follow(seam, down, width, row, -1);
+      follow(seam, up, width, row, 1);
+      const middle = meanOf(seam);
+      if (middle > start + 2 && middle < stop - 2) ways.push({ seam, cost, middle });
+    }
+  }
+  ways.sort((a, b) => a.cost - b.cost);
+  const counts = cumulated(mask);
+  const before = ways.map(({ seam }) => seam.map((x, y) => counts[y * (width + 1) + x]));
+  const most = Math.max(4, rint((MAX_CUTS * (stop - start)) / HEIGHT));
+  const chosen: number[] = [];
+  for (let i = 0; i < ways.length && chosen.length < most; i++)
+    if (chosen.every((other) => areApart(before[i], before[other]))) chosen.push(i);
+  const picked = chosen.map((i) => ways[i]).sort((a, b) => a.middle - b.middle);
+  const [first, last] = [new Int32Array(height), new Int32Array(height).fill(width)];
+  return {
+    seams: [first, ...picked.map((way) => way.seam), last],
+    costs: [0, ...picked.map((way) => Math.fround(way.cost / HEIGHT)), 0],
+  };
+}
+
+function areApart(a: Int32Array, b: Int32Array): boolean {
+  let between = 0;
+  for (let y = 0; y < a.length; y++) between += Math.abs(a[y] - b[y]);
+  return between >= MIN_BETWEEN * HEIGHT ** 2;
+}
+
+function meanOf(seam: Int32Array): number {
+  let sum = 0;
+  for (const x of seam) sum += x;
+  return sum / seam.length;
+}
+
+/** Per row, how many pixels of a mask are left of each column: `(H, W + 1)`. */
+function cumulated({ width, height, data }: Bytes): Int32Array {
+  const counts = new Int32Array(height * (width + 1));
+  for (let y = 0; y < height; y++)
+    for (let x = 0, p = y * (width + 1); x < width; x++, p++) counts[p + 1] = counts[p] + data[y * width + x];
+  return counts;
+}
+
+/** Complete a seam from `row` on, up (`step` -1) or down (1), by the cheapest way in `table`. */
+function follow(seam: Int32Array, table: Float32Array, width: number, row: number, step: 1 | -1): void {
+  let x = seam[row];
+  for (let y = row + step; y >= 0 && y < seam.length; y += step) {
+    const place = y * width + x;
+    let [best, move] = [table[place], 0];
+    if (x > 0) {
+      const left = Math.fround(table[place - 1] + DIAGONAL);
+      if (left < best) [best, move] = [left, -1];
+    }
+    if (x < width - 1 && Math.fround(table[place + 1] + DIAGONAL) < best) move = 1;
+    x += move;
+    seam[y] = x;
+  }
+}
+
+/** The ink on the cheapest way to each pixel from the top (`step` 1) or the bottom (-1); steps may go sideways too. */
+function accumulated(ink: Float32Array, width: number, height: number, step: 1 | -1): Float32Array {
+  const total = Float32Array.from(ink);
+  for (let y = step > 0 ? 1 : height - 2; y >= 0 && y < height; y += step)
+    for (let x = 0; x < width; x++) {
+      const above = (y - step) * width + x;
+      let best = total[above];
+      if (x > 0) best = Math.min(best, Math.fround(total[above - 1] + DIAGONAL));
+      if (x < width - 1) best = Math.min(best, Math.fround(total[above + 1] + DIAGONAL));
+      total[y * width + x] = best + ink[y * width + x];
+    }
+  return total;
+}
+
+/** Pairs of cuts with ink of a digit's size between them, and the outline of that ink: the inputs of `score` "prior". */
+function pairsOf(mask: Bytes, { seams, costs }: Cuts): { first: number; last: number; outline: number[] }[] {
+  const { width, height, data } = mask;
+  const counts = cumulated(mask);
+  const following = new Int32Array(counts.length).fill(width); // first column of ink from each column on
+  const preceding = new Int32Array(counts.length).fill(-1); // last column of ink before each column
+  for (let y = 0; y < height; y++) {
+    const row = y * (width + 1);
+    for (let x = width - 1; x >= 0; x--) following[row + x] = data[y * width + x] ? x : following[row + x + 1];
+    for (let x = 0; x < width; x++) preceding[row + x + 1] = data[y * width + x] ? x : preceding[row + x];
+  }
+  const middle = seams.map(meanOf);
+  const pairs = [];
+  for (let first = 0; first < seams.length; first++)
+    for (let last = first + 1; last < seams.length; last++) {
+      const span = middle[last] - middle[first];
+      const isNear = span < 2 * HEIGHT || first === 0 || last === seams.length - 1;
+      if (span <= 0.03 * HEIGHT || !isNear) continue;
+      const [left, right] = [seams[first], seams[last]];
+      let [area, x0, x1, y0, y1] = [0, width, -1, height, -1];
+      let y = 0;
+      for (let row = 0; y < height && left[y] <= right[y]; y++, row += width + 1) {
+        const inked = counts[row + right[y]] - counts[row + left[y]];
+        if (!inked) continue;
+        area += inked;
+        x0 = Math.min(x0, following[row + left[y]]);
+        x1 = Math.max(x1, preceding[row + right[y]]);
+        y0 = Math.min(y0, y);
+        y1 = y;
+      }
+      const [wide, high] = [x1 - x0 + 1, y1 - y0 + 1];
+      if (y < height || area < MIN_AREA * HEIGHT ** 2 || high < MIN_HEIGHT * HEIGHT) continue;
+      if (wide > MAX_WIDTH * HEIGHT || wide > MAX_ASPECT * high) continue;
+      const outline = [high / HEIGHT, wide / HEIGHT, wide / high, costs[first], costs[last], area / (high * wide)];
+      pairs.push({ first, last, outline: outline.map(Math.fround) });
+    }
+  return pairs;
+}
+
+interface Rendered {
+  pixels: Bytes;
+  box: [x: number, y: number, width: number, height: number];
+  pieces: number;
+}
+
+/** The ink between two cuts in MNIST's form, without specks. The box is in pixels of the line. */
+function rendered(grey: Bytes, mask: Bytes, left: Int32Array, right: Int32Array): Rendered | null {
+  const start = Math.min(...left);
+  const stop = Math.min(grey.width, largest(right) + 1);
+  const { height } = grey;
+  const region = bytes(height, stop - start);
+  for (let y = 0; y < height; y++) region.data.fill(1, y * region.width + left[y] - start, y * region.width + right[y] - start);
+  const ink = crop(mask, 0, height, start, stop);
+  ink.data = ink.data.map((value, i) => value & region.data[i]);
+  const { labels, stats } = connectedComponents(ink);
+  const isKept = [true, ...stats.map((piece) => Math.max(piece.width, piece.height) >= MIN_PIECE * HEIGHT)]; // 0: no ink
+  const kept = stats.filter((_, i) => isKept[i + 1]);
+  if (!kept.length) return null;
+  const [x, y] = [Math.min(...kept.map((piece) => piece.x)), Math.min(...kept.map((piece) => piece.y))];
+  const x1 = Math.max(...kept.map((piece) => piece.x + piece.width));
+  const y1 = Math.max(...kept.map((piece) => piece.y + piece.height));
+  const own = crop(grey, 0, height, start, stop);
+  own.data = own.data.map((value, i) => (region.data[i] && isKept[labels[i]] ? value : 0));
+  const digit = cropped(crop(own, y - 2, y1 + 2, x - 2, x1 + 2));
+  const pixels = placed(fullRange(scaled(digit, BOX / Math.max(digit.width, digit.height))));
+  return { pixels, box: [x + start, y, x1 - x, y1 - y], pieces: kept.length };
+}
+
+interface Layer {
+  hidden: number[][];
+  hidden_bias: number[];
+  output: number[];
+  output_bias: number;
+}
+
+const WEIGHTS: Record<string, Layer> = weights;
+
+/** What the network of one hidden layer with that name makes of its inputs. */
+export function score(values: ArrayLike<number>, name: string): number {
+  const layer = WEIGHTS[name];
+  let result = layer.output_bias;
+  layer.hidden_bias.forEach((bias, unit) => {
+    let sum = bias;
+    layer.hidden.forEach((row, input) => (sum += values[input] * row[unit]));
+    if (sum > 0) result += sum * layer.output[unit];
+  });
+  return result;
+}
