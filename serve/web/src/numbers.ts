@@ -33,6 +33,7 @@ const MIN_HEIGHT = 0.4;
 const MAX_WIDTH = 1.5;
 const MAX_ASPECT = 2.2;
 const MAX_CANDIDATES = 4000;
+const SOFT_EDGE = 2; // pixels around a candidate's ink
 
 export type Box = [x0: number, y0: number, x1: number, y1: number];
 
@@ -265,9 +266,10 @@ function lineOf(ink: Ink, pieces: Pieces, members: number[], marks: number[], or
   const toImage = ink.scale / scale;
   const [x0, y0] = [origin[0] + (left - ink.margin) * ink.scale, origin[1] + (top - ink.margin) * ink.scale];
   const candidates: Candidate[] = [];
-  for (const { first, last, outline } of pairsOf(mask, cuts)) {
+  for (const pair of pairsOf(mask, cuts)) {
+    const { first, last, outline } = pair;
     if (score(outline, "prior") <= 0) continue;
-    const digit = rendered(thick, mask, cuts.seams[first], cuts.seams[last]);
+    const digit = rendered(thick, mask, cuts, pair);
     if (!digit) continue;
     const [x, y, width, high] = digit.box;
     if (high < MIN_HEIGHT * HEIGHT || width > MAX_WIDTH * HEIGHT || width > MAX_ASPECT * high) continue;
@@ -407,8 +409,16 @@ function accumulated(ink: Float32Array, width: number, height: number, step: 1 |
   return total;
 }
 
-/** Pairs of cuts with ink of a digit's size between them, and the outline of that ink: the inputs of `score` "prior". */
-function pairsOf(mask: Bytes, { seams, costs }: Cuts): { first: number; last: number; outline: number[] }[] {
+/** Two cuts, by their indexes, the box of the ink between them, and its outline, the inputs of `score` "prior". */
+interface Pair {
+  first: number;
+  last: number;
+  box: Box;
+  outline: number[];
+}
+
+/** Pairs of cuts with ink of a digit's size between them. */
+function pairsOf(mask: Bytes, { seams, costs }: Cuts): Pair[] {
   const { width, height, data } = mask;
   const counts = cumulated(mask);
   const following = new Int32Array(counts.length).fill(width); // first column of ink from each column on
@@ -419,29 +429,29 @@ function pairsOf(mask: Bytes, { seams, costs }: Cuts): { first: number; last: nu
     for (let x = 0; x < width; x++) preceding[row + x + 1] = data[y * width + x] ? x : preceding[row + x];
   }
   const middle = seams.map(meanOf);
-  const pairs = [];
+  const pairs: Pair[] = [];
   for (let first = 0; first < seams.length; first++)
     for (let last = first + 1; last < seams.length; last++) {
       const span = middle[last] - middle[first];
       const isNear = span < 2 * HEIGHT || first === 0 || last === seams.length - 1;
       if (span <= 0.03 * HEIGHT || !isNear) continue;
       const [left, right] = [seams[first], seams[last]];
-      let [area, x0, x1, y0, y1] = [0, width, -1, height, -1];
+      let [area, x0, y0, x1, y1] = [0, width, height, 0, 0];
       let y = 0;
       for (let row = 0; y < height && left[y] <= right[y]; y++, row += width + 1) {
         const inked = counts[row + right[y]] - counts[row + left[y]];
         if (!inked) continue;
         area += inked;
         x0 = Math.min(x0, following[row + left[y]]);
-        x1 = Math.max(x1, preceding[row + right[y]]);
+        x1 = Math.max(x1, preceding[row + right[y]] + 1);
         y0 = Math.min(y0, y);
-        y1 = y;
+        y1 = y + 1;
       }
-      const [wide, high] = [x1 - x0 + 1, y1 - y0 + 1];
+      const [wide, high] = [x1 - x0, y1 - y0];
       if (y < height || area < MIN_AREA * HEIGHT ** 2 || high < MIN_HEIGHT * HEIGHT) continue;
       if (wide > MAX_WIDTH * HEIGHT || wide > MAX_ASPECT * high) continue;
       const outline = [high / HEIGHT, wide / HEIGHT, wide / high, costs[first], costs[last], area / (high * wide)];
-      pairs.push({ first, last, outline: outline.map(Math.fround) });
+      pairs.push({ first, last, box: [x0, y0, x1, y1], outline: outline.map(Math.fround) });
     }
   return pairs;
 }
@@ -452,27 +462,33 @@ interface Rendered {
   pieces: number;
 }
 
-/** The ink between two cuts in MNIST's form, without specks. The box is in pixels of the line. */
-function rendered(grey: Bytes, mask: Bytes, left: Int32Array, right: Int32Array): Rendered | null {
-  const start = Math.min(...left);
-  const stop = Math.min(grey.width, largest(right) + 1);
-  const { height } = grey;
-  const region = bytes(height, stop - start);
-  for (let y = 0; y < height; y++) region.data.fill(1, y * region.width + left[y] - start, y * region.width + right[y] - start);
-  const ink = crop(mask, 0, height, start, stop);
-  ink.data = ink.data.map((value, i) => value & region.data[i]);
+/** The ink of a pair of cuts in MNIST's form, without specks. The box is in pixels of the line. */
+function rendered(grey: Bytes, mask: Bytes, { seams }: Cuts, { first, last, box: [x0, y0, x1, y1] }: Pair): Rendered | null {
+  const [left, right] = [seams[first], seams[last]];
+  const [start, top] = [Math.max(0, x0 - SOFT_EDGE), Math.max(0, y0 - SOFT_EDGE)];
+  const [stop, bottom] = [Math.min(grey.width, x1 + SOFT_EDGE), Math.min(grey.height, y1 + SOFT_EDGE)];
+  const own = bytes(bottom - top, stop - start);
+  const ink = bytes(bottom - top, stop - start);
+  for (let y = top; y < bottom; y++) {
+    const [from, to] = [Math.max(start, left[y]), Math.min(stop, right[y])];
+    for (let x = from, p = (y - top) * own.width + from - start, q = y * grey.width + from; x < to; x++, p++, q++) {
+      own.data[p] = grey.data[q];
+      ink.data[p] = mask.data[q];
+    }
+  }
   const { labels, stats } = connectedComponents(ink);
   const isKept = [true, ...stats.map((piece) => Math.max(piece.width, piece.height) >= MIN_PIECE * HEIGHT)]; // 0: no ink
   const kept = stats.filter((_, i) => isKept[i + 1]);
   if (!kept.length) return null;
+  if (kept.length < stats.length) for (let i = 0; i < labels.length; i++) if (!isKept[labels[i]]) own.data[i] = 0;
   const [x, y] = [Math.min(...kept.map((piece) => piece.x)), Math.min(...kept.map((piece) => piece.y))];
-  const x1 = Math.max(...kept.map((piece) => piece.x + piece.width));
-  const y1 = Math.max(...kept.map((piece) => piece.y + piece.height));
-  const own = crop(grey, 0, height, start, stop);
-  own.data = own.data.map((value, i) => (region.data[i] && isKept[labels[i]] ? value : 0));
-  const digit = cropped(crop(own, y - 2, y1 + 2, x - 2, x1 + 2));
+  const width = Math.max(...kept.map((piece) => piece.x + piece.width)) - x;
+  const height = Math.max(...kept.map((piece) => piece.y + piece.height)) - y;
+  const digit = cropped(
+    crop(own, y - SOFT_EDGE, y + height + SOFT_EDGE, x - SOFT_EDGE, x + width + SOFT_EDGE),
+  );
   const pixels = placed(fullRange(scaled(digit, BOX / Math.max(digit.width, digit.height))));
-  return { pixels, box: [x + start, y, x1 - x, y1 - y], pieces: kept.length };
+  return { pixels, box: [x + start, y + top, width, height], pieces: kept.length };
 }
 
 interface Layer {

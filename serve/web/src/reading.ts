@@ -2,7 +2,7 @@
 
 import { type Bytes, largest } from "./arrays";
 import { DOUBT, type Prepared } from "./digits";
-import type { Answer, Card } from "./network";
+import type { Answer } from "./network";
 import {
   type Box, FEATURES, findNumber, findNumberReduced, isLikelyNumber, type Line, mayBeNumber, quantile, score,
 } from "./numbers";
@@ -45,14 +45,22 @@ export interface Reading {
   corrections: string[];
 }
 
+/** What of a model's card decides how it reads numbers. */
+export interface NumberCard {
+  labels: string[];
+  input: { form: string };
+  unsure_below: number;
+  known_from: number | null;
+}
+
 export type Run = (images: Bytes[]) => Promise<Answer[]>;
 
-export function readsNumbers(card: Card): boolean {
+export function readsNumbers(card: NumberCard): boolean {
   return card.input.form === "digit" && card.labels.join() === DIGITS.join();
 }
 
 /** Whether an image that was corrected as a single digit, with that answer, may be a number: see `readNumber`. */
-export function mayBeRead(card: Card, { image, corrections }: Prepared, answer: Answer): boolean {
+export function mayBeRead(card: NumberCard, { image, corrections }: Prepared, answer: Answer): boolean {
   if (!readsNumbers(card) || !corrections.length || !mayBeNumber(image)) return false;
   if (corrections.some((correction) => correction.startsWith(DOUBT))) return true;
   if (!(largest(answer.probabilities) >= SURE)) return true;
@@ -65,7 +73,7 @@ export function mayBeRead(card: Card, { image, corrections }: Prepared, answer: 
  * `run` classifies up to 16 images in MNIST's form. With `single`, the answer for the image as a single digit, the result
  * is also null unless several digits are more certain than that.
  */
-export async function readNumber(source: Bytes, card: Card, run: Run, single?: Answer): Promise<Reading | null> {
+export async function readNumber(source: Bytes, card: NumberCard, run: Run, single?: Answer): Promise<Reading | null> {
   if (!readsNumbers(card)) return null;
   const number = single ? findNumberReduced(source) : findNumber(source);
   if (!number) return null;
@@ -83,7 +91,7 @@ function isSurer(lines: LineReading[], single: number): boolean {
   return lines[0].probability >= SURE || lines[0].probability > single;
 }
 
-function joined(lines: LineReading[], card: Card, corrections: string[]): Reading {
+function joined(lines: LineReading[], card: NumberCard, corrections: string[]): Reading {
   const alternatives = mostProbable(lines.map((line) => line.alternatives), Math.min(TOP_K, card.labels.length), GAP);
   const [text, probability] = alternatives[0];
   const digits = lines.flatMap((line) => line.digits);
