@@ -32,15 +32,15 @@ PREDICT = """async ([width, height, channels, pixels, card]) => {
     } catch (error) {
         if (!error.message.includes("crop it to one digit")) throw error;
         const number = await reading.readNumber(source, card, run);
-        return number ? {...number, sizes} : {error: error.message};
+        return number ? {...number, sizes, isDoubtful: false} : {error: error.message};
     }
     const [answer] = await run([prepared.image]);
     sizes = [];
-    const isTried = reading.mayBeRead(card, prepared, answer);
-    const number = isTried ? await reading.readNumber(source, card, run, answer) : null;
-    if (number) return {...number, sizes};
+    const isDoubtful = reading.mayBeRead(card, prepared, answer);
+    const number = isDoubtful ? await reading.readNumber(source, card, run, answer) : null;
+    if (number) return {...number, sizes, isDoubtful};
     const label = answer.probabilities.indexOf(Math.max(...answer.probabilities));
-    return {text: String(label), digits: [], sizes, corrections: prepared.corrections};
+    return {text: String(label), digits: [], corrections: prepared.corrections, isDoubtful};
 }"""
 
 
@@ -98,11 +98,19 @@ def _random_text(random, length):
 
 def _numbers():
     """Numbers of 2 to 6 digits, apart and touching."""
-    for index in range(44):
+    for index in range(40):
         random = np.random.default_rng([23, index])
         kind = (number_pictures.apart, number_pictures.touching)[index % 2]
         style = number_pictures.STYLES[index // 2 % len(number_pictures.STYLES)]
         yield _picture(_random_text(random, 2 + index % 5), random, kind, style)
+
+
+def _touching_pairs():
+    """Pairs that are narrow enough for one digit; Python takes a few of them for one."""
+    for index in range(10):
+        random = np.random.default_rng([27, index])
+        style = number_pictures.STYLES[index % len(number_pictures.STYLES)]
+        yield _picture(_random_text(random, 2), random, number_pictures.touching, style)
 
 
 def _with_marks():
@@ -126,9 +134,7 @@ def _with_marks():
 def _several_lines():
     for index in range(8):
         random = np.random.default_rng([25, index])
-        lines = [
-            _drawn(_random_text(random, 2 + line), random, number_pictures.apart) for line in range(2 + index % 2)
-        ]
+        lines = [_drawn(_random_text(random, 2 + line), random, number_pictures.apart) for line in range(2 + index % 2)]
         width = max(line.shape[1] for line in lines)
         ink = []
         for line in lines:
@@ -139,28 +145,29 @@ def _several_lines():
 
 
 def _single_digits():
-    for index in range(16):
+    for index in range(12):
         random = np.random.default_rng([26, index])
         style = number_pictures.STYLES[index % len(number_pictures.STYLES)]
         yield digit_pictures.STYLES[style](random, digit_shapes.draw(index % 10, random))
 
 
 def test_texts_and_boxes_are_those_of_python(model, page):
-    kinds = {"number": _numbers(), "marks": _with_marks(), "lines": _several_lines(), "single": _single_digits()}
-    results = [
-        (kind, model.predict([picture])[0], page.predict(picture)) for kind, pictures in kinds.items() for picture in pictures
-    ]
-    same = [(kind, ours, theirs) for kind, ours, theirs in results if ours.label == theirs.get("text")]
-    different = [(kind, ours, theirs) for kind, ours, theirs in results if ours.label != theirs.get("text")]
+    numbers = [*_numbers(), *_touching_pairs(), *_with_marks(), *_several_lines()]
+    results = [(model.predict([picture])[0], page.predict(picture)) for picture in (*numbers, *_single_digits())]
+    same = [(ours, theirs) for ours, theirs in results if ours.label == theirs.get("text")]
+    different = [(ours, theirs) for ours, theirs in results if ours.label != theirs.get("text")]
     assert len(same) >= 0.97 * len(results), different
-    read = [(ours, theirs) for _, ours, theirs in same if ours.digits]
+    singles = results[len(numbers) :]
+    assert not any(ours.digits or theirs["digits"] for ours, theirs in singles)
+    read = [(ours, theirs) for ours, theirs in same if ours.digits]
     assert len(read) >= 50
-    assert sum(" " in ours.label for ours, _ in read) >= 12
-    assert all(not ours.digits and not theirs["digits"] for kind, ours, theirs in same if kind == "single")
+    assert sum(" " in ours.label for ours, _ in read) >= 12  # gaps and lines
+    assert sum(theirs["isDoubtful"] for _, theirs in read) >= 12  # corrected as one digit first
+    assert any(theirs["isDoubtful"] and not ours.digits for ours, theirs in same)  # read, but less sure than one digit
     for ours, theirs in read:
-        boxes = [np.array([digit["box"] for digit in digits]) for digits in (ours.to_dict()["digits"], theirs["digits"])]
-        assert np.abs(boxes[0] - boxes[1]).max() <= 2
         assert [digit["label"] for digit in theirs["digits"]] == [digit.label for digit in ours.digits]
+        boxes = [np.array([digit["box"] for digit in theirs["digits"]]), np.array([digit.box for digit in ours.digits])]
+        assert np.abs(boxes[0] - boxes[1]).max() <= 2
         assert theirs["corrections"] == list(ours.corrections)
         assert theirs["alternatives"][0] == [theirs["text"], theirs["probability"]]
         assert all(size == 16 for size in theirs["sizes"][:-1])
