@@ -1,10 +1,10 @@
 /** Port of `zoo/images/numbers.py`: an image of a number → its lines and candidate digits. The reasons are given there. */
 
 import weights from "../../../zoo/images/numbers.json";
-import { type Bytes, bytes, clamp, crop, type Floats, largest, rint, where } from "./arrays";
-import { BOX, cropped, fullRange, placed, scaled, strokeWidth } from "./digits";
+import { above, type Bytes, bytes, clamp, crop, type Floats, largest, rint, where } from "./arrays";
+import { BOX, fullRange, placed, strokeWidth } from "./digits";
 import { findInk, type Ink, INK_MAP_SIDE } from "./ink";
-import { boundingBox, type Component, connectedComponents, dilate, disc, reducedBy, square } from "./vision";
+import { boundingBox, type Component, connectedComponents, dilate, disc, grown, reducedBy, resize } from "./vision";
 
 export const FEATURES = 7;
 const HEIGHT = 48;
@@ -34,6 +34,7 @@ const MAX_WIDTH = 1.5;
 const MAX_ASPECT = 2.2;
 const MAX_CANDIDATES = 4000;
 const SOFT_EDGE = 2; // pixels around a candidate's ink
+const MIN_VALUE = 60; // grey levels of a candidate's ink
 
 export type Box = [x0: number, y0: number, x1: number, y1: number];
 
@@ -260,7 +261,7 @@ function lineOf(ink: Ink, pieces: Pieces, members: number[], marks: number[], or
   const grey = bytes(smooth.height, smooth.width);
   for (let i = 0; i < grey.data.length; i++) grey.data[i] = Math.fround(clamp(smooth.data[i], 0, 1) * 255);
   const thick = thickened(grey);
-  const mask = where(grey, (value) => value > VISIBLE * 255);
+  const mask = above(grey, VISIBLE * 255);
   const cuts = findCuts(grey, mask);
   if (!cuts) return null;
   const toImage = ink.scale / scale;
@@ -301,7 +302,7 @@ function lineInk(whole: Floats, pieces: Pieces, members: number[], pad: number, 
       other.data[i] = label && !isMember[label] ? 1 : 0;
     }
   const solid = Math.fround(quantile(amount.data.filter((_, i) => own.data[i]), 0.6));
-  const near = dilate(own, square(2 * (pad >> 1) + 1));
+  const near = grown(own, pad >> 1);
   amount.data = amount.data.map((value, i) =>
     near.data[i] && !other.data[i] ? clamp(Math.fround(value / solid), 0, 1) : 0,
   );
@@ -400,10 +401,10 @@ function accumulated(ink: Float32Array, width: number, height: number, step: 1 |
   const total = Float32Array.from(ink);
   for (let y = step > 0 ? 1 : height - 2; y >= 0 && y < height; y += step)
     for (let x = 0; x < width; x++) {
-      const above = (y - step) * width + x;
-      let best = total[above];
-      if (x > 0) best = Math.min(best, Math.fround(total[above - 1] + DIAGONAL));
-      if (x < width - 1) best = Math.min(best, Math.fround(total[above + 1] + DIAGONAL));
+      const before = (y - step) * width + x;
+      let best = total[before];
+      if (x > 0) best = Math.min(best, Math.fround(total[before - 1] + DIAGONAL));
+      if (x < width - 1) best = Math.min(best, Math.fround(total[before + 1] + DIAGONAL));
       total[y * width + x] = best + ink[y * width + x];
     }
   return total;
@@ -484,11 +485,21 @@ function rendered(grey: Bytes, mask: Bytes, { seams }: Cuts, { first, last, box:
   const [x, y] = [Math.min(...kept.map((piece) => piece.x)), Math.min(...kept.map((piece) => piece.y))];
   const width = Math.max(...kept.map((piece) => piece.x + piece.width)) - x;
   const height = Math.max(...kept.map((piece) => piece.y + piece.height)) - y;
-  const digit = cropped(
+  const digit = visiblePart(
     crop(own, y - SOFT_EDGE, y + height + SOFT_EDGE, x - SOFT_EDGE, x + width + SOFT_EDGE),
   );
   const pixels = placed(fullRange(scaled(digit, BOX / Math.max(digit.width, digit.height))));
   return { pixels, box: [x + start, y + top, width, height], pieces: kept.length };
+}
+
+function visiblePart(digit: Bytes): Bytes {
+  const [x, y, width, height] = boundingBox(above(digit, MIN_VALUE));
+  return crop(digit, y, y + height, x, x + width);
+}
+
+function scaled<T extends Bytes | Floats>(image: T, factor: number): T {
+  const [width, height] = [Math.max(1, rint(image.width * factor)), Math.max(1, rint(image.height * factor))];
+  return resize(image, width, height, factor < 1 ? "area" : "cubic");
 }
 
 interface Layer {
