@@ -6,7 +6,8 @@ node_modules/.bin/tsc -p .
 bundle() { node_modules/.bin/esbuild "src/$1.ts" --bundle --minify --format=esm --target=es2022 --charset=utf8 --conditions=onnxruntime-web-use-extern-wasm --outfile="static/$2.js"; }
 bundle page app
 bundle worker worker
-# For the comparisons with Python (tests/serve/export/test_web_parity.py and test_web_numbers.py); not exported.
+# For the comparison with Python (tests/serve/export/test_web_parity.py); not exported.
 node_modules/.bin/esbuild src/digits.ts --bundle --minify --format=iife --global-name=digits --outfile=static/digits.js
+# The same for tests/serve/export/test_web_numbers.py.
 node_modules/.bin/esbuild src/reading.ts --bundle --minify --format=iife --global-name=reading --outfile=static/reading.js
 cat src/*.ts package.json ../../zoo/images/numbers.json | sha256sum | cut -d' ' -f1 > static/sources.sha256
