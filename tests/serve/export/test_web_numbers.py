@@ -1,6 +1,7 @@
 """The page's reading of numbers (serve/web/src/numbers.ts, reading.ts) gives the texts and boxes of `Model.predict`."""
 
 from base64 import b64decode, b64encode
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from tests.pictures import digit_pictures, digit_shapes, number_pictures
 from tests.serve.demo.test_page import CHROMIUM, FLAGS
 from tests.serve.export.test_web import WEB
-from zoo.model import Model, load
+from zoo.model import Model, classify_prepared, load, prepare_all
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,6 +50,7 @@ class Page:
 
     def __init__(self, page, model: Model) -> None:
         self._page, self._model = page, model
+        self.has_known = True
         page.expose_function("classify", self._classify)
         for name in ("digits", "reading"):
             page.add_script_tag(path=WEB / "static" / f"{name}.js")
@@ -57,7 +59,7 @@ class Page:
         pixels = [np.frombuffer(b64decode(image), np.uint8).reshape(28, 28, 1) for image in images]
         _, probabilities, known = self._model.run(np.stack(pixels))
         return [
-            [row.tolist(), None if known is None else float(known[index])] for index, row in enumerate(probabilities)
+            [row.tolist(), float(known[index]) if self.has_known else None] for index, row in enumerate(probabilities)
         ]
 
     def predict(self, picture, **changes):
@@ -175,6 +177,20 @@ def test_texts_and_boxes_are_those_of_python(model, page):
     assert np.median(apart) <= 0.005
     decisions = [(ours.unsure, ours.known) == (theirs["unsure"], theirs["known"]) for ours, theirs in read]
     assert np.mean(decisions) >= 0.95
+
+
+def test_network_without_known_has_weights_of_its_own(model, page, monkeypatch):
+    monkeypatch.setattr(page, "has_known", False)
+    pictures = [*islice(_touching_pairs(), 6), *islice(_with_marks(), 2)]
+    prepared = prepare_all(pictures, model.card.input)
+    rows = classify_prepared(model, prepared, run=lambda images: model.run(images)[:2])
+    results = [page.predict(picture, known_from=None) for picture in pictures]
+    assert sum(len(row.digits) > 1 for row in rows) >= 5
+    assert sum(row.label == result["text"] for row, result in zip(rows, results, strict=True)) >= 7
+    for row, result in zip(rows, results, strict=True):
+        if row.label == result["text"] and row.digits:
+            assert result["known"] is None
+            assert result["probability"] == pytest.approx(row.probability, abs=0.05)
 
 
 @pytest.mark.parametrize(
