@@ -118,11 +118,16 @@ function findLines(ink: Ink, origin: [number, number] = [0, 0]): Line[] {
   return lines;
 }
 
-/** Pieces of ink, and the indexes of those that are each line's digits and the marks between them. */
+/** The indexes of a line's pieces: parts of digits, from left to right, and marks between digits. */
+interface PiecesOfLine {
+  members: number[];
+  marks: number[];
+}
+
 interface Pieces {
   labels: Int32Array;
   stats: Component[];
-  lines: { members: number[]; marks: number[] }[];
+  lines: PiecesOfLine[];
 }
 
 function findPieces(ink: Ink): Pieces | null {
@@ -154,50 +159,59 @@ function findPieces(ink: Ink): Pieces | null {
     (i) => inside[i] && pieces[i].height >= BODY * tallest && pieces[i].height <= TALLEST * tallest,
   );
   if (!bodies.length || bodies.length > MAX_PIECES) return null;
-  bodies.sort((a, b) => pieces[a].x - pieces[b].x);
-  let lines: number[][] = [];
-  for (const body of bodies) {
-    let [best, overlap]: [number[] | null, number] = [null, SAME_LINE];
-    for (const line of lines) {
-      const share = largest(
-        line.slice(-2).map((i) => -overlapGap(pieces[body], pieces[i], "y") / Math.min(pieces[body].height, pieces[i].height)),
-      );
-      if (share > overlap) [best, overlap] = [line, share];
-    }
-    if (best) best.push(body);
-    else lines.push([body]);
-  }
-  const middles = new Map(lines.map((line) => [line, quantile(line.map((i) => pieces[i].y + pieces[i].height / 2), 0.5)]));
-  lines = lines.sort((a, b) => middles.get(a)! - middles.get(b)!);
-  const result = lines.map((members) => ({ members, marks: [] as number[] }));
+  const lines = inLines(pieces, bodies);
   const small = every.filter((i) => {
     const size = Math.max(pieces[i].width, pieces[i].height);
     return isSmall(pieces[i], i) && size >= MIN_MARK * tallest && pieces[i].width < 1.5 * tallest;
   });
-  for (const i of small.slice(0, MAX_PIECES)) {
-    const piece = pieces[i];
-    const isPart = Math.max(piece.width, piece.height) >= MIN_PIECE * tallest;
-    const middle = piece.y + piece.height / 2;
-    for (const { members, marks } of result) {
-      const digits = members.map((member) => pieces[member]);
-      const touches = (digit: Component) =>
-        -overlapGap(piece, digit, "x") >= ATTACHED * piece.width && overlapGap(piece, digit, "y") < NEAR * tallest;
-      if (isPart && digits.some(touches)) {
-        members.push(i);
-        break;
-      }
-      const isBeside = (digit: Component) => middle > digit.y && middle < digit.y + 1.3 * digit.height;
-      if (digits[0].x < piece.x && piece.x < digits.at(-1)!.x && digits.some(isBeside)) {
-        marks.push(i);
-        break;
-      }
+  for (const i of small.slice(0, MAX_PIECES)) addSmall(lines, pieces, i, tallest);
+  return { labels, stats, lines };
+}
+
+/** The pieces of each line, from top to bottom: those that overlap vertically with the one before. */
+function inLines(pieces: Component[], bodies: number[]): PiecesOfLine[] {
+  const lines: number[][] = [];
+  for (const body of bodies.sort((a, b) => pieces[a].x - pieces[b].x)) {
+    let [best, overlap]: [number[] | null, number] = [null, SAME_LINE];
+    for (const line of lines) {
+      const shares = line.slice(-2).map((i) => {
+        const lower = Math.min(pieces[body].height, pieces[i].height);
+        return -gapBetween(pieces[body], pieces[i], "y") / lower;
+      });
+      if (largest(shares) > overlap) [best, overlap] = [line, largest(shares)];
+    }
+    if (best) best.push(body);
+    else lines.push([body]);
+  }
+  return lines
+    .map((members) => ({ members, middle: quantile(members.map((i) => pieces[i].y + pieces[i].height / 2), 0.5) }))
+    .sort((a, b) => a.middle - b.middle)
+    .map(({ members }) => ({ members, marks: [] }));
+}
+
+/** Add a small piece to the first line where it is part of a digit, or a mark between digits. */
+function addSmall(lines: PiecesOfLine[], pieces: Component[], index: number, tallest: number): void {
+  const piece = pieces[index];
+  const isPart = Math.max(piece.width, piece.height) >= MIN_PIECE * tallest;
+  const middle = piece.y + piece.height / 2;
+  const isNear = (digit: Component) =>
+    -gapBetween(piece, digit, "x") >= ATTACHED * piece.width && gapBetween(piece, digit, "y") < NEAR * tallest;
+  const isBeside = (digit: Component) => middle > digit.y && middle < digit.y + 1.3 * digit.height;
+  for (const { members, marks } of lines) {
+    const digits = members.map((member) => pieces[member]);
+    if (isPart && digits.some(isNear)) {
+      members.push(index);
+      return;
+    }
+    if (digits[0].x < piece.x && piece.x < digits.at(-1)!.x && digits.some(isBeside)) {
+      marks.push(index);
+      return;
     }
   }
-  return { labels, stats, lines: result };
 }
 
 /** Pixels between two pieces along an axis; negative where they overlap. */
-function overlapGap(a: Component, b: Component, axis: "x" | "y"): number {
+function gapBetween(a: Component, b: Component, axis: "x" | "y"): number {
   const side = axis === "x" ? "width" : "height";
   return Math.max(a[axis], b[axis]) - Math.min(a[axis] + a[side], b[axis] + b[side]);
 }
@@ -213,8 +227,8 @@ function withBrokenDigits(
   parts.forEach((piece, index) => {
     const near = parts.slice(index + 1).filter(
       (other) =>
-        -overlapGap(piece, other, "x") >= ATTACHED * Math.min(piece.width, other.width) &&
-        overlapGap(piece, other, "y") < NEAR * tallest,
+        -gapBetween(piece, other, "x") >= ATTACHED * Math.min(piece.width, other.width) &&
+        gapBetween(piece, other, "y") < NEAR * tallest,
     );
     if (!near.length) return;
     const group = [...near, piece];
