@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from zoo.datasets import catalog
 from zoo.evaluation import wilson
 from zoo.images.digits import to_mnist
 from zoo.images.numbers import Line, find_number
-from zoo.model import CHUNK, Model
+from zoo.model import CHUNK, Model, Scores
 from zoo.reading import DIGITS, best_path, inputs
 
 Array = npt.NDArray[Any]
@@ -36,9 +38,12 @@ Array = npt.NDArray[Any]
 WEIGHTS = Path(zoo.__file__).parent / "images" / "numbers.json"
 PLAIN_STYLE = 0.7  # share of images on white paper, with noise and blur, which are made fastest
 SHAPES = 0.2  # share of images with drawn digits instead of MNIST's
-HIDDEN = {"known": 16, "plain": 16, "prior": 12}
-KEPT = 0.99  # of the right candidates that the prior keeps
+HIDDEN = {"known": 32, "plain": 32, "prior": 12}  # units
+KEPT = 0.997  # of the right candidates that the prior keeps
 UNREADABLE = 12.0  # an image whose right text is less probable than exp(-12) teaches nothing
+LEAST = 1e-6  # probabilities of a label below it count as this
+RATE = 4e-3  # of learning, at first
+LARGEST = 25.0  # scores beyond it count as this
 
 
 @click.group()
@@ -89,7 +94,7 @@ def measure(model: str, count: int, seed: int, train: bool) -> None:
 
 @main.command()
 @click.option("--model", default="mnist14k", show_default=True)
-@click.option("--count", default=1200, show_default=True, help="Images to learn from.")
+@click.option("--count", default=3000, show_default=True, help="Images to learn from.")
 @click.option("--seed", default=200, show_default=True)
 def fit(model: str, count: int, seed: int) -> None:
     """Compute the weights. A model without the output `known` leaves the weights for it as they are."""
@@ -109,15 +114,17 @@ def fit(model: str, count: int, seed: int) -> None:
             continue
         lines = number.lines() if number else []
         if len(lines) == 1:
-            samples.append(_answered(network, lines[0], text))
+            samples.append(answered(network, lines[0], text))
     print(f"{len(samples)} of {count} images have one line")
     weights = json.loads(WEIGHTS.read_text(encoding="utf-8")) if WEIGHTS.exists() else {}
-    has_known = samples[0]["known"] is not None
-    for name in ("plain", "known") if has_known else ("plain",):
-        weights[name] = _fit_scores(samples, name)
-    name = "known" if has_known else "plain"
-    weights["prior"] = _fit_prior(samples, name, weights[name])
-    WEIGHTS.write_text(json.dumps(weights) + "\n", encoding="utf-8")
+    WEIGHTS.write_text(json.dumps(weights | fit_all(samples)) + "\n", encoding="utf-8")
+
+
+def fit_all(samples: list[Sample]) -> dict[str, Any]:
+    """The weights by name; those for the output `known` only if the samples have it."""
+    names = [name for name in ("plain", "known") if name in samples[0].inputs]
+    weights = {name: fit_scores(samples, name) for name in names}
+    return weights | {"prior": fit_prior(samples, names[-1], weights[names[-1]])}
 
 
 def _sample(random: np.random.Generator, digits: Array, labels: Array) -> tuple[Array, str]:
@@ -149,110 +156,146 @@ def _digit(random: np.random.Generator, digits: Array, labels: Array, drawn: boo
     return to_mnist(np.asarray(255 * cover, np.uint8)[:, :, None])[0][:, :, 0], str(value)
 
 
-def _answered(network: Model, line: Line, text: str) -> dict[str, Any]:
-    """A line's candidates with the network's answers, as the scoring networks take them."""
-    parts = [network.run(line.pixels[start : start + CHUNK]) for start in range(0, len(line.pixels), CHUNK)]
-    probabilities = np.concatenate([part.probabilities for part in parts])
-    known = np.concatenate([part[2] for part in parts]) if len(parts[0]) > 2 else None
-    return {
-        "cuts": line.cuts,
-        "first": line.first,
-        "last": line.last,
-        "plain": inputs(line.features, probabilities, None),
-        "known": None if known is None else inputs(line.features, probabilities, known),
-        "prior": line.outlines,
-        "logs": np.log(np.maximum(probabilities, 1e-6)),
-        "text": text,
-    }
+@dataclass(frozen=True)
+class Sample:
+    """A line of a made image: its candidates, C of them, with the network's answers.
 
-
-def marginals(sample: dict[str, Any], scores: Array, text: str | None = None) -> tuple[float, Array]:
-    """The logarithm of the sum over all ways of exp(score), and each candidate's share in it, 0 to 1.
-
-    Args:
-        text: only ways that read it, weighted with the probabilities of its labels.
+    Attributes:
+        cuts, first, last, outlines: as in `Line`.
+        inputs: of the scoring networks by name, float32 `(C, INPUTS)`.
+        probabilities: float32 `(C, 10)`.
     """
-    cuts, first, last = sample["cuts"], sample["first"], sample["last"]
-    steps = 0 if text is None else len(text)
-    if text is None:
-        emitted = scores[:, None]
-    else:
-        emitted = scores[:, None] + sample["logs"][:, [DIGITS.index(label) for label in text]]
-    shift = 0 if text is None else 1  # a candidate takes one step further in the text
-    before, after = np.full((cuts, steps + 1), -np.inf), np.full((cuts, steps + 1), -np.inf)
-    before[0, 0] = after[-1, steps] = 0
-    for cut in range(1, cuts):
-        if (here := last == cut).any():
-            sums = before[first[here]][:, : steps + 1 - shift] + emitted[here]
-            before[cut, shift:] = np.logaddexp.reduce(sums, axis=0)
-    for cut in range(cuts - 2, -1, -1):
-        if (here := first == cut).any():
-            sums = after[last[here]][:, shift:] + emitted[here]
-            after[cut, : steps + 1 - shift] = np.logaddexp.reduce(sums, axis=0)
-    total = float(before[-1, steps])
-    if not np.isfinite(total):
-        return total, np.zeros(len(first))
-    ways = before[first][:, : steps + 1 - shift] + emitted + after[last][:, shift:]
-    return total, np.exp(ways - total).sum(axis=1)
+
+    text: str
+    cuts: int
+    first: Array
+    last: Array
+    outlines: Array
+    inputs: dict[str, Array]
+    probabilities: Array
 
 
-def _fit_scores(samples: list[dict[str, Any]], name: str, epochs: int = 8, batch: int = 8) -> dict[str, Any]:
-    """Weights with which the right texts are most probable, by Adam."""
+def answered(network: Model, line: Line, text: str) -> Sample:
+    parts = [network.run(line.pixels[start : start + CHUNK]) for start in range(0, len(line.pixels), CHUNK)]
+    scores = Scores.joined(parts)
+    values = {"plain": inputs(line, scores.probabilities, None)}
+    if scores.known is not None:
+        values["known"] = inputs(line, scores.probabilities, scores.known)
+    values = {name: np.asarray(value, np.float32) for name, value in values.items()}
+    return Sample(text, line.cuts, line.first, line.last, line.outlines, values, scores.probabilities)
+
+
+class Batch:
+    """Samples side by side. Their lines end at the same cut, the last one of the longest."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        import torch
+
+        self.count, self.cuts = len(samples), max(sample.cuts for sample in samples)
+        self.steps = max(len(sample.text) for sample in samples)
+        self.lengths = [len(sample.text) for sample in samples]
+        self.starts = torch.tensor([self.cuts - sample.cuts for sample in samples])
+        candidates = [len(sample.first) for sample in samples]
+        position = np.repeat(np.arange(self.count), candidates)
+        shift = np.repeat(self.starts.numpy(), candidates)
+        ends = (np.concatenate([getattr(sample, name) for sample in samples]) + shift for name in ("first", "last"))
+        self.index = tuple(torch.from_numpy(np.asarray(values, np.int64)) for values in (position, *ends))
+        labels = [[DIGITS.index(label) for label in sample.text.ljust(self.steps, "0")] for sample in samples]
+        emitted = [sample.probabilities[:, row] for sample, row in zip(samples, labels, strict=True)]
+        self.emitted = torch.from_numpy(np.maximum(np.concatenate(emitted), LEAST).astype(np.float64))
+
+    def logs(self, scores: Any) -> tuple[Any, Any]:
+        """Logarithms of the sums of exp(scores), `(B,)`: over all ways, and over those that read the right texts.
+
+        Args:
+            scores: tensor `(C,)` of the candidates of all samples; the results can be differentiated.
+        """
+        import torch
+
+        weights = scores.double().clamp(-LARGEST, LARGEST).exp()
+        size = (self.count, self.cuts, self.cuts)
+        every = torch.zeros(size, dtype=torch.float64).index_put(self.index, weights)
+        right = torch.zeros((*size, self.steps), dtype=torch.float64)
+        right = right.index_put(self.index, weights[:, None] * self.emitted)
+        begin = torch.zeros((self.count, self.cuts, self.steps + 1), dtype=torch.float64)
+        begin[torch.arange(self.count), self.starts, 0] = 1
+        all_ways, texts = [begin[:, 0, 0]], [begin[:, 0]]
+        for cut in range(1, self.cuts):
+            all_ways.append(begin[:, cut, 0] + (torch.stack(all_ways, 1) * every[:, :cut, cut]).sum(1))
+            steps = (torch.stack(texts, 1)[:, :, :-1] * right[:, :cut, cut]).sum(1)
+            texts.append(torch.cat([begin[:, cut, :1], steps], 1))
+        ends = texts[-1][torch.arange(self.count), self.lengths]
+        return all_ways[-1].clamp_min(1e-300).log(), ends.clamp_min(1e-300).log()
+
+
+def fit_scores(samples: list[Sample], name: str, epochs: int = 10, size: int = 16) -> dict[str, Any]:
+    """Weights with which the right texts are most probable."""
     import torch
 
     order = np.random.default_rng(0)
-    network, mean, deviation, optimizer = _network([sample[name] for sample in samples], HIDDEN[name], 4e-3)
+    network, mean, deviation, optimizer = _network([s.inputs[name] for s in samples], HIDDEN[name], RATE)
     with torch.no_grad():
         network[2].bias -= 2  # most candidates are no digit
-    steps, step = epochs * (len(samples) // batch), 0
+    by_cuts = sorted(samples, key=lambda sample: sample.cuts)  # a batch is as large as its longest line
+    steps, step = epochs * (len(samples) // size), 0
     for epoch in range(epochs):
-        losses = []
-        shuffled = order.permutation(len(samples))
-        for start in range(0, len(samples) - batch + 1, batch):
-            optimizer.param_groups[0]["lr"] = 4e-3 * max(0.02, 1 - step / steps)
+        losses: list[float] = []
+        starts = np.arange(int(order.integers(size)), len(samples), size)
+        for start in order.permutation(starts).tolist():
+            part = by_cuts[start : start + size]
+            values = (np.concatenate([sample.inputs[name] for sample in part]) - mean) / deviation
+            optimizer.param_groups[0]["lr"] = RATE * max(0.02, 1 - step / steps)
             step += 1
-            total = torch.zeros(())
-            for index in shuffled[start : start + batch]:
-                sample = samples[index]
-                scores = network(torch.tensor((sample[name] - mean) / deviation, dtype=torch.float32))[:, 0]
-                values = scores.detach().numpy().astype(float)
-                right, target = marginals(sample, values, sample["text"])
-                every, actual = marginals(sample, values)
-                if every - right < UNREADABLE:
-                    losses.append(every - right)
-                    total = total + (scores * torch.tensor(actual - target, dtype=torch.float32)).sum()
-            if total.requires_grad:
+            every, right = Batch(part).logs(network(torch.from_numpy(values))[:, 0])
+            loss = every - right
+            loss = loss[loss < UNREADABLE]
+            if len(loss):
+                losses += loss.tolist()
                 optimizer.zero_grad()
-                total.backward()
+                (loss.sum() / size).backward()
                 optimizer.step()
         print(f"{name} epoch {epoch + 1}: {np.mean(losses):.4f}", flush=True)
     weights = _folded(network, mean, deviation)
-    correct = [_read(sample, sample[name], weights) == sample["text"] for sample in samples]
+    correct = [_read(sample, sample.inputs[name], weights) == sample.text for sample in samples]
     print(f"{name}: {np.mean(correct):.2%} of these images right")
     return weights
 
 
-def _fit_prior(samples: list[dict[str, Any]], name: str, scores: dict[str, Any], epochs: int = 8) -> dict[str, Any]:
+def shares(sample: Sample, scores: Array) -> Array | None:
+    """Each candidate's share in the ways that read the right text, 0 to 1; None where there is hardly such a way."""
+    import torch
+
+    values = torch.tensor(scores, requires_grad=True)
+    every, right = Batch([sample]).logs(values)
+    if (every - right).item() >= UNREADABLE:
+        return None
+    right.sum().backward()
+    assert values.grad is not None
+    return values.grad.numpy().clip(0, 1)
+
+
+def fit_prior(samples: list[Sample], name: str, scores: dict[str, Any], epochs: int = 8) -> dict[str, Any]:
     """Weights of the score by outline alone, above 0 for `KEPT` of the candidates on the right ways."""
     import torch
 
-    targets = np.concatenate(
-        [marginals(sample, _scores(sample[name], scores), sample["text"])[1] for sample in samples]
-    ).clip(0, 1)
-    network, mean, deviation, optimizer = _network([sample["prior"] for sample in samples], HIDDEN["prior"], 5e-3)
-    values = (np.concatenate([sample["prior"] for sample in samples]) - mean) / deviation
-    x, y = torch.tensor(values, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
-    for _ in range(epochs):
-        for index in torch.randperm(len(x)).split(512):
+    found = [(sample.outlines, shares(sample, _scores(sample.inputs[name], scores))) for sample in samples]
+    outlines = [outline for outline, target in found if target is not None]
+    targets = np.concatenate([target for _, target in found if target is not None])
+    network, mean, deviation, optimizer = _network(outlines, HIDDEN["prior"], 5e-3)
+    x = torch.from_numpy(np.asarray((np.concatenate(outlines) - mean) / deviation, np.float32))
+    y = torch.from_numpy(targets.astype(np.float32))
+    for epoch in range(epochs):
+        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - epoch / epochs)
+        for index in torch.randperm(len(x)).split(256):
             loss = torch.nn.functional.binary_cross_entropy_with_logits(network(x[index])[:, 0], y[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     folded = _folded(network, mean, deviation)
-    found = network(x).detach().numpy()[:, 0]
-    bound = float(np.quantile(found[targets > 0.5], 1 - KEPT))
+    values = network(x).detach().numpy()[:, 0]
+    bound = float(np.quantile(values[targets > 0.5], 1 - KEPT))
     folded["output_bias"] = round(folded["output_bias"] - bound, 4)
-    print(f"prior: keeps {np.mean(found >= bound):.1%} of all candidates")
+    print(f"prior: keeps {np.mean(values >= bound):.1%} of all candidates")
     return folded
 
 
@@ -262,7 +305,7 @@ def _network(values: list[Array], hidden: int, rate: float) -> tuple[Any, Array,
     torch.manual_seed(0)
     every = np.concatenate(values)
     network = torch.nn.Sequential(torch.nn.Linear(every.shape[1], hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 1))
-    optimizer = torch.optim.Adam(network.parameters(), rate, weight_decay=1e-5)
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-4)
     return network, every.mean(axis=0), every.std(axis=0) + 1e-3, optimizer
 
 
@@ -282,9 +325,9 @@ def _scores(values: Array, weights: dict[str, Any]) -> Array:
     return np.asarray(hidden @ np.array(weights["output"]) + weights["output_bias"])
 
 
-def _read(sample: dict[str, Any], values: Array, weights: dict[str, Any]) -> str:
-    path = best_path(sample["cuts"], sample["first"], sample["last"], _scores(values, weights))
-    return "".join(DIGITS[label] for label in sample["logs"][path].argmax(axis=1)) if path else ""
+def _read(sample: Sample, values: Array, weights: dict[str, Any]) -> str:
+    path = best_path(sample.cuts, sample.first, sample.last, _scores(values, weights))
+    return "".join(DIGITS[label] for label in sample.probabilities[path].argmax(axis=1)) if path else ""
 
 
 if __name__ == "__main__":

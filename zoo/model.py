@@ -372,7 +372,7 @@ def read_numbers(
     result = {}
     for position, readings in zip(positions, _read_all(lines, run), strict=True):
         own = rows[position]
-        if readings if own is None or scores is None else _is_surer(readings, float(scores[1][own].max())):
+        if readings if own is None or scores is None else _is_surer(readings, _certainty(scores, own)):
             result[position] = readings
     return result
 
@@ -391,8 +391,14 @@ def _is_doubtful(image: Prepared, scores: Scores, row: int) -> bool:
     return image.pixels is not None and is_likely_number(image.pixels)
 
 
+def _certainty(scores: Scores, row: int) -> float:
+    """How certain it is that an image shows its most probable digit: the network's probability is that of a digit."""
+    known = 1.0 if scores.known is None else float(scores.known[row])
+    return known * float(scores.probabilities[row].max())
+
+
 def _is_surer(readings: list[Reading], single: float) -> bool:
-    """Whether several digits in one line are more certain than one digit of that probability."""
+    """Whether several digits in one line are more certain than one digit of that certainty."""
     if len(readings) != 1 or len(readings[0].digits) < 2:
         return False
     return readings[0].probability >= _SURE or readings[0].probability > single

@@ -1,10 +1,10 @@
 """Numbers: from the candidates of `zoo/images/numbers.py` and the network's answers to the most probable digits.
 
-Every way from a line's left end to its right end, from cut to cut, is a possible reading. A small network of 16 hidden
-units gives each candidate a score, from its geometry and from what the classifier answers for it: how probable it is
-that this ink is one whole digit. The probability of a way is the exponential of the sum of its scores, divided by the
-sum over all ways (a conditional random field, as Y. LeCun et al., 1998, section VI train it). So the parts of touching
-digits compete with the whole in one sum, and an image of one digit is read as one digit.
+Every way from a line's left end to its right end, from cut to cut, is a possible reading. A small network of 32 hidden
+units gives each candidate a score, from its geometry, its image and what the classifier answers for it: how probable
+it is that this ink is one whole digit. The probability of a way is the exponential of the sum of its scores, divided by
+the sum over all ways (a conditional random field, as Y. LeCun et al., 1998, section VI train it). So the parts of
+touching digits compete with the whole in one sum, and an image of one digit is read as one digit.
 
 The weights are in `zoo/images/numbers.json`. `python -m bench.numbers fit` computes them from MNIST training digits.
 """
@@ -27,13 +27,15 @@ DIGITS = tuple("0123456789")  # the labels of models that can read numbers
 UNSURE_BELOW = 0.8  # of a number, whatever the card says for one digit: cuts are less certain than digits
 GAP = " "  # in a text: a mark that is no digit, or a wide distance between digits
 
-INPUTS = FEATURES + 12  # of the scoring network: geometry, known, log of the highest probability, all ten probabilities
+_BLOCK = 4  # pixels: the scoring network sees a candidate's image reduced to the means of such blocks
+_BLOCKS = 28 // _BLOCK
+INPUTS = FEATURES + 12 + _BLOCKS**2  # of it: geometry, known, log of the highest probability, all ten, the blocks
 _MAX_PIECES = 3  # more pieces of a candidate count as this many
 _LEAST = 1e-4  # probabilities below it count as this
 _WIDE_GAP = 1.0  # of the line's height: digits further apart are separated by a gap,
 _UNUSUAL_GAP = 2.5  # if this is also so many times the median distance
 _ALTERNATIVES = 10  # texts per reading
-_WORST_SCORE = -6.0  # a line with a candidate below it is no number
+_WORST_SCORE = -12.0  # a line with a candidate below it is no number
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def joined(readings: Sequence[Reading], count: int) -> list[Text]:
 
 
 def _read_line(line: Line, probabilities: Array, known: Array | None) -> Reading | None:
-    scores = candidate_scores(line.features, probabilities, known)
+    scores = candidate_scores(line, probabilities, known)
     path = best_path(line.cuts, line.first, line.last, scores)
     if not path or scores[path].min() < _WORST_SCORE:
         return None
@@ -164,21 +166,23 @@ def most_probable(slots: Iterable[Sequence[Text]], count: int, separator: str = 
     return best
 
 
-def candidate_scores(features: Array, probabilities: Array, known: Array | None) -> npt.NDArray[np.float64]:
+def candidate_scores(line: Line, probabilities: Array, known: Array | None) -> npt.NDArray[np.float64]:
     """The score of each candidate, `(C,)`: about the log odds that it is one whole digit."""
-    return score(inputs(features, probabilities, known), "plain" if known is None else "known")
+    return score(inputs(line, probabilities, known), "plain" if known is None else "known")
 
 
-def inputs(features: Array, probabilities: Array, known: Array | None) -> npt.NDArray[np.float64]:
+def inputs(line: Line, probabilities: Array, known: Array | None) -> npt.NDArray[np.float64]:
     """What the scoring network takes, `(C, INPUTS)`."""
-    values = np.zeros((len(features), INPUTS))
-    values[:, :FEATURES] = features
+    values = np.zeros((len(line.first), INPUTS))
+    values[:, :FEATURES] = line.features
     values[:, FEATURES - 1] = np.minimum(values[:, FEATURES - 1], _MAX_PIECES)
     if known is not None:
         bounded = np.clip(np.asarray(known, np.float64), _LEAST, 1 - _LEAST)
         values[:, FEATURES] = np.log(bounded / (1 - bounded)) / 4
     values[:, FEATURES + 1] = np.log(np.maximum(probabilities.max(axis=1), _LEAST))
-    values[:, FEATURES + 2 :] = probabilities
+    values[:, FEATURES + 2 : FEATURES + 12] = probabilities
+    blocks = line.pixels.reshape(-1, _BLOCKS, _BLOCK, _BLOCKS, _BLOCK).mean(axis=(2, 4)) / 255
+    values[:, FEATURES + 12 :] = blocks.reshape(-1, _BLOCKS**2)
     return values
 
 

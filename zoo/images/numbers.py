@@ -20,14 +20,17 @@ from zoo.images.digits import BOX, place, stroke_width
 from zoo.images.ink import INK_MAP_SIDE, Ink, find_ink, reduce_pixels
 from zoo.images.levels import Array
 
-FEATURES = 7  # per candidate: height, width, width / height, ink crossed on its left and right, share of ink, pieces
+_BANDS = 6  # horizontal bands of a candidate, whose ink and strokes are counted
+OUTLINE = 8 + 2 * _BANDS  # numbers per candidate, of its outline (`_pairs`)
+FEATURES = OUTLINE + 1  # the same of its ink without specks, and its pieces
 
 _HEIGHT = 48  # pixels of a digit's height during the search of cuts
 _VISIBLE = 0.3  # of solid ink: from this value on, a pixel belongs to a digit
 _MIN_STROKE = 0.11 * _HEIGHT  # pixels, as `digits.py` has it
 
 # Pieces of ink and lines. Heights are shares of the main piece's height, or of the line's height.
-_BODY = 0.45  # a digit is at least this high
+_BODY = 0.45  # a digit is at least this high,
+_LOW_BODY = 0.3  # or this high and as wide as `_BODY`, such as a flat 2
 _LIKE_MAIN = 0.7  # a piece at the border of at least this height, and at most its inverse, is a digit
 _TALLEST = 2.5  # a piece that is higher belongs to the paper
 _SAME_LINE = 0.4  # of the smaller piece's height: pieces that overlap vertically by more are in one line
@@ -35,6 +38,8 @@ _MIN_PIECE = 0.12  # smaller pieces are no part of a digit
 _MIN_MARK = 0.07  # smaller pieces are specks, larger ones between digits may be points and dashes
 _ATTACHED = 0.3  # of a small piece's width above or below a digit: it is a part, such as the bar of a five
 _NEAR = 0.3  # of the height between such a part and its digit
+_BESIDE = 0.15  # of the height: the bar of a five may begin so far to the right of it,
+_HIGH = 0.3  # if it is not further from the upper end; a dash is in the middle
 _MAX_PIECES = 400
 _MAX_LINES = 12
 _MAX_WIDTHS = 20  # heights of the digits, all lines together: about 25 digits, and a second of work
@@ -47,10 +52,11 @@ _MIN_BETWEEN = 0.02  # of the height squared: cuts with less ink between them ar
 _MAX_CUTS = 24  # per height of the line's width
 
 # Candidates.
+_SHORT = 3.2  # heights of a line's width, up to which less than half of its slope counts: it is that of few digits
 _TWO_DIGITS = 0.5  # width / height of one blob, from which on it may be two digits, such as a narrow 11
 _LIKELY_TWO = 0.85  # the same where a network without `known` is sure of one digit
 _MIN_AREA = 0.01  # of the height squared
-_MIN_HEIGHT = 0.4
+_MIN_HEIGHT = 0.3
 _MAX_WIDTH = 1.5
 _MAX_ASPECT = 2.2
 _MAX_CANDIDATES = 4000  # per image
@@ -68,7 +74,8 @@ class Line:
         features: float32 `(C, FEATURES)`, lengths as shares of the line's height.
         height: of the line, in pixels of the image.
         marks: x in pixels of the image, of the middles of marks between digits, such as points and dashes.
-        outlines: float32 `(C, 6)`, features before specks were removed, from which unlikely candidates are left out.
+        outlines: float32 `(C, OUTLINE)`, the same features before specks were removed, from which unlikely candidates
+            are left out.
     """
 
     cuts: int
@@ -124,8 +131,14 @@ def find_number(pixels: npt.NDArray[np.uint8], prune: bool = True) -> Number | N
     lines = find_lines(ink, origin, prune)
     if ink.scale > 1 and lines and min(line.height for line in lines) < _HEIGHT * ink.scale:
         crop, origin = _crop_around(pixels, lines)  # small digits in a large image: use its full resolution
-        lines = find_lines(find_ink(crop), origin, prune) or lines
+        lines = find_lines(find_ink(crop), origin, prune, _touch_border(lines, pixels, ink.scale)) or lines
     return Number(lines, corrections) if lines else None
+
+
+def _touch_border(lines: list[Line], pixels: Array, scale: int) -> bool:
+    boxes = np.concatenate([line.boxes for line in lines])
+    height, width = pixels.shape[:2]
+    return bool((boxes[:, :2] < scale).any() or (boxes[:, 2:] > (width - scale, height - scale)).any())
 
 
 def _crop_around(pixels: Array, lines: list[Line]) -> tuple[Array, tuple[int, int]]:
@@ -152,14 +165,15 @@ def _aspect(digit: npt.NDArray[np.uint8]) -> float:
     return float(width / max(1, height))
 
 
-def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True) -> list[Line]:
+def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True, cut_off: bool = True) -> list[Line]:
     """The lines of digits in an ink map, from top to bottom.
 
     Args:
         origin: x and y of the map in the image, in pixels of the image.
         prune: as in `find_number`.
+        cut_off: whether digits may touch the border of the map.
     """
-    pieces = _pieces(ink)
+    pieces = _pieces(ink, cut_off)
     if pieces is None:
         return []
     labels, stats, lines = pieces
@@ -174,7 +188,7 @@ def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True) -
     return found
 
 
-def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] | None:
+def _pieces(ink: Ink, cut_off: bool) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] | None:
     """Pieces of ink: labels, boxes and areas; for each line the pieces of its digits, and the marks between them."""
     for threshold in ink.thresholds:
         mask = (ink.amount >= threshold).astype(np.uint8)
@@ -188,10 +202,12 @@ def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] 
             break
     tallest = float(height[main])
     is_like_main = (height >= _LIKE_MAIN * tallest) & (height * _LIKE_MAIN <= tallest) & (width <= _MAX_ASPECT * height)
-    inside = ~on_edge | on_edge[main] | is_like_main  # a digit may be cut off by the frame
+    inside = ~on_edge | on_edge[main] | (is_like_main & cut_off)
     inside[0] = False
     y, height = _with_broken_digits(stats, inside & (height < _BODY * tallest), tallest)
-    bodies = np.flatnonzero(inside & (height >= _BODY * tallest) & (height <= _TALLEST * tallest))
+    is_body = inside & (height <= _TALLEST * tallest)
+    is_body &= (height >= _BODY * tallest) | (height >= _LOW_BODY * tallest) & (width >= _BODY * tallest)
+    bodies = np.flatnonzero(is_body)
     if not 0 < len(bodies) <= _MAX_PIECES:
         return None
     lines: list[list[int]] = []
@@ -207,19 +223,23 @@ def _pieces(ink: Ink) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] 
             lines.append([body])
         else:
             best.append(body)
-    lines.sort(key=lambda line: float(np.median(y[line] + height[line] / 2)))
+    lines = [line for line in lines if (height[line] >= _BODY * tallest).any()]
+    whole = [line for line in lines if not on_edge[line].all()]  # others are the edge of a table, or the next page
+    lines = sorted(whole or lines, key=lambda line: float(np.median(y[line] + height[line] / 2)))
     result: list[tuple[list[int], list[int]]] = [(line, []) for line in lines]
-    small = inside & (height < _BODY * tallest) & (np.maximum(width, height) >= _MIN_MARK * tallest)
+    small = inside & ~is_body & (np.maximum(width, height) >= _MIN_MARK * tallest)
     small &= width < 1.5 * tallest
     for piece in np.flatnonzero(small)[:_MAX_PIECES].tolist():
         for line, (members, marks) in zip(lines, result, strict=True):
             across = np.minimum(x[piece] + width[piece], x[line] + width[line]) - np.maximum(x[piece], x[line])
             down = np.maximum(y[piece], y[line]) - np.minimum(y[piece] + height[piece], y[line] + height[line])
             is_part = max(width[piece], height[piece]) >= _MIN_PIECE * tallest
-            if is_part and ((across >= _ATTACHED * width[piece]) & (down < _NEAR * tallest)).any():
+            middle = y[piece] + height[piece] / 2
+            is_bar = (across > -_BESIDE * tallest) & (x[piece] > x[line]) & (middle < y[line] + _HIGH * height[line])
+            is_bar &= (height[piece] < width[piece]) & (middle > y[line] - _HIGH * height[line])
+            if is_part and (is_bar | (across >= _ATTACHED * width[piece]) & (down < _NEAR * tallest)).any():
                 members.append(piece)
                 break
-            middle = y[piece] + height[piece] / 2
             if (
                 x[line[0]] < x[piece] < x[line[-1]]
                 and ((middle > y[line]) & (middle < y[line] + 1.3 * height[line])).any()
@@ -332,10 +352,11 @@ def _cuts(ink: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDAr
     """
     height, width = ink.shape
     down, up = _accumulated(ink), _accumulated(ink[::-1])[::-1]
+    steps = _steps(down), _steps(up)
     ways, costs = [], []
     for anchor in _ANCHORS:
         row = min(height - 1, round(anchor * height))
-        ways.append(_followed(down, up, row))
+        ways.append(_followed(*steps, row))
         costs.append(down[row] + up[row] - ink[row])
     every, cost = np.concatenate(ways), np.concatenate(costs)
     inked = np.flatnonzero(ink.max(axis=0) > _VISIBLE)
@@ -346,7 +367,7 @@ def _cuts(ink: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDAr
     order = np.argsort(cost, kind="stable")
     every, cost = every[order], cost[order]
     most = max(4, round(_MAX_CUTS * (stop - start) / _HEIGHT))
-    solid = np.pad(np.cumsum(ink > _VISIBLE, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+    solid = _sums(ink > _VISIBLE)
     before = solid[np.arange(height), every]  # pixels of ink on the left of each cut, per row
     chosen: list[int] = []
     is_open = np.ones(len(every), np.bool_)
@@ -364,16 +385,24 @@ def _cuts(ink: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDAr
 def _followed(down: Array, up: Array, row: int) -> npt.NDArray[np.int32]:
     """int32 `(W, H)`: for each column the cheapest way through it at `row`."""
     height, width = down.shape
-    ways = np.empty((width, height), np.int32)
-    ways[:, row] = np.arange(width)
+    columns = np.arange(width)
+    ways = np.empty((height, width), np.int32)
+    ways[row] = columns
     for rows, table in ((range(row - 1, -1, -1), down), (range(row + 1, height), up)):
-        x = np.arange(width)
+        x = columns
         for y in rows:
-            padded = np.pad(table[y], 1, constant_values=np.inf)
-            options = np.stack([padded[x + 1], padded[x] + _DIAGONAL, padded[x + 2] + _DIAGONAL])
-            x = x + np.array([0, -1, 1])[options.argmin(axis=0)]
-            ways[:, y] = x
-    return ways
+            x = x + table[y, x]
+            ways[y] = x
+    return ways.T
+
+
+def _steps(total: Array) -> npt.NDArray[np.int32]:
+    """For each pixel the cheapest step sideways in its row, -1, 0 or 1: of equal ones 0, then -1."""
+    padded = np.pad(total, ((0, 0), (1, 1)), constant_values=np.inf)
+    left, right = padded[:, :-2] + _DIAGONAL, padded[:, 2:] + _DIAGONAL
+    steps = np.where(left < total, -1, 0)
+    steps[right < np.minimum(left, total)] = 1
+    return steps.astype(np.int32)
 
 
 def _accumulated(ink: Array) -> Array:
@@ -390,7 +419,11 @@ def _accumulated(ink: Array) -> Array:
 
 
 def _pairs(mask: Array, seams: Array, costs: Array) -> tuple[Array, Array, npt.NDArray[np.float32]]:
-    """Pairs of cuts with ink of a digit's size between them: first cut, last cut, features."""
+    """Pairs of cuts with ink of a digit's size between them: first cut, last cut, and the outline of the ink.
+
+    An outline is `(C, OUTLINE)`: height, width, width / height, ink crossed on the left and on the right, share of ink,
+    upper and lower end below the line's middle, and for each band its share of ink and its strokes per row.
+    """
     height, width = mask.shape
     rows = np.arange(height)
     middle = seams.mean(axis=1)
@@ -401,7 +434,7 @@ def _pairs(mask: Array, seams: Array, costs: Array) -> tuple[Array, Array, npt.N
     left, right = seams[a], seams[b]
     ordered = (left <= right).all(axis=1)
     a, b, left, right = a[ordered], b[ordered], left[ordered], right[ordered]
-    counts = np.pad(np.cumsum(mask, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+    counts = _sums(mask)
     inside = counts[rows, right] - counts[rows, left]
     area = inside.sum(axis=1)
     index = np.where(mask, np.arange(width), width)
@@ -411,14 +444,42 @@ def _pairs(mask: Array, seams: Array, costs: Array) -> tuple[Array, Array, npt.N
     has_ink = inside > 0
     x0 = np.where(has_ink, following[rows, left], width).min(axis=1)
     x1 = np.where(has_ink, preceding[rows, right], -1).max(axis=1)
-    high = height - has_ink.argmax(axis=1) - has_ink[:, ::-1].argmax(axis=1)
-    wide = x1 - x0 + 1
+    y0, below = has_ink.argmax(axis=1), height - has_ink[:, ::-1].argmax(axis=1)
+    high, wide = below - y0, x1 - x0 + 1
     fits = (area >= _MIN_AREA * _HEIGHT**2) & (high >= _MIN_HEIGHT * _HEIGHT)
     fits &= (wide <= _MAX_WIDTH * _HEIGHT) & (wide <= _MAX_ASPECT * high)
-    a, b, high, wide = a[fits], b[fits], high[fits], wide[fits]
-    area = area[fits]
-    outlines = np.stack([high / _HEIGHT, wide / _HEIGHT, wide / high, costs[a], costs[b], area / (high * wide)], axis=1)
+    a, b, left, right, inside = a[fits], b[fits], left[fits], right[fits], inside[fits]
+    area, x0, x1, y0, high, wide = area[fits], x0[fits], x1[fits], y0[fits], high[fits], wide[fits]
+    before = np.pad(mask, ((0, 0), (1, 1)))
+    starts = _sums(mask & ~before[:, :-2])
+    strokes = starts[rows, right] - starts[rows, np.minimum(left + 1, right)]
+    strokes += (inside > 0) & before[:, 1:][rows, left]
+    edges = y0[:, None] + np.rint(high[:, None] * np.linspace(0, 1, _BANDS + 1)).astype(np.int32)
+    each = np.arange(len(a))[:, None]
+    band = np.maximum(np.diff(edges, axis=1), 1)
+    ink = np.diff(_sums(inside)[each, edges], axis=1) / (band * wide[:, None])
+    crossed = np.diff(_sums(strokes)[each, edges], axis=1) / band
+    slope, row = _centre_line(mask)
+    line = row + slope * (x0 + wide / 2)
+    outlines = np.column_stack(
+        [high / _HEIGHT, wide / _HEIGHT, wide / high, costs[a], costs[b], area / (high * wide),
+         (y0 - line) / _HEIGHT, (y0 + high - line) / _HEIGHT, ink, crossed]
+    )  # fmt: skip
     return a, b, outlines.astype(np.float32)
+
+
+def _sums(values: Array) -> npt.NDArray[np.int32]:
+    """`(N, W)` → `(N, W + 1)`: in each row the sum of the values before each position."""
+    return np.pad(np.cumsum(values, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+
+
+def _centre_line(mask: Array) -> tuple[float, float]:
+    """Slope and row at column 0 of the straight line along the ink's middle; the line of few digits is level."""
+    moments = cv2.moments(mask.astype(np.uint8))
+    x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+    slope = moments["mu11"] / max(1.0, moments["mu20"])
+    slope /= 1 + (_SHORT * _HEIGHT / mask.shape[1]) ** 3
+    return slope, y - slope * x
 
 
 def _rendered(
