@@ -7,7 +7,5 @@ bundle() { node_modules/.bin/esbuild "src/$1.ts" --bundle --minify --format=esm 
 bundle page app
 bundle worker worker
 # For the comparison with Python (tests/serve/export/test_web_parity.py); not exported.
-node_modules/.bin/esbuild src/digits.ts --bundle --minify --format=iife --global-name=digits --outfile=static/digits.js
-# The same for tests/serve/export/test_web_numbers.py.
-node_modules/.bin/esbuild src/reading.ts --bundle --minify --format=iife --global-name=reading --outfile=static/reading.js
+node_modules/.bin/esbuild src/parity.ts --bundle --minify --format=iife --global-name=digits --outfile=static/digits.js
 cat src/*.ts package.json ../../zoo/images/numbers.json | sha256sum | cut -d' ' -f1 > static/sources.sha256

@@ -12,10 +12,14 @@ export type Floats = Grid<Float32Array>;
 export type Rectangle = [x: number, y: number, width: number, height: number];
 
 /** An image that cannot be read as what the network takes; the message is for the user. */
-export class BadInput extends Error {}
+export class BadInput extends Error {
+  override name = "BadInput";
+}
 
 /** An image that seems to contain more than one digit. */
-export class SeveralDigits extends BadInput {}
+export class SeveralDigits extends BadInput {
+  override name = "SeveralDigits";
+}
 
 export function bytes(height: number, width: number, channels = 1): Bytes {
   return { width, height, channels, data: new Uint8Array(height * width * channels) };

@@ -6,11 +6,14 @@ import { BOX, fullRange, placed, strokeWidth } from "./digits";
 import { findInk, type Ink, INK_MAP_SIDE } from "./ink";
 import { boundingBox, type Component, connectedComponents, dilate, disc, grown, reducedBy, resize } from "./vision";
 
-export const FEATURES = 7;
+const BANDS = 6;
+const OUTLINE = 8 + 2 * BANDS;
+export const FEATURES = OUTLINE + 1;
 const HEIGHT = 48;
 const VISIBLE = 0.3;
 const MIN_STROKE = 0.11 * HEIGHT;
 const BODY = 0.45;
+const LOW_BODY = 0.3;
 const LIKE_MAIN = 0.7;
 const TALLEST = 2.5;
 const SAME_LINE = 0.4;
@@ -18,6 +21,8 @@ const MIN_PIECE = 0.12;
 const MIN_MARK = 0.07;
 const ATTACHED = 0.3;
 const NEAR = 0.3;
+const BESIDE = 0.15;
+const HIGH = 0.3;
 const MAX_PIECES = 400;
 const MAX_LINES = 12;
 const MAX_WIDTHS = 20;
@@ -26,10 +31,11 @@ const DIAGONAL = Math.fround(0.15);
 const MAX_COST = 0.5;
 const MIN_BETWEEN = 0.02;
 const MAX_CUTS = 24;
+const SHORT = 3.2;
 const TWO_DIGITS = 0.5;
 const LIKELY_TWO = 0.85;
 const MIN_AREA = 0.01;
-const MIN_HEIGHT = 0.4;
+const MIN_HEIGHT = 0.3;
 const MAX_WIDTH = 1.5;
 const MAX_ASPECT = 2.2;
 const MAX_CANDIDATES = 4000;
@@ -66,7 +72,7 @@ export function findNumber(pixels: Bytes): FoundNumber | null {
   let lines = findLines(ink);
   if (ink.scale > 1 && lines.some((line) => line.height < HEIGHT * ink.scale)) {
     const [part, origin] = cropAround(pixels, lines);
-    const precise = findLines(findInk(part), origin);
+    const precise = findLines(findInk(part), origin, touchBorder(lines, pixels, ink.scale));
     if (precise.length) lines = precise;
   }
   return lines.length ? { lines, corrections: ink.corrections } : null;
@@ -77,6 +83,14 @@ export function findNumberReduced(pixels: Bytes): FoundNumber {
   const scale = Math.ceil(Math.max(pixels.height, pixels.width) / INK_MAP_SIDE);
   const ink = findInk(scale > 1 ? reducedBy(pixels, scale) : pixels);
   return { lines: findLines({ ...ink, scale: ink.scale * scale }), corrections: ink.corrections };
+}
+
+function touchBorder(lines: Line[], { width, height }: Bytes, scale: number): boolean {
+  return lines.some((line) =>
+    line.candidates.some(
+      ({ box: [x0, y0, x1, y1] }) => x0 < scale || y0 < scale || x1 > width - scale || y1 > height - scale,
+    ),
+  );
 }
 
 function cropAround(pixels: Bytes, lines: Line[]): [Bytes, [number, number]] {
@@ -102,8 +116,9 @@ function aspect(digit: Bytes): number {
   return width / Math.max(1, height);
 }
 
-function findLines(ink: Ink, origin: [number, number] = [0, 0]): Line[] {
-  const pieces = findPieces(ink);
+/** The lines of digits in an ink map whose corner is at `origin`; with `cutOff`, digits may touch its border. */
+function findLines(ink: Ink, origin: [number, number] = [0, 0], cutOff = true): Line[] {
+  const pieces = findPieces(ink, cutOff);
   if (!pieces) return [];
   const widths = pieces.lines.map(({ members }) => widthInHeights(members.map((piece) => pieces.stats[piece])));
   if (widths.reduce((sum, width) => sum + width, 0) > MAX_WIDTHS) return [];
@@ -130,7 +145,7 @@ interface Pieces {
   lines: PiecesOfLine[];
 }
 
-function findPieces(ink: Ink): Pieces | null {
+function findPieces(ink: Ink, cutOff: boolean): Pieces | null {
   let main = -1;
   let labels: Int32Array = new Int32Array();
   let stats: Component[] = [];
@@ -147,22 +162,23 @@ function findPieces(ink: Ink): Pieces | null {
   }
   if (main < 0) return null;
   const tallest = stats[main].height;
-  const inside = stats.map(
-    (p, i) =>
-      !onEdge[i] || onEdge[main] ||
-      (p.height >= LIKE_MAIN * tallest && p.height * LIKE_MAIN <= tallest && p.width <= MAX_ASPECT * p.height),
-  );
-  const isSmall = (piece: Component, i: number) => inside[i] && piece.height < BODY * tallest;
-  const pieces = withBrokenDigits(stats, isSmall, tallest);
+  const isLikeMain = ({ width, height }: Component) =>
+    height >= LIKE_MAIN * tallest && height * LIKE_MAIN <= tallest && width <= MAX_ASPECT * height;
+  const inside = stats.map((p, i) => !onEdge[i] || onEdge[main] || (cutOff && isLikeMain(p)));
+  const pieces = withBrokenDigits(stats, (piece, i) => inside[i] && piece.height < BODY * tallest, tallest);
+  const isBody = pieces.map(({ width, height }, i) => {
+    const isHigh = height >= BODY * tallest || (height >= LOW_BODY * tallest && width >= BODY * tallest);
+    return inside[i] && isHigh && height <= TALLEST * tallest;
+  });
   const every = [...pieces.keys()];
-  const bodies = every.filter(
-    (i) => inside[i] && pieces[i].height >= BODY * tallest && pieces[i].height <= TALLEST * tallest,
-  );
+  const bodies = every.filter((i) => isBody[i]);
   if (!bodies.length || bodies.length > MAX_PIECES) return null;
-  const lines = inLines(pieces, bodies);
+  let lines = inLines(pieces, bodies).filter(({ members }) => members.some((i) => pieces[i].height >= BODY * tallest));
+  const whole = lines.filter(({ members }) => members.some((i) => !onEdge[i]));
+  if (whole.length) lines = whole;
   const small = every.filter((i) => {
-    const size = Math.max(pieces[i].width, pieces[i].height);
-    return isSmall(pieces[i], i) && size >= MIN_MARK * tallest && pieces[i].width < 1.5 * tallest;
+    const { width, height } = pieces[i];
+    return inside[i] && !isBody[i] && Math.max(width, height) >= MIN_MARK * tallest && width < 1.5 * tallest;
   });
   for (const i of small.slice(0, MAX_PIECES)) addSmall(lines, pieces, i, tallest);
   return { labels, stats, lines };
@@ -196,10 +212,13 @@ function addSmall(lines: PiecesOfLine[], pieces: Component[], index: number, tal
   const middle = piece.y + piece.height / 2;
   const isNear = (digit: Component) =>
     -gapBetween(piece, digit, "x") >= ATTACHED * piece.width && gapBetween(piece, digit, "y") < NEAR * tallest;
+  const isBar = (digit: Component) =>
+    gapBetween(piece, digit, "x") < BESIDE * tallest && piece.x > digit.x && piece.height < piece.width &&
+    Math.abs(middle - digit.y) < HIGH * digit.height;
   const isBeside = (digit: Component) => middle > digit.y && middle < digit.y + 1.3 * digit.height;
   for (const { members, marks } of lines) {
     const digits = members.map((member) => pieces[member]);
-    if (isPart && digits.some(isNear)) {
+    if (isPart && digits.some((digit) => isBar(digit) || isNear(digit))) {
       members.push(index);
       return;
     }
@@ -443,7 +462,10 @@ function pairsOf(mask: Bytes, { seams, costs }: Cuts): Pair[] {
     for (let x = width - 1; x >= 0; x--) following[row + x] = data[y * width + x] ? x : following[row + x + 1];
     for (let x = 0; x < width; x++) preceding[row + x + 1] = data[y * width + x] ? x : preceding[row + x];
   }
+  const starts = cumulated({ ...mask, data: data.map((value, i) => (value && (i % width === 0 || !data[i - 1]) ? 1 : 0)) });
   const middle = seams.map(meanOf);
+  const [slope, offset] = centreLine(mask);
+  const [inside, strokes] = [new Int32Array(height), new Int32Array(height)]; // of each row between two cuts
   const pairs: Pair[] = [];
   for (let first = 0; first < seams.length; first++)
     for (let last = first + 1; last < seams.length; last++) {
@@ -455,7 +477,10 @@ function pairsOf(mask: Bytes, { seams, costs }: Cuts): Pair[] {
       let y = 0;
       for (let row = 0; y < height && left[y] <= right[y]; y++, row += width + 1) {
         const inked = counts[row + right[y]] - counts[row + left[y]];
+        inside[y] = inked;
+        strokes[y] = 0;
         if (!inked) continue;
+        strokes[y] = starts[row + right[y]] - starts[row + Math.min(left[y] + 1, right[y])] + data[y * width + left[y]];
         area += inked;
         x0 = Math.min(x0, following[row + left[y]]);
         x1 = Math.max(x1, preceding[row + right[y]] + 1);
@@ -465,10 +490,41 @@ function pairsOf(mask: Bytes, { seams, costs }: Cuts): Pair[] {
       const [wide, high] = [x1 - x0, y1 - y0];
       if (y < height || area < MIN_AREA * HEIGHT ** 2 || high < MIN_HEIGHT * HEIGHT) continue;
       if (wide > MAX_WIDTH * HEIGHT || wide > MAX_ASPECT * high) continue;
-      const outline = [high / HEIGHT, wide / HEIGHT, wide / high, costs[first], costs[last], area / (high * wide)];
+      const line = offset + slope * (x0 + wide / 2);
+      const outline = [
+        high / HEIGHT, wide / HEIGHT, wide / high, costs[first], costs[last], area / (high * wide),
+        (y0 - line) / HEIGHT, (y1 - line) / HEIGHT, ...inBands(inside, y0, high, wide), ...inBands(strokes, y0, high, 1),
+      ];
       pairs.push({ first, last, box: [x0, y0, x1, y1], outline: outline.map(Math.fround) });
     }
   return pairs;
+}
+
+/** Sums of rows in each band of a box, per row and column. */
+function inBands(rows: Int32Array, top: number, high: number, wide: number): number[] {
+  const edges = Array.from({ length: BANDS + 1 }, (_, i) => top + (i === BANDS ? high : rint(high * (i * (1 / BANDS)))));
+  return edges.slice(1).map((end, i) => {
+    let sum = 0;
+    for (let y = edges[i]; y < end; y++) sum += rows[y];
+    return sum / (Math.max(end - edges[i], 1) * wide);
+  });
+}
+
+/** Slope and row at column 0 of the straight line along the ink's middle; the line of few digits is level. */
+function centreLine({ width, height, data }: Bytes): [slope: number, row: number] {
+  let [area, sumX, sumY, sumXX, sumXY] = [0, 0, 0, 0, 0];
+  for (let y = 0, i = 0; y < height; y++)
+    for (let x = 0; x < width; x++, i++)
+      if (data[i]) {
+        area++;
+        sumX += x;
+        sumY += y;
+        sumXX += x * x;
+        sumXY += x * y;
+      }
+  const [x, y] = [sumX / area, sumY / area];
+  const slope = (sumXY - x * sumY) / Math.max(1, sumXX - x * sumX) / (1 + ((SHORT * HEIGHT) / width) ** 3);
+  return [slope, y - slope * x];
 }
 
 interface Rendered {

@@ -1,10 +1,10 @@
 /** Port of `zoo/reading.py`: a line's candidates and the network's answers → its digits. The reasons are given there. */
 
 import { type Bytes, largest } from "./arrays";
-import { DOUBT, type Prepared } from "./digits";
+import { DOUBT, type Prepared, SIDE } from "./digits";
 import type { Answer } from "./network";
 import {
-  type Box, FEATURES, findNumber, findNumberReduced, isLikelyNumber, type Line, mayBeNumber, quantile, score,
+  type Box, type Candidate, FEATURES, findNumber, findNumberReduced, isLikelyNumber, type Line, mayBeNumber, quantile, score,
 } from "./numbers";
 
 const DIGITS = [..."0123456789"];
@@ -12,12 +12,14 @@ const UNSURE_BELOW = 0.8;
 const SURE = 0.9;
 const CHUNK = 16;
 const GAP = " ";
+const BLOCK = 4;
+const BLOCKS = SIDE / BLOCK;
 const MAX_PIECES = 3;
 const LEAST = 1e-4;
 const WIDE_GAP = 1.0;
 const UNUSUAL_GAP = 2.5;
 const ALTERNATIVES = 10;
-const WORST_SCORE = -6.0;
+const WORST_SCORE = -12.0;
 const TOP_K = 3;
 
 /** A text and its probability. */
@@ -81,11 +83,16 @@ export async function readNumber(source: Bytes, card: NumberCard, run: Run, sing
   const answers: Answer[] = [];
   for (let start = 0; start < images.length; start += CHUNK) answers.push(...(await run(images.slice(start, start + CHUNK))));
   const lines = readLines(number.lines, answers);
-  if (single ? !isSurer(lines, largest(single.probabilities)) : !lines.length) return null;
+  if (single ? !isSurer(lines, certainty(single)) : !lines.length) return null;
   return joined(lines, card, number.corrections);
 }
 
-/** Whether several digits in one line are more certain than one digit of that probability. */
+/** How certain it is that an image shows its most probable digit: the network's probability is that of a digit. */
+function certainty({ probabilities, known }: Answer): number {
+  return (known ?? 1) * largest(probabilities);
+}
+
+/** Whether several digits in one line are more certain than one digit of that certainty. */
 function isSurer(lines: LineReading[], single: number): boolean {
   if (lines.length !== 1 || lines[0].digits.length < 2) return false;
   return lines[0].probability >= SURE || lines[0].probability > single;
@@ -129,7 +136,7 @@ export function readLines(lines: Line[], answers: Answer[]): LineReading[] {
 }
 
 function readLine(line: Line, answers: Answer[]): LineReading | null {
-  const scores = line.candidates.map((candidate, i) => candidateScore(candidate.features, answers[i]));
+  const scores = line.candidates.map((candidate, i) => candidateScore(candidate, answers[i]));
   const path = bestPath(line, scores);
   if (!path.length || path.some((index) => scores[index] < WORST_SCORE)) return null;
   const boxes = path.map((index) => line.candidates[index].box);
@@ -196,13 +203,24 @@ function mostProbable(slots: Text[][], count: number, separator = ""): Text[] {
 }
 
 /** About the log odds that a candidate is one whole digit. */
-function candidateScore(features: number[], { probabilities, known }: Answer): number {
+function candidateScore({ features, pixels }: Candidate, { probabilities, known }: Answer): number {
   const geometry = [...features];
   geometry[FEATURES - 1] = Math.min(geometry[FEATURES - 1], MAX_PIECES);
   const bounded = known === null ? 0.5 : Math.min(Math.max(known, LEAST), 1 - LEAST);
   const logOdds = Math.log(bounded / (1 - bounded)) / 4;
   const confidence = Math.log(Math.max(largest(probabilities), LEAST));
-  return score([...geometry, logOdds, confidence, ...probabilities], known === null ? "plain" : "known");
+  const inputs = [...geometry, logOdds, confidence, ...probabilities, ...blocksOf(pixels)];
+  return score(inputs, known === null ? "plain" : "known");
+}
+
+/** The means of blocks of an image in MNIST's form, 0 to 1. */
+function blocksOf({ data }: Bytes): number[] {
+  const sums = new Array<number>(BLOCKS ** 2).fill(0);
+  for (let i = 0; i < data.length; i++) {
+    const [row, column] = [Math.floor(i / SIDE / BLOCK), Math.floor((i % SIDE) / BLOCK)];
+    sums[row * BLOCKS + column] += data[i];
+  }
+  return sums.map((sum) => sum / BLOCK ** 2 / 255);
 }
 
 /** The candidates, from left to right, of the way from cut 0 to the last cut with the highest sum; [] for none. */

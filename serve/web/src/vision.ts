@@ -258,12 +258,12 @@ export function grown(mask: Bytes, reach: number): Bytes {
   for (let y = 0; y < height; y++) {
     const start = y * width;
     const end = start + width;
-    for (let p = start, until = start; p < end; p++)
-      if (data[p]) {
-        const first = Math.max(until, p - reach);
-        until = Math.min(end, p + reach + 1);
-        if (first < until) across.fill(1, first, until);
-      }
+    for (let p = start; p < end; p++) {
+      if (!data[p]) continue;
+      const first = p;
+      while (p < end && data[p]) p++;
+      across.fill(1, Math.max(start, first - reach), Math.min(end, p + reach));
+    }
   }
   const result = bytes(height, width);
   const latest = new Int32Array(width).fill(-2 * reach - 1); // of each column: the last row with ink so far
@@ -287,21 +287,24 @@ export function extremeInDisc(image: Floats, size: number, sign: 1 | -1): Floats
   const result = floats(height - 2 * radius, width - 2 * radius);
   result.data.fill(-Infinity);
   const out = result.data;
-  let rows = image.data.map((value) => sign * value);
+  let rows = new Float32Array(image.data.length);
+  let wider = new Float32Array(image.data.length);
+  for (let p = 0; p < rows.length; p++) rows[p] = sign * image.data[p];
   let half = 0;
   for (const [dy, , last] of disc(size).slice(0, radius + 1)) {
     while (half < last) {
-      const grown = Math.min(last - half, 2 * half + 1);
-      const wider = new Float32Array(rows.length).fill(-Infinity);
+      const step = Math.min(last - half, 2 * half + 1);
+      half += step;
       for (let y = 0; y < height; y++)
-        for (let p = y * width + grown, end = (y + 1) * width - grown; p < end; p++) {
+        for (let p = y * width + half, end = (y + 1) * width - half; p < end; p++) {
           let most = rows[p];
-          if (rows[p - grown] > most) most = rows[p - grown];
-          if (rows[p + grown] > most) most = rows[p + grown];
+          if (rows[p - step] > most) most = rows[p - step];
+          if (rows[p + step] > most) most = rows[p + step];
           wider[p] = most;
         }
+      const narrow = rows;
       rows = wider;
-      half += grown;
+      wider = narrow;
     }
     for (let y = 0, p = 0; y < result.height; y++) {
       let upper = (y + radius + dy) * width + radius;
@@ -316,11 +319,14 @@ export function extremeInDisc(image: Floats, size: number, sign: 1 | -1): Floats
   return result;
 }
 
+let rowSums = new Float64Array(0); // of blur, kept between calls
+
 /** The mean of a window around each pixel. The image is mirrored at its border, with or without its last pixel. */
 export function blur(image: Floats, window: number, repeatLast = false): Floats {
   const { width, height, channels: n, data } = image;
   const line = width * n;
-  const sums = new Float64Array(data.length);
+  if (rowSums.length < data.length) rowSums = new Float64Array(data.length);
+  const sums = rowSums;
   const columns = mirrored(width, window, repeatLast);
   for (let y = 0; y < height; y++)
     for (let c = 0; c < n; c++) {
@@ -333,6 +339,7 @@ export function blur(image: Floats, window: number, repeatLast = false): Floats 
       }
     }
   const result = floats(height, width, n);
+  const means = result.data;
   const rows = mirrored(height, window, repeatLast);
   const total = new Float64Array(line);
   for (let i = 0; i < window; i++) {
@@ -343,7 +350,7 @@ export function blur(image: Floats, window: number, repeatLast = false): Floats 
   for (let y = 0; y < height; y++) {
     const [p, enter, leave] = [y * line, rows[y + window] * line, rows[y] * line];
     for (let x = 0; x < line; x++) {
-      result.data[p + x] = total[x] * scale;
+      means[p + x] = total[x] * scale;
       total[x] += sums[enter + x] - sums[leave + x];
     }
   }
@@ -464,14 +471,19 @@ export function resize<T extends Bytes | Floats>(image: T, width: number, height
   if (fixed) for (const { weights } of [across, down]) for (let i = 0; i < weights.length; i++) weights[i] = rint(2048 * weights[i]);
   const rows = resizedRows(image, across, width);
   const result = (isBytes ? bytes(height, width, n) : floats(height, width, n)) as T;
+  const out = result.data;
   const line = width * n;
   const sums = new Float32Array(line);
   for (let y = 0; y < height; y++) {
-    if (fixed && down.most === 2) {
-      const [a, b] = [down.places[2 * y] * line, down.places[2 * y + 1] * line];
-      const [u, v] = [down.weights[2 * y], down.weights[2 * y + 1]];
-      for (let x = 0; x < line; x++)
-        result.data[y * line + x] = ((((rows[a + x] >> 4) * u) >> 16) + (((rows[b + x] >> 4) * v) >> 16) + 2) >> 2;
+    const to = y * line;
+    if (down.most === 2) {
+      const a = down.places[2 * y] * line;
+      const b = down.places[2 * y + 1] * line;
+      const u = down.weights[2 * y];
+      const v = down.weights[2 * y + 1];
+      if (fixed) for (let x = 0; x < line; x++) out[to + x] = ((((rows[a + x] >> 4) * u) >> 16) + (((rows[b + x] >> 4) * v) >> 16) + 2) >> 2;
+      else if (isBytes) for (let x = 0; x < line; x++) out[to + x] = rint(Math.fround(u * rows[a + x]) + Math.fround(v * rows[b + x]));
+      else for (let x = 0; x < line; x++) out[to + x] = Math.fround(u * rows[a + x]) + Math.fround(v * rows[b + x]);
       continue;
     }
     sums.fill(0);
@@ -480,8 +492,8 @@ export function resize<T extends Bytes | Floats>(image: T, width: number, height
       const p = down.places[tap] * line;
       if (weight) for (let x = 0; x < line; x++) sums[x] += Math.fround(weight * rows[p + x]);
     }
-    if (isBytes) for (let x = 0; x < line; x++) result.data[y * line + x] = clamp(rint(sums[x]), 0, 255);
-    else result.data.set(sums, y * line);
+    if (isBytes) for (let x = 0; x < line; x++) out[to + x] = clamp(rint(sums[x]), 0, 255);
+    else out.set(sums, to);
   }
   return result;
 }
@@ -492,23 +504,39 @@ function resizedRows(image: Bytes | Floats, taps: Taps, width: number): Float32A
   const { most, places, weights } = taps;
   const rows = new Float32Array(height * width * n);
   const from = image.width * n;
-  if (n === 1) {
-    for (let y = 0, p = 0; y < height; y++)
-      for (let x = 0, tap = 0; x < width; x++, p++) {
+  for (let y = 0, p = 0; y < height; y++) {
+    const row = y * from;
+    if (n === 1)
+      for (let x = 0, tap = 0; x < width; x++) {
         let sum = 0;
-        for (let i = 0; i < most; i++, tap++) sum = Math.fround(sum + Math.fround(weights[tap] * data[y * from + places[tap]]));
-        rows[p] = sum;
+        for (const end = tap + most; tap < end; tap++) sum = Math.fround(sum + Math.fround(weights[tap] * data[row + places[tap]]));
+        rows[p++] = sum;
       }
-    return rows;
+    else if (n === 3)
+      for (let x = 0, tap = 0; x < width; x++) {
+        let red = 0;
+        let green = 0;
+        let blue = 0;
+        for (const end = tap + most; tap < end; tap++) {
+          const weight = weights[tap];
+          const q = row + 3 * places[tap];
+          red = Math.fround(red + Math.fround(weight * data[q]));
+          green = Math.fround(green + Math.fround(weight * data[q + 1]));
+          blue = Math.fround(blue + Math.fround(weight * data[q + 2]));
+        }
+        rows[p++] = red;
+        rows[p++] = green;
+        rows[p++] = blue;
+      }
+    else
+      for (let x = 0; x < width; x++)
+        for (let c = 0; c < n; c++) {
+          let sum = 0;
+          for (let i = 0, tap = x * most; i < most; i++, tap++)
+            sum = Math.fround(sum + Math.fround(weights[tap] * data[row + places[tap] * n + c]));
+          rows[p++] = sum;
+        }
   }
-  for (let y = 0, p = 0; y < height; y++)
-    for (let x = 0; x < width; x++)
-      for (let c = 0; c < n; c++, p++) {
-        let sum = 0;
-        for (let i = 0, tap = x * most; i < most; i++, tap++)
-          sum = Math.fround(sum + Math.fround(weights[tap] * data[y * from + places[tap] * n + c]));
-        rows[p] = sum;
-      }
   return rows;
 }
 
@@ -637,9 +665,14 @@ function halved(image: Bytes): Bytes {
   const [height, width, n, data] = [image.height >> 1, image.width >> 1, image.channels, image.data];
   const result = bytes(height, width, n);
   const line = image.width * n;
+  const out = result.data;
   for (let y = 0, to = 0; y < height; y++)
-    for (let x = 0, p = 2 * y * line; x < width; x++, p += n)
-      for (let c = 0; c < n; c++, p++, to++)
-        result.data[to] = (data[p] + data[p + n] + data[p + line] + data[p + n + line] + 2) >> 2;
+    if (n === 1)
+      for (let x = 0, p = 2 * y * line; x < width; x++, p += 2)
+        out[to++] = (data[p] + data[p + 1] + data[p + line] + data[p + line + 1] + 2) >> 2;
+    else
+      for (let x = 0, p = 2 * y * line; x < width; x++, p += n)
+        for (let c = 0; c < n; c++, p++, to++)
+          out[to] = (data[p] + data[p + n] + data[p + line] + data[p + n + line] + 2) >> 2;
   return result;
 }

@@ -1,4 +1,4 @@
-"""The page's reading of numbers (serve/web/src/numbers.ts, reading.ts) gives the texts and boxes of `Model.predict`."""
+"""The page's reading of numbers (serve/web/src/numbers.ts, digits.ts) gives the texts and boxes of `Model.predict`."""
 
 from base64 import b64decode, b64encode
 from itertools import islice
@@ -31,14 +31,14 @@ PREDICT = """async ([width, height, channels, pixels, card]) => {
     try {
         prepared = digits.toMnist(source);
     } catch (error) {
-        if (!error.message.includes("crop it to one digit")) throw error;
-        const number = await reading.readNumber(source, card, run);
+        if (!(error instanceof digits.SeveralDigits)) throw error;
+        const number = await digits.readNumber(source, card, run);
         return number ? {...number, sizes, isDoubtful: false} : {error: error.message};
     }
     const [answer] = await run([prepared.image]);
     sizes = [];
-    const isDoubtful = reading.mayBeRead(card, prepared, answer);
-    const number = isDoubtful ? await reading.readNumber(source, card, run, answer) : null;
+    const isDoubtful = digits.mayBeRead(card, prepared, answer);
+    const number = isDoubtful ? await digits.readNumber(source, card, run, answer) : null;
     if (number) return {...number, sizes, isDoubtful};
     const label = answer.probabilities.indexOf(Math.max(...answer.probabilities));
     return {text: String(label), digits: [], corrections: prepared.corrections, isDoubtful};
@@ -52,8 +52,7 @@ class Page:
         self._page, self._model = page, model
         self.has_known = True
         page.expose_function("classify", self._classify)
-        for name in ("digits", "reading"):
-            page.add_script_tag(path=WEB / "static" / f"{name}.js")
+        page.add_script_tag(path=WEB / "static" / "digits.js")
 
     def _classify(self, images):
         pixels = [np.frombuffer(b64decode(image), np.uint8).reshape(28, 28, 1) for image in images]
