@@ -1,4 +1,4 @@
-"""The page's reading of numbers (serve/web/src/numbers.ts, digits.ts) gives the texts and boxes of `Model.predict`."""
+"""The page's reading of numbers (serve/web/src/numbers.ts, reading.ts) gives the texts and boxes of `Model.predict`."""
 
 from base64 import b64decode, b64encode
 from itertools import islice
