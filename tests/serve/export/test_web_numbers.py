@@ -145,6 +145,20 @@ def _several_lines():
         yield digit_pictures.painted(np.pad(np.concatenate(ink), 20), (255, 255, 255), (20, 20, 20))
 
 
+def _broken_and_flat():
+    """A five whose bar stands apart, and a two that is much lower than its neighbours."""
+    for gap in (6, 10):
+        page = np.full((260, 420), 255, np.uint8)
+        cv2.line(page, (70, 60), (62, 200), 0, 11)
+        cv2.line(page, (160, 70), (152, 120), 0, 11)
+        cv2.ellipse(page, (165, 158), (42, 40), 0, -110, 140, 0, 11)
+        cv2.line(page, (166 + gap, 62), (222 + gap, 60), 0, 9)
+        cv2.ellipse(page, (320, 140), (24, 18), 0, -180, 60, 0, 9)
+        cv2.line(page, (330, 156), (290, 182), 0, 9)
+        cv2.line(page, (290, 182), (360, 180), 0, 9)
+        yield page[:, :, None]
+
+
 def _single_digits():
     for index in range(12):
         random = np.random.default_rng([26, index])
@@ -153,7 +167,7 @@ def _single_digits():
 
 
 def test_texts_and_boxes_are_those_of_python(model, page):
-    numbers = [*_numbers(), *_touching_pairs(), *_with_marks(), *_several_lines()]
+    numbers = [*_numbers(), *_touching_pairs(), *_with_marks(), *_several_lines(), *_broken_and_flat()]
     results = [(model.predict([picture])[0], page.predict(picture)) for picture in (*numbers, *_single_digits())]
     same = [(ours, theirs) for ours, theirs in results if ours.label == theirs.get("text")]
     different = [(ours, theirs) for ours, theirs in results if ours.label != theirs.get("text")]
