@@ -36,6 +36,7 @@ from zoo.reading import DIGITS, best_path, inputs
 Array = npt.NDArray[Any]
 
 WEIGHTS = Path(zoo.__file__).parent / "images" / "numbers.json"
+KINDS = ("apart", "touching")
 PLAIN_STYLE = 0.7  # share of images on white paper, with noise and blur, which are made fastest
 SHAPES = 0.2  # share of images with drawn digits instead of MNIST's
 HIDDEN = {"known": 32, "plain": 32, "prior": 12}  # units
@@ -56,14 +57,15 @@ def main() -> None:
 @click.option("--count", default=1000, show_default=True, help="Images of each kind.")
 @click.option("--seed", default=2026, show_default=True)
 @click.option("--train", is_flag=True, help="Digits of the validation split instead of the test set.")
-def measure(model: str, count: int, seed: int, train: bool) -> None:
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), default=KINDS, help="[default: both]")
+def measure(model: str, count: int, seed: int, train: bool, kinds: tuple[str, ...]) -> None:
     """Print how many numbers of 2 to 6 digits are read right."""
     network = zoo.load(model, "cpu")
     data = catalog.load("mnist", "train" if train else "test")
     first = 55_000 if train else 0
     digits, labels = data.images.reshape(-1, 28, 28)[first:], data.labels[first:]
     styles = number_pictures.STYLES
-    for kind in ("apart", "touching"):
+    for kind in kinds:
         right: dict[str, list[bool]] = defaultdict(list)
         lengths: dict[int, list[bool]] = defaultdict(list)
         milliseconds = []

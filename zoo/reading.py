@@ -35,7 +35,8 @@ _LEAST = 1e-4  # probabilities below it count as this
 _WIDE_GAP = 1.0  # of the line's height: digits further apart are separated by a gap,
 _UNUSUAL_GAP = 2.5  # if this is also so many times the median distance
 _ALTERNATIVES = 10  # texts per reading
-_WORST_SCORE = -12.0  # a line with a candidate below it is no number
+_WORST_SCORE = -12.0  # a line with a candidate below it is no number,
+_MAX_DIGITS = 40  # nor is one of more digits: they are the strokes of a pattern
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def joined(readings: Sequence[Reading], count: int) -> list[Text]:
 def _read_line(line: Line, probabilities: Array, known: Array | None) -> Reading | None:
     scores = candidate_scores(line, probabilities, known)
     path = best_path(line.cuts, line.first, line.last, scores)
-    if not path or scores[path].min() < _WORST_SCORE:
+    if not 0 < len(path) <= _MAX_DIGITS or scores[path].min() < _WORST_SCORE:
         return None
     chosen = np.array(path)
     boxes = line.boxes[chosen]

@@ -133,8 +133,6 @@ def test_all_formats_have_the_digits(model: Model) -> None:
 
 
 def test_the_command_reads_and_refuses(tmp_path: object) -> None:
-    import cv2
-
     path = f"{tmp_path}/number.png"
     cv2.imwrite(path, picture("1984")[:, :, ::-1])
     read = CliRunner().invoke(command, [path, "--format", "jsonl"])
@@ -196,8 +194,6 @@ def test_most_random_numbers_are_read(model: Model) -> None:
 
 
 def _small(value: int, random: np.random.Generator) -> np.ndarray:
-    import cv2
-
     return cv2.resize(digit_shapes.draw(int(value), random, 240, 0.1), (28, 28), interpolation=cv2.INTER_AREA)
 
 
@@ -226,3 +222,40 @@ def test_words_are_none_of_the_classes_and_numbers_are_known(model: Model, text:
     page = np.full((200, 130 + 75 * len(text)), 255, np.uint8)
     cv2.putText(page, text, (40, 130), cv2.FONT_HERSHEY_SIMPLEX, 3, 0, 8, cv2.LINE_AA)
     assert model.predict([page])[0].known is is_known
+
+
+@pytest.mark.parametrize("pitch", [12, 30])
+def test_hatching_is_no_number(model: Model, pitch: int) -> None:
+    """Each stroke alone could be a 1."""
+    page = np.full((200, 1800), 255, np.uint8)
+    for x in range(20, 1700, pitch):
+        cv2.line(page, (x, 40), (x + 40, 160), 0, 3)
+    assert model.predict([page])[0].error
+
+
+def test_edge_of_a_table_is_no_line(model: Model) -> None:
+    page = cv2.copyMakeBorder(picture("472"), 40, 40, 40, 40, cv2.BORDER_REPLICATE)
+    page[20:160, :12] = 40
+    assert [reading.text for reading in model.read(page)] == ["472"]
+
+
+def test_bar_of_a_five_that_stands_apart_belongs_to_it(model: Model) -> None:
+    """The bar begins to the right of the belly, without touching it."""
+    coverage = np.zeros((260, 420), np.float32)
+    for origin in (60, 240):
+        strokes = [(origin + 30, 70), (origin + 24, 115), (origin + 60, 120), (origin + 72, 160), (origin + 10, 180)]
+        cv2.polylines(coverage, [np.array(strokes, np.int32)], False, 1.0, 10, cv2.LINE_AA)
+        cv2.line(coverage, (origin + 86, 74), (origin + 124, 70), 1.0, 10, cv2.LINE_AA)
+    page = digit_pictures.painted(coverage, (250, 250, 245), (30, 30, 60))
+    assert [reading.text for reading in model.read(page)] == ["55"]
+
+
+def test_digit_of_less_than_half_the_height_is_read_where_it_is_wide(model: Model) -> None:
+    coverage = cover("270")
+    x0, x1 = 60, 60 + 20 + np.flatnonzero((cover("2") > 0.5).any(axis=0))[-1] - 60
+    first = coverage[60:216, x0:x1]
+    low = cv2.resize(first, (first.shape[1], round(0.38 * first.shape[0])), interpolation=cv2.INTER_AREA)
+    coverage[60:216, x0:x1] = 0
+    coverage[110 : 110 + low.shape[0], x0:x1] = low
+    page = digit_pictures.painted(coverage, (250, 250, 245), (30, 30, 60))
+    assert [reading.text for reading in model.read(page)] == ["270"]

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -127,27 +128,34 @@ def find_number(pixels: npt.NDArray[np.uint8], prune: bool = True) -> Number | N
         prune: leave out candidates that are unlikely by their outline.
     """
     ink = find_ink(pixels)
-    corrections, origin = ink.corrections, (0, 0)
-    lines = find_lines(ink, origin, prune)
-    if ink.scale > 1 and lines and min(line.height for line in lines) < _HEIGHT * ink.scale:
-        crop, origin = _crop_around(pixels, lines)  # small digits in a large image: use its full resolution
-        lines = find_lines(find_ink(crop), origin, prune, _touch_border(lines, pixels, ink.scale)) or lines
-    return Number(lines, corrections) if lines else None
+    part = _around_small_digits(pixels, ink) if ink.scale > 1 else None
+    lines = find_lines(find_ink(part.pixels), part.origin, prune, part.cut_off) if part else []
+    lines = lines or find_lines(ink, prune=prune)
+    return Number(lines, ink.corrections) if lines else None
 
 
-def _touch_border(lines: list[Line], pixels: Array, scale: int) -> bool:
-    boxes = np.concatenate([line.boxes for line in lines])
-    height, width = pixels.shape[:2]
-    return bool((boxes[:, :2] < scale).any() or (boxes[:, 2:] > (width - scale, height - scale)).any())
+class _Part(NamedTuple):
+    """A part of an image, the x and y where it begins, and whether digits touch the border of the image."""
+
+    pixels: Array
+    origin: tuple[int, int]
+    cut_off: bool
 
 
-def _crop_around(pixels: Array, lines: list[Line]) -> tuple[Array, tuple[int, int]]:
-    """The part of an image around lines, and where it begins: x and y."""
-    boxes = np.concatenate([line.boxes for line in lines])
-    reach = round(max(line.height for line in lines))
-    x0, y0 = (max(0, int(edge) - reach) for edge in boxes[:, :2].min(axis=0))
-    x1, y1 = (int(edge) + reach for edge in boxes[:, 2:].max(axis=0))
-    return pixels[y0:y1, x0:x1], (x0, y0)
+def _around_small_digits(pixels: Array, ink: Ink) -> _Part | None:
+    """The part of a large image around its digits, where its full resolution is needed; None for larger digits."""
+    pieces = _pieces(ink)
+    boxes = [pieces[1][members] for members, _ in pieces[2]] if pieces else []
+    if not boxes or sum(map(_width_in_heights, boxes)) > _MAX_WIDTHS or min(map(_height, boxes)) >= _HEIGHT:
+        return None
+    reach = round(max(map(_height, boxes)) * ink.scale)
+    every = np.concatenate(boxes)
+    size = np.array([pixels.shape[1], pixels.shape[0]])
+    start = (every[:, :2].min(axis=0) - ink.margin) * ink.scale
+    end = ((every[:, :2] + every[:, 2:4]).max(axis=0) - ink.margin) * ink.scale
+    cut_off = bool((start < ink.scale).any() or (end > size - ink.scale).any())
+    (x0, y0), (x1, y1) = np.maximum(start - reach, 0).tolist(), (end + reach).tolist()
+    return _Part(pixels[y0:y1, x0:x1], (x0, y0), cut_off)
 
 
 def may_be_number(digit: npt.NDArray[np.uint8]) -> bool:
@@ -188,7 +196,7 @@ def find_lines(ink: Ink, origin: tuple[int, int] = (0, 0), prune: bool = True, c
     return found
 
 
-def _pieces(ink: Ink, cut_off: bool) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] | None:
+def _pieces(ink: Ink, cut_off: bool = True) -> tuple[Array, Array, list[tuple[list[int], list[int]]]] | None:
     """Pieces of ink: labels, boxes and areas; for each line the pieces of its digits, and the marks between them."""
     for threshold in ink.thresholds:
         mask = (ink.amount >= threshold).astype(np.uint8)
