@@ -42,7 +42,7 @@ HAS_IPP = cv2.ipp.useIPP()
 
 
 def digits() -> list[np.ndarray]:
-    """390 pictures: all styles and obstacles, tight crops, pictures without a digit, and images that MNIST could have."""
+    """390 pictures: all styles and obstacles, tight crops, pictures without a digit, and images in MNIST's form."""
     random = np.random.default_rng(20)
     pictures = [
         style(random, draw(index % 10, random))
@@ -71,7 +71,7 @@ def digits() -> list[np.ndarray]:
 class _Pictures(http.server.BaseHTTPRequestHandler):
     batches: dict[str, list[np.ndarray]]
 
-    def do_GET(self):  # noqa: N802, the name that the library calls
+    def do_GET(self):
         content = b"".join(np.ascontiguousarray(picture).tobytes() for picture in self.batches.get(self.path, []))
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -125,12 +125,11 @@ def in_python(picture: np.ndarray) -> dict:
 def test_digits_are_those_of_python():
     pictures = digits()
     ours, theirs = [in_python(picture) for picture in pictures], in_browser(pictures, "digits.toMnist")
-    errors = [
-        (one["error"], two["error"]) for one, two in zip(ours, theirs, strict=True) if one["error"] or two["error"]
-    ]
+    pairs = list(zip(ours, theirs, strict=True))
+    errors = [(one["error"], two["error"]) for one, two in pairs if one["error"] or two["error"]]
     assert len(errors) >= 15
     assert [one for one, _ in errors] == [two for _, two in errors]
-    both = [(one, two) for one, two in zip(ours, theirs, strict=True) if not one["error"]]
+    both = [(one, two) for one, two in pairs if not one["error"]]
     assert len(both) >= 350
     images = np.array([one["image"] for one, _ in both])
     ported = np.array([two["image"] for _, two in both], np.uint8).reshape(images.shape)
