@@ -69,12 +69,9 @@ export interface FoundNumber {
 /** The number in an image; null where the ink has no lines of digits. Throws BadInput for a blank image. */
 export function findNumber(pixels: Bytes): FoundNumber | null {
   const ink = findInk(pixels);
-  let lines = findLines(ink);
-  if (ink.scale > 1 && lines.some((line) => line.height < HEIGHT * ink.scale)) {
-    const [part, origin] = cropAround(pixels, lines);
-    const precise = findLines(findInk(part), origin, touchBorder(lines, pixels, ink.scale));
-    if (precise.length) lines = precise;
-  }
+  const part = ink.scale > 1 ? aroundSmallDigits(pixels, ink) : null;
+  let lines = part ? findLines(findInk(part.pixels), part.origin, part.cutOff) : [];
+  if (!lines.length) lines = findLines(ink);
   return lines.length ? { lines, corrections: ink.corrections } : null;
 }
 
@@ -85,20 +82,29 @@ export function findNumberReduced(pixels: Bytes): FoundNumber {
   return { lines: findLines({ ...ink, scale: ink.scale * scale }), corrections: ink.corrections };
 }
 
-function touchBorder(lines: Line[], { width, height }: Bytes, scale: number): boolean {
-  return lines.some((line) =>
-    line.candidates.some(
-      ({ box: [x0, y0, x1, y1] }) => x0 < scale || y0 < scale || x1 > width - scale || y1 > height - scale,
-    ),
-  );
+/** A part of an image, where it begins, and whether digits touch the border of the image. */
+interface Part {
+  pixels: Bytes;
+  origin: [x: number, y: number];
+  cutOff: boolean;
 }
 
-function cropAround(pixels: Bytes, lines: Line[]): [Bytes, [number, number]] {
-  const boxes = lines.flatMap((line) => line.candidates.map((candidate) => candidate.box));
-  const reach = rint(largest(lines.map((line) => line.height)));
-  const [x0, y0] = [0, 1].map((i) => Math.max(0, Math.min(...boxes.map((box) => box[i])) - reach));
-  const [x1, y1] = [2, 3].map((i) => largest(boxes.map((box) => box[i])) + reach);
-  return [crop(pixels, y0, y1, x0, x1), [x0, y0]];
+/** The part of a large image around its digits, where its full resolution is needed; null for larger digits. */
+function aroundSmallDigits(pixels: Bytes, ink: Ink): Part | null {
+  const pieces = findPieces(ink, true);
+  const lines = pieces?.lines.map(({ members }) => members.map((piece) => pieces.stats[piece])) ?? [];
+  const heights = lines.map(lineHeight);
+  if (!lines.length || sumOfWidths(lines) > MAX_WIDTHS || Math.min(...heights) >= HEIGHT) return null;
+  const { scale, margin } = ink;
+  const reach = rint(largest(heights) * scale);
+  const every = lines.flat();
+  const left = (Math.min(...every.map(({ x }) => x)) - margin) * scale;
+  const top = (Math.min(...every.map(({ y }) => y)) - margin) * scale;
+  const right = (largest(every.map(({ x, width }) => x + width)) - margin) * scale;
+  const bottom = (largest(every.map(({ y, height }) => y + height)) - margin) * scale;
+  const cutOff = Math.min(left, top) < scale || right > pixels.width - scale || bottom > pixels.height - scale;
+  const [x0, y0] = [Math.max(0, left - reach), Math.max(0, top - reach)];
+  return { pixels: crop(pixels, y0, bottom + reach, x0, right + reach), origin: [x0, y0], cutOff };
 }
 
 /** Whether an image in MNIST's form is wide enough to be two digits. */
@@ -120,8 +126,7 @@ function aspect(digit: Bytes): number {
 function findLines(ink: Ink, origin: [number, number] = [0, 0], cutOff = true): Line[] {
   const pieces = findPieces(ink, cutOff);
   if (!pieces) return [];
-  const widths = pieces.lines.map(({ members }) => widthInHeights(members.map((piece) => pieces.stats[piece])));
-  if (widths.reduce((sum, width) => sum + width, 0) > MAX_WIDTHS) return [];
+  if (sumOfWidths(pieces.lines.map(({ members }) => members.map((i) => pieces.stats[i]))) > MAX_WIDTHS) return [];
   const lines: Line[] = [];
   let candidates = 0;
   for (const { members, marks } of pieces.lines.slice(0, MAX_LINES)) {
@@ -266,9 +271,12 @@ function lineHeight(pieces: Component[]): number {
   return quantile(heights.filter((height) => height >= least), 0.5);
 }
 
-function widthInHeights(pieces: Component[]): number {
-  const right = largest(pieces.map((piece) => piece.x + piece.width));
-  return (right - Math.min(...pieces.map((piece) => piece.x))) / lineHeight(pieces);
+/** Of all lines together, in heights of their digits. */
+function sumOfWidths(lines: Component[][]): number {
+  return lines.reduce((sum, pieces) => {
+    const right = largest(pieces.map((piece) => piece.x + piece.width));
+    return sum + (right - Math.min(...pieces.map((piece) => piece.x))) / lineHeight(pieces);
+  }, 0);
 }
 
 /** As `numpy.quantile`: interpolated between the two nearest values. */

@@ -20,6 +20,7 @@ const WIDE_GAP = 1.0;
 const UNUSUAL_GAP = 2.5;
 const ALTERNATIVES = 10;
 const WORST_SCORE = -12.0;
+const MAX_DIGITS = 40;
 const TOP_K = 3;
 
 /** A text and its probability. */
@@ -138,7 +139,7 @@ export function readLines(lines: Line[], answers: Answer[]): LineReading[] {
 function readLine(line: Line, answers: Answer[]): LineReading | null {
   const scores = line.candidates.map((candidate, i) => candidateScore(candidate, answers[i]));
   const path = bestPath(line, scores);
-  if (!path.length || path.some((index) => scores[index] < WORST_SCORE)) return null;
+  if (!path.length || path.length > MAX_DIGITS || path.some((index) => scores[index] < WORST_SCORE)) return null;
   const boxes = path.map((index) => line.candidates[index].box);
   const highest = path.map((index) => largest(answers[index].probabilities));
   const best = path.map((index, place) => answers[index].probabilities.indexOf(highest[place]));
