@@ -8,4 +8,4 @@ bundle page app
 bundle worker worker
 # For the comparison with Python (tests/serve/export/test_web_parity.py); not exported.
 node_modules/.bin/esbuild src/parity.ts --bundle --minify --format=iife --global-name=digits --outfile=static/digits.js
-cat src/*.ts package.json | sha256sum | cut -d' ' -f1 > static/sources.sha256
+cat src/*.ts package.json ../../zoo/images/numbers.json | sha256sum | cut -d' ' -f1 > static/sources.sha256

@@ -1,4 +1,6 @@
-/** What the comparison with Python calls (tests/serve/export/test_web_parity.py); no part of the page. */
+/** What the comparisons with Python call (tests/serve/export/test_web_*.py); no part of the page. */
 
+export { SeveralDigits } from "./arrays";
 export * from "./digits";
 export * from "./photos";
+export * from "./reading";
