@@ -26,7 +26,10 @@ from zoo.errors import ExportError
 
 PAGE = ("index.html", "style.css", "favicon.svg", "app.js", "predict.js")
 SERVICE_WORKER = "offline.js"
-EXAMPLES = {"digit": ("five.jpg", "two.jpg", "eight.png"), "photo": ("cat.jpg", "ship.jpg", "airplane.jpg", "truck.jpg")}
+EXAMPLES = {
+    "digit": ("five.jpg", "two.jpg", "eight.png"),
+    "photo": ("cat.jpg", "ship.jpg", "airplane.jpg", "truck.jpg"),
+}
 
 
 def site(models: Mapping[str, tuple[Card, bytes]]) -> dict[str, bytes]:
@@ -44,7 +47,8 @@ def site(models: Mapping[str, tuple[Card, bytes]]) -> dict[str, bytes]:
         for name in EXAMPLES[form]:
             examples.append({"name": name, "form": form, "file": f"examples/{name}"})
             content[f"examples/{name}"] = (_example_folder() / name).read_bytes()
-    content["models.json"] = json.dumps({"models": entries, "examples": examples}, ensure_ascii=False, indent=1).encode()
+    facts = {"models": entries, "examples": examples}
+    content["models.json"] = json.dumps(facts, ensure_ascii=False, indent=1).encode()
     content[SERVICE_WORKER] = _service_worker((static / SERVICE_WORKER).read_bytes(), content)
     return content
 
