@@ -1,6 +1,6 @@
 """Models as a static page that runs them in the browser (serve/web): any file host serves the folder.
 
-index.html, style.css, favicon.svg         the page
+index.html, style.css, favicon.svg         the page; manifest.webmanifest lets phones install it
 app.js, predict.js, offline.js             its program, its Web Worker, and its service worker
 models.json                                what the page needs of each card, and the list of examples
 models/HASH.onnx                           the unchanged ONNX files
@@ -24,7 +24,7 @@ from typing import Any
 from zoo.card import Card
 from zoo.errors import ExportError
 
-PAGE = ("index.html", "style.css", "favicon.svg", "app.js", "predict.js")
+PAGE = ("index.html", "style.css", "favicon.svg", "manifest.webmanifest", "app.js", "predict.js")
 SERVICE_WORKER = "offline.js"
 EXAMPLES = {
     "digit": ("five.jpg", "two.jpg", "eight.png"),

@@ -5,6 +5,9 @@ import * as ort from "onnxruntime-web/wasm";
 import type { Bytes } from "./arrays";
 import type { Card } from "./protocol";
 
+/** A file that cannot be loaded or run; the message is for the user. */
+export class NotLoaded extends Error {}
+
 export interface Answer {
   probabilities: Float32Array;
   known: number | null;
@@ -28,12 +31,14 @@ export function load(card: Card): Promise<ort.InferenceSession> {
 
 async function open(card: Card): Promise<ort.InferenceSession> {
   const response = await fetch(card.file).catch(() => null);
-  if (!response?.ok)
-    throw new Error(
-      `The model ${card.name} cannot be loaded` + (response ? ` (status ${response.status}).` : ": there is no connection.") +
-        " Reload the page.",
-    );
-  return ort.InferenceSession.create(new Uint8Array(await response.arrayBuffer()));
+  if (!response?.ok) {
+    const reason = response ? `status ${response.status}` : "no connection";
+    throw new NotLoaded(`The model ${card.name} cannot be loaded (${reason}). Reload the page.`);
+  }
+  const content = new Uint8Array(await response.arrayBuffer());
+  return ort.InferenceSession.create(content).catch((error) => {
+    throw new NotLoaded(`This browser cannot run ${card.name} (${error.message}). Reload the page, or use a current browser.`);
+  });
 }
 
 /** The answers of a network for images of its input size. */

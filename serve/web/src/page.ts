@@ -63,6 +63,8 @@ function show(...parts: HTMLElement[]): void {
   result.classList.remove("unknown");
   for (const name of Object.keys(result.dataset)) delete result.dataset[name];
   result.replaceChildren(...parts);
+  const texts = [...parts[0].querySelectorAll(".label, strong, p")].map(({ textContent }) => textContent);
+  element("status").textContent = texts.join(". ") || parts[0].textContent; // read out by screen readers
 }
 
 /** A button that switches to a model for photographs, if there is one. */
@@ -242,8 +244,8 @@ async function start(): Promise<void> {
   await showExample();
   await warmUp();
   document.body.dataset.ready = "true";
-  // Only now, so that it does not compete with the page for the network.
-  await navigator.serviceWorker?.register("offline.js");
+  // Only now, so that it does not compete with the page for the network. A browser may refuse it: then the page works online.
+  await navigator.serviceWorker?.register("offline.js").catch(() => undefined);
 }
 
 start().catch((error) => show(...failure(`The page cannot start: ${error.message}. Reload it.`)));

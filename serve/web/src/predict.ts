@@ -1,8 +1,8 @@
 /** The Web Worker: corrects an image and classifies it, so that the page stays responsive. */
 
 import { BadInput, type Bytes } from "./arrays";
-import { DOUBT, toMnist } from "./digits";
-import { answers, load } from "./network";
+import { DOUBT, type Prepared, toMnist } from "./digits";
+import { type Answer, answers, load, NotLoaded } from "./network";
 import { type Fit, fitToInput } from "./photos";
 import type { Card, Prediction, Reply, Request } from "./protocol";
 
@@ -10,12 +10,21 @@ async function predict(source: Bytes, card: Card, fit: Fit): Promise<Prediction>
   const loading = load(card);
   loading.catch(() => undefined); // it is awaited below, unless the correction fails
   const begin = performance.now();
-  const { image, corrections } = card.input.form === "digit" ? toMnist(source) : fitToInput(source, card.input, fit);
-  const corrected = performance.now();
+  const prepared = card.input.form === "digit" ? toMnist(source) : fitToInput(source, card.input, fit);
+  const correction = performance.now() - begin;
+  let network = 0;
   await loading;
-  const loaded = performance.now();
-  const [{ probabilities, known }] = await answers(card, [image]);
-  const times = { correction: corrected - begin, network: performance.now() - loaded };
+  const run = async (images: Bytes[]) => {
+    const start = performance.now();
+    const result = await answers(card, images);
+    network += performance.now() - start;
+    return result;
+  };
+  const [single] = await run([prepared.image]);
+  return { ...ofOneClass(card, prepared, single), times: { correction, network } };
+}
+
+function ofOneClass(card: Card, { image, corrections }: Prepared, { probabilities, known }: Answer): Omit<Prediction, "times"> {
   const best = probabilities.indexOf(Math.max(...probabilities));
   return {
     label: card.labels[best],
@@ -26,7 +35,6 @@ async function predict(source: Bytes, card: Card, fit: Fit): Promise<Prediction>
     digits: [],
     image,
     corrections,
-    times,
   };
 }
 
@@ -42,8 +50,9 @@ self.addEventListener("message", async ({ data }: MessageEvent<Request>) => {
   try {
     reply = { id, prediction: await predict(source, card, fit), loaded: loadedBytes() };
   } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    reply = { id, error: error instanceof BadInput ? message : `Something failed: ${message}`, loaded: loadedBytes() };
+    const expected = error instanceof BadInput || error instanceof NotLoaded;
+    const message = expected ? error.message : `The image cannot be classified, because of an error of this page (${error}).`;
+    reply = { id, error: message, loaded: loadedBytes() };
   }
   self.postMessage(reply);
 });

@@ -198,6 +198,7 @@ def test_models_are_changed_and_tell_what_they_do_not_know(browser, address):
 def test_first_screen_has_an_example_with_its_answer(browser, address, viewport, scheme):
     with opened(browser, address, f"first-{viewport['width']}", viewport=viewport, color_scheme=scheme) as page:
         wait_for_label(page, "7")
+        assert page.get_by_role("status").inner_text() == "7. >99.9 %"
         for part in ("#canvas", "#result .label", "#result .columns"):
             box = page.locator(part).bounding_box()
             assert box["x"] >= 0
@@ -363,6 +364,8 @@ def test_page_works_offline_and_a_newer_export_replaces_it(browser, tmp_path):
     with hosted(tmp_path) as address, opened(browser, address, "offline") as page:
         page.evaluate("navigator.serviceWorker.ready.then(() => true)")
         page.wait_for_function("() => navigator.serviceWorker.controller")
+        errors = page.context.new_cdp_session(page).send("Page.getInstallabilityErrors")["installabilityErrors"]
+        assert [one["errorId"] for one in errors] in ([], ["in-incognito"])  # tests use a private window
         page.context.set_offline(True)
         page.reload()
         page.wait_for_selector("body[data-ready]")
@@ -389,11 +392,13 @@ def test_page_works_offline_and_a_newer_export_replaces_it(browser, tmp_path):
 
 
 def test_missing_files_have_a_message(browser, address):
-    with opened(browser, address, "missing") as page:
-        page.route("**/models/*.onnx", lambda route: route.fulfill(status=404))
+    with opened(browser, address, "missing", service_workers="block") as page:
         page.context.route("**/models/*.onnx", lambda route: route.fulfill(status=404))
         choose_model(page, "mnist14k.plus-int8")
         wait_for_message(page, "mnist14k.plus-int8 cannot be loaded")
+        page.context.route("**/predict.js", lambda route: route.fulfill(status=404))
+        page.reload()
+        wait_for_message(page, "cannot be loaded. Reload the page.")
         page.problems.clear()
 
 
