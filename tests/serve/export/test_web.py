@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import serve
 from serve.export.web import PAGE, SERVICE_WORKER, site
 from zoo.model import load, onnx_bytes
 
-WEB = Path(serve.__file__).parent / "web"
+ROOT = Path(__file__).parents[3]
+WEB = ROOT / "serve" / "web"
 LARGEST_SITE = 13_500_000  # bytes, with the runtime and two models
 LARGEST_PAGE = 300_000  # bytes, without them
 RUNTIME = "onnxruntime-web-1.21.1/"
