@@ -105,5 +105,5 @@ def _runtime() -> dict[str, bytes]:
         content = lzma.decompress(packed.read_bytes()) if packed.is_file() else (folder / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != expected["sha256"]:
             raise ExportError(f"The installed file {name} of onnxruntime-web is damaged. Reinstall pocketzoo.")
-        result[f"{target}/{name}"] = content
+        result[f"{target}/{name.replace('.mjs', '.js')}"] = content  # many hosts send no script type for .mjs
     return result

@@ -14,7 +14,8 @@ export interface Answer {
 }
 
 ort.env.wasm.numThreads = 1; // more threads would need headers that a plain file host does not send
-ort.env.wasm.wasmPaths = new URL(`onnxruntime-web-${ort.env.versions.web}/`, self.location.href).href;
+const runtime = (name: string) => new URL(`onnxruntime-web-${ort.env.versions.web}/${name}`, self.location.href).href;
+ort.env.wasm.wasmPaths = { mjs: runtime("ort-wasm-simd-threaded.js"), wasm: runtime("ort-wasm-simd-threaded.wasm") };
 
 const sessions = new Map<string, Promise<ort.InferenceSession>>();
 

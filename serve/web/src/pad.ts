@@ -11,7 +11,7 @@ export class Pad {
   canDraw = true;
   private strokes: Point[][] = [];
   private picture: HTMLCanvasElement | null = null;
-  private current: Point[] | null = null;
+  private current: { pointer: number; points: Point[] } | null = null;
 
   /** @param changed: called after each change by hand; the canvas may be empty then. */
   constructor(
@@ -20,23 +20,23 @@ export class Pad {
     private changed: () => void,
   ) {
     canvas.addEventListener("pointerdown", (event) => {
-      if (!this.canDraw || event.button !== 0) return;
+      if (!this.canDraw || this.current || event.button !== 0) return; // one finger draws at a time
       event.preventDefault();
       canvas.setPointerCapture(event.pointerId);
       if (this.isExample || this.picture) this.reset();
-      this.current = [this.place(event)];
-      this.strokes.push(this.current);
+      this.current = { pointer: event.pointerId, points: [this.place(event)] };
+      this.strokes.push(this.current.points);
       this.redraw();
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (!this.current) return;
+      if (this.current?.pointer !== event.pointerId) return;
       const events = event.getCoalescedEvents?.() ?? [];
-      for (const point of events.length ? events : [event]) this.current.push(this.place(point));
+      for (const point of events.length ? events : [event]) this.current.points.push(this.place(point));
       this.redraw();
     });
     for (const end of ["pointerup", "pointercancel"] as const)
-      canvas.addEventListener(end, () => {
-        if (!this.current) return;
+      canvas.addEventListener(end, (event) => {
+        if (this.current?.pointer !== event.pointerId) return;
         this.current = null;
         this.changed();
       });

@@ -81,6 +81,12 @@ def test_page_links_to_files_of_the_site(files):
     assert set(PAGE) <= set(files)
 
 
+def test_file_hosts_know_the_types_of_the_programs(files):
+    """A browser runs no module of another type. nginx, for one, does not know .mjs."""
+    assert not [name for name in files if name.endswith(".mjs")]
+    assert {f"{RUNTIME}ort-wasm-simd-threaded.{kind}" for kind in ("js", "wasm")} <= set(files)
+
+
 def test_damaged_runtime_is_refused(monkeypatch):
     from zoo.errors import ExportError
 

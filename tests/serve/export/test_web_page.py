@@ -323,12 +323,17 @@ def test_finger_draws_on_a_phone(browser, address):
         session = page.context.new_cdp_session(page)
 
         def touch(kind, *points):
-            at = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points]
+            at = [
+                {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": finger}
+                for finger, (x, y) in enumerate(points)
+            ]
             session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
 
+        second_finger = (0.9, 0.9)
         touch("touchStart", DIGITS["2"][0][0])
+        touch("touchStart", DIGITS["2"][0][0], second_finger)
         for point in DIGITS["2"][0]:
-            touch("touchMove", point)
+            touch("touchMove", point, second_finger)
         touch("touchEnd")
         wait_for_label(page, "2")
         assert page.evaluate("scrollY") == 0
