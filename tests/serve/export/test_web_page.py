@@ -21,6 +21,7 @@ import pytest
 from serve.export.formats import write_folder
 from serve.export.web import site
 from tests.serve.demo.test_page import CHROMIUM, EXAMPLES, FLAGS, LETTER_A, ONE, SEVEN
+from tests.support.server import wait_for
 from zoo.model import load, onnx_bytes
 
 pytestmark = [
@@ -386,9 +387,7 @@ def test_page_works_offline_and_a_newer_export_replaces_it(browser, tmp_path):
         page.reload()
         page.wait_for_selector("body[data-ready]")
         assert "mnist10k.plus" in page.locator("#model").inner_text()
-        page.wait_for_function(
-            "(old) => caches.keys().then((names) => names.length === 1 && names[0] !== old)", arg=old
-        )
+        wait_for(lambda: (names := page.evaluate("caches.keys()")) != [old] and len(names) == 1)
         page.context.set_offline(True)
         page.reload()
         page.wait_for_selector("body[data-ready]")
