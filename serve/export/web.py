@@ -75,9 +75,10 @@ def _entry(name: str, card: Card, file: str, size: int) -> dict[str, Any]:
             f"{name} resizes images by its own rules ({card.input.resize.interpolation}), unknown to the page. "
             "Leave it out."
         )
+    accuracy = card.accuracy
     return {
         "name": name,
-        "title": card.title,
+        "dataset": None if card.dataset is None else card.dataset.title,
         "labels": list(card.labels),
         "input": {
             "height": card.input.height,
@@ -85,7 +86,7 @@ def _entry(name: str, card: Card, file: str, size: int) -> dict[str, Any]:
             "channels": card.input.channels,
             "form": card.input.form,
         },
-        "accuracy": None if card.accuracy is None else card.accuracy.value,
+        "accuracy": accuracy and {"correct": accuracy.correct, "images": accuracy.images},
         "bytes": size,
         "unsure_below": card.calibration.unsure_below,
         "calibrated": card.calibration.temperature != 1,  # without a calibration run it is exactly 1

@@ -96,10 +96,11 @@ function showFirst(): void {
 
 /** Texts that depend on the model and on what the canvas shows. */
 function describe(): void {
-  const { title, labels, input } = card();
+  const { labels, input, accuracy, dataset } = card();
   const shown = labels.length <= 20 ? labels.join(", ") : `${labels.slice(0, 20).join(", ")} and ${labels.length - 20} more`;
   const knows = labels.join("") === "0123456789" ? "the digits 0 to 9" : shown;
-  element("about").textContent = `Knows ${knows}. ${title.charAt(0).toUpperCase()}${title.slice(1)}.`;
+  const test = accuracy && `Right for ${accuracy.correct.toLocaleString("en")} of ${accuracy.images.toLocaleString("en")} test images`;
+  element("about").textContent = `Knows ${knows}. ${test ? `${test}${dataset ? ` (${dataset})` : ""}.` : ""}`;
   element("fit-label").hidden = input.form === "digit";
   pad.canDraw = input.form === "digit";
   canvas.classList.toggle("photo", !pad.canDraw);
@@ -207,7 +208,7 @@ function listModels(): void {
     const group = document.createElement("optgroup");
     group.label = label;
     cards.forEach(({ name, input, accuracy, bytes }, index) => {
-      const facts = [name, accuracy === null ? "accuracy unknown" : percent(accuracy, 2), `${Math.round(bytes / 1000)} KB`];
+      const facts = [name, accuracy ? percent(accuracy.correct / accuracy.images, 2) : "accuracy unknown", `${Math.round(bytes / 1000)} KB`];
       if (input.form === form) group.append(new Option(facts.join(" · "), String(index)));
     });
     if (group.children.length) models.append(group);

@@ -6,10 +6,10 @@ import type { Fit, Input } from "./photos";
 /** What `zoo export` writes into `models.json` for each model. */
 export interface Card {
   name: string;
-  title: string;
+  dataset: string | null;
   labels: string[];
   input: Input;
-  accuracy: number | null;
+  accuracy: { correct: number; images: number } | null;
   bytes: number;
   unsure_below: number;
   calibrated: boolean; // whether `unsure_below` comes from a calibration run

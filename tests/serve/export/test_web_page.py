@@ -11,6 +11,7 @@ import statistics
 import threading
 from base64 import b64encode
 from contextlib import contextmanager
+from dataclasses import replace
 from math import cos, radians, sin
 from pathlib import Path
 
@@ -183,6 +184,9 @@ def test_models_are_changed_and_tell_what_they_do_not_know(browser, address):
         choose_model(page, "mnist14k.plus-int8")
         page.locator("#result .time", has_text="mnist14k.plus-int8").wait_for()
         wait_for_label(page, "5")
+        assert page.locator("#about").inner_text() == (
+            "Knows the digits 0 to 9. Right for 9,962 of 10,000 test images (MNIST)."
+        )
         choose_model(page, "cifar90k.plus")  # no drawing: it shows its own example
         wait_for_label(page, "cat")
         page.set_input_files("#file", EXAMPLES / "ship.jpg")
@@ -404,6 +408,19 @@ def test_missing_files_have_a_message(browser, address):
         page.reload()
         wait_for_message(page, "cannot be loaded. Reload the page.")
         page.problems.clear()
+
+
+def test_names_and_labels_of_own_models_are_shown_as_text(browser, tmp_path):
+    model = load("mnist14k.plus", "cpu")
+    labels = tuple(f"<b>label {number}</b>" for number in range(10))
+    card = replace(model.card, labels=labels, accuracy=None, dataset=None)
+    write_folder(tmp_path / "site", site({"<i>mine</i>": (card, onnx_bytes(model))}))
+    with hosted(tmp_path) as address, opened(browser, address, "own") as page:
+        wait_for_label(page, labels[7])
+        assert page.locator(".bars .name").all_inner_texts() == [labels[7]]  # rows, without those of 0 %
+        assert "Right for" not in page.locator("#about").inner_text()
+        assert page.locator("#model option").all_inner_texts() == ["<i>mine</i> · accuracy unknown · 98 KB"]
+        assert page.locator("b, i").count() == 0
 
 
 def test_site_of_photo_models_begins_with_a_photograph(browser, tmp_path):
