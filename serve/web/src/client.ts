@@ -9,6 +9,8 @@ export class PredictionFailed extends Error {}
 
 const notLoaded = () => new PredictionFailed("The program that classifies images cannot be loaded. Reload the page.");
 
+const WARM_UP = 0; // the number of requests whose answer nobody sees
+
 interface Waiting {
   request: Request;
   resolve(prediction: Prediction | null): void;
@@ -41,6 +43,15 @@ export class Client {
     return new Promise((resolve, reject) => {
       this.next?.resolve(null);
       this.next = { request: { id: ++this.count, card, fit, source }, resolve, reject };
+      this.send();
+    });
+  }
+
+  /** Classify an image only to make the browser compile the program; not while an image of the visitor waits. */
+  warmUp(source: Bytes, card: Card, fit: Fit): Promise<Prediction | null> {
+    if (this.failed || this.current) return Promise.resolve(null);
+    return new Promise((resolve, reject) => {
+      this.next = { request: { id: WARM_UP, card, fit, source }, resolve, reject };
       this.send();
     });
   }

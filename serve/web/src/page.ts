@@ -233,9 +233,18 @@ function listExamples(): void {
 
 /** The first corrections are slow, until the browser has compiled them: repeat the example before the visitor draws. */
 async function warmUp(): Promise<void> {
-  for (let run = 0; run < WARM_UP_RUNS && !pad.isEmpty; run++)
-    await client.predict(pixelsOf(pad.content()), card(), fit.value as Fit).catch(() => null);
-  await read(); // shows times that are typical of this device
+  for (let run = 0; run < WARM_UP_RUNS && pad.isExample; run++)
+    await client.warmUp(pixelsOf(pad.content()), card(), fit.value as Fit);
+  if (pad.isExample) await read(); // shows times that are typical of this device
+}
+
+/** The same for photographs of digits, which need other corrections. */
+async function warmUpExamples(): Promise<void> {
+  for (const { form, file } of examples) {
+    if (form !== "digit" || isPhoto()) continue;
+    const picture = await fetch(file).then((response) => response.blob()).then(decode);
+    await client.warmUp(pixelsOf(picture), card(), fit.value as Fit);
+  }
 }
 
 async function start(): Promise<void> {
@@ -247,6 +256,7 @@ async function start(): Promise<void> {
   document.body.dataset.ready = "true";
   // Only now, so that it does not compete with the page for the network. A browser may refuse it: then the page works online.
   await navigator.serviceWorker?.register("offline.js").catch(() => undefined);
+  await warmUpExamples().catch(() => undefined); // a picture that cannot be loaded is reported when it is clicked
 }
 
 start().catch((error) => show(...failure(`The page cannot start: ${error.message}. Reload it.`)));
