@@ -24,7 +24,8 @@ from typing import Any
 from zoo.card import Card
 from zoo.errors import ExportError
 
-PAGE = ("index.html", "style.css", "favicon.svg", "manifest.webmanifest", "app.js", "predict.js")
+PAGE = ("index.html", "style.css", "manifest.webmanifest", "app.js", "predict.js")
+ICON = "favicon.svg"
 SERVICE_WORKER = "offline.js"
 EXAMPLES = {
     "digit": ("five.jpg", "two.jpg", "eight.png"),
@@ -36,6 +37,7 @@ def site(models: Mapping[str, tuple[Card, bytes]]) -> dict[str, bytes]:
     """The files of a site with these models, by name. Raises ExportError for a model that the page cannot prepare."""
     static = package_files("serve") / "web" / "static"
     content = {name: (static / name).read_bytes() for name in PAGE}
+    content[ICON] = (package_files("serve") / "demo" / ICON).read_bytes()
     content |= _runtime()
     entries = []
     for name, (card, onnx) in models.items():

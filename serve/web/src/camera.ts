@@ -6,13 +6,10 @@ import { draw } from "./decode";
 /** A photograph; null if the dialog was closed. Throws BadInput. */
 export async function photograph(dialog: HTMLDialogElement): Promise<HTMLCanvasElement | null> {
   if (!navigator.mediaDevices?.getUserMedia)
-    throw new BadInput("The browser allows the camera only on pages of https or of this machine. Upload a photograph instead.");
+    throw new BadInput("The browser allows the camera only over https or on this machine. Upload a photograph instead.");
   const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } }).catch((error) => {
-    const missing = error.name === "NotFoundError";
-    throw new BadInput(
-      missing ? "This device has no camera. Upload a photograph instead."
-        : "The camera cannot be used: it is not allowed for this page, or another program uses it. Allow it, or upload a photograph.",
-    );
+    if (error.name === "NotFoundError") throw new BadInput("This device has no camera. Upload a photograph instead.");
+    throw new BadInput("The camera is not allowed for this page, or another program uses it. Allow it, or upload a photograph.");
   });
   const video = dialog.querySelector("video")!;
   try {

@@ -38,7 +38,7 @@ async function open(card: Card): Promise<ort.InferenceSession> {
   }
   const content = new Uint8Array(await response.arrayBuffer());
   return ort.InferenceSession.create(content).catch((error) => {
-    throw new NotLoaded(`This browser cannot run ${card.name} (${error.message}). Reload the page, or use a current browser.`);
+    throw new NotLoaded(`This browser cannot run ${card.name} (${error.message}). Reload the page, or use a newer browser.`);
   });
 }
 
@@ -48,7 +48,8 @@ export async function answers(card: Card, images: Bytes[]): Promise<Answer[]> {
   const network = await load(card);
   const pixels = new Uint8Array(images.length * height * width * channels);
   images.forEach((image, i) => pixels.set(image.data, i * height * width * channels));
-  const outputs = await network.run({ image: new ort.Tensor("uint8", pixels, [images.length, height, width, channels]) });
+  const image = new ort.Tensor("uint8", pixels, [images.length, height, width, channels]);
+  const outputs = await network.run({ image });
   const probabilities = outputs.probabilities.data as Float32Array;
   const known = card.known_from === null ? undefined : (outputs.known?.data as Float32Array | undefined);
   const labels = card.labels.length;

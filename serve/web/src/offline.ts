@@ -15,7 +15,8 @@ const UNCHANGING = /\/(models|onnxruntime-web-[^/]*)\/[^/]*$/; // files whose na
 scope.addEventListener("install", (event) => {
   const keep = async () => {
     const cache = await caches.open(current);
-    await cache.addAll(SITE.files.map((file) => new Request(file, { cache: UNCHANGING.test(`/${file}`) ? "default" : "no-cache" })));
+    const mode = (file: string) => (UNCHANGING.test(`/${file}`) ? "default" : "no-cache");
+    await cache.addAll(SITE.files.map((file) => new Request(file, { cache: mode(file) })));
     await scope.skipWaiting();
   };
   event.waitUntil(keep());
@@ -35,7 +36,7 @@ scope.addEventListener("fetch", (event) => {
   if (request.method === "GET" && request.url.startsWith(scope.registration.scope)) event.respondWith(reply(request));
 });
 
-/** Large files come from the cache, the others from the network if there is one, so that a new export is seen at once. */
+/** Large files come from the cache, others from the network if there is one, so that a new export is seen at once. */
 async function reply(request: Request): Promise<Response> {
   const stored = await (await caches.open(current)).match(request, { ignoreSearch: true });
   if (stored && UNCHANGING.test(new URL(request.url).pathname)) return stored;

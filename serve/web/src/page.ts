@@ -16,6 +16,7 @@ interface Example {
 }
 
 const WARM_UP_RUNS = 3;
+const MAX_LABELS = 20; // that are listed
 
 const element = <T extends Element = HTMLElement>(id: string) => document.getElementById(id) as unknown as T;
 const canvas = element<HTMLCanvasElement>("canvas");
@@ -38,7 +39,7 @@ async function read(): Promise<void> {
   client.cancel();
   describe();
   if (pad.isEmpty) {
-    show(hint(isPhoto() ? "Choose a photograph. The answer appears here." : "Draw a digit, or choose an image. The answer appears here."));
+    show(hint(`${isPhoto() ? "Choose a photograph" : "Draw a digit, or choose an image"}. The answer appears here.`));
     return;
   }
   const [model, content, begin] = [card(), pad.content(), performance.now()];
@@ -51,7 +52,7 @@ async function read(): Promise<void> {
     if (!isPhoto() && isColourful(pixels)) parts.splice(-1, 0, ...photoModel());
     show(...parts);
     result.classList.toggle("unknown", prediction.known === false);
-    Object.assign(result.dataset, prediction.times, { total: performance.now() - begin, digits: prediction.digits.length });
+    Object.assign(result.dataset, prediction.times, { total: performance.now() - begin });
     showFirst();
   } catch (error) {
     if (!(error instanceof PredictionFailed)) throw error;
@@ -97,16 +98,18 @@ function showFirst(): void {
 /** Texts that depend on the model and on what the canvas shows. */
 function describe(): void {
   const { labels, input, accuracy, dataset } = card();
-  const shown = labels.length <= 20 ? labels.join(", ") : `${labels.slice(0, 20).join(", ")} and ${labels.length - 20} more`;
-  const knows = labels.join("") === "0123456789" ? "the digits 0 to 9" : shown;
-  const test = accuracy && `Right for ${accuracy.correct.toLocaleString("en")} of ${accuracy.images.toLocaleString("en")} test images`;
-  element("about").textContent = `Knows ${knows}. ${test ? `${test}${dataset ? ` (${dataset})` : ""}.` : ""}`;
+  const more = labels.length > MAX_LABELS ? ` and ${labels.length - MAX_LABELS} more` : "";
+  const knows = labels.join("") === "0123456789" ? "the digits 0 to 9" : labels.slice(0, MAX_LABELS).join(", ") + more;
+  const [correct, images] = [accuracy?.correct, accuracy?.images].map((count) => count?.toLocaleString("en"));
+  const test = `Right for ${correct} of ${images} test images${dataset ? ` (${dataset})` : ""}.`;
+  element("about").textContent = `Knows ${knows}. ${accuracy ? test : ""}`;
   element("fit-label").hidden = input.form === "digit";
   pad.canDraw = input.form === "digit";
   canvas.classList.toggle("photo", !pad.canDraw);
   const text = element("hint");
   text.hidden = !pad.isEmpty && !pad.isExample;
-  text.textContent = isPhoto() ? "Upload, take, drop or paste a photograph." : pad.isExample ? "An example. Draw a digit here." : "Draw a digit here.";
+  if (isPhoto()) text.textContent = "Upload, take, drop or paste a photograph.";
+  else text.textContent = pad.isExample ? "An example. Draw a digit here." : "Draw a digit here.";
   for (const button of element("examples").querySelectorAll("button"))
     button.setAttribute("aria-pressed", String(button.dataset.file === example));
 }
@@ -208,8 +211,9 @@ function listModels(): void {
     const group = document.createElement("optgroup");
     group.label = label;
     cards.forEach(({ name, input, accuracy, bytes }, index) => {
-      const facts = [name, accuracy ? percent(accuracy.correct / accuracy.images, 2) : "accuracy unknown", `${Math.round(bytes / 1000)} KB`];
-      if (input.form === form) group.append(new Option(facts.join(" · "), String(index)));
+      const share = accuracy ? percent(accuracy.correct / accuracy.images, 2) : "accuracy unknown";
+      const text = `${name} · ${share} · ${Math.round(bytes / 1000)} KB`;
+      if (input.form === form) group.append(new Option(text, String(index)));
     });
     if (group.children.length) models.append(group);
   }
@@ -254,7 +258,8 @@ async function start(): Promise<void> {
   await showExample();
   await warmUp();
   document.body.dataset.ready = "true";
-  // Only now, so that it does not compete with the page for the network. A browser may refuse it: then the page works online.
+  // Only now, so that it does not compete with the page for the network. Where the browser refuses it, the page still
+  // works online.
   await navigator.serviceWorker?.register("offline.js").catch(() => undefined);
   await warmUpExamples().catch(() => undefined); // a picture that cannot be loaded is reported when it is clicked
 }

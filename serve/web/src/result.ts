@@ -1,4 +1,7 @@
-/** The answer for one image: label, probabilities to scale, what the network sees, and what was changed. As `serve/demo/result.py`. */
+/**
+ * The answer for one image: label, probabilities to scale, what the network sees, and what was changed in the image.
+ * Words and looks are those of `serve/demo/result.py`.
+ */
 
 import type { Bytes } from "./arrays";
 import { DOUBT } from "./digits";
@@ -45,11 +48,11 @@ export function answer(prediction: Prediction, card: Card, source: HTMLCanvasEle
   if (image) figures.push(figure(networkInput(image), `What the network sees, ${image.width}×${image.height}`));
   parts.push(element("div", "pair", ...figures));
   if (corrections.length) {
-    const chips = corrections.map((correction) => element("li", correction.startsWith(DOUBT) ? "doubt" : "", correction));
+    const chips = corrections.map((text) => element("li", text.startsWith(DOUBT) ? "doubt" : "", text));
     parts.push(labelled(element("ul", "chips", ...chips), "Changes made to the image"));
   }
-  const time = element("p", "time", `${card.name} · network ${times.network.toFixed(1)} ms · correction ${times.correction.toFixed(1)} ms`);
-  return [...parts, time];
+  const [network, correction] = [times.network, times.correction].map((milliseconds) => `${milliseconds.toFixed(1)} ms`);
+  return [...parts, element("p", "time", `${card.name} · network ${network} · correction ${correction}`)];
 }
 
 function labelled(list: HTMLElement, label: string): HTMLElement {
@@ -59,16 +62,15 @@ function labelled(list: HTMLElement, label: string): HTMLElement {
 
 function headline(label: string, title: string, sentence = ""): HTMLElement {
   const more = sentence ? [element("p", "", sentence)] : [];
-  return element(
-    "div", "headline",
-    element("div", label.length > 4 ? "label long" : "label", label), element("div", "", element("strong", "", title), ...more),
-  );
+  const large = element("div", label.length > 4 ? "label long" : "label", label);
+  return element("div", "headline", large, element("div", "", element("strong", "", title), ...more));
 }
 
 /** The large label, a title and a sentence. */
 function verdict({ label, probability, known, unsure }: Prediction, card: Card): [string, string, string] {
   if (known === false) return ["–", "None of the classes", `The nearest is ${label}, with ${percent(probability)}.`];
-  return unsure ? [label, `Unsure, ${percent(probability)}`, reasonForDoubt(probability, card)] : [label, percent(probability), ""];
+  if (unsure) return [label, `Unsure, ${percent(probability)}`, reasonForDoubt(probability, card)];
+  return [label, percent(probability), ""];
 }
 
 function reasonForDoubt(probability: number, card: Card): string {
