@@ -4,8 +4,8 @@ import {
   above, BadInput, type Bytes, bytes, channel, clamp, count, crop, type Floats, histogram, inverse, largest, median, padded,
   type Rectangle, rint, SeveralDigits, smallest,
 } from "./arrays";
-import { FADED, findInk, type Ink, INK_MAP_SIDE, withoutBars } from "./ink";
-import { extraMarks, outlineSpace, paperLines } from "./marks";
+import { type Blank, FADED, findInk, type Ink, INK_MAP_SIDE, withoutBars } from "./ink";
+import { areEmptyCells, extraMarks, outlineSpace, paperLines } from "./marks";
 import {
   blur, boundingBox, centreOfMass, type Component, connectedComponents, dilate, disc, distance, grown, middleLines, resize, square,
 } from "./vision";
@@ -89,6 +89,8 @@ export function toMnist(pixels: Bytes): Prepared {
   if (rint((MIN_STROKE_WIDTH - stroke) * WORK_SIZE) >= 1) corrections.push("thickened thin strokes");
   corrections.push("centred");
   if (!ink.sure) corrections.push(`${DOUBT}ink and paper may be swapped`);
+  if (ink.uneven && touches({ x, y, width, height }, ink.amount))
+    corrections.push(`${DOUBT}the ink reaches the border, as an edge or a crease of the paper does`);
   if (leftOut > MAX_LEFT_OUT) corrections.push(`${DOUBT}${rint(leftOut * 100)}% of the ink was left out`);
   if (stroke > MAX_STROKE_WIDTH || isTangled(crop(strokes.digit, y, y + height, x, x + width), strokes.pieces.length))
     corrections.push(`${DOUBT}the strokes do not look like a digit`);
@@ -244,18 +246,23 @@ function findStrokes(ink: Ink): Strokes {
 function strokesFrom(ink: Ink, threshold: number) {
   const mask = atLeast(ink.amount, threshold);
   let pieces = piecesOf(mask);
-  const lines = crosses(pieces.stats, mask, ink.margin) ? paperLines(mask, ink.margin) : null;
+  const lines = crosses(pieces.stats, mask, ink.blank) ? paperLines(mask, ink.blank) : null;
   if (lines) {
     for (let i = 0; i < mask.data.length; i++) if (lines.data[i]) mask.data[i] = 0;
     pieces = piecesOf(mask);
   }
   let main = mainPiece(pieces);
+  if (!pieces.stats.length || areEmptyCells(mask, pieces.stats, main))
+    throw new BadInput(
+      `The image (${mask.width * ink.scale}x${mask.height * ink.scale}) seems blank, ` +
+        "with only lines of the paper: draw a digit, or crop closer to it.",
+    );
   const space = pieces.onEdge[main] ? null : outlineSpace(mask, boxOf(pieces.stats[main]));
   if (space) {
     for (let i = 0; i < mask.data.length; i++) mask.data[i] |= space.data[i];
     pieces = piecesOf(mask);
   }
-  const { extra, corrections } = extraMarks(pieces.labels, mask.width, pieces.stats);
+  const { extra, corrections } = extraMarks(pieces.labels, mask, pieces.stats, ink.blank);
   if (lines) {
     const least = MIN_STROKE * Math.max(mask.width, mask.height); // what is left of lines at the border
     const cut = pieces.stats.map((piece) => touches(piece, mask, ink.margin + 2));
@@ -285,12 +292,11 @@ function mainPiece({ stats, onEdge }: Pieces, extra?: boolean[]): number {
 }
 
 /** Whether a piece reaches from border to border. */
-function crosses(stats: Component[], { width, height }: Bytes, margin: number): boolean {
-  const near = margin + 2;
+function crosses(stats: Component[], { width, height }: Bytes, [top, bottom, left, right]: Blank): boolean {
   return stats.some(
     (piece) =>
-      (piece.x <= near && piece.x + piece.width >= width - near) ||
-      (piece.y <= near && piece.y + piece.height >= height - near),
+      (piece.x <= left + 2 && piece.x + piece.width >= width - right - 2) ||
+      (piece.y <= top + 2 && piece.y + piece.height >= height - bottom - 2),
   );
 }
 
@@ -417,7 +423,7 @@ function gap(piece: Component, [x, y, width, height]: Rectangle): number {
 }
 
 /** Whether a piece reaches into the margin or touches the border. */
-function touches(piece: Component, image: { width: number; height: number }, margin = 0): boolean {
+function touches(piece: Omit<Component, "area">, image: { width: number; height: number }, margin = 0): boolean {
   const [right, bottom] = [image.width - piece.x - piece.width, image.height - piece.y - piece.height];
   return Math.min(piece.x, piece.y, right, bottom) <= margin;
 }

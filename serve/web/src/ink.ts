@@ -20,12 +20,17 @@ const MIN_LEFT = 0.2;
 const MIN_BESIDE_BAR = 0.92;
 export const FADED = 0.2;
 
+/** Pixels at the top, bottom, left and right that hold no ink. */
+export type Blank = [top: number, bottom: number, left: number, right: number];
+
 export interface Ink {
   amount: Floats;
   thresholds: [number, number];
   faintest: number;
   scale: number;
   margin: number;
+  blank: Blank;
+  uneven: boolean;
   sure: boolean;
   corrections: string[];
 }
@@ -43,11 +48,11 @@ export function findInk(pixels: Bytes): Ink {
     if (levels && levels.contrast > MIN_CONTRAST) return fromLevels(levels, scale, corrections);
     drawing = asDrawing(channels);
   }
-  const [amount, dark] = drawing ?? asPhotograph(channels, axis);
+  const [amount, dark, blank] = drawing ?? asPhotograph(channels, axis);
   if (dark && !corrections.length) corrections.push("inverted: the ink was dark");
   if (!drawing) corrections.push("flattened the uneven background");
   const [thresholds, faintest] = findThresholds(amount, !drawing, height, width);
-  return { amount, thresholds, faintest, scale, margin: 0, sure: true, corrections };
+  return { amount, thresholds, faintest, scale, margin: 0, blank, uneven: !drawing, sure: true, corrections };
 }
 
 /** The image without bars of one colour around it; null where there are none. */
@@ -98,7 +103,7 @@ function fromLevels(levels: Levels, scale: number, corrections: string[]): Ink {
   const level = (share: number) => Math.max(MIN_CONTRAST, share * levels.contrast);
   return {
     amount, thresholds: [level(STROKE_EDGE), level(HALF_INK)], faintest: level(FADED), scale, margin,
-    sure: levels.sure, corrections,
+    blank: [margin, margin, margin, margin], uneven: false, sure: levels.sure, corrections,
   };
 }
 
@@ -161,8 +166,8 @@ function deviation(counts: Int32Array): number {
   return Math.sqrt(Math.max(0, squares / size - (sum / size) ** 2));
 }
 
-/** Distance of each pixel from a paper of one colour, and whether the ink is dark; null for a photograph. */
-function asDrawing(whole: Bytes): [Floats, boolean] | null {
+/** Distance of each pixel from a paper of one colour, whether the ink is dark, and the frame; null for a photograph. */
+function asDrawing(whole: Bytes): [Floats, boolean, Blank] | null {
   const [top, bottom, left, right] = frame(whole);
   const isFramed = top || bottom || left || right;
   const channels = isFramed ? crop(whole, top, whole.height - bottom, left, whole.width - right) : whole;
@@ -196,7 +201,7 @@ function asDrawing(whole: Bytes): [Floats, boolean] | null {
   const framed = padded(apart, top, bottom, left, right);
   const amount = floats(framed.height, framed.width);
   for (let i = 0; i < amount.data.length; i++) amount.data[i] = framed.data[i] / 255;
-  return [amount, dark];
+  return [amount, dark, [top, bottom, left, right]];
 }
 
 /** Diameter of the largest disc within the pixels above a limit, as a share of the longer side. */
@@ -208,7 +213,7 @@ function widest(image: Bytes, limit: number): number {
 }
 
 /** Pixels of a window frame around a canvas: top, bottom, left, right. */
-function frame(channels: Bytes): [number, number, number, number] {
+function frame(channels: Bytes): Blank {
   const { width, height, channels: n } = channels;
   const line = width * n;
   const ends = (size: number, length: number, between: number, step: number): [number, number] => {
@@ -311,8 +316,8 @@ function lightAlong(channels: Bytes, axis: number[]): Floats {
   return grey;
 }
 
-/** Distance of each pixel from the paper around it, 0 to about 1, and whether the ink is dark. */
-function asPhotograph(channels: Bytes, axis: number[]): [Floats, boolean] {
+/** Distance of each pixel from the paper around it, 0 to about 1, whether the ink is dark, and no frame. */
+function asPhotograph(channels: Bytes, axis: number[]): [Floats, boolean, Blank] {
   const { height, width } = channels;
   const grey = lightAlong(channels, axis);
   const values = grey.data;
@@ -329,7 +334,7 @@ function asPhotograph(channels: Bytes, axis: number[]): [Floats, boolean] {
   const sample = everyThird(grey);
   const centre = smallest(sample, sample.length >> 1);
   for (let i = 0; i < values.length; i++) values[i] -= centre;
-  return [Math.max(height, width) > SMALL ? smooth3(grey) : grey, dark];
+  return [Math.max(height, width) > SMALL ? smooth3(grey) : grey, dark, [0, 0, 0, 0]];
 }
 
 function everyThird(image: Floats): Float32Array {

@@ -4,7 +4,7 @@ import {
   above, border, type Bytes, bytes, cornerShare, count, type Floats, floats, histogram, inverse, largest, mean, median,
   padded, rint, variance, where,
 } from "./arrays";
-import { blur, boundingBox, connectedComponents, distance, middleLines, otsu, resize, smallestRectangle } from "./vision";
+import { blur, boundingBox, connectedComponents, distance, middleLines, otsu, resize, rowEnds, smallestRectangle } from "./vision";
 
 export const SMALL = 96;
 const LOG_OFFSET = 32;
@@ -339,7 +339,7 @@ function isSheet(ink: Bytes, holes: Pieces, longest: number, thick: number): boo
     const label = holes.labels[i];
     whole.data[i] = ink.data[i] || (label > 0 && holes.inside[label - 1]) ? 1 : 0;
   }
-  const [width, height] = smallestRectangle(whole);
+  const [width, height] = smallestRectangle(rowEnds(whole));
   return count(whole.data) > MIN_RECTANGLE * (width + 1) * (height + 1);
 }
 

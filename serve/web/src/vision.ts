@@ -609,17 +609,24 @@ export function centreOfMass(image: Bytes): [number, number] {
   return [down / mass, across / mass];
 }
 
-/** Sides of the smallest rectangle, at any angle, around the pixels of a mask. */
-export function smallestRectangle(mask: Bytes): [number, number] {
-  const points: [number, number][] = [];
+export type Point = [x: number, y: number];
+
+/** The first and last pixel of a mask in each row: the smallest rectangle around them is that around all. */
+export function rowEnds(mask: Bytes): Point[] {
+  const points: Point[] = [];
   for (let y = 0; y < mask.height; y++) {
     const row = mask.data.subarray(y * mask.width, (y + 1) * mask.width);
     const [first, last] = [row.findIndex(Boolean), row.findLastIndex(Boolean)];
     if (first >= 0) points.push([first, y], [last, y]);
   }
-  points.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
-  const half = (ordered: [number, number][]) => {
-    const chain: [number, number][] = [];
+  return points;
+}
+
+/** Sides of the smallest rectangle, at any angle, around points. */
+export function smallestRectangle(points: Point[]): [number, number] {
+  const sorted = [...points].sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  const half = (ordered: Point[]) => {
+    const chain: Point[] = [];
     for (const p of ordered) {
       while (chain.length > 1) {
         const [a, b] = chain.slice(-2);
@@ -630,7 +637,7 @@ export function smallestRectangle(mask: Bytes): [number, number] {
     }
     return chain.slice(0, -1);
   };
-  const hull = [...half(points), ...half([...points].reverse())];
+  const hull = [...half(sorted), ...half(sorted.reverse())];
   if (hull.length < 2) return [0, 0];
   let best: [number, number] = [0, 0];
   let area = Infinity;

@@ -12,6 +12,7 @@ import pytest
 
 from tests.pictures import digit_crops as crops
 from tests.pictures import digit_obstacles as obstacles
+from tests.pictures import empty_pictures as empty
 from tests.pictures.digit_pictures import STYLES
 from tests.pictures.digit_shapes import draw
 from tests.serve.demo.test_page import CHROMIUM, FLAGS
@@ -54,7 +55,7 @@ def digits() -> list[np.ndarray]:
     for index in range(30):
         shape = draw(index % 10, random) if index % 2 else crops.printed(index % 10, fonts[index % len(fonts)])
         pictures.append(crops.tight(random, shape))
-    pictures += [kind(random) for kind in obstacles.EMPTY.values() for _ in range(2)]
+    pictures += [kind(random) for kind in empty.EMPTY.values() for _ in range(5)]
     for side in (30, 60, 200, 400):
         pictures += [random.integers(0, 256, (side, side, channels), np.uint8) for channels in (1, 3)]
     pictures += [np.full((100, 120, 3), grey, np.uint8) for grey in (0, 128, 255)] + [np.zeros((100, 120, 4), np.uint8)]
