@@ -261,16 +261,13 @@ function middlesOfRuns({ width, height, data }: Bytes, column: number, thickest:
   return middles;
 }
 
-/**
- * How many pixels of ink lie above and below a pixel without a gap, itself included; at most 25 each. Infinite where it
- * is paper: Python subtracts one from an unsigned zero there.
- */
+/** How many pixels of ink lie above and below a pixel without a gap, itself included; at most 25 each. -1 for paper. */
 function extent({ width, height, data }: Bytes, x: number, y: number): number {
   let up = 0;
   while (up < MAX_EXTENT && y - up >= 0 && data[(y - up) * width + x]) up++;
   let down = 0;
   while (down < MAX_EXTENT && y + down < height && data[(y + down) * width + x]) down++;
-  return up ? up + down - 1 : Infinity;
+  return up + down - 1;
 }
 
 function medianThickness(image: Bytes, places: Int32Array): number {
@@ -278,7 +275,7 @@ function medianThickness(image: Bytes, places: Int32Array): number {
   return thick.length ? quantile(thick, 0.5) : 0;
 }
 
-/** Set the pixels of a line in `result`, except where a stroke crosses it. */
+/** Set the pixels of a line and of its gaps in `result`, except where a stroke crosses it. */
 function markLine(image: Bytes, result: Bytes, { places, thick }: Line): void {
   const { width, height } = image;
   const reach = rint(thick) + 1;
