@@ -43,7 +43,7 @@ HAS_IPP = cv2.ipp.useIPP()
 
 
 def digits() -> list[np.ndarray]:
-    """390 pictures: all styles and obstacles, tight crops, pictures without a digit, and images in MNIST's form."""
+    """488 pictures: all styles and obstacles, tight crops, pictures without a digit, and images in MNIST's form."""
     random = np.random.default_rng(20)
     pictures = [
         style(random, draw(index % 10, random))
