@@ -4,7 +4,7 @@ Measures `serve/web/static/digits.js`, or several builds in turn, such as one of
 `python -m bench.web_correction old/digits.js serve/web/static/digits.js`. Prints medians over the rounds, in ms.
 
 - cold: the first correction of a new page.
-- warmed: the first correction after `warmUp`, which the page calls while it loads its model.
+- warmed: the first correction after `warmUp`, which corrects generated pictures. The page repeats its example instead.
 - warm: the median of the corrections that follow.
 """
 

@@ -43,7 +43,7 @@ HAS_IPP = cv2.ipp.useIPP()
 
 
 def digits() -> list[np.ndarray]:
-    """488 pictures: all styles and obstacles, tight crops, pictures without a digit, and images in MNIST's form."""
+    """508 pictures: all styles and obstacles, tight crops, pictures without a digit, and images in MNIST's form."""
     random = np.random.default_rng(20)
     pictures = [
         style(random, draw(index % 10, random))
@@ -66,6 +66,7 @@ def digits() -> list[np.ndarray]:
         image, _ = to_mnist(STYLES["canvas"](random, draw(index % 10, random)))
         enlarged = np.kron(255 - image, np.ones((5 + index, 5 + index, 1), np.uint8))
         pictures += [image, 255 - image, np.repeat(image, 3, axis=2), enlarged]
+    pictures += [obstacles.edged(random, draw(index % 10, random)) for index in range(20)]  # few keep edges to remove
     return pictures
 
 
@@ -132,6 +133,8 @@ def test_digits_are_those_of_python():
     assert [one for one, _ in errors] == [two for _, two in errors]
     both = [(one, two) for one, two in pairs if not one["error"]]
     assert len(both) >= 350
+    notes = {correction for one, _ in both for correction in one["corrections"]}
+    assert {"removed the edges of a cell", "removed lines of the paper", "filled an outline"} <= notes
     images = np.array([one["image"] for one, _ in both])
     ported = np.array([two["image"] for _, two in both], np.uint8).reshape(images.shape)
     differences = np.abs(images.astype(int) - ported).max(axis=(1, 2, 3))
