@@ -81,7 +81,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def find_browser():
+def find_browser() -> str | None:
     """The path of a Chromium browser: $ZOO_CHROMIUM, or one on PATH; None if there is none."""
     return os.environ.get("ZOO_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 

@@ -258,7 +258,7 @@ def _extents(image: Array, places: Array) -> tuple[Array, Array]:
     height, width = image.shape
     reach = np.arange(25)
     across = np.arange(width)
-    padded = np.concatenate([image, np.zeros((1, width), np.uint8)])
+    padded = np.concatenate([image, np.zeros((1, width), np.uint8)]).astype(np.int8)  # signed, for -1 in a gap below
     up = padded[np.where(places - reach[:, None] >= 0, places - reach[:, None], height), across]
     down = padded[np.minimum(places + reach[:, None], height), across]
     return np.asarray(up.cumprod(axis=0).sum(axis=0)), np.asarray(down.cumprod(axis=0).sum(axis=0))
@@ -271,7 +271,7 @@ def _thickness(image: Array, places: Array) -> Array:
 
 
 def _mark_line(image: Array, result: Array, places: Array, thick: float) -> None:
-    """Set the pixels of a line in `result`, except where a stroke crosses it."""
+    """Set the pixels of a line and of its gaps in `result`, except where a stroke crosses it."""
     height = len(image)
     reach = round(thick) + 1
     near = np.clip(places + np.arange(-reach, reach + 1)[:, None], 0, height - 1)

@@ -1,14 +1,18 @@
 /** Port of `zoo/images/digits.py`: an image of one digit → MNIST's form. The reasons and sources are given there. */
 
 import {
-  BadInput, type Bytes, bytes, channel, clamp, count, crop, type Floats, largest, median, padded, type Rectangle, rint, where,
+  above, BadInput, type Bytes, bytes, channel, clamp, count, crop, type Floats, histogram, inverse, largest, median, padded,
+  type Rectangle, rint, SeveralDigits, smallest,
 } from "./arrays";
-import { FADED, findInk, type Ink, INK_MAP_SIDE } from "./ink";
-import { blur, boundingBox, centreOfMass, type Component, connectedComponents, dilate, disc, distance, resize, square } from "./vision";
+import { type Blank, FADED, findInk, type Ink, INK_MAP_SIDE, withoutBars } from "./ink";
+import { areEmptyCells, extraMarks, outlineSpace, paperLines } from "./marks";
+import {
+  blur, boundingBox, centreOfMass, type Component, connectedComponents, dilate, disc, distance, grown, middleLines, resize, square,
+} from "./vision";
 
 export const DOUBT = "doubtful: ";
 export const SIDE = 28;
-const BOX = 20;
+export const BOX = 20;
 const CENTRE = 14;
 const MAX_OFF_CENTRE = 0.52;
 const WORK_SIZE = 80;
@@ -27,6 +31,7 @@ const MIN_STROKE_WIDTH = 0.11;
 const SOFT_EDGE = 0.06;
 const MIN_FAINT = 0.05;
 const MAX_FAINT_ELSEWHERE = 0.5;
+const MAX_WIDER = 1.5;
 const MIN_ELONGATION = 4;
 const VISIBLE = 60;
 const MAX_LEFT_OUT = 0.2;
@@ -42,7 +47,7 @@ export interface Prepared {
   corrections: string[];
 }
 
-/** Bring an image with 1, 3 or 4 channels into MNIST's form. Throws BadInput. */
+/** Bring an image with 1, 3 or 4 channels into MNIST's form. Throws BadInput, and SeveralDigits. */
 export function toMnist(pixels: Bytes): Prepared {
   let exact = inMnistForm(pixels);
   if (exact) return exact;
@@ -53,6 +58,11 @@ export function toMnist(pixels: Bytes): Prepared {
     corrections.push(`reduced ${pixels.width}x${pixels.height} blocks to one pixel each`);
     exact = inMnistForm(pixels);
     if (exact) return { image: exact.image, corrections: [...corrections, ...exact.corrections] };
+  }
+  const inner = withoutBars(pixels);
+  if (inner) {
+    pixels = inner;
+    corrections.push(`removed bars around ${pixels.width}x${pixels.height}`);
   }
   let ink = findInk(pixels);
   corrections.push(...ink.corrections);
@@ -71,6 +81,7 @@ export function toMnist(pixels: Bytes): Prepared {
   }
   checkSingle(strokes.pieces, strokes.box);
   const [x, y, width, height] = strokes.box;
+  corrections.push(...strokes.corrections);
   if (specks) corrections.push(`removed ${specks} speck${specks > 1 ? "s" : ""}`);
   if (height !== strokes.digit.height - 2 * ink.margin || width !== strokes.digit.width - 2 * ink.margin)
     corrections.push(`cropped to ${width * ink.scale}x${height * ink.scale}`);
@@ -78,6 +89,8 @@ export function toMnist(pixels: Bytes): Prepared {
   if (rint((MIN_STROKE_WIDTH - stroke) * WORK_SIZE) >= 1) corrections.push("thickened thin strokes");
   corrections.push("centred");
   if (!ink.sure) corrections.push(`${DOUBT}ink and paper may be swapped`);
+  if (ink.uneven && touches({ x, y, width, height }, ink.amount))
+    corrections.push(`${DOUBT}the ink reaches the border, as an edge or a crease of the paper does`);
   if (leftOut > MAX_LEFT_OUT) corrections.push(`${DOUBT}${rint(leftOut * 100)}% of the ink was left out`);
   if (stroke > MAX_STROKE_WIDTH || isTangled(crop(strokes.digit, y, y + height, x, x + width), strokes.pieces.length))
     corrections.push(`${DOUBT}the strokes do not look like a digit`);
@@ -101,7 +114,7 @@ function inMnistForm(pixels: Bytes): Prepared | null {
     if (n === 4 && pixels.data[i + 3] < 255) return null;
     if (n > 1 && (pixels.data[i + 1] !== pixels.data[i] || pixels.data[i + 2] !== pixels.data[i])) return null;
   }
-  const grey = channel(pixels, 0);
+  const grey = { ...pixels, channels: 1, data: channel(pixels, 0).data.slice() };
   if (isMnistForm(grey)) return { image: grey, corrections: [] };
   const inverted = { ...grey, data: grey.data.map((value) => 255 - value) };
   return isMnistForm(inverted) ? { image: inverted, corrections: ["inverted: the ink was dark"] } : null;
@@ -113,20 +126,20 @@ function onePixelPerBlock(pixels: Bytes): Bytes | null {
   if (Math.max(width, height) > INK_MAP_SIDE || Math.min(width, height) < 3 * MIN_BLOCKS) return null;
   const green = channel(pixels, pixels.channels >> 1).data;
   const rows: number[] = [];
-  for (let y = 1; y < height; y++)
-    for (let x = 0; x < width; x++)
-      if (green[y * width + x] !== green[(y - 1) * width + x]) {
-        rows.push(y);
-        break;
-      }
-  if (rows.length < 3 || rows.length > Math.floor(height / 3)) return null;
+  for (let y = 1; y < height; y++) {
+    const end = (y + 1) * width;
+    let p = y * width;
+    while (p < end && green[p] === green[p - width]) p++;
+    if (p < end) rows.push(y);
+    if (rows.length > Math.floor(height / 3)) return null;
+  }
+  if (rows.length < 3) return null;
   const columns: number[] = [];
-  for (let x = 1; x < width; x++)
-    for (let y = 0; y < height; y++)
-      if (green[y * width + x] !== green[y * width + x - 1]) {
-        columns.push(x);
-        break;
-      }
+  for (let x = 1; x < width; x++) {
+    let p = x;
+    while (p < green.length && green[p] === green[p - 1]) p += width;
+    if (p < green.length) columns.push(x);
+  }
   for (let down = MIN_BLOCKS; down <= Math.floor(height / 3); down++) {
     const across = rint(down * (width / height));
     if (!areBlockEdges(rows, height, down) || !areBlockEdges(columns, width, across)) continue;
@@ -164,7 +177,8 @@ function corner(digit: Bytes): [number, number] {
   return [clamp(CENTRE - down, 0, SIDE - digit.height), clamp(CENTRE - across, 0, SIDE - digit.width)];
 }
 
-function placed(digit: Bytes): Bytes {
+/** The digit in a black image. */
+export function placed(digit: Bytes): Bytes {
   const [top, left] = corner(digit).map(rint);
   const image = bytes(SIDE, SIDE);
   for (let y = 0; y < digit.height; y++)
@@ -181,52 +195,130 @@ interface Strokes {
   specks: number;
   leftOut: number;
   faded: boolean;
+  space: Bytes | null;
+  corrections: string[];
 }
 
+interface Pieces {
+  labels: Int32Array;
+  stats: Component[];
+  onEdge: boolean[];
+}
+
+const sizeOf = (piece: Component) => Math.max(piece.width, piece.height);
+
 function findStrokes(ink: Ink): Strokes {
-  const found = ink.thresholds.map((threshold) => () => {
-    const mask = where(ink.amount, (value) => value >= Math.fround(threshold));
-    const { labels, stats } = connectedComponents(mask);
-    const sizes = stats.map((piece) => Math.max(piece.width, piece.height));
-    const onEdge = stats.map((piece) => touches(piece, mask));
-    const weights = stats.map((piece, i) => sizes[i] * Math.sqrt(piece.area) * (onEdge[i] ? 0.3 : 1));
-    return { mask, labels, stats, sizes, onEdge, main: weights.indexOf(largest(weights)) };
-  });
-  let chosen = found[0]();
-  if (chosen.onEdge[chosen.main]) chosen = found[1]();
-  const { mask, labels, stats, sizes, onEdge, main } = chosen;
+  const found = strokesFrom(ink, ink.thresholds[0]);
+  const { mask, lines, space, extra, corrections, main, labels, stats, onEdge } = found.onEdge[found.main] // then the low
+    ? strokesFrom(ink, ink.thresholds[1]) // threshold may have joined the digit to lines on the paper
+    : found;
+  const sizes = stats.map(sizeOf);
   const mainBox = boxOf(stats[main]);
   const keep = stats.map(
     (piece, i) =>
-      sizes[i] >= MIN_STROKE * sizes[main] && (!onEdge[i] || onEdge[main]) &&
+      !extra[i] && sizes[i] >= MIN_STROKE * sizes[main] && (!onEdge[i] || onEdge[main]) &&
       (sizes[i] >= SAME_HEIGHT * sizes[main] || gap(piece, mainBox) <= MAX_DISTANCE * sizes[main]),
   );
-  let digit = bytes(mask.height, mask.width);
-  labels.forEach((label, i) => (digit.data[i] = label && keep[label - 1] ? 1 : 0));
-  const amounts = ink.amount.data.filter((_, i) => digit.data[i]).sort();
-  const solid = amounts[Math.floor(SOLID_QUANTILE * amounts.length)];
+  let digit = keep.every(Boolean) ? mask : chosen(mask, labels, keep);
+  const solid = solidInk(ink.amount, digit, space);
   const digitBox = boundingBox(digit);
   let [out, all] = [0, 0];
   stats.forEach((piece, i) => {
-    const around = gap(piece, digitBox) <= sizes[main] && !onEdge[i];
+    const around = !onEdge[i] && !extra[i] && gap(piece, digitBox) <= sizes[main];
     const weight = (sizes[i] <= NOISE_SIZE ? 0.5 : 1) * piece.area;
     if (!keep[i] && around) out += weight;
     if (keep[i] || around) all += weight;
   });
-  const whole = withFaintEnds(ink, digit);
+  const whole = space || lines || extra.some(Boolean) ? null : withFaintEnds(ink, digit, digitBox);
   digit = whole ?? digit;
-  const excluded = { ...mask, data: mask.data.map((value, i) => (value && !digit.data[i] ? 1 : 0)) };
+  const excluded = bytes(mask.height, mask.width);
+  for (let i = 0; i < excluded.data.length; i++)
+    excluded.data[i] = (mask.data[i] || (lines && lines.data[i])) && !digit.data[i] ? 1 : 0;
+  if (lines) corrections.push("removed lines of the paper");
+  if (space) corrections.push("filled an outline");
   return {
-    digit, excluded, box: boundingBox(digit), pieces: stats.filter((_, i) => keep[i]), solid,
-    specks: keep.filter((kept) => !kept).length, leftOut: out / all, faded: whole !== null,
+    digit, excluded, box: whole ? boundingBox(whole) : digitBox, pieces: stats.filter((_, i) => keep[i]), solid,
+    specks: keep.filter((kept, i) => !kept && !extra[i]).length, leftOut: out / all, faded: whole !== null, space, corrections,
   };
 }
 
+/** The pieces of ink from a threshold on, and which of them is the digit, or its longest stroke. */
+function strokesFrom(ink: Ink, threshold: number) {
+  const mask = atLeast(ink.amount, threshold);
+  let pieces = piecesOf(mask);
+  const lines = crosses(pieces.stats, mask, ink.blank) ? paperLines(mask, ink.blank) : null;
+  if (lines) {
+    for (let i = 0; i < mask.data.length; i++) if (lines.data[i]) mask.data[i] = 0;
+    pieces = piecesOf(mask);
+  }
+  let main = mainPiece(pieces);
+  if (!pieces.stats.length || areEmptyCells(mask, pieces.stats, main))
+    throw new BadInput(
+      `The image (${mask.width * ink.scale}x${mask.height * ink.scale}) seems blank, ` +
+        "with only lines of the paper: draw a digit, or crop closer to it.",
+    );
+  const space = pieces.onEdge[main] ? null : outlineSpace(mask, boxOf(pieces.stats[main]));
+  if (space) {
+    for (let i = 0; i < mask.data.length; i++) mask.data[i] |= space.data[i];
+    pieces = piecesOf(mask);
+  }
+  const { extra, corrections } = extraMarks(pieces.labels, mask, pieces.stats, ink.blank);
+  if (lines) {
+    const least = MIN_STROKE * Math.max(mask.width, mask.height); // what is left of lines at the border
+    const cut = pieces.stats.map((piece) => touches(piece, mask, ink.margin + 2));
+    if (pieces.stats.some((piece, i) => !cut[i] && sizeOf(piece) >= least)) cut.forEach((is, i) => (extra[i] ||= is));
+  }
+  main = mainPiece(pieces, extra);
+  return { mask, lines, space, extra, corrections, main, ...pieces };
+}
+
+/** A mask of the pixels from a limit on. */
+function atLeast(image: Floats, limit: number): Bytes {
+  const mask = bytes(image.height, image.width);
+  const [from, to, least] = [image.data, mask.data, Math.fround(limit)];
+  for (let i = 0; i < to.length; i++) to[i] = from[i] >= least ? 1 : 0;
+  return mask;
+}
+
+function piecesOf(mask: Bytes): Pieces {
+  const { labels, stats } = connectedComponents(mask);
+  return { labels, stats, onEdge: stats.map((piece) => touches(piece, mask)) };
+}
+
+/** The piece that is most likely the digit, or its longest stroke. */
+function mainPiece({ stats, onEdge }: Pieces, extra?: boolean[]): number {
+  const weights = stats.map((piece, i) => (extra?.[i] ? 0 : sizeOf(piece) * Math.sqrt(piece.area) * (onEdge[i] ? 0.3 : 1)));
+  return weights.indexOf(largest(weights));
+}
+
+/** Whether a piece reaches from border to border. */
+function crosses(stats: Component[], { width, height }: Bytes, [top, bottom, left, right]: Blank): boolean {
+  return stats.some(
+    (piece) =>
+      (piece.x <= left + 2 && piece.x + piece.width >= width - right - 2) ||
+      (piece.y <= top + 2 && piece.y + piece.height >= height - bottom - 2),
+  );
+}
+
+function chosen(mask: Bytes, labels: Int32Array, keep: boolean[]): Bytes {
+  const result = bytes(mask.height, mask.width);
+  const kept = Uint8Array.from([0, ...keep.map(Number)]);
+  for (let i = 0; i < labels.length; i++) result.data[i] = kept[labels[i]];
+  return result;
+}
+
+/** The amount of ink that counts as solid. */
+function solidInk(amount: Floats, digit: Bytes, space: Bytes | null): number {
+  const amounts = new Float32Array(digit.data.length);
+  let size = 0;
+  for (let i = 0; i < amounts.length; i++) if (digit.data[i] && !(space && space.data[i])) amounts[size++] = amount.data[i];
+  return smallest(amounts.subarray(0, size), Math.floor(SOLID_QUANTILE * size));
+}
+
 /** The digit with the fainter ends of its strokes; null where there are none. */
-function withFaintEnds(ink: Ink, digit: Bytes): Bytes | null {
-  const mask = where(ink.amount, (value) => value > Math.fround(ink.faintest));
-  const [, , boxWidth, boxHeight] = boundingBox(digit);
-  const near = dilate(digit, square(2 * rint(SOFT_EDGE * Math.max(boxWidth, boxHeight)) + 3));
+function withFaintEnds(ink: Ink, digit: Bytes, box: Rectangle): Bytes | null {
+  const mask = above(ink.amount, Math.fround(ink.faintest));
+  const near = grown(digit, rint(SOFT_EDGE * Math.max(box[2], box[3])) + 1); // with the soft edges of its strokes
   const countBeyond = (image: Bytes) => {
     let result = 0;
     for (let i = 0; i < image.data.length; i++) if (image.data[i] && !near.data[i]) result++;
@@ -235,20 +327,18 @@ function withFaintEnds(ink: Ink, digit: Bytes): Bytes | null {
   const least = MIN_FAINT * count(digit.data);
   if (countBeyond(mask) < least) return null;
   const { labels, stats } = connectedComponents(mask);
-  const joined = new Uint8Array(stats.length + 1);
-  labels.forEach((label, i) => {
-    if (digit.data[i]) joined[label] = 1;
-  });
-  joined[0] = 0;
-  const whole = bytes(mask.height, mask.width);
-  labels.forEach((label, i) => (whole.data[i] = joined[label] | digit.data[i]));
+  const joined = stats.map(() => false);
+  for (let i = 0; i < labels.length; i++) if (digit.data[i] && labels[i]) joined[labels[i] - 1] = true;
+  const whole = chosen(mask, labels, joined);
+  for (let i = 0; i < labels.length; i++) whole.data[i] |= digit.data[i];
   const ends = countBeyond(whole);
   const elsewhere = count(mask.data) - count(whole.data);
   if (ends < least || elsewhere > MAX_FAINT_ELSEWHERE * ends) return null;
-  if (stats.some((piece, i) => joined[i + 1] && touches(piece, mask))) return null;
-  const added = { ...whole, data: whole.data.map((value, i) => (near.data[i] ? 0 : value)) };
+  if (stats.some((piece, i) => joined[i] && touches(piece, mask))) return null;
+  const added = bytes(mask.height, mask.width);
+  for (let i = 0; i < added.data.length; i++) added.data[i] = near.data[i] ? 0 : whole.data[i];
   const width = 2 * largest(depth(added).data);
-  if (width > 2 * largest(depth(digit).data)) return null;
+  if (width > MAX_WIDER * 2 * largest(depth(digit).data)) return null;
   return ink.margin && count(added.data) / width ** 2 < MIN_ELONGATION ? null : whole;
 }
 
@@ -261,34 +351,32 @@ function depth(mask: Bytes): Floats {
 function isTangled(digit: Bytes, pieces: number): boolean {
   const { width, height } = digit;
   const solid = padded(digit, 1);
+  const { data } = solid;
   const stride = width + 2;
-  const at = (y: number, x: number) => solid.data[y * stride + x];
-  let outline = 0;
-  for (let y = 0; y < height + 2; y++)
-    for (let x = 0; x < stride; x++) {
-      if (x && at(y, x) !== at(y, x - 1)) outline++;
-      if (y && at(y, x) !== at(y - 1, x)) outline++;
-    }
-  if ((outline * Math.PI) / 8 > MAX_STROKE_LENGTH * Math.max(height, width)) return true;
-  let euler = 0;
+  let [outline, euler] = [0, 0];
   for (let y = 1; y < height + 2; y++)
-    for (let x = 1; x < stride; x++) {
-      const four = at(y, x) + at(y, x - 1) + at(y - 1, x) + at(y - 1, x - 1);
+    for (let x = 1, p = y * stride + 1; x < stride; x++, p++) {
+      const here = data[p];
+      const corner = data[p - stride - 1];
+      if (here !== data[p - 1]) outline++;
+      if (here !== data[p - stride]) outline++;
+      const four = here + corner + data[p - 1] + data[p - stride];
       if (four === 1) euler++;
       else if (four === 3) euler--;
-      else if (four === 2 && at(y, x) === at(y - 1, x - 1)) euler -= 2;
+      else if (four === 2 && here === corner) euler -= 2;
     }
+  if ((outline * Math.PI) / 8 > MAX_STROKE_LENGTH * Math.max(height, width)) return true;
   if (pieces - Math.floor(euler / 4) <= MAX_HOLES) return false;
-  const areas = connectedComponents(where(solid, (value) => !value), 4).stats.map((piece) => piece.area);
+  const areas = connectedComponents(inverse(solid), 4).stats.map((piece) => piece.area);
   const large = Math.max(MIN_HOLE * height * width, MIN_HOLE_PIXELS);
   const strokes = count(solid.data) >= large ? 1 : 0; // OpenCV's statistics include the background of its mask
   return areas.filter((area) => area >= large).length + strokes - 2 > MAX_HOLES;
 }
 
-/** Throws BadInput where the strokes seem to be several digits. */
+/** Throws SeveralDigits where the strokes seem to be several digits. */
 function checkSingle(pieces: Component[], box: Rectangle): void {
   const tooMany = (marks: number) =>
-    new BadInput(`The image has ${marks} separate marks, not a single digit: crop it to one digit.`);
+    new SeveralDigits(`The image has ${marks} separate marks, not a single digit: crop it to one digit.`);
   if (pieces.length > MAX_STROKES) throw tooMany(pieces.length);
   const boxes = pieces.map((p) => [p.x, p.y, p.x + p.width, p.y + p.height]);
   const size = largest(boxes.map(([x0, y0, x1, y1]) => Math.max(x1 - x0, y1 - y0)));
@@ -310,12 +398,17 @@ function checkSingle(pieces: Component[], box: Rectangle): void {
   const tallest = largest(pieces.map((piece) => piece.height));
   const tall = digits.filter(([, y0, , y1]) => y1 - y0 >= SAME_HEIGHT * tallest).length;
   if (tall > MAX_DIGITS) throw tooMany(tall);
-  if (tall > 1) throw new BadInput(`The image seems to contain ${tall} digits: crop it to one digit.`);
+  if (tall > 1) throw new SeveralDigits(`The image seems to contain ${tall} digits: crop it to one digit.`);
   if (box[2] > MAX_ASPECT * box[3])
-    throw new BadInput(
-      `The drawing is ${(box[2] / box[3]).toFixed(1)} times as wide as it is high, wider than any digit: ` +
+    throw new SeveralDigits(
+      `The drawing is ${oneDecimal(box[2] / box[3])} times as wide as it is high, wider than any digit: ` +
         "crop it to one digit.",
     );
+}
+
+/** As Python formats it: a quarter or three quarters of a decimal is rounded to the even digit. */
+function oneDecimal(value: number): string {
+  return (Number.isInteger(4 * value) ? rint(10 * value) / 10 : value).toFixed(1);
 }
 
 function boxOf(piece: Component): Rectangle {
@@ -329,8 +422,10 @@ function gap(piece: Component, [x, y, width, height]: Rectangle): number {
   return Math.max(across, down, 0);
 }
 
-function touches(piece: Component, image: { width: number; height: number }): boolean {
-  return !piece.x || !piece.y || piece.x + piece.width === image.width || piece.y + piece.height === image.height;
+/** Whether a piece reaches into the margin or touches the border. */
+function touches(piece: Omit<Component, "area">, image: { width: number; height: number }, margin = 0): boolean {
+  const [right, bottom] = [image.width - piece.x - piece.width, image.height - piece.y - piece.height];
+  return Math.min(piece.x, piece.y, right, bottom) <= margin;
 }
 
 /** The digit scaled into 20x20, and the width of its original strokes as a share of its size. */
@@ -339,20 +434,24 @@ function normalised(amount: Floats, strokes: Strokes): [Bytes, number] {
   const reach = rint(SOFT_EDGE * Math.max(width, height)) + 1;
   const cut = <T extends Bytes | Floats>(image: T) => crop(image, y - reach, y + height + reach, x - reach, x + width + reach);
   const ink = cut(amount);
-  const excluded = cut(strokes.excluded);
-  ink.data = ink.data.map((value, i) => (excluded.data[i] ? 0 : clamp(value / Math.fround(strokes.solid), 0, 1)));
-  let grey = scaled(ink, WORK_SIZE / Math.max(width, height));
-  grey.data = grey.data.map((value) => clamp(value, 0, 1));
+  const excluded = cut(strokes.excluded).data;
+  const space = strokes.space && cut(strokes.space).data;
+  const solid = Math.fround(strokes.solid);
+  for (let i = 0; i < ink.data.length; i++)
+    ink.data[i] = excluded[i] ? 0 : space && space[i] ? 1 : clamp(ink.data[i] / solid, 0, 1);
+  const grey = scaled(ink, WORK_SIZE / Math.max(width, height));
+  for (let i = 0; i < grey.data.length; i++) grey.data[i] = clamp(grey.data[i], 0, 1);
   if (strokes.faded) {
     const window = rint(2 * MIN_STROKE_WIDTH * WORK_SIZE) + 1;
-    const solid = blur(dilate(grey, square(window)), window);
-    grey = { ...grey, data: grey.data.map((value, i) => Math.min(value / Math.max(solid.data[i], FADED), 1)) };
+    const around = blur(dilate(grey, square(window)), window).data;
+    for (let i = 0; i < grey.data.length; i++) grey.data[i] = Math.min(grey.data[i] / Math.max(around[i], FADED), 1);
   }
   const shape = cut(strokes.digit);
-  shape.data = shape.data.map((value) => 255 * value);
-  const touched = where(resize(shape, grey.width, grey.height, "area"), (value) => value > 0);
-  const near = dilate(touched, square(2 * rint(SOFT_EDGE * WORK_SIZE) + 1));
-  let digit = fullRange({ ...grey, data: Uint8Array.from(grey.data, (value, i) => Math.fround(value * 255) * near.data[i]) });
+  for (let i = 0; i < shape.data.length; i++) shape.data[i] *= 255;
+  const near = grown(above(resize(shape, grey.width, grey.height, "area"), 0), rint(SOFT_EDGE * WORK_SIZE)).data;
+  const visible = bytes(grey.height, grey.width);
+  for (let i = 0; i < near.length; i++) visible.data[i] = near[i] ? Math.fround(grey.data[i] * 255) : 0;
+  let digit = fullRange(visible);
   const stroke = strokeWidth(digit);
   const growth = rint(MIN_STROKE_WIDTH * WORK_SIZE - stroke);
   if (growth >= 1) digit = dilate(padded(digit, (growth >> 1) + 1), disc(growth + 1));
@@ -361,7 +460,7 @@ function normalised(amount: Floats, strokes: Strokes): [Bytes, number] {
 }
 
 /** Scaled so that its largest value is 255. */
-function fullRange(digit: Bytes): Bytes {
+export function fullRange(digit: Bytes): Bytes {
   const factor = Math.fround(255 / Math.max(1, largest(digit.data)));
   return { ...digit, data: digit.data.map((value) => Math.min(255, rint(Math.fround(value * factor)))) };
 }
@@ -372,14 +471,53 @@ function scaled<T extends Bytes | Floats>(digit: T, factor: number): T {
 }
 
 function cropped(digit: Bytes): Bytes {
-  const [x, y, width, height] = boundingBox(where(digit, (value) => value > VISIBLE));
+  const [x, y, width, height] = boundingBox(above(digit, VISIBLE));
   return width ? crop(digit, y, y + height, x, x + width) : digit;
 }
 
 /** In pixels: twice the median distance to the edge along the middle lines of the strokes. */
-function strokeWidth(digit: Bytes): number {
-  const inside = depth(where(digit, (value) => value > 127));
-  const around = dilate(inside, square(3));
-  const middle = inside.data.filter((value, i) => value > 0 && value >= around.data[i]);
+export function strokeWidth(digit: Bytes): number {
+  const middle = middleLines(depth(above(digit, 127)));
   return middle.length ? 2 * median(middle) : 0;
+}
+
+/**
+ * Correct a few generated pictures, so that the browser compiles the loops before a person waits for them. They take
+ * the ways of drawings, photographs, tight crops and transparent pictures, with marks and lines of the paper.
+ */
+export function warmUp(rounds = 3): void {
+  const isSeven = (x: number, y: number) => {
+    const [across, down] = [x + y / 9, y - x / 9];
+    const isBar = down > 0.2 && down < 0.28 && across > 0.33 && across < 0.73;
+    return isBar || (down >= 0.28 && down < 0.7 && Math.abs(across - 0.69 + (down - 0.28) / 2) < 0.05);
+  };
+  const seven = (x: number, y: number) => (isSeven(x, y) ? 1 : 0);
+  const faded = (x: number, y: number) => seven(x, y) * (y < 0.65 ? 1 : 0.3); // the pen runs dry
+  const circled = (x: number, y: number) => (Math.abs(Math.hypot(x - 0.5, y - 0.5) - 0.42) < 0.02 ? 1 : seven(x, y));
+  const lined = (x: number, y: number) => (Math.abs(Math.abs(y - x / 50 - 0.5) - 0.38) < 0.008 ? 1 : seven(x, y));
+  const outlined = (x: number, y: number) =>
+    isSeven(x, y) && !(isSeven(x - 0.015, y - 0.015) && isSeven(x + 0.015, y + 0.015)) ? 1 : 0;
+  const flat = () => 235;
+  const uneven = (x: number, y: number) => 240 - 90 * x - 40 * y + ((x * 7919 + y * 104729) % 1) * 12; // light and grain
+  type Layer = (x: number, y: number) => number;
+  const pictures: [side: number, channels: number, ink: Layer, paper: Layer][] = [
+    [336, 1, seven, flat], [336, 1, circled, flat], [336, 1, faded, flat], [336, 1, outlined, flat], [336, 4, seven, flat],
+    [400, 3, lined, flat], [400, 3, lined, uneven], [640, 3, seven, uneven],
+  ];
+  for (let round = 0; round < rounds; round++)
+    for (const [side, n, ink, paper] of pictures) {
+      const picture = bytes(side, side, n);
+      for (let y = 0, p = 0; y < side; y++)
+        for (let x = 0; x < side; x++, p += n) {
+          const amount = ink(x / side, y / side);
+          picture.data.fill(paper(x / side, y / side) * (1 - 0.8 * amount), p, p + n);
+          if (n === 4) picture.data[p + 3] = 255 * amount;
+        }
+      for (const part of [picture, crop(picture, rint(0.2 * side), rint(0.65 * side), rint(0.28 * side), rint(0.7 * side))])
+        try {
+          toMnist(part);
+        } catch (error) {
+          if (!(error instanceof BadInput)) throw error;
+        }
+    }
 }

@@ -1,9 +1,10 @@
 /** Port of `zoo/images/levels.py`: which of an image's two levels is the ink? The reasons are given there. */
 
 import {
-  border, type Bytes, bytes, cornerShare, count, type Floats, floats, largest, mean, median, padded, rint, where,
+  above, border, type Bytes, bytes, cornerShare, count, type Floats, floats, histogram, inverse, largest, mean, median,
+  padded, rint, variance, where,
 } from "./arrays";
-import { blur, boundingBox, connectedComponents, dilate, distance, otsu, resize, smallestRectangle, square } from "./vision";
+import { blur, boundingBox, connectedComponents, distance, middleLines, otsu, resize, rowEnds, smallestRectangle } from "./vision";
 
 export const SMALL = 96;
 const LOG_OFFSET = 32;
@@ -45,7 +46,7 @@ export interface Levels {
 export function twoLevels(channels: Bytes, small: Bytes, axis: number[]): Levels | null {
   const split = splitLevels(small, axis);
   if (!split) return null;
-  const lower = where(split.upper, (value) => !value);
+  const lower = inverse(split.upper);
   const [light, dark] = [shapeOf(split.upper), shapeOf(lower)];
   const [ink, shape] = light.score > dark.score ? [split.upper, light] : [lower, dark];
   const clarity = shape.score + Math.abs(light.score - dark.score) - 2 * shape.thick;
@@ -56,7 +57,9 @@ export function twoLevels(channels: Bytes, small: Bytes, axis: number[]): Levels
   } else if (split.explained < MIN_EXPLAINED || (clarity < MIN_CLEAR && width > NARROW * height)) return null;
   else if (shape.rim > ONE_CONTACT) {
     const around = rim(ink);
-    if (around.filter((value, i) => i > 0 && value !== around[i - 1]).length <= 2) return null;
+    let changes = 0;
+    for (let i = 1; i < around.length; i++) if (around[i] !== around[i - 1]) changes++;
+    if (changes <= 2) return null;
   }
   const total = axis.reduce((sum, value) => sum + value, 0);
   const gain = split.light.map((value) => (Math.abs(total) > GREY_AXIS ? value / total : 0));
@@ -74,12 +77,16 @@ export function twoLevels(channels: Bytes, small: Bytes, axis: number[]): Levels
 /** The product of each pixel's channels, less an origin, with an axis. */
 export function projected(image: Bytes | Floats, axis: number[], origin: number[] = axis.map(() => 0)): Floats {
   const result = floats(image.height, image.width);
-  const n = image.channels;
-  for (let i = 0; i < result.data.length; i++) {
-    let sum = 0;
-    for (let c = 0; c < n; c++) sum += (image.data[i * n + c] - origin[c]) * axis[c];
-    result.data[i] = sum;
+  const [from, to, n] = [image.data, result.data, image.channels];
+  if (n === 1) {
+    const [factor, zero] = [axis[0], origin[0]];
+    for (let i = 0; i < to.length; i++) to[i] = (from[i] - zero) * factor;
+    return result;
   }
+  const [x, y, z] = axis;
+  const [a, b, c] = origin;
+  for (let i = 0, p = 0; i < to.length; i++, p += 3)
+    to[i] = (from[p] - a) * x + (from[p + 1] - b) * y + (from[p + 2] - c) * z;
   return result;
 }
 
@@ -104,19 +111,25 @@ function rim(mask: Bytes): number[] {
 }
 
 export function logLight(channels: Bytes): Floats {
-  return { ...channels, data: Float32Array.from(channels.data, (value) => LOG_LIGHT[value]) };
+  const result = floats(channels.height, channels.width, channels.channels);
+  const [from, to] = [channels.data, result.data];
+  for (let i = 0; i < to.length; i++) to[i] = LOG_LIGHT[from[i]];
+  return result;
 }
 
 /** The mix of channels in which the ink stands out most: the main axis of the colours (PCA). */
 export function mainAxis(light: Floats): number[] {
-  const slow = slowPart(light);
   const n = light.channels;
   if (n === 1) return [1];
+  const detail = slowPart(light).data;
+  for (let i = 0; i < detail.length; i++) detail[i] = light.data[i] - detail[i];
   const gram = Array.from({ length: n }, () => new Array<number>(n).fill(0));
-  for (let i = 0; i < light.data.length; i += n)
-    for (let a = 0; a < n; a++)
-      for (let b = 0; b < n; b++)
-        gram[a][b] += (light.data[i + a] - slow.data[i + a]) * (light.data[i + b] - slow.data[i + b]);
+  for (let a = 0; a < n; a++)
+    for (let b = 0; b <= a; b++) {
+      let sum = 0;
+      for (let i = 0; i < detail.length; i += n) sum += detail[i + a] * detail[i + b];
+      gram[a][b] = gram[b][a] = sum;
+    }
   const axis = mainEigenvector(gram);
   return axis.reduce((sum, value) => sum + value, 0) >= 0 ? axis : axis.map((value) => -value);
 }
@@ -150,52 +163,72 @@ interface Split {
 
 function splitLevels(small: Bytes, axis: number[]): Split | null {
   const { height, width } = small;
+  const size = height * width;
   const mask = (data: Uint8Array): Bytes => ({ width, height, channels: 1, data });
   let [upper, explained] = otsuLevels(projected(small, axis).data);
   if (!explained) return null;
   const plain: Split = { upper: mask(upper), light: [0, 0, 0], explained };
-  const [across, down] = coordinates(height, width);
-  const size = height * width;
-  const smooth = [0, 1, 2].map(() => new Float32Array(size));
-  for (let i = 0; i < size; i++) {
-    const [x, y] = [across[i % width], down[Math.floor(i / width)]];
-    [smooth[0][i], smooth[1][i], smooth[2][i]] = [x, y, x * x + y * y];
-  }
   const values = projected(logLight(small), axis).data;
-  const variance = Math.max(varianceOf(values), 1e-9);
+  const spread = Math.max(variance(values), 1e-9);
+  const terms = [...smoothTerms(height, width), new Float32Array(size), new Float32Array(size).fill(1)];
+  const gram = terms.map((a, i) => terms.map((b, j) => dot(a, b) + (i === j ? RIDGE[i] * size : 0)));
+  const right = terms.map((term) => dot(term, values));
+  const even = new Float32Array(size);
   let light = [0, 0, 0];
   let lit = plain;
   let unexplained = 1;
   for (let round = 0; round < MAX_ROUNDS; round++) {
     const before = upper;
-    const even = values.map((value, i) => value - light[0] * smooth[0][i] - light[1] * smooth[1][i] - light[2] * smooth[2][i]);
+    subtract(values, terms, light, even);
     [upper, explained] = otsuLevels(even);
     if (!explained) return plain;
     lit = { upper: mask(upper), light, explained };
-    if (light.some(Boolean) && upper.every((value, i) => value === before[i])) break;
-    const terms = [...smooth, Float32Array.from(upper), new Float32Array(size).fill(1)];
-    const gram = terms.map((a, i) => terms.map((b, j) => dot(a, b) + (i === j ? RIDGE[i] * size : 0)));
-    const fit = solved(gram, terms.map((term) => dot(term, values)));
-    light = fit.slice(0, 3);
-    let rest = 0;
-    for (let i = 0; i < size; i++)
-      rest += (values[i] - terms.reduce((sum, term, k) => sum + fit[k] * term[i], 0)) ** 2;
-    unexplained = rest / size / variance;
+    if (light.some(Boolean) && areEqual(upper, before)) break;
+    terms[3].set(upper);
+    for (let i = 0; i < terms.length; i++) gram[i][3] = gram[3][i] = dot(terms[i], terms[3]);
+    gram[3][3] += RIDGE[3] * size;
+    right[3] = dot(terms[3], values);
+    const fit = solved(gram, right);
+    light = fit.slice(0, 3).map(Math.fround);
+    subtract(values, terms, fit, even);
+    unexplained = dot(even, even) / size / spread;
   }
   return unexplained < UNEXPLAINED * (1 - plain.explained) ? lit : plain;
+}
+
+/** x, y and x² + y² of each pixel. */
+function smoothTerms(height: number, width: number): Float32Array[] {
+  const [across, down] = coordinates(height, width);
+  const terms = [0, 1, 2].map(() => new Float32Array(height * width));
+  for (let row = 0, i = 0; row < height; row++)
+    for (let column = 0; column < width; column++, i++) {
+      const x = across[column];
+      const y = down[row];
+      terms[0][i] = x;
+      terms[1][i] = y;
+      terms[2][i] = x * x + y * y;
+    }
+  return terms;
+}
+
+/** What is left of the values without the sum of the first terms, each multiplied by its factor. */
+function subtract(values: Float32Array, terms: Float32Array[], factors: number[], rest: Float32Array): void {
+  rest.set(values);
+  for (let k = 0; k < factors.length; k++) {
+    const [term, factor] = [terms[k], factors[k]];
+    if (factor) for (let i = 0; i < rest.length; i++) rest[i] -= factor * term[i];
+  }
+}
+
+function areEqual(a: Uint8Array, b: Uint8Array): boolean {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 function dot(a: Float32Array, b: Float32Array): number {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
   return sum;
-}
-
-function varianceOf(values: ArrayLike<number>): number {
-  const centre = mean(values);
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += (values[i] - centre) ** 2;
-  return sum / values.length;
 }
 
 /** The solution of a small system of linear equations, by elimination with pivoting. */
@@ -225,21 +258,32 @@ function coordinates(height: number, width: number): [Float32Array, Float32Array
 /** The mask of the upper of Otsu's two levels, and the share of the variance between them. */
 function otsuLevels(values: Float32Array): [Uint8Array, number] {
   let [low, high] = [Infinity, -Infinity];
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] < low) low = values[i];
+    if (values[i] > high) high = values[i];
   }
-  if (high - low < 1e-6) return [new Uint8Array(values.length), 0];
-  const scale = 255 / (high - low);
-  const steps = Uint8Array.from(values, (value) => Math.min(255, Math.fround(Math.fround(value - low) * scale)));
-  const threshold = otsu(steps);
-  const upper = steps.map((step) => (step > threshold ? 1 : 0));
-  const share = mean(upper);
+  const upper = new Uint8Array(values.length);
+  if (high - low < 1e-6) return [upper, 0];
+  const scale = Math.fround(255 / (high - low));
+  for (let i = 0; i < values.length; i++) {
+    const step = Math.fround(Math.fround(values[i] - low) * scale);
+    upper[i] = step < 255 ? step : 255;
+  }
+  const threshold = otsu(histogram(upper));
+  let [lighter, light, dark] = [0, 0, 0];
+  for (let i = 0; i < values.length; i++)
+    if (upper[i] > threshold) {
+      upper[i] = 1;
+      lighter++;
+      light += values[i];
+    } else {
+      upper[i] = 0;
+      dark += values[i];
+    }
+  const share = lighter / values.length;
   if (!(share > 0 && share < 1)) return [upper, 0];
-  let [above, below] = [0, 0];
-  for (let i = 0; i < values.length; i++) if (upper[i]) above += values[i]; else below += values[i];
-  const step = above / (share * values.length) - below / ((1 - share) * values.length);
-  return [upper, (share * (1 - share) * step ** 2) / Math.max(varianceOf(values), 1e-9)];
+  const step = light / lighter - dark / (values.length - lighter);
+  return [upper, (share * (1 - share) * step ** 2) / Math.max(variance(values), 1e-9)];
 }
 
 interface Shape {
@@ -252,10 +296,9 @@ function shapeOf(mask: Bytes): Shape {
   const solid = padded(mask, 1);
   const areas = connectedComponents(solid).stats.map((piece) => piece.area);
   const depth = distance(solid);
-  const around = dilate(depth, square(3));
-  const middle = depth.data.filter((value, i) => value > 0 && value >= around.data[i]);
+  const middle = middleLines(depth);
   const main = Math.max(...areas) / areas.reduce((sum, area) => sum + area, 0);
-  const uneven = Math.sqrt(varianceOf(middle)) / mean(middle);
+  const uneven = Math.sqrt(variance(middle)) / mean(middle);
   const covered = mean(rim(mask));
   return {
     rim: covered,
@@ -270,7 +313,7 @@ function hasOnlyTwoLevels(ink: Bytes, share: Floats, shape: Shape): boolean {
   if (width > MAX_ASPECT * height || median(share.data.filter((_, i) => !ink.data[i])) > MAX_CLOUDED) return false;
   if (largest(pieces(where(share, (v) => -v > BEYOND_PAPER[0])).lengths, 0) > BEYOND_PAPER[1] * side) return false;
   if (largest(pieces(where(share, (v) => v - 1 > BEYOND_INK[0])).lengths, 0) > BEYOND_INK[1] * side) return false;
-  const marks = pieces(where(share, (v) => v > FAINTER_LEVEL));
+  const marks = pieces(above(share, FAINTER_LEVEL));
   const outer = marks.largestAtBorder();
   const isApart = marks.boxes.some((box, i) => {
     const within = box[0] >= outer[0] && box[1] >= outer[1] && box[2] <= outer[2] && box[3] <= outer[3];
@@ -287,13 +330,16 @@ function hasOnlyTwoLevels(ink: Bytes, share: Floats, shape: Shape): boolean {
 /** Whether the ink is really a sheet of paper on a table, and its longest hole a digit on the sheet. */
 function isSheet(ink: Bytes, holes: Pieces, longest: number, thick: number): boolean {
   const hole = bytes(ink.height, ink.width);
-  holes.labels.forEach((label, i) => (hole.data[i] = label === longest + 1 ? 1 : 0));
+  for (let i = 0; i < hole.data.length; i++) hole.data[i] = holes.labels[i] === longest + 1 ? 1 : 0;
   const length = count(hole.data) / (2 * largest(distance(padded(hole, 1)).data)) ** 2;
   if (SHEETS.some(([least, long]) => thick >= least && length >= long)) return true;
   if (thick < SHEETS[0][0] || length < MIN_RECTANGLE_HOLE) return false;
   const whole = bytes(ink.height, ink.width);
-  holes.labels.forEach((label, i) => (whole.data[i] = ink.data[i] || (label > 0 && holes.inside[label - 1]) ? 1 : 0));
-  const [width, height] = smallestRectangle(whole);
+  for (let i = 0; i < whole.data.length; i++) {
+    const label = holes.labels[i];
+    whole.data[i] = ink.data[i] || (label > 0 && holes.inside[label - 1]) ? 1 : 0;
+  }
+  const [width, height] = smallestRectangle(rowEnds(whole));
   return count(whole.data) > MIN_RECTANGLE * (width + 1) * (height + 1);
 }
 
@@ -326,35 +372,34 @@ function flattened(channels: Bytes, light: number[]): Floats {
   const across = x.map((v) => Math.exp(-LOG_SPAN * (light[0] * v + light[2] * v * v)));
   const down = y.map((v) => Math.exp(-LOG_SPAN * (light[1] * v + light[2] * v * v)));
   const result = floats(height, width, n);
-  for (let i = 0; i < result.data.length; i++) {
-    const place = Math.floor(i / n);
-    const factor = across[place % width] * down[Math.floor(place / width)];
-    result.data[i] = (channels.data[i] + LOG_OFFSET) * factor - LOG_OFFSET;
-  }
+  for (let row = 0, i = 0; row < height; row++)
+    for (let column = 0; column < width; column++) {
+      const factor = Math.fround(across[column] * down[row]);
+      for (let c = 0; c < n; c++, i++) result.data[i] = (channels.data[i] + LOG_OFFSET) * factor - LOG_OFFSET;
+    }
   return result;
 }
 
 /** The colours of paper and ink: the mean of each one's purer half, without blurred edges. */
 function purerHalves(flat: Floats, ink: Bytes): [number[], number[]] {
-  const n = flat.channels;
-  const meanColour = (test: (place: number) => boolean): number[] => {
-    const sums = new Array<number>(n).fill(0);
-    let size = 0;
-    for (let i = 0; i < ink.data.length; i++)
-      if (test(i)) {
-        size++;
-        for (let c = 0; c < n; c++) sums[c] += flat.data[i * n + c];
-      }
-    return sums.map((sum) => sum / size);
-  };
-  const [inside, outside] = [meanColour((i) => ink.data[i] > 0), meanColour((i) => !ink.data[i])];
+  const paper = inverse(ink);
+  const [inside, outside] = [meanColour(flat, ink), meanColour(flat, paper)];
   const along = projected(flat, inside.map((value, c) => value - outside[c])).data;
-  const low = median(along.filter((_, i) => !ink.data[i]));
-  const high = median(along.filter((_, i) => ink.data[i] > 0));
-  return [
-    meanColour((i) => !ink.data[i] && along[i] <= low),
-    meanColour((i) => ink.data[i] > 0 && along[i] >= high),
-  ];
+  const low = median(along.filter((_, i) => paper.data[i]));
+  const high = median(along.filter((_, i) => ink.data[i]));
+  for (let i = 0; i < along.length; i++) if (paper.data[i] && along[i] > low) paper.data[i] = 0;
+  const full = bytes(ink.height, ink.width);
+  for (let i = 0; i < along.length; i++) full.data[i] = ink.data[i] && along[i] >= high ? 1 : 0;
+  return [meanColour(flat, paper), meanColour(flat, full)];
+}
+
+function meanColour(image: Floats, mask: Bytes): number[] {
+  const size = count(mask.data);
+  return Array.from({ length: image.channels }, (_, c) => {
+    let sum = 0;
+    for (let i = 0, p = c; i < mask.data.length; i++, p += image.channels) if (mask.data[i]) sum += image.data[p];
+    return sum / size;
+  });
 }
 
 /** Share of the border plus share of the corners that a mask covers, 0 to 2. */

@@ -1,208 +1,267 @@
-/** The page: a picture comes in by drawing, file, camera or clipboard; the answer is shown beside it. */
+/** The page: an image comes in by drawing, file, camera or clipboard; the answer is shown beside it. */
 
-import { BadInput, type Bytes } from "./arrays";
-import { decode, fromCanvas } from "./decode";
-import { DOUBT, type Prepared, toMnist } from "./digits";
-import { answer, type Card, warmUp } from "./network";
-import { type Fit, fitToInput } from "./photos";
+import { BadInput } from "./arrays";
+import { photograph } from "./camera";
+import { Client, PredictionFailed } from "./client";
+import { decode, pixelsOf } from "./decode";
+import { Pad } from "./pad";
+import type { Fit, Input } from "./photos";
+import type { Card } from "./protocol";
+import { answer, failure, hint, isColourful, percent } from "./result";
 
-const element = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
-const pad = element<HTMLCanvasElement>("pad");
-const pen = pad.getContext("2d", { willReadFrequently: true })!;
+interface Example {
+  name: string;
+  form: Input["form"];
+  file: string;
+}
+
+const WARM_UP_RUNS = 3;
+const MAX_LABELS = 20; // that are listed
+
+const element = <T extends Element = HTMLElement>(id: string) => document.getElementById(id) as unknown as T;
+const canvas = element<HTMLCanvasElement>("canvas");
 const models = element<HTMLSelectElement>("model");
+const fit = element<HTMLSelectElement>("fit");
+const file = element<HTMLInputElement>("file");
+const result = element("result");
+const client = new Client();
+const pad = new Pad(canvas, element<SVGSVGElement>("boxes"), () => void read());
 let cards: Card[] = [];
-let pixels: Bytes | null = null;
-let turn = 0;
+let examples: Example[] = [];
+let example: string | null = null; // the file of the example image that is shown
+let started = false;
 
-const card = () => cards[models.selectedIndex];
-const text = (id: string, content: string) => (element(id).textContent = content);
+const card = () => cards[Number(models.value)];
+const isPhoto = () => card().input.form === "photo";
 
-function clear(): void {
-  turn++;
-  pixels = null;
-  pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, pad.width, pad.height);
-  text("answer", "");
-  text("note", card()?.input.form === "photo" ? "Choose, take or paste a photo." : "Draw a digit, or choose a picture.");
-  text("time", "");
-  element("bars").replaceChildren();
-  element("chips").replaceChildren();
-  element("seen").hidden = true;
-}
-
-function prepare(source: Bytes): Prepared {
-  const { input } = card();
-  return input.form === "digit" ? toMnist(source) : fitToInput(source, input, element<HTMLSelectElement>("fit").value as Fit);
-}
-
+/** Classify what the canvas shows. */
 async function read(): Promise<void> {
-  if (!pixels || !card()) return;
-  const mine = ++turn;
-  const model = card();
-  try {
-    const start = performance.now();
-    const { image, corrections } = prepare(pixels);
-    const corrected = performance.now();
-    const { probabilities, known } = await answer(model, image);
-    const end = performance.now();
-    if (mine !== turn) return;
-    const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
-    const unknown = known !== null && model.known_from !== null && known < model.known_from;
-    const unsure = probabilities[order[0]] < model.unsure_below || corrections.some((c) => c.startsWith(DOUBT));
-    text("answer", unknown ? "?" : model.labels[order[0]]);
-    const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
-    text("note", unknown ? "None of the classes." : `${unsure ? "Unsure: " : ""}${percent(probabilities[order[0]])}`);
-    element("bars").replaceChildren(...order.slice(0, 3).map((label) => bar(model.labels[label], probabilities[label], percent)));
-    element("chips").replaceChildren(...corrections.map((correction) => {
-      const chip = document.createElement("li");
-      chip.textContent = correction;
-      return chip;
-    }));
-    showSeen(image);
-    const milliseconds = (value: number) => value.toFixed(1);
-    text("time", `Correction ${milliseconds(corrected - start)} ms, network ${milliseconds(end - corrected)} ms. ${loaded()}`);
-    element("time").dataset.correction = String(corrected - start);
-    element("time").dataset.network = String(end - corrected);
-  } catch (error) {
-    if (mine !== turn) return;
-    text("answer", "");
-    element("bars").replaceChildren();
-    element("chips").replaceChildren();
-    element("seen").hidden = true;
-    text("time", "");
-    text("note", error instanceof BadInput ? error.message : `The picture cannot be processed: ${String(error)}`);
-  }
-}
-
-/** The size of what was loaded, from the browser's own records. */
-function loaded(): string {
-  const entries = performance.getEntriesByType("resource") as PerformanceResourceTiming[];
-  const size = entries.reduce((sum, entry) => sum + entry.encodedBodySize, 0);
-  return size ? `Page, runtime and model: ${(size / 1e6).toFixed(1)} MB.` : "";
-}
-
-function bar(label: string, value: number, percent: (value: number) => string): HTMLElement {
-  const row = document.createElement("li");
-  const meter = document.createElement("meter");
-  meter.value = value;
-  meter.setAttribute("aria-label", `Probability of ${label}`);
-  const [name, figure] = [document.createElement("span"), document.createElement("span")];
-  name.textContent = label;
-  figure.textContent = percent(value);
-  row.append(name, meter, figure);
-  return row;
-}
-
-function showSeen(image: Bytes): void {
-  const canvas = element<HTMLCanvasElement>("input");
-  [canvas.width, canvas.height] = [image.width, image.height];
-  const shown = new ImageData(image.width, image.height);
-  for (let i = 0; i < image.width * image.height; i++) {
-    for (let c = 0; c < 3; c++) shown.data[4 * i + c] = image.data[i * image.channels + (image.channels === 1 ? 0 : c)];
-    shown.data[4 * i + 3] = 255;
-  }
-  canvas.getContext("2d")!.putImageData(shown, 0, 0);
-  element("seen").hidden = false;
-}
-
-async function open(file: Blob): Promise<void> {
-  clear();
-  try {
-    pixels = await decode(file);
-  } catch {
-    text("note", "This file is not a picture that the browser can open: choose a PNG, JPEG or WebP file.");
+  client.cancel();
+  describe();
+  if (pad.isEmpty) {
+    show(hint(`${isPhoto() ? "Choose a photograph" : "Draw a digit, or choose an image"}. The answer appears here.`));
     return;
   }
-  const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
-  const scale = Math.min(pad.width / picture.width, pad.height / picture.height);
-  const [width, height] = [picture.width * scale, picture.height * scale];
-  pen.drawImage(picture, (pad.width - width) / 2, (pad.height - height) / 2, width, height);
-  drawn = false;
-  await read();
+  const [model, content, begin] = [card(), pad.content(), performance.now()];
+  const pixels = pixelsOf(content);
+  try {
+    const prediction = await client.predict(pixels, model, fit.value as Fit);
+    if (!prediction) return;
+    pad.mark(prediction.digits);
+    const parts = answer(prediction, model, content);
+    if (!isPhoto() && isColourful(pixels)) parts.splice(-1, 0, ...photoModel());
+    show(...parts);
+    result.classList.toggle("unknown", prediction.known === false);
+    Object.assign(result.dataset, prediction.times, { total: performance.now() - begin });
+    showFirst();
+  } catch (error) {
+    if (!(error instanceof PredictionFailed)) throw error;
+    show(...failure(error.message));
+  }
 }
 
-let drawn = false;
-let last: [number, number] | null = null;
-
-function place(event: PointerEvent): [number, number] {
-  const box = pad.getBoundingClientRect();
-  return [((event.clientX - box.left) * pad.width) / box.width, ((event.clientY - box.top) * pad.height) / box.height];
+function show(...parts: HTMLElement[]): void {
+  result.classList.remove("unknown");
+  for (const name of Object.keys(result.dataset)) delete result.dataset[name];
+  result.replaceChildren(...parts);
+  const texts = [...parts[0].querySelectorAll(".label, strong, p")].map(({ textContent }) => textContent);
+  element("status").textContent = texts.join(". ") || parts[0].textContent; // read out by screen readers
 }
 
-pad.addEventListener("pointerdown", (event) => {
-  if (card()?.input.form === "photo") return;
-  if (!drawn) clear();
-  drawn = true;
-  pad.setPointerCapture(event.pointerId);
-  last = place(event);
-  line(last, last);
-});
-pad.addEventListener("pointermove", (event) => {
-  if (!last) return;
-  const next = place(event);
-  line(last, next);
-  last = next;
-});
-for (const name of ["pointerup", "pointercancel"])
-  pad.addEventListener(name, () => {
-    if (!last) return;
-    last = null;
-    pixels = fromCanvas(pad);
-    void read();
-  });
-
-function line(from: [number, number], to: [number, number]): void {
-  pen.strokeStyle = "#000";
-  pen.lineWidth = 22;
-  pen.lineCap = pen.lineJoin = "round";
-  pen.beginPath();
-  pen.moveTo(...from);
-  pen.lineTo(...to);
-  pen.stroke();
+/** A button that switches to a model for photographs, if there is one. */
+function photoModel(): HTMLElement[] {
+  const index = cards.findIndex(({ input }) => input.form === "photo");
+  if (index < 0) return [];
+  const note = document.createElement("p");
+  const button = document.createElement("button");
+  note.className = "note";
+  button.type = "button";
+  button.textContent = `Try ${cards[index].name}`;
+  button.addEventListener("click", () => choose(index));
+  note.append("A colour photograph? ", button);
+  return [note];
 }
 
-element("clear").addEventListener("click", () => {
-  drawn = false;
-  clear();
+/** Time from the start of the page to the first answer, and what was loaded for it. */
+function showFirst(): void {
+  if (started) return;
+  started = true;
+  const own = (performance.getEntriesByType("resource") as PerformanceResourceTiming[])
+    .concat(performance.getEntriesByType("navigation") as PerformanceResourceTiming[])
+    .reduce((sum, entry) => sum + entry.transferSize, 0);
+  const loaded = own + client.loaded;
+  const size = loaded < 50_000 ? "everything was on this device" : `${(loaded / 1e6).toFixed(1)} MB loaded`;
+  element("first").textContent = `First answer after ${(performance.now() / 1000).toFixed(1)} s, ${size}.`;
+  Object.assign(element("first").dataset, { bytes: loaded, milliseconds: performance.now() });
+}
+
+/** Texts that depend on the model and on what the canvas shows. */
+function describe(): void {
+  const { labels, input, accuracy, dataset } = card();
+  const more = labels.length > MAX_LABELS ? ` and ${labels.length - MAX_LABELS} more` : "";
+  const knows = labels.join("") === "0123456789" ? "the digits 0 to 9" : labels.slice(0, MAX_LABELS).join(", ") + more;
+  const [correct, images] = [accuracy?.correct, accuracy?.images].map((count) => count?.toLocaleString("en"));
+  const test = `Right for ${correct} of ${images} test images${dataset ? ` (${dataset})` : ""}.`;
+  element("about").textContent = `Knows ${knows}. ${accuracy ? test : ""}`;
+  element("fit-label").hidden = input.form === "digit";
+  pad.canDraw = input.form === "digit";
+  canvas.classList.toggle("photo", !pad.canDraw);
+  const text = element("hint");
+  text.hidden = !pad.isEmpty && !pad.isExample;
+  if (isPhoto()) text.textContent = "Upload, take, drop or paste a photograph.";
+  else text.textContent = pad.isExample ? "An example. Draw a digit here." : "Draw a digit here.";
+  for (const button of element("examples").querySelectorAll("button"))
+    button.setAttribute("aria-pressed", String(button.dataset.file === example));
+}
+
+/** Show and classify an image. A failure is shown in place of the answer. */
+async function open(load: () => Promise<HTMLCanvasElement | null>, from: string | null = null): Promise<void> {
+  client.cancel();
+  try {
+    const picture = await load();
+    if (!picture) return;
+    example = from;
+    pad.show(picture);
+    canvas.scrollIntoView({ block: "nearest" });
+    await read();
+  } catch (error) {
+    if (!(error instanceof BadInput)) throw error;
+    show(...failure(error.message));
+  }
+}
+
+async function openExample({ form, file }: Example): Promise<void> {
+  if (card().input.form !== form) models.value = String(cards.findIndex(({ input }) => input.form === form));
+  await open(async () => {
+    const response = await fetch(file).catch(() => null);
+    if (!response?.ok) throw new BadInput("The example cannot be loaded. Reload the page.");
+    return decode(await response.blob());
+  }, file);
+}
+
+/** The first example of the model's form: a drawn 7, or a picture. */
+async function showExample(): Promise<void> {
+  const first = examples.find(({ form }) => form === card().input.form);
+  if (isPhoto() && first) return openExample(first);
+  example = null;
+  if (isPhoto()) pad.clear();
+  else {
+    pad.showExample();
+    await read();
+  }
+}
+
+/** Classify the same image with another model, but a drawing or an example only with a model for its form. */
+function choose(index: number): void {
+  models.value = String(index);
+  const other = examples.find(({ file }) => file === example)?.form;
+  const misfit = isPhoto() ? pad.isDrawing || other === "digit" : other === "photo";
+  void (misfit ? showExample() : read());
+}
+
+function act(name: string | undefined): void {
+  example = null;
+  if (name === "undo") pad.undo();
+  else if (name === "clear") pad.clear();
+  else if (name === "upload") file.click();
+  else if (name === "camera") void open(() => photograph(element<HTMLDialogElement>("camera")));
+}
+
+for (const button of document.querySelectorAll<HTMLElement>("[data-action]"))
+  button.addEventListener("click", () => act(button.dataset.action));
+canvas.addEventListener("pointerdown", () => {
+  if (pad.canDraw) [example, element("hint").hidden] = [null, true];
+  else file.click();
 });
-for (const id of ["file", "camera"])
-  element<HTMLInputElement>(id).addEventListener("change", (event) => {
-    const field = event.target as HTMLInputElement;
-    if (field.files?.[0]) void open(field.files[0]);
-    field.value = "";
-  });
+canvas.addEventListener("keydown", (event) => {
+  const undo = event.key === "z" && (event.ctrlKey || event.metaKey);
+  const clear = ["Delete", "Backspace", "Escape"].includes(event.key);
+  const upload = event.key === "Enter" || event.key === " ";
+  if (!undo && !clear && !upload) return;
+  event.preventDefault();
+  act(undo ? "undo" : clear ? "clear" : "upload");
+});
+file.addEventListener("change", () => {
+  const chosen = file.files?.[0];
+  if (chosen) void open(() => decode(chosen));
+  file.value = "";
+});
 document.addEventListener("paste", (event) => {
-  const file = event.clipboardData?.files[0];
-  if (file) void open(file);
+  const pasted = event.clipboardData?.files[0];
+  if (pasted) void open(() => decode(pasted));
 });
-document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dropping");
+});
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  const file = event.dataTransfer?.files[0];
-  if (file) void open(file);
+  document.body.classList.remove("dropping");
+  const dropped = event.dataTransfer?.files[0];
+  if (dropped) void open(() => decode(dropped));
 });
-element("fit").addEventListener("change", () => void read());
-models.addEventListener("change", () => {
-  describe();
-  if (!pixels) clear();
-  void read();
-});
+fit.addEventListener("change", () => void read());
+models.addEventListener("change", () => choose(Number(models.value)));
 
-function describe(): void {
-  const { title, accuracy, bytes, input } = card();
-  const facts = [title, accuracy === null ? "" : `${(100 * accuracy).toFixed(2)} % on its test set`, `${Math.ceil(bytes / 1000)} KB`];
-  text("about", facts.filter(Boolean).join(" · "));
-  element("fit-label").hidden = input.form === "digit";
+function listModels(): void {
+  for (const [form, label] of [["digit", "Digits"], ["photo", "Photographs"]]) {
+    const group = document.createElement("optgroup");
+    group.label = label;
+    cards.forEach(({ name, input, accuracy, bytes }, index) => {
+      const share = accuracy ? percent(accuracy.correct / accuracy.images, 2) : "accuracy unknown";
+      const text = `${name} · ${share} · ${Math.round(bytes / 1000)} KB`;
+      if (input.form === form) group.append(new Option(text, String(index)));
+    });
+    if (group.children.length) models.append(group);
+  }
+  models.value = "0";
+}
+
+function listExamples(): void {
+  for (const one of examples) {
+    const button = document.createElement("button");
+    const image = new Image();
+    button.type = "button";
+    button.dataset.file = image.src = one.file;
+    button.setAttribute("aria-label", `Example ${one.name}`);
+    image.alt = "";
+    button.append(image);
+    button.addEventListener("click", () => void openExample(one));
+    element("examples").append(button);
+  }
+  element("examples").hidden = !examples.length;
+}
+
+/** The first corrections are slow, until the browser has compiled them: repeat the example before the visitor draws. */
+async function warmUp(): Promise<void> {
+  for (let run = 0; run < WARM_UP_RUNS && pad.isExample; run++)
+    await client.warmUp(pixelsOf(pad.content()), card(), fit.value as Fit);
+  if (pad.isExample) await read(); // shows times that are typical of this device
+}
+
+/** The same for photographs of digits, which need other corrections. */
+async function warmUpExamples(): Promise<void> {
+  for (const { form, file } of examples) {
+    if (form !== "digit" || isPhoto()) continue;
+    const picture = await fetch(file).then((response) => response.blob()).then(decode);
+    await client.warmUp(pixelsOf(picture), card(), fit.value as Fit);
+  }
 }
 
 async function start(): Promise<void> {
-  if ("serviceWorker" in navigator) void navigator.serviceWorker.register("worker.js").catch(() => undefined);
-  cards = await (await fetch("models.json")).json();
-  models.replaceChildren(...cards.map((entry) => new Option(entry.name)));
-  describe();
-  clear();
-  await warmUp(card());
+  ({ models: cards, examples } = await (await fetch("models.json")).json());
+  listModels();
+  listExamples();
+  await showExample();
+  await warmUp();
   document.body.dataset.ready = "true";
+  // Only now, so that it does not compete with the page for the network. Where the browser refuses it, the page still
+  // works online.
+  await navigator.serviceWorker?.register("offline.js").catch(() => undefined);
+  await warmUpExamples().catch(() => undefined); // a picture that cannot be loaded is reported when it is clicked
 }
 
-start().catch((error) => text("note", `The page cannot start: ${String(error)}`));
+start().catch((error) => show(...failure(`The page cannot start: ${error.message}. Reload it.`)));

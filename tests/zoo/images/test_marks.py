@@ -198,3 +198,15 @@ def test_lines_of_the_paper_are_removed(model: Any, count: int) -> None:
         assert "removed lines of the paper" in notes
         results.append(result)
     assert (model.run(np.stack(results)).probabilities.argmax(1) == np.arange(10)).sum() >= 9
+
+
+def test_thin_lines_that_leave_their_straight_course_by_a_pixel_are_removed() -> None:
+    for digit in range(10):
+        page = _page(pictures.placed(shapes.draw(digit, _random("bent lines", digit), 200, 0.1), 400, 400))
+        plain, _ = to_mnist(page)
+        for row in (40, 360):
+            for start, end, offset in ((0, 80, 0), (80, 320, 1), (320, 400, 0)):
+                page[row + offset, start:end] = 0
+        result, notes = to_mnist(page)
+        assert "removed lines of the paper" in notes
+        assert np.array_equal(result, plain)
