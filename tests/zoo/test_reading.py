@@ -254,7 +254,8 @@ def test_number_on_a_sheet_that_is_taken_for_ink_is_read(model: Model, side: int
     assert row.label == "472", row
     left, top, _, _ = row.digits[0].box
     ink = np.argwhere(shape > 0.5)
-    y, x = ink.min(axis=0) + [(side - shape.shape[0]) // 2, (side - shape.shape[1]) // 2]
+    x = ink[:, 1].min() + (side - shape.shape[1]) // 2
+    y = ink[:, 0].min() + (side - shape.shape[0]) // 2
     expected = turn @ (x, y + np.ptp(ink[:, 0]) / 2, 1)
     assert abs(left - expected[0]) < side / 30
     assert top < expected[1]
