@@ -1,12 +1,12 @@
 """Reading numbers: `measure` how many are right, and `fit` the weights of the scoring networks.
 
     python -m bench.numbers measure            # MNIST test digits; reads the test set
-    python -m bench.numbers measure --train    # the last 5,000 training digits, for choices
+    python -m bench.numbers measure --train    # digits of the validation split, for choices
     python -m bench.numbers fit                # writes zoo/images/numbers.json; needs torch
 
 Images are made by `tests/pictures/number_pictures.py`: one to six digits, apart (from wide to narrow) or touching,
-tilted by up to 5 degrees, on paper of ten kinds. `fit` uses the first 55,000 training digits and hand-made shapes of
-digits.
+tilted by up to 5 degrees, on paper of ten kinds. `fit` uses the other 55,000 training digits and hand-made shapes of
+digits. The models of the zoo were trained on the validation split too: choices need the network of a calibration run.
 """
 
 from __future__ import annotations
@@ -61,9 +61,11 @@ def main() -> None:
 def measure(model: str, count: int, seed: int, train: bool, kinds: tuple[str, ...]) -> None:
     """Print how many numbers of 2 to 6 digits are read right."""
     network = zoo.load(model, "cpu")
-    data = catalog.load("mnist", "train" if train else "test")
-    first = 55_000 if train else 0
-    digits, labels = data.images.reshape(-1, 28, 28)[first:], data.labels[first:]
+    if train:
+        digits, labels = _training_digits(validation=True)
+    else:
+        data = catalog.load("mnist", "test")
+        digits, labels = data.images.reshape(-1, 28, 28), data.labels
     styles = number_pictures.STYLES
     for kind in kinds:
         right: dict[str, list[bool]] = defaultdict(list)
@@ -104,8 +106,7 @@ def fit(model: str, count: int, seed: int) -> None:
 
     torch.set_num_threads(1)
     network = zoo.load(model, "cpu")
-    data = catalog.load("mnist", "train")
-    digits, labels = data.images.reshape(-1, 28, 28)[:55_000], data.labels[:55_000]
+    digits, labels = _training_digits(validation=False)
     samples = []
     cv2.setNumThreads(1)
     for index in range(count):
@@ -127,6 +128,14 @@ def fit_all(samples: list[Sample]) -> dict[str, Any]:
     names = [name for name in ("plain", "known") if name in samples[0].inputs]
     weights = {name: fit_scores(samples, name) for name in names}
     return weights | {"prior": fit_prior(samples, names[-1], weights[names[-1]])}
+
+
+def _training_digits(validation: bool) -> tuple[Array, Array]:
+    """Images `(N, 28, 28)` and labels of the validation split, or of the rest of the training digits."""
+    from train.data import held_out_data, training_data  # needs torch
+
+    split = (held_out_data if validation else training_data)("mnist", "calibration")
+    return split.images.numpy().reshape(-1, 28, 28), split.labels.numpy()
 
 
 def _sample(random: np.random.Generator, digits: Array, labels: Array) -> tuple[Array, str]:

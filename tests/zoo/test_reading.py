@@ -239,6 +239,35 @@ def test_edge_of_a_table_is_no_line(model: Model) -> None:
     assert [reading.text for reading in model.read(page)] == ["472"]
 
 
+@pytest.mark.parametrize("side", [560, 1120])
+def test_number_on_a_sheet_that_is_taken_for_ink_is_read(model: Model, side: int) -> None:
+    """The table covers the whole border, so that it counts as paper."""
+    shape = cv2.resize(cover("472"), None, fx=side / 1120, fy=side / 1120, interpolation=cv2.INTER_AREA)
+    sheet = np.full((side, side, 3), (60, 60, 70), np.uint8)
+    rows, columns = slice(side // 4, 3 * side // 4), slice(side // 8, 7 * side // 8)
+    room = (rows.stop - rows.start, columns.stop - columns.start)
+    sheet[rows, columns] = digit_pictures.painted(digit_pictures.placed(shape, *room), (235, 235, 230), (30, 30, 90))
+    turn = cv2.getRotationMatrix2D((side / 2, side / 2), 4, 1)
+    page = cv2.warpAffine(sheet, turn, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    noise = np.random.default_rng(0).normal(0, 3, page.shape)
+    row = model.predict([np.clip(page + noise, 0, 255).astype(np.uint8)])[0]
+    assert row.label == "472", row
+    left, top, _, _ = row.digits[0].box
+    ink = np.argwhere(shape > 0.5)
+    x = ink[:, 1].min() + (side - shape.shape[1]) // 2
+    y = ink[:, 0].min() + (side - shape.shape[0]) // 2
+    expected = turn @ (x, y + np.ptp(ink[:, 0]) / 2, 1)
+    assert abs(left - expected[0]) < side / 30
+    assert top < expected[1]
+
+
+def test_empty_sheet_on_a_table_is_no_number(model: Model) -> None:
+    page = np.full((560, 560, 3), (60, 60, 70), np.uint8)
+    page[140:420, 70:490] = (235, 235, 230)
+    (row,) = model.predict([page])
+    assert not row.digits
+
+
 def test_bar_of_a_five_that_stands_apart_belongs_to_it(model: Model) -> None:
     """The bar begins to the right of the belly, without touching it."""
     coverage = np.zeros((260, 420), np.float32)

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from zoo.errors import BadInput
 from zoo.images.digits import BOX, place, stroke_width
 from zoo.images.ink import INK_MAP_SIDE, Ink, find_ink, reduce_pixels
 from zoo.images.levels import Array
@@ -43,6 +44,9 @@ _BESIDE = 0.15  # of the height: the bar of a five may begin so far to the right
 _HIGH = 0.3  # if it is not further from the upper end; a dash is in the middle
 _MAX_PIECES = 400
 _MAX_LINES = 12
+_MIN_SHEET = 0.4  # of the map's sides without its margins: a smaller piece is no sheet of paper,
+_SOLID_SHEET = 0.7  # nor is one that covers less of its box: no digit is so solid and so large
+_SHEET_EDGE = 0.98  # of an edge of the part inside a sheet: the rest of it may be the table
 _MAX_WIDTHS = 20  # heights of the digits, all lines together: about 25 digits, and a second of work
 
 # Cuts.
@@ -115,8 +119,8 @@ class Number:
         """The lines of digits, from top to bottom; none where the ink has another form."""
         if self._lines is None and self._reduced is not None:
             ink = find_ink(self._reduced)
+            self._lines = _lines_in(_Part(self._reduced, (0, 0), True), ink, scale=self._scale)
             self.corrections, self._reduced = ink.corrections, None
-            self._lines = find_lines(replace(ink, scale=ink.scale * self._scale))
         return self._lines or []
 
 
@@ -129,8 +133,8 @@ def find_number(pixels: npt.NDArray[np.uint8], prune: bool = True) -> Number | N
     """
     ink = find_ink(pixels)
     part = _around_small_digits(pixels, ink) if ink.scale > 1 else None
-    lines = find_lines(find_ink(part.pixels), part.origin, prune, part.cut_off) if part else []
-    lines = lines or find_lines(ink, prune=prune)
+    lines = _lines_in(part, find_ink(part.pixels), prune) if part else []
+    lines = lines or _lines_in(_Part(pixels, (0, 0), True), ink, prune)
     return Number(lines, ink.corrections) if lines else None
 
 
@@ -140,6 +144,57 @@ class _Part(NamedTuple):
     pixels: Array
     origin: tuple[int, int]
     cut_off: bool
+
+
+def _lines_in(part: _Part, ink: Ink, prune: bool = True, scale: int = 1) -> list[Line]:
+    """The lines in a part of an image: those on a sheet of paper that is itself taken for ink, or else all.
+
+    Args:
+        ink: of the part.
+        scale: by which the image was reduced.
+    """
+    x, y = part.origin
+    sheet = _inside_sheet(part.pixels, ink)
+    if sheet is not None:
+        origin = ((x + sheet.origin[0]) * scale, (y + sheet.origin[1]) * scale)
+        try:
+            inner = find_ink(sheet.pixels)
+        except BadInput:  # an empty sheet
+            inner = None
+        lines = find_lines(replace(inner, scale=inner.scale * scale), origin, prune, sheet.cut_off) if inner else []
+        if lines:
+            return lines
+    return find_lines(replace(ink, scale=ink.scale * scale), (x * scale, y * scale), prune, part.cut_off)
+
+
+def _inside_sheet(pixels: Array, ink: Ink) -> _Part | None:
+    """The largest piece of ink without its edges, where it is a light sheet on a dark table; None where it is not.
+
+    Where the table covers most of the border, it counts as paper, and the sheet as ink.
+    """
+    mask = (ink.amount >= ink.thresholds[0]).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    if len(stats) < 2:
+        return None
+    sheet = 1 + int(stats[1:, 4].argmax())
+    x, y, width, height, area = stats[sheet].tolist()
+    sides = np.array(mask.shape) - 2 * ink.margin
+    if (np.array([height, width]) < _MIN_SHEET * sides).any() or area < _SOLID_SHEET * width * height:
+        return None
+    own = labels[y : y + height, x : x + width] == sheet
+    own = np.maximum.accumulate(own, axis=1) & np.maximum.accumulate(own[:, ::-1], axis=1)[:, ::-1]
+    top, bottom, left, right = 0, height, 0, width
+    while bottom - top > 2 and right - left > 2:  # the worst edge goes, until the sheet covers all four
+        inner = own[top:bottom, left:right]
+        edges = [float(edge.mean()) for edge in (inner[0], inner[-1], inner[:, 0], inner[:, -1])]
+        worst = int(np.argmin(edges))
+        if edges[worst] >= _SHEET_EDGE:
+            break
+        top, bottom, left, right = top + (worst == 0), bottom - (worst == 1), left + (worst == 2), right - (worst == 3)
+    x0, y0 = ((start - ink.margin) * ink.scale for start in (x + left, y + top))
+    x1, y1 = ((end - ink.margin) * ink.scale for end in (x + right, y + bottom))
+    x0, y0 = max(0, x0), max(0, y0)
+    return _Part(pixels[y0:y1, x0:x1], (x0, y0), cut_off=False)
 
 
 def _around_small_digits(pixels: Array, ink: Ink) -> _Part | None:
