@@ -1,7 +1,7 @@
 /** Port of `zoo/images/numbers.py`: an image of a number → its lines and candidate digits. The reasons are given there. */
 
 import weights from "../../../zoo/images/numbers.json";
-import { above, type Bytes, bytes, clamp, crop, type Floats, largest, rint, where } from "./arrays";
+import { above, BadInput, type Bytes, bytes, clamp, crop, type Floats, largest, rint, where } from "./arrays";
 import { BOX, fullRange, placed, strokeWidth } from "./digits";
 import { findInk, type Ink, INK_MAP_SIDE } from "./ink";
 import { boundingBox, type Component, connectedComponents, dilate, disc, grown, reducedBy, resize } from "./vision";
@@ -25,6 +25,9 @@ const BESIDE = 0.15;
 const HIGH = 0.3;
 const MAX_PIECES = 400;
 const MAX_LINES = 12;
+const MIN_SHEET = 0.4;
+const SOLID_SHEET = 0.7;
+const SHEET_EDGE = 0.98;
 const MAX_WIDTHS = 20;
 const ANCHORS = [0.3, 0.5, 0.7];
 const DIAGONAL = Math.fround(0.15);
@@ -70,16 +73,17 @@ export interface FoundNumber {
 export function findNumber(pixels: Bytes): FoundNumber | null {
   const ink = findInk(pixels);
   const part = ink.scale > 1 ? aroundSmallDigits(pixels, ink) : null;
-  let lines = part ? findLines(findInk(part.pixels), part.origin, part.cutOff) : [];
-  if (!lines.length) lines = findLines(ink);
+  let lines = part ? linesIn(part, findInk(part.pixels)) : [];
+  if (!lines.length) lines = linesIn({ pixels, origin: [0, 0], cutOff: true }, ink);
   return lines.length ? { lines, corrections: ink.corrections } : null;
 }
 
 /** The same in a reduced copy, for an image that may be one digit. */
 export function findNumberReduced(pixels: Bytes): FoundNumber {
   const scale = Math.ceil(Math.max(pixels.height, pixels.width) / INK_MAP_SIDE);
-  const ink = findInk(scale > 1 ? reducedBy(pixels, scale) : pixels);
-  return { lines: findLines({ ...ink, scale: ink.scale * scale }), corrections: ink.corrections };
+  const reduced = scale > 1 ? reducedBy(pixels, scale) : pixels;
+  const ink = findInk(reduced);
+  return { lines: linesIn({ pixels: reduced, origin: [0, 0], cutOff: true }, ink, scale), corrections: ink.corrections };
 }
 
 /** A part of an image, where it begins, and whether digits touch the border of the image. */
@@ -87,6 +91,67 @@ interface Part {
   pixels: Bytes;
   origin: [x: number, y: number];
   cutOff: boolean;
+}
+
+/** The lines in a part of an image that was reduced by `scale`: those on a sheet that is taken for ink, or else all. */
+function linesIn({ pixels, origin: [x, y], cutOff }: Part, ink: Ink, scale = 1): Line[] {
+  const sheet = insideSheet(pixels, ink);
+  const inner = sheet && inkOrNull(sheet.pixels);
+  if (inner) {
+    const origin: [number, number] = [(x + sheet.origin[0]) * scale, (y + sheet.origin[1]) * scale];
+    const lines = findLines({ ...inner, scale: inner.scale * scale }, origin, sheet.cutOff);
+    if (lines.length) return lines;
+  }
+  return findLines({ ...ink, scale: ink.scale * scale }, [x * scale, y * scale], cutOff);
+}
+
+/** The ink of an image; null for a blank one. */
+function inkOrNull(pixels: Bytes): Ink | null {
+  try {
+    return findInk(pixels);
+  } catch (error) {
+    if (error instanceof BadInput) return null;
+    throw error;
+  }
+}
+
+/** The largest piece of ink without its edges, where it is a light sheet on a dark table; null where it is not. */
+function insideSheet(pixels: Bytes, ink: Ink): Part | null {
+  const mask = where(ink.amount, (value) => value >= Math.fround(ink.thresholds[0]));
+  const { labels, stats } = connectedComponents(mask);
+  if (!stats.length) return null;
+  const areas = stats.map(({ area }) => area);
+  const sheet = areas.indexOf(largest(areas));
+  const { x, y, width, height, area } = stats[sheet];
+  if (height < MIN_SHEET * (mask.height - 2 * ink.margin) || width < MIN_SHEET * (mask.width - 2 * ink.margin)) return null;
+  if (area < SOLID_SHEET * width * height) return null;
+  const [first, last] = [new Int32Array(height).fill(width), new Int32Array(height).fill(-1)]; // columns of each row
+  for (let row = 0; row < height; row++)
+    for (let column = 0; column < width; column++)
+      if (labels[(y + row) * mask.width + x + column] === sheet + 1) {
+        if (first[row] === width) first[row] = column;
+        last[row] = column;
+      }
+  let [top, bottom, left, right] = [0, height, 0, width];
+  const rowShare = (row: number) =>
+    Math.max(0, Math.min(last[row] + 1, right) - Math.max(first[row], left)) / (right - left);
+  const columnShare = (column: number) => {
+    let covered = 0;
+    for (let row = top; row < bottom; row++) if (first[row] <= column && column <= last[row]) covered++;
+    return covered / (bottom - top);
+  };
+  while (bottom - top > 2 && right - left > 2) {
+    const edges = [rowShare(top), rowShare(bottom - 1), columnShare(left), columnShare(right - 1)];
+    const worst = edges.indexOf(Math.min(...edges));
+    if (edges[worst] >= SHEET_EDGE) break;
+    if (worst === 0) top++;
+    else if (worst === 1) bottom--;
+    else if (worst === 2) left++;
+    else right--;
+  }
+  const [x0, y0] = [x + left, y + top].map((start) => Math.max(0, (start - ink.margin) * ink.scale));
+  const [x1, y1] = [x + right, y + bottom].map((end) => (end - ink.margin) * ink.scale);
+  return { pixels: crop(pixels, y0, y1, x0, x1), origin: [x0, y0], cutOff: false };
 }
 
 /** The part of a large image around its digits, where its full resolution is needed; null for larger digits. */

@@ -159,6 +159,23 @@ def _broken_and_flat():
         yield page[:, :, None]
 
 
+def _on_sheets():
+    """Numbers on a light sheet on a dark table, which counts as paper; two are larger than the map of ink."""
+    for index in range(6):
+        random = np.random.default_rng([28, index])
+        side = 1120 if index % 3 == 2 else 560
+        ink = _drawn(_random_text(random, 3), random, number_pictures.apart)
+        scale = 0.6 * side / ink.shape[1]
+        ink = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        page = np.full((side, side, 3), (60, 60, 70), np.uint8)
+        rows, columns = slice(side // 4, 3 * side // 4), slice(side // 8, 7 * side // 8)
+        room = (rows.stop - rows.start, columns.stop - columns.start)
+        page[rows, columns] = digit_pictures.painted(digit_pictures.placed(ink, *room), (235, 235, 230), (30, 30, 90))
+        turn = cv2.getRotationMatrix2D((side / 2, side / 2), random.uniform(-4, 4), 1)
+        page = cv2.warpAffine(page, turn, (side, side), borderMode=cv2.BORDER_REPLICATE)
+        yield np.clip(page + random.normal(0, 3, page.shape), 0, 255).astype(np.uint8)
+
+
 def _single_digits():
     for index in range(12):
         random = np.random.default_rng([26, index])
@@ -167,7 +184,7 @@ def _single_digits():
 
 
 def test_texts_and_boxes_are_those_of_python(model, page):
-    numbers = [*_numbers(), *_touching_pairs(), *_with_marks(), *_several_lines(), *_broken_and_flat()]
+    numbers = [*_numbers(), *_touching_pairs(), *_with_marks(), *_several_lines(), *_broken_and_flat(), *_on_sheets()]
     results = [(model.predict([picture])[0], page.predict(picture)) for picture in (*numbers, *_single_digits())]
     same = [(ours, theirs) for ours, theirs in results if ours.label == theirs.get("text")]
     different = [(ours, theirs) for ours, theirs in results if ours.label != theirs.get("text")]
