@@ -260,7 +260,9 @@ async function start(): Promise<void> {
   document.body.dataset.ready = "true";
   // Only now, so that it does not compete with the page for the network. Where the browser refuses it, the page still
   // works online.
-  await navigator.serviceWorker?.register("offline.js").catch(() => undefined);
+  const registration = await navigator.serviceWorker?.register("offline.js").catch(() => undefined);
+  // Look for a newer export now: the browser itself does so when it is idle, which can be late.
+  if (navigator.serviceWorker?.controller) await registration?.update().catch(() => undefined);
   await warmUpExamples().catch(() => undefined); // a picture that cannot be loaded is reported when it is clicked
 }
 
