@@ -97,7 +97,7 @@ def explain(stage: Stage) -> list[tuple[str, str]]:
     else:
         terms.append(("Dense layer", "Each value is a weighted sum of all values before it."))
     if stage.reach is None:
-        terms.append(("Receptive field", "It cannot be told for this layer: it is behind an unknown operator."))
+        terms.append(("Receptive field", "Unknown for this layer, because an operator before it is not supported."))
     else:
         size = _largest(stage.reach)
         all_of_it = size == tuple(lines.shape[1] for lines in stage.reach.parts[0])

@@ -19,18 +19,14 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.support.browser import CHROMIUM
 from tests.support.paths import CARD, DEFAULT, REPOSITORY, add_model
-from tests.support.server import find_browser, serving, wait_for
+from tests.support.server import serving, wait_for
 from zoo.card import Input
 from zoo.images.prepare import prepare
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = find_browser()
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
-).split()
 EXAMPLES = REPOSITORY / "examples"
 TIMEOUT_MS = 60_000  # the machine may be busy
 
@@ -49,16 +45,6 @@ def server(tmp_path_factory):
     with serving(folder, ZOO_HOME=str(folder / "home")) as server:
         server.home = folder / "home"
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.pictures import digit_pictures, digit_shapes, number_pictures
-from tests.serve.demo.test_page import CHROMIUM, FLAGS
 from tests.serve.export.test_web import WEB
+from tests.support.browser import CHROMIUM, FLAGS
 from zoo.model import Model, classify_prepared, load, prepare_all
 
 pytestmark = [

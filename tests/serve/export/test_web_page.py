@@ -21,7 +21,7 @@ import pytest
 
 from serve.export.formats import write_folder
 from serve.export.web import site
-from tests.serve.demo.test_page import CHROMIUM, EXAMPLES, FLAGS, LETTER_A, ONE, SEVEN
+from tests.serve.demo.test_page import CHROMIUM, EXAMPLES, LETTER_A, ONE, SEVEN
 from zoo.card import Input
 from zoo.images.prepare import prepare
 from zoo.model import load, onnx_bytes
@@ -89,16 +89,6 @@ def address(tmp_path_factory):
     export(folder, "mnist14k.plus", "mnist14k.plus-int8", "cifar90k.plus")
     with hosted(folder) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @contextmanager

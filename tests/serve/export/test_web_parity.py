@@ -15,8 +15,8 @@ from tests.pictures import digit_obstacles as obstacles
 from tests.pictures import empty_pictures as empty
 from tests.pictures.digit_pictures import STYLES
 from tests.pictures.digit_shapes import draw
-from tests.serve.demo.test_page import CHROMIUM, FLAGS
 from tests.serve.export.test_web import WEB
+from tests.support.browser import CHROMIUM, FLAGS
 from zoo.card import Input
 from zoo.errors import ZooError
 from zoo.images.digits import to_mnist

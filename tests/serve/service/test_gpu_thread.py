@@ -1,6 +1,5 @@
 """Serving on a GPU, with a fake one: a batch is what arrived during the last one, and slow first runs starve nobody."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from serve.service import pool as pools
 from serve.service.gpu_thread import GpuThread
 from serve.service.pool import GPU_SIZES, Pool, Runner, WorkItem
 from tests.support.fake_gpu import FakeGpu, ModelOnFakeGpu, install
+from tests.support.pools import process_all
 from tests.support.server import free_port, wait_for
 from zoo.images.read import Named
 
@@ -38,17 +38,6 @@ def noise(seed, count=1, shape=(28, 28, 1)):
 
 def png(image):
     return cv2.imencode(".png", image)[1].tobytes()
-
-
-def process_all(pool, items):
-    async def all_at_once():
-        return await asyncio.gather(*(pool.process(item) for item in items), return_exceptions=True)
-
-    pool.start()
-    try:
-        return asyncio.run(all_at_once())
-    finally:
-        pool.close()
 
 
 def assert_scores(actual, expected):

@@ -10,6 +10,7 @@ import pytest
 
 import zoo
 from serve.service.pool import LARGE_PIXELS, MAX_LARGE_QUEUE, Pool, PoolUnavailable, QueueFull, Runner, WorkItem
+from tests.support.pools import process_all
 from zoo.errors import BadInput
 from zoo.images.read import Named
 
@@ -17,19 +18,6 @@ from zoo.images.read import Named
 @pytest.fixture(scope="module")
 def runner():
     return Runner(zoo.load("mnist14k", "cpu"))
-
-
-def process_all(pool, items):
-    """Process all items at once. Returns the result or the error of each."""
-
-    async def all_at_once():
-        return await asyncio.gather(*(pool.process(item) for item in items), return_exceptions=True)
-
-    pool.start()
-    try:
-        return asyncio.run(all_at_once())
-    finally:
-        pool.close()
 
 
 def scores_item(runner, images):
