@@ -4,7 +4,6 @@ Measures `serve/web/static/digits.js`, or several builds in turn, such as one of
 `python -m bench.web_correction old/digits.js serve/web/static/digits.js`. Prints medians over the rounds, in ms.
 
 - cold: the first correction of a new page.
-- warmed: the first correction after `warmUp`, which corrects generated pictures. The page repeats its example instead.
 - warm: the median of the corrections that follow.
 """
 
@@ -22,9 +21,8 @@ from tests.pictures.digit_shapes import Array, draw
 
 ROUNDS, REPEATS = 7, 20
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
-MEASURE = """([width, height, channels, text, warm, repeats]) => {
+MEASURE = """([width, height, channels, text, repeats]) => {
     const data = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    if (warm && digits.warmUp) digits.warmUp();
     return Array.from({length: repeats}, () => {
         const start = performance.now();
         digits.toMnist({width, height, channels, data});
@@ -59,21 +57,16 @@ def main(builds: list[str]) -> None:
         for _ in range(ROUNDS):
             for name, build in times:
                 image = images[name]
-                row = []
-                for is_warmed, repeats in ((False, REPEATS), (True, 1)):
-                    page = browser.new_page()
-                    page.add_script_tag(path=build)
-                    text = b64encode(np.ascontiguousarray(image).tobytes()).decode()
-                    first, *others = page.evaluate(
-                        MEASURE, [image.shape[1], image.shape[0], image.shape[2], text, is_warmed, repeats]
-                    )
-                    row += [first, median(others[len(others) // 2 :])] if others else [first]
-                    page.close()
-                times[name, build].append(row)
+                page = browser.new_page()
+                page.add_script_tag(path=build)
+                text = b64encode(np.ascontiguousarray(image).tobytes()).decode()
+                first, *others = page.evaluate(MEASURE, [image.shape[1], image.shape[0], image.shape[2], text, REPEATS])
+                times[name, build].append([first, median(others[len(others) // 2 :])])
+                page.close()
         browser.close()
     for (name, build), rows in times.items():
-        cold, warm, warmed = (median(column) for column in zip(*rows, strict=True))
-        print(f"{name:16} cold {cold:7.1f}  warmed {warmed:7.1f}  warm {warm:7.1f}  {build}")
+        cold, warm = (median(column) for column in zip(*rows, strict=True))
+        print(f"{name:16} cold {cold:7.1f}  warm {warm:7.1f}  {build}")
 
 
 if __name__ == "__main__":
