@@ -91,9 +91,7 @@ def evidence(model: Model, seen: Sequence[Seen], guesses: Sequence[str]) -> list
         Evidence(
             guess,
             found[0][order].method,
-            tuple(
-                _placed(own[order].heat, one, len(seen) > 1) for own, one in zip(found, seen, strict=True)
-            ),
+            tuple(_placed(own[order].heat, one, len(seen) > 1) for own, one in zip(found, seen, strict=True)),
         )
         for order, guess in enumerate(guesses)
     ]
@@ -167,4 +165,3 @@ def _ink_box(pixels: Pixels) -> tuple[int, int, int, int]:
     """x, y, width and height of the ink in an input."""
     x, y, width, height = cv2.boundingRect((pixels > INK).astype(np.uint8))
     return x, y, max(1, width), max(1, height)
-

@@ -19,8 +19,8 @@ _STRENGTH = 0.75  # share of the colour where the evidence is largest
 _INSIDE, _OUTSIDE = 0.55, 0.3  # brightness of the image where a map lies, and elsewhere
 
 # The part of a large image that is drawn around a small digit.
-_ROOM = 2.0  # sides of all maps together
-_SMALL = 0.6  # of the image's longer side: a larger part is no gain, and the whole image is drawn
+_ROOM = 1.7  # sides of all maps together
+_SMALL = 0.8  # of the image's longer side: a larger part is no gain, and the whole image is drawn
 
 
 class Canvas:
@@ -29,6 +29,7 @@ class Canvas:
     Attributes:
         picture: uint8 `(h, w, 3)`.
         is_part: whether it shows a part only, because the maps would be too small on all of the image.
+        is_covered: whether the maps cover all of it.
     """
 
     def __init__(self, pixels: Pixels, maps: Sequence[Placed], side: int) -> None:
@@ -42,6 +43,8 @@ class Canvas:
         self._view = _view(pixels.shape[0], pixels.shape[1], maps)
         top, left, height, width = self._view
         self.is_part = (height, width) != pixels.shape[:2]
+        x0, y0, x1, y1 = _around(maps)
+        self.is_covered = x0 <= left and y0 <= top and x1 >= left + width and y1 >= top + height
         scale = side / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA  # enlarged to blocks, or averaged
@@ -55,7 +58,9 @@ class Canvas:
         moved = [
             Placed(
                 heat,
-                Geometry((place.left - left) * across, (place.top - top) * down, place.across * across, place.down * down),
+                Geometry(
+                    (place.left - left) * across, (place.top - top) * down, place.across * across, place.down * down
+                ),
             )
             for heat, place in maps
         ]
@@ -64,14 +69,19 @@ class Canvas:
 
 def _view(height: int, width: int, maps: Sequence[Placed]) -> Box:
     """The whole image, or the part around maps that are small."""
-    boxes = np.array([each.box for each in maps])
-    (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
+    x0, y0, x1, y1 = _around(maps)
     side = max(1, round(_ROOM * max(x1 - x0, y1 - y0)))
     if side >= _SMALL * max(height, width):
         return Box(0, 0, height, width)
     rows, columns = min(height, side), min(width, side)
     top, left = round((y0 + y1 - rows) / 2), round((x0 + x1 - columns) / 2)
     return Box(min(max(0, top), height - rows), min(max(0, left), width - columns), rows, columns)
+
+
+def _around(maps: Sequence[Placed]) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 around all maps."""
+    left, top, right, bottom = zip(*(each.box for each in maps), strict=True)
+    return min(left), min(top), max(right), max(bottom)
 
 
 def overlay(pixels: Pixels, maps: Sequence[Placed] | npt.NDArray[np.float32]) -> RGB:
