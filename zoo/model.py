@@ -159,6 +159,7 @@ class Model:
             )
         self._arguments = (onnx, device, source_name)
         self._session, self.device = open_session(onnx, device, source_name)
+        self._outputs = [output.name for output in self._session.get_outputs()]  # as `run` would read them every time
         self._options = run_options(self.device)
         self._lock: Any = gpu_lock if self.device == "cuda" else nullcontext()
         self.card = _embedded_card(self._session, source_name)
@@ -190,7 +191,7 @@ class Model:
         check_images(images, self.card)
         try:
             with self._lock:
-                logits, probabilities, *rest = self._session.run(None, {"image": images}, self._options)
+                logits, probabilities, *rest = self._session.run(self._outputs, {"image": images}, self._options)
         except Exception as error:  # onnxruntime's error classes are not public
             raise self._run_error(reason(error)) from None
         if not logits.shape == probabilities.shape == (len(images), len(self.card.labels)):
