@@ -358,7 +358,8 @@ def known(patterns: tuple[str, ...], rewrite: bool, data: str | None, target: Pa
     write = heads.rewrite if rewrite else heads.add_known
     for card in write(heads.matching(patterns), data, target or SHIPPED_FOLDER):
         assert card.known is not None
-        click.echo(f"{card.name}: known from {card.calibration.known_from}. {card.known.source}.")
+        source = "The graph was written again, with the same head" if rewrite else card.known.source
+        click.echo(f"{card.name}: known from {card.calibration.known_from}. {source}.")
 
 
 @main.command()
