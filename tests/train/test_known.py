@@ -146,7 +146,7 @@ def test_shipped_graphs_are_rewritten_without_training(name, tmp_path, data_fold
 
 
 def test_rewriting_is_refused_where_the_head_changes():
-    content, new, head = with_known()
+    _, new, head = with_known()
     other = known.with_head(onnx.load_model_from_string(new), replace(head, w2=head.w2 + np.float32(0.1)))
     pixels = images("digit")
     known.check_unchanged(new, other.SerializeToString(), "x", pixels)
