@@ -215,7 +215,7 @@ def _heat_maps(item: WorkItem, original: Pixels) -> Iterator[str]:
     canvas = Canvas(original, [place for each in found for place in each.maps], PREVIEW_PIXELS)
     for each in found:
         image = f'<img src="{data_url(canvas.draw(each.maps))}" alt="What speaks for {escape(each.label)}">'
-        yield _figure(image, f"Speaks for {each.label}")
+        yield _figure(image, f"Speaks for {each.label}{', enlarged' if canvas.is_part else ''}")
 
 
 def _figure(images: str, caption: str, css_class: str = "") -> str:
