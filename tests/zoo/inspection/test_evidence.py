@@ -13,6 +13,7 @@ from zoo.images.prepare import prepare, prepare_image
 from zoo.inspection.activations import look_inside
 from zoo.inspection.evidence import Placed, evidence, geometry_of, inputs_of
 from zoo.inspection.overlay import Canvas, overlay, warped
+from zoo.inspection.plots import write_figures
 from zoo.model import Prepared, classify_prepared, load
 
 PER_KIND = 8  # scenes
@@ -213,6 +214,8 @@ def test_number_is_inspected_with_its_least_certain_digit(tmp_path):
     assert [len(each.maps) for each in inside.evidence] == [3, 3]
     assert inside.of_number == f" for digit {inside.digit + 1} of 3, the least certain"
     assert inside.card.labels[inside.probabilities.argmax()] == "734"[inside.digit]
+    written = {path.name for path in write_figures(inside, tmp_path / "figures")}
+    assert {"1-answer.png", "1-why.png", "4-maps-01-conv1.png"} <= written
 
 
 def test_overlay_colours_the_place_and_darkens_the_rest():
