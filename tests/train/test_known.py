@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from bench import known_cost
 from train import known, negatives, unknown
 from zoo import registry
 from zoo.card import Known
 from zoo.errors import BadModel, ExportError, WrongUsage
 from zoo.inspection.onnx_layers import layers
-from zoo.model import Model
+from zoo.model import Model, load
 
 pytestmark = pytest.mark.slow
 RANDOM = np.random.default_rng(0)
@@ -143,6 +144,17 @@ def test_shipped_graphs_are_rewritten_without_training(name, tmp_path, data_fold
         np.testing.assert_allclose(before.known, after.known, rtol=0, atol=known.ROUNDING)
     again = known.with_head(onnx.load_model_from_string(new), known.head_of(onnx.load_model_from_string(new)))
     assert again.SerializeToString() == new
+
+
+def test_cost_is_measured_against_the_same_network():
+    model = load("mnist4k.plus")
+    plain = known_cost.without_known(model)
+    pixels = images("digit", 3)
+    assert plain.run(pixels).known is None
+    assert np.array_equal(plain.run(pixels).logits, model.run(pixels).logits)
+    times = known_cost.measure(model, 1, rounds=2)
+    assert times.shape == (2, 2)
+    assert (times > 0).all()
 
 
 def test_rewriting_is_refused_where_the_head_changes():
