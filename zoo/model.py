@@ -35,7 +35,7 @@ from zoo.images.read import describe
 from zoo.images.ready import ready_pixels
 from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.reading import DIGITS, UNSURE_BELOW, Digit, Reading, joined, read_lines
-from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
+from zoo.runtime import Bound, Device, gpu_lock, open_session
 
 _SURE = 0.9  # an image whose probability and `known` are at least this high is one digit
 CHUNK = 16  # images per session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
@@ -159,7 +159,6 @@ class Model:
             )
         self._arguments = (onnx, device, source_name)
         self._session, self.device = open_session(onnx, device, source_name)
-        self._options = run_options(self.device)
         self._lock: Any = gpu_lock if self.device == "cuda" else nullcontext()
         self.card = _embedded_card(self._session, source_name)
         if self.card.quantization and self.device == "cuda":
@@ -171,6 +170,11 @@ class Model:
     def __reduce__(self) -> tuple[type[Model], tuple[bytes, Device, str]]:
         """A session cannot be pickled; a copy opens its own, for example in another process."""
         return Model, self._arguments
+
+    def _session_with_graph(self) -> Any:
+        """A new session for one `Bound`."""
+        onnx, _, source_name = self._arguments
+        return open_session(onnx, "cuda", source_name, graph=True)[0]
 
     def __repr__(self) -> str:
         return f"<zoo.Model {self.card.name} on {self.device}>"
@@ -190,7 +194,7 @@ class Model:
         check_images(images, self.card)
         try:
             with self._lock:
-                logits, probabilities, *rest = self._session.run(None, {"image": images}, self._options)
+                logits, probabilities, *rest = self._session.run(None, {"image": images})
         except Exception as error:  # onnxruntime's error classes are not public
             raise self._run_error(reason(error)) from None
         if not logits.shape == probabilities.shape == (len(images), len(self.card.labels)):
@@ -521,7 +525,8 @@ def bind(model: Model, batch: int, pinned: bool = True) -> Bound:
     """
     card = model.card
     has_known = card.calibration.known_from is not None
-    return Bound(model._session, model.device, card.input.shape, len(card.labels), batch, pinned, has_known)
+    session = model._session_with_graph() if model.device == "cuda" else model._session
+    return Bound(session, model.device, card.input.shape, len(card.labels), batch, pinned, has_known)
 
 
 # Names, paths and files of models.
