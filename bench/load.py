@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic  # uvloop's own clock counts whole milliseconds
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -142,7 +143,7 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
     requests = [(head + f"{len(file)}\r\n\r\n").encode() + file for file in files]
     expected = re.compile(rf'"label": ?"{label}"'.encode())
     loop = asyncio.get_running_loop()
-    due = loop.time() + 0.1 + np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
+    due = monotonic() + 0.1 + np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
     latencies: list[float] = []
     finished: asyncio.Future[None] = loop.create_future()
     all_connections: list[_Connection] = []
@@ -150,7 +151,7 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
     waiting: deque[float] = deque()  # when the requests without a connection were due
 
     def answered(connection: _Connection, due_time: float, response: bytes) -> None:
-        latencies.append(loop.time() - due_time)
+        latencies.append(monotonic() - due_time)
         if not expected.search(response):
             fail(f"A wrong response: {response!r}")
         elif len(latencies) == len(due):
@@ -170,7 +171,7 @@ async def _open_loop(url: str, files: list[bytes], label: str, rate: float, seco
             all_connections.append(connection)
         idle.extend(all_connections)
         for number, due_time in enumerate(due.tolist()):
-            if (delay := due_time - loop.time()) > 0:
+            if (delay := due_time - monotonic()) > 0:
                 await asyncio.sleep(delay)
             if idle:
                 idle.popleft().send(requests[number % len(requests)], due_time)
@@ -188,7 +189,7 @@ def closed_loop_of_one(
     """Latencies of a closed loop in this process, where wrk is missing: those of the responses within `seconds`.
 
     Args:
-        begin: the time of the first request by `time.monotonic()`, the same for several processes.
+        begin: the time of the first request by `monotonic()`, the same for several processes.
     Raises:
         RuntimeError: a wrong response.
     """
@@ -209,7 +210,7 @@ async def _closed_loop(
     failed: asyncio.Future[None] = loop.create_future()
 
     def answered(connection: _Connection, sent: float, response: bytes) -> None:
-        now = loop.time()
+        now = monotonic()
         if now > until:
             return
         latencies.append(now - sent)
@@ -225,11 +226,11 @@ async def _closed_loop(
         (await loop.create_connection(lambda: _Connection(answered, fail), parts.hostname or "", parts.port or 80))[1]
         for _ in range(connections)
     ]
-    await asyncio.sleep(begin - loop.time())
-    until = loop.time() + seconds
+    await asyncio.sleep(begin - monotonic())
+    until = monotonic() + seconds
     try:
         for number, connection in enumerate(opened):
-            connection.send(requests[number % len(requests)], loop.time())
+            connection.send(requests[number % len(requests)], monotonic())
         await asyncio.wait([failed], timeout=seconds)
         if failed.done():
             failed.result()

@@ -203,12 +203,16 @@ def first_run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def serve(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Requests/s and latency of `zoo serve` on the GPU and on the CPU's cores, with 1, 64 and 256 connections."""
+    """Requests/s and latency of `zoo serve` on the GPU and on the CPU's cores, with 1, 64 and 256 connections.
+
+    On the GPU with one process, and with one for every two cores.
+    """
     rows = Rows(options)
     seconds = 0.5 if options.quick else SERVE_S
     for model, data in BATCH_RUNS.items():
         files, label = _files_of_one_label(model, data)
-        for device, workers in ((options.device, "1"), ("cpu", "1"), ("cpu", "auto")):
+        several = str(max(1, cores() // 2))
+        for device, workers in ((options.device, "1"), (options.device, several), ("cpu", "1"), ("cpu", "auto")):
             started = time.perf_counter()
             with _server(model, device, workers) as url:
                 ready_s = round(time.perf_counter() - started, 1)
@@ -645,7 +649,7 @@ STEPS: dict[str, tuple[Callable[[argparse.Namespace], Any], float]] = {
     "machine": (machine, 20),
     "doctor": (doctor, 30),
     "tests": (tests, 60),
-    "serve": (serve, 140),
+    "serve": (serve, 160),
     "piles": (piles, 70),
     "first_run": (first_run, 50),
     "parity": (parity, 70),

@@ -188,7 +188,7 @@ def calibrate(
         scores = logits(networks.load(recipe, calibration_run.weights), validation.images, recipe)
         temperature = round(evaluate.fit_temperature(scores, validation.labels), 4)
         threshold = round(evaluate.unsure_below(scores, validation.labels, temperature), 3)
-        source = calibration_source(len(validation))
+        source = calibration_source(len(validation), calibration_run.read("environment").get("device"))
     return _calibration(temperature, threshold, source, test_scores, test)
 
 
@@ -209,11 +209,17 @@ def _calibration(
     )
 
 
-def calibration_source(validation_images: int) -> str:
-    """Describe a calibration run for the card's `calibration.source`."""
+def calibration_source(validation_images: int, gpu: str | None = None) -> str:
+    """Describe a calibration run for the card's `calibration.source`.
+
+    Args:
+        gpu: name of the GPU on which it was trained; None for a CPU.
+    """
+    where = f" on an {gpu}" if gpu else ""
     return (
-        f"calibration run: the same recipe and seed, trained without {validation_images:,} of the training images. "
-        "On these, T minimises the cross-entropy, and half of the wrong answers have a probability below the threshold"
+        f"calibration run: the same recipe and seed, trained{where} without {validation_images:,} of the training "
+        "images. On these, T minimises the cross-entropy, and half of the wrong answers have a probability below the "
+        "threshold"
     )
 
 

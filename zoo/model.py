@@ -35,7 +35,7 @@ from zoo.images.read import describe
 from zoo.images.ready import ready_pixels
 from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.reading import DIGITS, UNSURE_BELOW, Digit, Reading, joined, read_lines
-from zoo.runtime import Bound, Device, gpu_lock, open_session, run_options
+from zoo.runtime import Bound, Device, gpu_lock, open_session
 
 _UINT8 = np.dtype(np.uint8)  # a comparison with the class takes twice as long
 _SURE = 0.9  # an image whose probability and `known` are at least this high is one digit
@@ -160,10 +160,9 @@ class Model:
             )
         self._arguments = (onnx, device, source_name)
         self._session, self.device = open_session(onnx, device, source_name)
-        self._outputs = [output.name for output in self._session.get_outputs()]  # as `run` would read them every time
-        self._options = run_options(self.device)
         self._call = self._session.run if self.device == "cpu" else partial(_run_on_gpu, self._session)
         self.card = _embedded_card(self._session, source_name)
+        self._outputs = [output.name for output in self._session.get_outputs()]  # as `run` would read them every time
         if self.card.quantization and self.device == "cuda":
             raise DeviceUnavailable(
                 f"{self.card.name} is an int8 model. CUDA would not compute it in integers, and its results would "
@@ -173,6 +172,11 @@ class Model:
     def __reduce__(self) -> tuple[type[Model], tuple[bytes, Device, str]]:
         """A session cannot be pickled; a copy opens its own, for example in another process."""
         return Model, self._arguments
+
+    def _session_with_graph(self) -> Any:
+        """A new session for one `Bound`."""
+        onnx, _, source_name = self._arguments
+        return open_session(onnx, "cuda", source_name, graph=True)[0]
 
     def __repr__(self) -> str:
         return f"<zoo.Model {self.card.name} on {self.device}>"
@@ -191,7 +195,7 @@ class Model:
         """
         check_images(images, self.card)
         try:
-            logits, probabilities, *rest = self._call(self._outputs, {"image": images}, self._options)
+            logits, probabilities, *rest = self._call(self._outputs, {"image": images})
         except Exception as error:  # onnxruntime's error classes are not public
             raise self._run_error(reason(error)) from None
         count = len(images)
@@ -528,7 +532,8 @@ def bind(model: Model, batch: int, pinned: bool = True) -> Bound:
     """
     card = model.card
     has_known = card.calibration.known_from is not None
-    return Bound(model._session, model.device, card.input.shape, len(card.labels), batch, pinned, has_known)
+    session = model._session_with_graph() if model.device == "cuda" else model._session
+    return Bound(session, model.device, card.input.shape, len(card.labels), batch, pinned, has_known)
 
 
 # Names, paths and files of models.

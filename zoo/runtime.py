@@ -15,7 +15,6 @@ import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from itertools import count
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -39,8 +38,6 @@ CUDA_OPTIONS = {
 CUDA_OPTIONS_TF32 = {"use_tf32": "1", "prefer_nhwc": "1"}  # the layout of tensor cores, which float32 does not use
 CUDA_GRAPH = {"enable_cuda_graph": "1"}  # for `Bound`
 TF32 = "ZOO_CUDA_TF32"  # environment variable: 1 allows TF32 on CUDA
-GRAPH_ID = "gpu_graph_id"  # run option: the number of the graph to capture or replay; -1 for none
-NO_GRAPH = "-1"
 
 # Only one run at a time on a GPU: a replay reads and writes memory that the next one needs, and no memory may be
 # allocated on the device while a graph is captured.
@@ -52,7 +49,7 @@ _RUNTIMES = re.compile(r"(onnxruntime(?:_gpu|_openvino|_directml|_qnn|_rocm|_mig
 INSTALL = "pip install 'pocketzoo[cpu]' for this machine's processor, or 'pocketzoo[gpu]' for an NVIDIA GPU"
 
 
-def open_session(model: bytes, device: Device, source_name: str) -> tuple[Any, str]:
+def open_session(model: bytes, device: Device, source_name: str, graph: bool = False) -> tuple[Any, str]:
     """Open an ONNX model. Each run uses one thread; any number of threads may call `run`.
 
     Args:
@@ -60,6 +57,7 @@ def open_session(model: bytes, device: Device, source_name: str) -> tuple[Any, s
         device: "cpu"; "cuda", which never falls back to the CPU; or "auto", which is the CPU: it is faster for a few
             images. `serve/devices.py` chooses CUDA for many images.
         source_name: the model's name or path in error messages.
+        graph: on CUDA, capture the first run as a CUDA graph and replay it, for a `Bound` that owns the session.
     Returns:
         The `onnxruntime.InferenceSession`, and its device, "cpu" or "cuda".
     Raises:
@@ -76,7 +74,7 @@ def open_session(model: bytes, device: Device, source_name: str) -> tuple[Any, s
             f"The installed onnxruntime {runtime.__version__} cannot use CUDA: "
             "pip uninstall onnxruntime, then pip install 'pocketzoo[gpu]', or choose --device cpu."
         )
-    return _session(runtime, model, "cuda", source_name), "cuda"
+    return _session(runtime, model, "cuda", source_name, graph), "cuda"
 
 
 def has_cuda() -> bool:
@@ -89,20 +87,7 @@ def cuda_options() -> dict[str, str]:
     return CUDA_OPTIONS | (CUDA_OPTIONS_TF32 if os.environ.get(TF32) == "1" else {})
 
 
-def run_options(device: str, graph: int | None = None) -> Any:
-    """Options of a session's run: None on a CPU.
-
-    Args:
-        graph: the number of the CUDA graph that the run captures or replays; None for a run without a graph.
-    """
-    if device != "cuda":
-        return None
-    options = import_runtime().RunOptions()
-    options.add_run_config_entry(GRAPH_ID, NO_GRAPH if graph is None else str(graph))
-    return options
-
-
-def _session(runtime: Any, model: bytes, device: str, source_name: str) -> Any:
+def _session(runtime: Any, model: bytes, device: str, source_name: str, graph: bool = False) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1  # networks this small scale across requests: docs/decisions/0003-runtime.md
     options.inter_op_num_threads = 1
@@ -115,7 +100,7 @@ def _session(runtime: Any, model: bytes, device: str, source_name: str) -> Any:
         if device == "cuda":
             with contextlib.redirect_stdout(sys.stderr):  # preload_dlls prints the libraries that it could not load
                 runtime.preload_dlls()
-            session = _cuda_session(runtime, model, options)
+            session = _cuda_session(runtime, model, options, graph)
         else:
             session = runtime.InferenceSession(model, options, providers=[PROVIDERS[device]], enable_fallback=0)
     except Exception as error:  # onnxruntime's error classes are not public
@@ -132,14 +117,17 @@ def _session(runtime: Any, model: bytes, device: str, source_name: str) -> Any:
     return session
 
 
-def _cuda_session(runtime: Any, model: bytes, options: Any) -> Any:
-    """A session with CUDA graphs; without graphs if the runtime refuses them, as for models with CPU-only parts."""
-    plain = cuda_options()
-    try:
-        providers = [(PROVIDERS["cuda"], plain | CUDA_GRAPH)]
+def _cuda_session(runtime: Any, model: bytes, options: Any, graph: bool) -> Any:
+    """Without a graph too if the runtime refuses it, as for models with parts that run on the CPU."""
+
+    def opened(extra: dict[str, str]) -> Any:
+        providers = [(PROVIDERS["cuda"], cuda_options() | extra)]
         return runtime.InferenceSession(model, options, providers=providers, enable_fallback=0)
-    except Exception:
-        return runtime.InferenceSession(model, options, providers=[(PROVIDERS["cuda"], plain)], enable_fallback=0)
+
+    if graph:
+        with contextlib.suppress(Exception):
+            return opened(CUDA_GRAPH)
+    return opened({})
 
 
 def import_runtime() -> Any:
@@ -193,15 +181,13 @@ def describe_runtime(model: bytes) -> list[tuple[str, str]]:
     return rows
 
 
-_graph_numbers = count(1)  # 0 would mean a run without a number
-
-
 class Bound:
     """Runs up to `batch` images at a time, with fixed memory for input and outputs.
 
     On a GPU, this is page-locked memory of the host, which the kernels read and write without a copy. With one shape at
     one address, a run is a CUDA graph: one launch instead of one per layer. The runtime captures the graph at the first
-    run, and again in every thread that runs it.
+    run, and again in every thread that runs it. It must have the session for itself: after a run with more images in
+    the same session, a replay reads memory that is no longer its own (docs/decisions/0014-gpu.md).
 
     Attributes:
         batch: the number of images per run.
@@ -221,7 +207,7 @@ class Bound:
         """Allocate and bind the memory.
 
         Args:
-            session, device: as returned by `open_session`.
+            session, device: as returned by `open_session`; on CUDA a session with a graph that nothing else uses.
             shape: `(H, W, C)` of an image.
             classes: the number of labels.
             pinned: False binds memory of the device; images and scores are then copied.
@@ -234,7 +220,6 @@ class Bound:
         self._session, self._binding = session, session.io_binding()
         self._staging: npt.NDArray[np.uint8]
         self._scores: list[Any]  # arrays, or the runtime's values
-        self._options = run_options(device, next(_graph_numbers))
         self._lock: Any = gpu_lock if device == "cuda" else nullcontext()
         self.pinned = device == "cuda" and pinned and self._bind_pinned((batch, *shape), scores)
         if not self.pinned:
@@ -281,7 +266,7 @@ class Bound:
         """Run the images that are in the bound memory, and wait for the scores."""
         if not self.pinned:
             self._image.update_inplace(self._staging)
-        self._session.run_with_iobinding(self._binding, self._options)
+        self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
 
 

@@ -412,10 +412,11 @@ def _rows_by_model(results: dict[str, Any]) -> dict[str, list[Row]]:
 
 def _gpu_servers(rows: list[Row]) -> str:
     """A line per model, server and number of connections."""
+    processes = {"1": "one process", "auto": "one process per core"}
     lines = [
         [
             f"`{row['model']}`",
-            f"{row['device']}, {'one process per core' if row['workers'] == 'auto' else 'one process'}",
+            f"{row['device']}, {processes.get(row['workers'], row['workers'] + ' processes')}",
             row["connections"],
             f"{row['per_second']:,}",
             *(three_digits(row, key) for key in ("p50_ms", "p99_ms")),

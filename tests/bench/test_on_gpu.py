@@ -8,6 +8,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
 from bench import load, on_gpu
@@ -68,7 +69,7 @@ def test_steps_stay_within_the_budget_and_the_next_call_does_the_rest(options, s
 
 
 def test_all_steps_have_limits_and_the_default_budget_is_seven_minutes():
-    assert all(0 < limit_s <= 100 for name, (_, limit_s) in on_gpu.STEPS.items() if name != "training")
+    assert all(0 < limit_s <= 160 for name, (_, limit_s) in on_gpu.STEPS.items() if name != "training")
     assert on_gpu.MINUTES == 7
     assert on_gpu.STEPS["training"][1] <= 8 * 60
 
@@ -139,6 +140,7 @@ def test_clients_check_every_response(label, is_right):
             latencies = load.closed_loop_of_one(*arguments)
             assert 4 <= len(latencies) <= len(served)
             assert (latencies > 0).all()
+            assert np.any(latencies % 1e-3 > 1e-6)  # finer than uvloop's clock of whole milliseconds
             assert set(served) == {b"a", b"bb"}
         else:
             with pytest.raises(RuntimeError, match="wrong response"):

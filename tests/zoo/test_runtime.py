@@ -46,9 +46,9 @@ def fake_runtime(available, used=None, fails=(), no_graphs=False):
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-def open_with(monkeypatch, fake, device):
+def open_with(monkeypatch, fake, device, graph=False):
     monkeypatch.setattr(runtime, "import_runtime", lambda: fake)
-    return runtime.open_session(b"model", device, "the model")[1]
+    return runtime.open_session(b"model", device, "the model", graph)[1]
 
 
 def test_auto_opens_the_cpu_and_never_touches_cuda(monkeypatch):
@@ -58,20 +58,22 @@ def test_auto_opens_the_cpu_and_never_touches_cuda(monkeypatch):
         assert fake.log == [{}, {}]
 
 
-def test_cuda_opens_with_graphs_and_without_tf32(monkeypatch, capsys):
+def test_cuda_opens_without_tf32_and_with_a_graph_if_requested(monkeypatch, capsys):
     fake = fake_runtime([CUDA, CPU])
     assert open_with(monkeypatch, fake, "cuda") == "cuda"
-    expected = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "enable_cuda_graph": "1"}
+    expected = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
     assert fake.log == ["preloaded", expected]
     assert capsys.readouterr().out == ""  # stdout is for data; the runtime prints there what it cannot load
+    open_with(monkeypatch, fake, "cuda", graph=True)
+    assert fake.log[-1] == expected | {"enable_cuda_graph": "1"}
     monkeypatch.setenv("ZOO_CUDA_TF32", "1")
     open_with(monkeypatch, fake, "cuda")
     assert fake.log[-1] == expected | {"use_tf32": "1", "prefer_nhwc": "1"}
 
 
-def test_cuda_opens_without_graphs_if_refused(monkeypatch):
+def test_cuda_opens_without_a_graph_if_refused(monkeypatch):
     fake = fake_runtime([CUDA, CPU], no_graphs=True)
-    assert open_with(monkeypatch, fake, "cuda") == "cuda"
+    assert open_with(monkeypatch, fake, "cuda", graph=True) == "cuda"
     assert "enable_cuda_graph" not in fake.log[-1]
     assert fake.log[-1]["use_tf32"] == "0"
 
