@@ -344,19 +344,22 @@ def quantize(model: str, data: str | None, target: Path | None) -> None:
 
 @main.command()
 @click.argument("patterns", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--rewrite", is_flag=True, help="Write the graph again with the same weights, without training.")
 @data_option
 @target_option
-def known(patterns: tuple[str, ...], data: str | None, target: Path | None) -> None:
+def known(patterns: tuple[str, ...], rewrite: bool, data: str | None, target: Path | None) -> None:
     """Train the output `known` of models.
 
     MODEL is a name or a pattern in quotes, such as '*' for all shipped models. Logits and probabilities do not change.
     """
-    from train.known import add_known, matching
+    from train import known as heads
     from zoo.registry import SHIPPED_FOLDER
 
-    for card in add_known(matching(patterns), data, target or SHIPPED_FOLDER):
+    write = heads.rewrite if rewrite else heads.add_known
+    for card in write(heads.matching(patterns), data, target or SHIPPED_FOLDER):
         assert card.known is not None
-        click.echo(f"{card.name}: known from {card.calibration.known_from}. {card.known.source}.")
+        source = "The graph was written again, with the same head" if rewrite else card.known.source
+        click.echo(f"{card.name}: known from {card.calibration.known_from}. {source}.")
 
 
 @main.command()

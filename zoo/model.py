@@ -13,8 +13,8 @@ from __future__ import annotations  # faster start: annotations stay unevaluated
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from zoo.model_files import LARGEST_MODEL, METADATA_KEY, check_onnx, read_file
 from zoo.reading import DIGITS, UNSURE_BELOW, Digit, Reading, joined, read_lines
 from zoo.runtime import Bound, Device, gpu_lock, open_session
 
+_UINT8 = np.dtype(np.uint8)  # a comparison with the class takes twice as long
 _SURE = 0.9  # an image whose probability and `known` are at least this high is one digit
 CHUNK = 16  # images per session call: 8 to 32 of them fit a core's cache (docs/decisions/0003-runtime.md)
 
@@ -159,8 +160,9 @@ class Model:
             )
         self._arguments = (onnx, device, source_name)
         self._session, self.device = open_session(onnx, device, source_name)
-        self._lock: Any = gpu_lock if self.device == "cuda" else nullcontext()
+        self._call = self._session.run if self.device == "cpu" else partial(_run_on_gpu, self._session)
         self.card = _embedded_card(self._session, source_name)
+        self._outputs = [output.name for output in self._session.get_outputs()]  # as `run` would read them every time
         if self.card.quantization and self.device == "cuda":
             raise DeviceUnavailable(
                 f"{self.card.name} is an int8 model. CUDA would not compute it in integers, and its results would "
@@ -193,15 +195,15 @@ class Model:
         """
         check_images(images, self.card)
         try:
-            with self._lock:
-                logits, probabilities, *rest = self._session.run(None, {"image": images})
+            logits, probabilities, *rest = self._call(self._outputs, {"image": images})
         except Exception as error:  # onnxruntime's error classes are not public
             raise self._run_error(reason(error)) from None
-        if not logits.shape == probabilities.shape == (len(images), len(self.card.labels)):
-            raise self._run_error(f"{len(images)} images gave outputs of {logits.shape} and {probabilities.shape}")
+        count = len(images)
+        if not logits.shape == probabilities.shape == (count, len(self.card.labels)):
+            raise self._run_error(f"{count} images gave outputs of {logits.shape} and {probabilities.shape}")
         known = rest[0] if rest else None
-        if known is not None and known.shape != (len(images),):
-            raise self._run_error(f"{len(images)} images gave an output known of {known.shape}")
+        if known is not None and known.shape != (count,):
+            raise self._run_error(f"{count} images gave an output known of {known.shape}")
         return Scores(logits, probabilities, known)
 
     def _run_error(self, detail: str) -> BadModel | DeviceUnavailable:
@@ -268,6 +270,11 @@ class Model:
         remaining = iter(sources)
         while batch := list(islice(remaining, chunk)):
             yield from classify_prepared(self, prepare_all(batch, self.card.input, fit, single), top_k)
+
+
+def _run_on_gpu(session: Any, *arguments: Any) -> Any:
+    with gpu_lock:
+        return session.run(*arguments)
 
 
 def check_options(top_k: int, fit: Fit) -> None:
@@ -492,7 +499,7 @@ def _row(card: Card, prepared: Prepared, guesses: tuple[Guess, ...], known: bool
 
 def check_images(images: npt.NDArray[np.uint8], card: Card) -> None:
     """Raise BadInput where `Model.run` would: another shape or dtype than uint8 `(N, H, W, C)`."""
-    if getattr(images, "dtype", None) == np.uint8 and images.shape[1:] == card.input.shape:
+    if getattr(images, "dtype", None) == _UINT8 and images.shape[1:] == card.input.shape:
         return
     if not isinstance(images, np.ndarray):
         raise BadInput(f"run() takes a NumPy array, not {type(images).__name__}: use predict() for images.")

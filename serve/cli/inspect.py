@@ -21,7 +21,8 @@ def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
     """Draw where an answer comes from, and every layer.
 
     Writes PNG files into a folder: the prediction, the parts of the image that speak for the first and the second
-    guess, receptive fields, the first layer's kernels, and the feature maps of every layer.
+    guess, receptive fields, the first layer's kernels, and the feature maps of every layer. Of a number, each digit has
+    its own map, and the layers are those of the least certain digit.
     """
     from pathlib import Path
 

@@ -45,7 +45,7 @@ def html(inside: Inside) -> str:
         '<div class="zoo-look-pictures">'
         f'<figure><span class="zoo-stack"><img class="zoo-pixels" src="{seen}" alt="Input of the network">'
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true"></svg></span>'
-        f"<figcaption>Input, {height}×{width}</figcaption></figure>"
+        f"<figcaption>Input{escape(inside.of_number)}, {height}×{width}</figcaption></figure>"
         '<figure><span class="zoo-stack"><canvas class="zoo-unit-map" width="8" height="8" tabindex="0" role="img" '
         'aria-label="Feature map. Arrow keys choose a unit."></canvas></span>'
         '<figcaption class="zoo-map-name"></figcaption></figure>'

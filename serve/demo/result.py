@@ -17,7 +17,7 @@ from zoo.card import Calibration, Card
 from zoo.errors import ZooError
 from zoo.images.digits import found_ink
 from zoo.images.read import Named, decode
-from zoo.model import Row, onnx_bytes
+from zoo.model import Row
 
 HINT = "Draw a digit, or choose an image. The answer appears here."
 MAX_COLUMNS, COLUMN_LETTERS = 12, 2  # so many labels of so few letters become columns in a fixed order
@@ -25,7 +25,6 @@ MAX_BARS = 5  # of other labels, most probable first
 SMALLEST_BAR = 0.005  # probabilities below this have no bar, because it would read 0 %
 PREVIEW_PIXELS = 320  # longest side of the copy of the image on which boxes are drawn
 INK_COLOURS = (0, 0, 0), (242, 184, 102), (255, 255, 255)  # RGB of paper, of ink that is left out, and of the digit
-MOST_OPAQUE = 220  # of 255, where the contribution is largest
 COLOURFUL = 25  # mean difference of the channels, of 255, above which an image is a colour photograph
 
 Pixels = npt.NDArray[np.uint8]
@@ -49,7 +48,7 @@ def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
     Args:
         item: a finished item of one image.
         source: the image file.
-        explain: show also which parts of the network's input the answer comes from, for the two most probable labels.
+        explain: show also which parts of the image the answer comes from, for the two most probable labels.
     """
     row, card, pixels = item.rows[0], item.runner.model.card, item.prepared[0].pixels
     if row.error is not None or row.probability is None:
@@ -66,9 +65,9 @@ def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
         if original is not None and card.input.form == "digit" and row.corrections:
             figures += _ink(original)
         figures.append(_network_input(pixels))
-        if explain:
-            figures += _heat_maps(item, pixels)
     parts.append(f'<div class="zoo-pair">{"".join(figures)}</div>')
+    if explain and original is not None:
+        parts.append(f'<div class="zoo-pair zoo-maps-pair">{"".join(_heat_maps(item, original))}</div>')
     if row.corrections:
         chips = "".join(f"<li>{escape(correction)}</li>" for correction in row.corrections)
         parts.append(f'<ul class="zoo-chips" aria-label="Changes made to the image">{chips}</ul>')
@@ -201,24 +200,22 @@ def _network_input(pixels: Pixels) -> str:
     return _figure(image, f"What the network sees, {width}×{height}")
 
 
-def _heat_maps(item: WorkItem, pixels: Pixels) -> Iterator[str]:
-    """For the first and the second guess, the network's input and in red what speaks for that label."""
-    from zoo.inspection import attributions
+def _heat_maps(item: WorkItem, original: Pixels) -> Iterator[str]:
+    """For the first and the second guess, the image and in yellow what speaks for that label, or for each digit."""
+    from zoo.inspection.evidence import evidence, inputs_of
+    from zoo.inspection.overlay import Canvas
 
-    labels = item.runner.model.card.labels
-    guesses = [guess.label for guess in item.rows[0].top_k[:2]]
+    row, model = item.rows[0], item.runner.model
     try:
-        maps = attributions(onnx_bytes(item.runner.model), pixels, [labels.index(label) for label in guesses])
+        inputs = inputs_of(model, original, item.prepared[0], row, item.fit)
+        found = evidence(model, inputs, [guess.label for guess in row.top_k[:2]])
     except ZooError as error:
         yield f'<p class="zoo-note">{escape(str(error))}</p>'
         return
-    for label, attribution in zip(guesses, maps, strict=True):
-        heat = np.asarray(attribution.heat * MOST_OPAQUE, np.uint8)
-        images = (
-            f'<img class="zoo-pixels" src="{data_url(pixels // 2 + 64)}" alt="">'
-            f'<img class="zoo-pixels zoo-heat" src="{_heat_url(heat)}" alt="What speaks for {escape(label)}">'
-        )
-        yield _figure(images, f"Speaks for {label}")
+    canvas = Canvas(original, [place for each in found for place in each.maps], PREVIEW_PIXELS)
+    for each in found:
+        image = f'<img src="{data_url(canvas.draw(each.maps))}" alt="What speaks for {escape(each.label)}">'
+        yield _figure(image, f"Speaks for {each.label}{', enlarged' if canvas.is_part else ''}")
 
 
 def _figure(images: str, caption: str, css_class: str = "") -> str:
@@ -241,13 +238,6 @@ def data_url(pixels: Pixels) -> str:
     else:
         stored = pixels
     return "data:image/png;base64," + b64encode(cv2.imencode(".png", stored)[1].tobytes()).decode()
-
-
-def _heat_url(heat: Pixels) -> str:
-    """uint8 `(H, W)` → a red image whose opacity is the value."""
-    red = np.zeros((*heat.shape, 4), np.uint8)
-    red[..., 0], red[..., 1], red[..., 3] = 255, 72, heat
-    return data_url(red)
 
 
 def _time(item: WorkItem, model: str) -> str:

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from bench import known_cost
 from train import known, negatives, unknown
 from zoo import registry
 from zoo.card import Known
 from zoo.errors import BadModel, ExportError, WrongUsage
 from zoo.inspection.onnx_layers import layers
-from zoo.model import Model
+from zoo.model import Model, load
 
 pytestmark = pytest.mark.slow
 RANDOM = np.random.default_rng(0)
@@ -91,6 +92,78 @@ def test_a_second_head_replaces_the_first():
     assert [output.name for output in model.graph.output] == ["logits", "probabilities", "known"]
     assert known.features_name(model) == known.features_name(onnx.load_model_from_string(new))
     assert layers(model) == layers(onnx.load_model_from_string(new)) == registry.find("mnist14k.notes").card.layers
+
+
+@pytest.mark.parametrize("name", ["mnist14k.notes", "mnist4k.plus", "mnist14k.plus-int8", "resnet8.plus"])
+def test_head_is_read_from_its_graph(name):
+    """Flatten only where the features are maps, and one node fewer to run than in the first version."""
+    model = onnx.load_model_from_string(registry.find(name).read("model.onnx"))
+    head = known.head_of(model)
+    again = known.with_head(model, head)
+    for own, other in zip(vars(head).values(), vars(known.head_of(again)).values(), strict=True):
+        assert np.array_equal(own, other)
+    nodes = [node.op_type for node in again.graph.node if node.name.startswith(known.PREFIX)]
+    flat = [] if name in ("mnist4k.plus", "resnet8.plus") else ["Flatten"]
+    assert nodes == [*flat, "Gemm", "Relu", "Gemm", "Sigmoid", "Squeeze"]
+    assert known.head_of(known.without_head(again)) is None
+
+
+def first_graph(content, head):
+    """A head as the first version wrote it."""
+    model = known.without_head(onnx.load_model_from_string(content))
+    features = known.features_name(model)
+    for name, values in (("w1", head.w1), ("b1", head.b1), ("w2", head.w2)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, f"known.{name}"))
+    for operator, inputs, output in (
+        ("Flatten", [features], "known.features"),
+        ("Gemm", ["known.features", "known.w1", "known.b1"], "known.sums"),
+        ("Relu", ["known.sums"], "known.hidden"),
+        ("MatMul", ["known.hidden", "known.w2"], "known.score"),
+        ("Sigmoid", ["known.score"], "known"),
+    ):
+        model.graph.node.append(onnx.helper.make_node(operator, inputs, [output], f"{output}_node"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("known", onnx.TensorProto.FLOAT, ["N"]))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("name", ["mnist14k.plus", "mnist4k.plus", "mnist10k.plus-int8"])
+def test_shipped_graphs_are_rewritten_without_training(name, tmp_path, data_folder):
+    """Logits and probabilities equal to the bit, `known` up to rounding; a second time nothing changes."""
+    entry = registry.find(name)
+    content = entry.read("model.onnx")
+    old = first_graph(content, known.head_of(onnx.load_model_from_string(content)))
+    card = next(known.rewrite([name], data_folder, tmp_path))
+    new = (tmp_path / name / "model.onnx").read_bytes()
+    assert replace(card, files=()) == replace(entry.card, files=())
+    assert registry.open_folder(tmp_path / name).card == card
+    pixels = RANDOM.integers(0, 256, (64, *card.input.shape), np.uint8)
+    for size in (1, 16, 64):
+        before, after = Model(old, "cpu").run(pixels[:size]), Model(new, "cpu").run(pixels[:size])
+        assert np.array_equal(before.logits, after.logits)
+        assert np.array_equal(before.probabilities, after.probabilities)
+        np.testing.assert_allclose(before.known, after.known, rtol=0, atol=known.ROUNDING)
+    again = known.with_head(onnx.load_model_from_string(new), known.head_of(onnx.load_model_from_string(new)))
+    assert again.SerializeToString() == new
+
+
+def test_cost_is_measured_against_the_same_network():
+    model = load("mnist4k.plus")
+    plain = known_cost.without_known(model)
+    pixels = images("digit", 3)
+    assert plain.run(pixels).known is None
+    assert np.array_equal(plain.run(pixels).logits, model.run(pixels).logits)
+    times = known_cost.measure(model, 1, rounds=2)
+    assert times.shape == (2, 2)
+    assert (times > 0).all()
+
+
+def test_rewriting_is_refused_where_the_head_changes():
+    _, new, head = with_known()
+    other = known.with_head(onnx.load_model_from_string(new), replace(head, w2=head.w2 + np.float32(0.1)))
+    pixels = images("digit")
+    known.check_unchanged(new, other.SerializeToString(), "x", pixels)
+    with pytest.raises(ExportError, match="output known of x changes by more than"):
+        known.check_unchanged(new, other.SerializeToString(), "x", pixels, same_head=True)
 
 
 def test_card_and_graph_must_agree():

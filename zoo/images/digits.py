@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput, SeveralDigits
+from zoo.images.geometry import Geometry
 from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink, without_bars
 from zoo.images.levels import Array, median
 from zoo.images.marks import are_empty_cells, extra_marks, outline_space, paper_lines
@@ -58,11 +59,14 @@ _MIN_HOLE_PIXELS = 8  # the same for small images, where noise makes holes
 _MAX_STROKE_WIDTH = 0.5  # of the digit's size; of 800 printed digits, bold ones included, at most 0.33
 
 
-def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+def to_mnist(
+    pixels: npt.NDArray[np.uint8], geometry: Geometry | None = None
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     """Bring an image of one digit into MNIST's form. An image that already has it is returned unchanged to the bit.
 
     Args:
         pixels: uint8 `(H, W, C)`, C 1 (grey), 3 (RGB) or 4 (RGBA, alpha not premultiplied).
+        geometry: a new one, which is set to where the result lies in the image.
     Returns:
         uint8 `(28, 28, 1)`, light on black, and the corrections that were made, in words and in order.
     Raises:
@@ -73,14 +77,16 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     if exact is not None:
         return exact
     corrections: list[str] = []
+    geometry = geometry or Geometry()
     shrunk = _one_pixel_per_block(pixels)
     if shrunk is not None:
+        geometry.resize(pixels, shrunk)
         pixels = shrunk
         corrections.append(f"reduced {pixels.shape[1]}x{pixels.shape[0]} blocks to one pixel each")
         exact = _in_mnist_form(pixels)
         if exact is not None:
             return exact[0], (*corrections, *exact[1])
-    inner = without_bars(pixels)
+    inner = without_bars(pixels, geometry)
     if inner is not None:
         pixels = inner
         corrections.append(f"removed bars around {pixels.shape[1]}x{pixels.shape[0]}")
@@ -94,7 +100,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         )
     specks, left_out = strokes.specks, strokes.left_out
     if ink.scale > 1 and max(strokes.box[2:]) < _WORK_SIZE:  # a small digit in a large image: use its full resolution
-        ink = find_ink(_crop_around(pixels, ink, strokes.box))
+        ink = find_ink(_crop_around(pixels, ink, strokes.box, geometry))
         strokes = _strokes(ink)
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
     _check_single(strokes.pieces, strokes.box)
@@ -104,7 +110,9 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         corrections.append(f"removed {specks} speck{'s' if specks > 1 else ''}")
     if (height, width) != tuple(side - 2 * ink.margin for side in strokes.digit.shape):
         corrections.append(f"cropped to {width * ink.scale}x{height * ink.scale}")
-    digit, stroke = _normalised(ink.amount, strokes)
+    geometry.reduce(ink.scale)
+    geometry.cut(-ink.margin, -ink.margin)
+    digit, stroke = _normalised(ink.amount, strokes, geometry)
     if round((_MIN_STROKE_WIDTH - stroke) * _WORK_SIZE) >= 1:
         corrections.append("thickened thin strokes")
     corrections.append("centred")
@@ -116,7 +124,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         corrections.append(f"{DOUBT}{left_out:.0%} of the ink was left out")
     if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], len(strokes.pieces)):
         corrections.append(f"{DOUBT}the strokes do not look like a digit")
-    return place(digit), tuple(corrections)
+    return place(digit, geometry), tuple(corrections)
 
 
 def found_ink(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
@@ -142,7 +150,7 @@ def found_ink(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
     return picture[ink.margin : height - ink.margin, ink.margin : width - ink.margin]
 
 
-def _crop_around(pixels: Array, ink: Ink, box: tuple[int, int, int, int]) -> Array:
+def _crop_around(pixels: Array, ink: Ink, box: tuple[int, int, int, int], geometry: Geometry) -> Array:
     """The part of the image around a digit.
 
     Args:
@@ -152,6 +160,7 @@ def _crop_around(pixels: Array, ink: Ink, box: tuple[int, int, int, int]) -> Arr
     x, y, reach = x - ink.margin, y - ink.margin, max(width, height)
     rows = slice(max(0, y - reach) * ink.scale, max(1, y + height + reach) * ink.scale)
     columns = slice(max(0, x - reach) * ink.scale, max(1, x + width + reach) * ink.scale)
+    geometry.cut(columns.start, rows.start)
     return pixels[rows, columns]
 
 
@@ -245,9 +254,11 @@ def _corner(digit: Array) -> tuple[float, float]:
     return min(max(top, 0), SIDE - digit.shape[0]), min(max(left, 0), SIDE - digit.shape[1])
 
 
-def place(digit: Array) -> npt.NDArray[np.uint8]:
+def place(digit: Array, geometry: Geometry | None = None) -> npt.NDArray[np.uint8]:
     """The digit in a black image, uint8 `(28, 28, 1)`."""
     top, left = (round(edge) for edge in _corner(digit))
+    if geometry is not None:
+        geometry.cut(-left, -top)
     image = np.zeros((SIDE, SIDE, 1), np.uint8)
     image[top : top + digit.shape[0], left : left + digit.shape[1], 0] = digit
     return image
@@ -463,7 +474,7 @@ def _touches(stats: Array, shape: tuple[int, ...], margin: int = 0) -> npt.NDArr
     return np.asarray(np.minimum(np.minimum(left, top), np.minimum(right, bottom)) <= margin)
 
 
-def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8], float]:
+def _normalised(amount: Array, strokes: _Strokes, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], float]:
     """The digit scaled into 20x20, and the width of its original strokes as a share of its size.
 
     Grey levels are kept, as in MNIST, because they carry the shape of a digit that has few pixels. Strokes become at
@@ -475,8 +486,9 @@ def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8]
     ink = np.clip(amount[crop] / np.float32(strokes.solid), 0, 1)
     if strokes.space is not None:
         ink = np.maximum(ink, strokes.space[crop])
+    geometry.cut(crop[1].start, crop[0].start)
     grey = np.where(strokes.excluded[crop] > 0, np.float32(0), ink)
-    grey = np.clip(_scaled(grey, _WORK_SIZE / max(width, height)), 0, 1)
+    grey = np.clip(_scaled(grey, _WORK_SIZE / max(width, height), geometry), 0, 1)
     if strokes.faded:  # brighten faint ends to the level of what surrounds them
         window = np.ones((round(2 * _MIN_STROKE_WIDTH * _WORK_SIZE) + 1,) * 2, np.uint8)
         solid = cv2.blur(cv2.dilate(grey, window), window.shape)
@@ -491,8 +503,9 @@ def _normalised(amount: Array, strokes: _Strokes) -> tuple[npt.NDArray[np.uint8]
         padded = cv2.copyMakeBorder(digit, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
         brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (growth + 1, growth + 1))
         digit = np.asarray(cv2.dilate(padded, brush), np.uint8)
-    digit = _cropped(digit)
-    return _full_range(_scaled(digit, BOX / max(digit.shape))), stroke / _WORK_SIZE
+        geometry.cut(-pad, -pad)
+    digit = _cropped(digit, geometry)
+    return _full_range(_scaled(digit, BOX / max(digit.shape), geometry)), stroke / _WORK_SIZE
 
 
 def _full_range(digit: Array) -> npt.NDArray[np.uint8]:
@@ -500,13 +513,16 @@ def _full_range(digit: Array) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.convertScaleAbs(digit, alpha=255 / max(1, int(digit.max()))), np.uint8)
 
 
-def _scaled(digit: Array, factor: float) -> Array:
+def _scaled(digit: Array, factor: float, geometry: Geometry) -> Array:
     size = (max(1, round(digit.shape[1] * factor)), max(1, round(digit.shape[0] * factor)))
-    return cv2.resize(digit, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    scaled: Array = cv2.resize(digit, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    geometry.resize(digit, scaled)
+    return scaled
 
 
-def _cropped(digit: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _cropped(digit: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.uint8]:
     x, y, width, height = cv2.boundingRect((digit > _VISIBLE).astype(np.uint8))
+    geometry.cut(x, y)
     return digit[y : y + height, x : x + width] if width else digit
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import BadInput
+from zoo.images.geometry import Geometry
 from zoo.images.levels import (
     LOG_LIGHT,
     SMALL,
@@ -98,7 +99,7 @@ def find_ink(pixels: npt.NDArray[np.uint8]) -> Ink:
     return Ink(amount, thresholds, faintest, scale, 0, blank, drawing is None, True, tuple(corrections))
 
 
-def without_bars(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+def without_bars(pixels: npt.NDArray[np.uint8], geometry: Geometry | None = None) -> npt.NDArray[np.uint8] | None:
     """The image without bars of one colour, which programs add to make it square; None where there are none.
 
     A bar ends in a straight line, beyond which nearly everything has another colour. The image between the bars must
@@ -133,6 +134,8 @@ def without_bars(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
         few = green.size // 50
         ordered = np.sort(green.ravel())
         if green.size and int(ordered[-1 - few]) - int(ordered[few]) >= _MIN_CONTRAST * 255:
+            if geometry is not None:
+                geometry.cut(columns.start, rows.start)
             return part
     return None
 

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card, Layer
-from zoo.errors import BadModel, WrongUsage, ZooError, reason
+from zoo.errors import BadInput, BadModel, WrongUsage, ZooError, reason
 from zoo.images.decode import Pixels
-from zoo.images.prepare import prepare
-from zoo.images.read import decode
-from zoo.inspection.attribution import Attribution, attributions
+from zoo.images.prepare import prepare_image
+from zoo.images.read import decode, describe
+from zoo.inspection.evidence import Evidence, evidence, inputs_of
 from zoo.inspection.onnx_layers import Field, steps
 from zoo.inspection.receptive_field import Reach, Window, receptive_fields, windows
-from zoo.model import Model, model_file
+from zoo.model import Guess, Model, Prepared, classify_prepared, model_file, reads_numbers
 from zoo.runtime import open_session
 
 
@@ -36,15 +36,27 @@ class Stage:
 
 @dataclass(frozen=True)
 class Inside:
-    """The result of `look_inside`."""
+    """The result of `look_inside`.
+
+    A number has one input for each digit. Layers and probabilities are those of the digit that is least certain.
+    """
 
     card: Card
-    image: Pixels  # the decoded image
+    image: Pixels  # the decoded, upright image
     seen: Pixels  # uint8 `(H, W, C)`: the network's input
     corrections: tuple[str, ...]
     stages: tuple[Stage, ...]  # in graph order
     probabilities: npt.NDArray[np.float32]  # `(K,)`, in the order of `card.labels`
-    attributions: tuple[Attribution, ...]  # of the first and the second guess
+    guesses: tuple[Guess, ...]  # the first and the second
+    evidence: tuple[Evidence, ...]  # for each of them
+    digit: int | None = None  # of a number: the position of the digit that `seen` shows
+
+    @property
+    def of_number(self) -> str:
+        """Which digit of a number the layers belong to, for a title; "" where there is one input."""
+        if self.digit is None:
+            return ""
+        return f" for digit {self.digit + 1} of {len(self.evidence[0].maps)}, the least certain"
 
 
 def look_inside(name: str, source: Any) -> Inside:
@@ -63,18 +75,26 @@ def look_inside(name: str, source: Any) -> Inside:
     except ImportError:
         raise ZooError("Inspecting a model needs the package onnx: pip install 'pocketzoo[inspect]'.") from None
     content, source_name, _ = model_file(name)
-    card = Model(content, "cpu", source_name).card
+    model = Model(content, "cpu", source_name)
+    card = model.card
     image = decode(source)
-    seen, corrections = prepare(image.pixels, card.input)
+    made = prepare_image(image.pixels, card.input, single=not reads_numbers(card))
+    prepared = Prepared(describe(source), *made)
+    row = classify_prepared(model, [prepared], top_k=2)[0]
+    if row.error is not None:
+        raise BadInput(row.error)
+    inputs = inputs_of(model, image.pixels, prepared, row)
+    digit = min(range(len(inputs)), key=lambda number: row.digits[number].probability) if row.digits else None
+    seen = inputs[digit or 0].pixels
     try:
         stages, probabilities = _stages(content, seen, source_name)
     except ZooError:
         raise
     except Exception as error:  # for a foreign graph, onnx, its shape inference and the runtime can raise anything
         raise BadModel(f"The layers of {source_name} cannot be read ({reason(error)}): export it again.") from None
-    guesses = np.argsort(-np.nan_to_num(probabilities), kind="stable")[:2].tolist()
-    found = attributions(content, seen, guesses)
-    return Inside(card, image.pixels, seen, image.corrections + corrections, stages, probabilities, tuple(found))
+    found = evidence(model, inputs, [guess.label for guess in row.top_k])
+    corrections = image.corrections + row.corrections
+    return Inside(card, image.pixels, seen, corrections, stages, probabilities, row.top_k, tuple(found), digit)
 
 
 def _stages(content: bytes, seen: Pixels, source_name: str) -> tuple[tuple[Stage, ...], npt.NDArray[np.float32]]:

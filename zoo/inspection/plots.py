@@ -17,10 +17,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.errors import WrongUsage
-from zoo.images.decode import Pixels
-from zoo.images.photos import Box
 from zoo.inspection.activations import Inside, Stage, pixels_seen, unit_of
-from zoo.inspection.overlay import RGB, overlay, part_of_original, rgb
+from zoo.inspection.overlay import RGB, Canvas, rgb
 
 INK, PAPER, GREY, BOX = "#1f2328", "#ffffff", "#8c959f", "#d1242f"
 MAX_TILES = 64  # maps or kernels in one figure; more would be too small to see
@@ -67,6 +65,7 @@ WHY = {
         "Each map has its own scale."
     ),
 }
+UNSEEN = " The network does not see the dark part."
 
 
 def write_figures(inside: Inside, folder: Path, unit: Unit | None = None) -> list[Path]:
@@ -180,7 +179,7 @@ def _paste(sheet: Image.Image, pixels: RGB, left: int, top: int, side: int) -> t
 
 def _answer(inside: Inside) -> Image.Image:
     side, bars = 281, 606
-    title = f"Input and output of {inside.card.name}"
+    title = f"Input and output of {inside.card.name}{inside.of_number}"
     sheet, pen = _sheet(1045, BODY + side + 44, title, "; ".join(inside.corrections))
     _centred(pen, MARGIN + side / 2, BODY, "input image", side)
     _paste(sheet, rgb(inside.image), MARGIN, BODY + 22, side)
@@ -199,35 +198,22 @@ def _answer(inside: Inside) -> Image.Image:
 def _why(inside: Inside) -> Image.Image:
     """The evidence for the first and the second guess, over the image; each map on its own scale."""
     side = 281
-    height, width = inside.image.shape[:2]
-    part = part_of_original(height, width, inside.card.input)
-    picture, name = (inside.seen, "network input") if part is None else (inside.image, "input image")
-    canvas, fitted = _enlarged(picture, part, side)
-    images = [(name, canvas)]
-    for each in inside.attributions:
-        share = float(np.nan_to_num(inside.probabilities)[each.label_index])
+    canvas = Canvas(inside.image, [place for each in inside.evidence for place in each.maps], side)
+    of = "digit" if inside.digit is None else "digits"
+    images = [(f"input image, around the {of}" if canvas.is_part else "input image", canvas.picture)]
+    for guess, each in zip(inside.guesses, inside.evidence, strict=True):
+        share = float(np.nan_to_num(guess.probability))
         percent = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
-        caption = f"{inside.card.labels[each.label_index]}: {percent}"
-        images.append((caption, overlay(canvas, each.heat, fitted)))
+        images.append((f"{guess.label}: {percent}", canvas.draw(each.maps)))
     title = f"Where the answer of {inside.card.name} comes from"
+    sentence = WHY[inside.evidence[0].method] + ("" if canvas.is_covered else UNSEEN)
     figure_width = MARGIN + 3 * (side + MARGIN)
-    sheet, pen = _sheet(figure_width, BODY + canvas.shape[0] + 34, title, WHY[inside.attributions[0].method])
+    sheet, pen = _sheet(figure_width, BODY + canvas.picture.shape[0] + 34, title, sentence)
     for number, (caption, image) in enumerate(images):
         left = MARGIN + number * (side + MARGIN)
         _centred(pen, left + side / 2, BODY, caption, side)
         sheet.paste(Image.fromarray(image), (left + (side - image.shape[1]) // 2, BODY + 22))
     return sheet
-
-
-def _enlarged(picture: Pixels, part: Box | None, side: int) -> tuple[RGB, Box | None]:
-    """The picture at the size of the figure, so that a map over a small image is smooth; and its part there."""
-    scaled, scale = _scaled(rgb(picture), side)
-    if part is None:
-        return scaled, None
-    height, width = scaled.shape[:2]
-    top, left = min(height - 1, round(part.top * scale)), min(width - 1, round(part.left * scale))
-    rows, columns = max(1, round(part.height * scale)), max(1, round(part.width * scale))
-    return scaled, Box(top, left, min(rows, height - top), min(columns, width - left))
 
 
 def _bars(pen: Any, shares: Sequence[tuple[str, float, bool]], box: tuple[int, int, int, int]) -> None:

@@ -311,6 +311,33 @@ def test_letter_is_none_of_the_classes_and_a_number_has_boxes(browser, server, t
 
 
 @needs_browser
+def test_maps_lie_on_the_image_and_on_each_digit_of_a_number(browser, server, tmp_path):
+    write_number(tmp_path / "number.png")
+    with opened(browser, server, "why-number") as page:
+        choose_image(page)
+        button(page, "Example five.jpg").click()
+        wait_for_label(page, "5")
+        page.get_by_label("Show where the answer comes from").check()
+        map_of("Speaks for 5", page).wait_for()
+        sizes = [map_of(caption, page).evaluate(SIZE) for caption in ("Your image", "Speaks for 5")]
+        assert sizes[0] == sizes[1]
+        if folder := os.environ.get("ZOO_SCREENSHOTS"):
+            page.screenshot(path=Path(folder, "why.png"), full_page=True)
+        upload(page, tmp_path / "number.png")
+        wait_for_label(page, "734")
+        map_of("Speaks for 734", page).wait_for()
+        assert page.locator("figure:visible", has_text="Speaks for").count() == 2
+        assert map_of("Speaks for 734", page).evaluate(SIZE) == map_of("3 digits", page).evaluate(SIZE)
+
+
+SIZE = "image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
+
+
+def map_of(caption, page):
+    return page.locator("figure:visible", has_text=caption).locator("img").first
+
+
+@needs_browser
 def test_touch_drawing_on_dark_phone(browser, server):
     phone = {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
     with opened(browser, server, "phone", **phone) as page:

@@ -15,9 +15,10 @@ from train import networks, recipe
 from train.evaluate import network_input
 from zoo import registry
 from zoo.errors import BadModel, WrongUsage, ZooError
-from zoo.inspection import plots
+from zoo.inspection import activations, plots
 from zoo.inspection.activations import look_inside, parse_unit, pixels_seen, unit_of
 from zoo.inspection.plots import draw_figures, write_figures
+from zoo.model import model_file
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +69,8 @@ def test_unit_depends_only_on_its_receptive_field(inside, index):
 
 def run_stages(picture):
     """The stages' values of a picture that is already in the network's form, however little it looks like a digit."""
-    from unittest import mock
-
-    with mock.patch("zoo.inspection.activations.prepare", lambda source, expected: (source, ())):
-        return [stage.values for stage in look_inside("mnist14k", picture).stages]
+    content, source_name, _ = model_file("mnist14k")
+    return [stage.values for stage in activations._stages(content, picture, source_name)[0]]
 
 
 def test_figures_are_written(inside, tmp_path):

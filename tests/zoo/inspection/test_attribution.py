@@ -11,12 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 import zoo
 from tests.support import hostile, onnx_models
 from tests.support.paths import REPOSITORY
-from zoo.card import Input, Resize
 from zoo.errors import BadModel, WrongUsage, ZooError
 from zoo.images.prepare import prepare
 from zoo.inspection import attribution, attributions, class_activation
 from zoo.inspection.onnx_layers import Field
-from zoo.inspection.overlay import overlay, part_of_original
 from zoo.model import load, onnx_bytes
 
 FAST = ("cifar90k.plus", "mnist14k.notes", "mnist14k.plus-int8", "resnet8.plus")
@@ -253,41 +251,6 @@ def test_spread_places_values_at_the_centres_of_receptive_fields():
     assert spread[7, 7] == spread[6, 6] == 3
     np.testing.assert_allclose(spread[1, 1:7], [0, 0.125, 0.375, 0.625, 0.875, 1])
     np.testing.assert_allclose(np.diff(spread[2:6, 0]), 0.5)
-
-
-def test_overlay_covers_the_part_that_the_network_sees():
-    """A photograph is mapped onto the original, and dark beside the part; a digit has no known geometry."""
-    photo, digit = load("cifar90k").card.input, load("mnist14k").card.input
-    assert part_of_original(40, 100, digit) is None
-    part = part_of_original(40, 100, photo)
-    assert part == (0, 30, 40, 40)
-    heat = np.zeros((32, 32), np.float32)
-    heat[16:, :] = 1
-    drawn = overlay(np.full((40, 100, 3), 200, np.uint8), heat, part)
-    assert drawn.shape == (40, 100, 3)
-    assert (drawn[:, :30] == 80).all()
-    assert (drawn[:, 70:] == 80).all()
-    assert (drawn[:15, 30:70] == 200).all()
-    assert (drawn[30:, 30:70, 0] > drawn[30:, 30:70, 2] + 30).all()  # warm
-    assert overlay(np.zeros((28, 28, 1), np.uint8), np.zeros((28, 28), np.float32)).shape == (28, 28, 3)
-
-
-@pytest.mark.parametrize("size", [(64, 48), (48, 64), (100, 100), (32, 32), (200, 90)])
-@pytest.mark.parametrize(
-    "resize", [None, Resize("exact", None, "bilinear", True), Resize("shortest", 40, "bilinear", True)]
-)
-def test_visible_part_is_what_preparing_shows(size, resize):
-    """A ramp along each side: the first and last pixels of the input have the values of the part's edges."""
-    height, width = size
-    expected = Input(32, 32, 3, "photo", resize)
-    ramp = np.zeros((height, width, 3), np.uint8)
-    ramp[:, :, 0], ramp[:, :, 1] = np.arange(height)[:, np.newaxis], np.arange(width)
-    seen, _ = prepare(ramp, expected)
-    part = part_of_original(height, width, expected)
-    for channel, start, length in ((0, part.top, part.height), (1, part.left, part.width)):
-        values = seen[:, 16, 0] if channel == 0 else seen[16, :, 1]
-        expected_values = start + (np.arange(32) + 0.5) * length / 32 - 0.5
-        np.testing.assert_allclose(values[2:-2], expected_values[2:-2], atol=1.5)
 
 
 def test_maps_are_stretched_where_a_branch_has_widened_their_fields():
