@@ -17,6 +17,7 @@ from zoo.errors import BadInput, SeveralDigits
 from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink, without_bars
 from zoo.images.levels import Array, median
 from zoo.images.marks import are_empty_cells, extra_marks, outline_space, paper_lines
+from zoo.images.writing import signs_against_writing
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
 
@@ -97,6 +98,14 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         ink = find_ink(_crop_around(pixels, ink, strokes.box))
         strokes = _strokes(ink)
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
+    signs = signs_against_writing(
+        ink.amount, strokes.digit, strokes.marks, strokes.box, strokes.solid, ink.blank, ink.uneven
+    )
+    if signs.nothing:
+        raise BadInput(
+            f"The image ({pixels.shape[1]}x{pixels.shape[0]}) seems blank, with {signs.nothing}: "
+            "draw a digit with more contrast, or crop closer to it."
+        )
     _check_single(strokes.pieces, strokes.box)
     x, y, width, height = strokes.box
     corrections += strokes.corrections
@@ -110,8 +119,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     corrections.append("centred")
     if not ink.sure:
         corrections.append(f"{DOUBT}ink and paper may be swapped")
-    if ink.uneven and _touches(np.array([strokes.box]), ink.amount.shape)[0]:
-        corrections.append(f"{DOUBT}the ink reaches the border, as an edge or a crease of the paper does")
+    corrections += [DOUBT + doubt for doubt in signs.doubts]
     if left_out > _MAX_LEFT_OUT:
         corrections.append(f"{DOUBT}{left_out:.0%} of the ink was left out")
     if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], len(strokes.pieces)):
@@ -266,6 +274,7 @@ class _Strokes:
         specks: how many pieces of ink were left out.
         left_out: their share of the ink, 0 to 1.
         faded: whether the digit includes strokes fainter than the threshold.
+        marks: uint8 `(h, w)`, 1 in marks that were removed, such as a ring; None for none.
         space: uint8 `(h, w)`, 1 in the space inside outlined strokes, which counts as ink; None for other digits.
         corrections: in words: marks that were removed, and outlines that were filled.
     """
@@ -278,6 +287,7 @@ class _Strokes:
     specks: int
     left_out: float
     faded: bool
+    marks: Array | None
     space: Array | None
     corrections: tuple[str, ...]
 
@@ -332,7 +342,8 @@ def _strokes(ink: Ink) -> _Strokes:
     if space is not None:
         corrections = (*corrections, "filled an outline")
     box = (x, y, width, height)
-    return _Strokes(digit, excluded, box, stats[keep], solid, specks, left_out, faded, space, corrections)
+    marks = np.concatenate([[False], extra]).astype(np.uint8)[labels] if extra.any() else None
+    return _Strokes(digit, excluded, box, stats[keep], solid, specks, left_out, faded, marks, space, corrections)
 
 
 def _pieces(mask: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
