@@ -1,7 +1,7 @@
 """Is the ink that was found written? A crease, a shadow's edge, a texture and the lines of a form are not.
 
-A pen leaves strokes with paper directly beside them, which end inside the image. A digit of one straight stroke, a one, is
-more upright than level: so are 99.6 % of MNIST's.
+A pen leaves strokes with paper directly beside them, which end inside the image. A digit of one straight stroke is a
+one, and more upright than level: so are 99.6 % of MNIST's.
 """
 
 from __future__ import annotations  # faster start: annotations stay unevaluated

@@ -9,6 +9,7 @@ import { areEmptyCells, extraMarks, outlineSpace, paperLines } from "./marks";
 import {
   blur, boundingBox, centreOfMass, type Component, connectedComponents, dilate, disc, distance, grown, middleLines, resize, square,
 } from "./vision";
+import { signsAgainstWriting } from "./writing";
 
 export const DOUBT = "doubtful: ";
 export const SIDE = 28;
@@ -79,6 +80,12 @@ export function toMnist(pixels: Bytes): Prepared {
     strokes = findStrokes(ink);
     [specks, leftOut] = [Math.max(specks, strokes.specks), Math.max(leftOut, strokes.leftOut)];
   }
+  const signs = signsAgainstWriting(ink, strokes.digit, strokes.marks, strokes.box, strokes.solid);
+  if (signs.nothing)
+    throw new BadInput(
+      `The image (${pixels.width}x${pixels.height}) seems blank, with ${signs.nothing}: ` +
+        "draw a digit with more contrast, or crop closer to it.",
+    );
   checkSingle(strokes.pieces, strokes.box);
   const [x, y, width, height] = strokes.box;
   corrections.push(...strokes.corrections);
@@ -89,8 +96,7 @@ export function toMnist(pixels: Bytes): Prepared {
   if (rint((MIN_STROKE_WIDTH - stroke) * WORK_SIZE) >= 1) corrections.push("thickened thin strokes");
   corrections.push("centred");
   if (!ink.sure) corrections.push(`${DOUBT}ink and paper may be swapped`);
-  if (ink.uneven && touches({ x, y, width, height }, ink.amount))
-    corrections.push(`${DOUBT}the ink reaches the border, as an edge or a crease of the paper does`);
+  corrections.push(...signs.doubts.map((doubt) => DOUBT + doubt));
   if (leftOut > MAX_LEFT_OUT) corrections.push(`${DOUBT}${rint(leftOut * 100)}% of the ink was left out`);
   if (stroke > MAX_STROKE_WIDTH || isTangled(crop(strokes.digit, y, y + height, x, x + width), strokes.pieces.length))
     corrections.push(`${DOUBT}the strokes do not look like a digit`);
@@ -195,6 +201,7 @@ interface Strokes {
   specks: number;
   leftOut: number;
   faded: boolean;
+  marks: Bytes | null;
   space: Bytes | null;
   corrections: string[];
 }
@@ -238,7 +245,8 @@ function findStrokes(ink: Ink): Strokes {
   if (space) corrections.push("filled an outline");
   return {
     digit, excluded, box: whole ? boundingBox(whole) : digitBox, pieces: stats.filter((_, i) => keep[i]), solid,
-    specks: keep.filter((kept, i) => !kept && !extra[i]).length, leftOut: out / all, faded: whole !== null, space, corrections,
+    specks: keep.filter((kept, i) => !kept && !extra[i]).length, leftOut: out / all, faded: whole !== null,
+    marks: extra.some(Boolean) ? chosen(mask, labels, extra) : null, space, corrections,
   };
 }
 
