@@ -39,6 +39,10 @@ _MAX_ASPECT = 2.3  # width / height; the widest of the 60,000 training images ha
 _MAX_DIGITS = 12  # more are noise or squared paper, not a number
 _MAX_STROKES = 48  # more are refused before they are grouped into digits, which takes quadratic time
 
+_MAX_BREAK = 0.07  # of the digit's size: how wide the gaps of a dry pen are
+_MIN_JOINED = 0.05  # of the digit's ink lies beyond such gaps: less is specks
+_MAX_PARTS = 200  # more pieces are no dry pen
+
 # Amount of ink and stroke width.
 _SOLID_QUANTILE = 0.6  # of the amounts of ink in the strokes: this one counts as solid; 0.5 to 0.9 read the same
 _MIN_STROKE_WIDTH = 0.11  # of the digit's size; in 3,000 MNIST images the median is 0.125, the 5th percentile 0.09
@@ -122,7 +126,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
     corrections += [DOUBT + doubt for doubt in signs.doubts]
     if left_out > _MAX_LEFT_OUT:
         corrections.append(f"{DOUBT}{left_out:.0%} of the ink was left out")
-    if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], len(strokes.pieces)):
+    if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], strokes.count):
         corrections.append(f"{DOUBT}the strokes do not look like a digit")
     return place(digit), tuple(corrections)
 
@@ -269,7 +273,8 @@ class _Strokes:
         digit: uint8 `(h, w)`, 1 in the digit's strokes.
         excluded: uint8 `(h, w)`, 1 in ink that was left out.
         box: x, y, width and height of the digit.
-        pieces: int32 `(P, 5)`, box and area of each stroke.
+        pieces: int32 `(P, 5)`, box and area of each stroke; those that a dry pen broke are one.
+        count: how many connected pieces the digit has.
         solid: amount of solid ink.
         specks: how many pieces of ink were left out.
         left_out: their share of the ink, 0 to 1.
@@ -283,6 +288,7 @@ class _Strokes:
     excluded: Array
     box: tuple[int, int, int, int]
     pieces: Array
+    count: int
     solid: float
     specks: int
     left_out: float
@@ -324,14 +330,19 @@ def _strokes(ink: Ink) -> _Strokes:
     keep &= (sizes >= _SAME_HEIGHT * sizes[main]) | (_gaps(stats, stats[main, :4]) <= _MAX_DISTANCE * sizes[main])
     keep &= ~extra
     digit = mask if keep.all() else np.concatenate([[False], keep]).astype(np.uint8)[labels]
+    whole = _with_faint_ends(ink, digit) if space is None and lines is None and not extra.any() else None
+    faded = whole is not None
+    pieces = stats[keep]
+    dry = None if faded else _joined(mask, labels, stats, keep, extra | on_edge)
+    if dry is not None:
+        keep, pieces = dry
+        digit = np.concatenate([[False], keep]).astype(np.uint8)[labels]
     amounts = ink.amount[(digit if space is None else digit & (1 - space)) > 0]
     quantile = int(_SOLID_QUANTILE * amounts.size)
     solid = float(np.partition(amounts, quantile)[quantile])
     around = (_gaps(stats, cv2.boundingRect(digit)) <= sizes[main]) & ~on_edge & ~extra
     weights = np.where(sizes <= _NOISE_SIZE, 0.5, 1.0) * areas
     left_out = float(weights[~keep & around].sum() / weights[keep | around].sum())
-    whole = _with_faint_ends(ink, digit) if space is None and lines is None and not extra.any() else None
-    faded = whole is not None
     digit = digit if whole is None else whole
     x, y, width, height = cv2.boundingRect(digit)
     excluded = mask & (1 - digit)
@@ -343,7 +354,44 @@ def _strokes(ink: Ink) -> _Strokes:
         corrections = (*corrections, "filled an outline")
     box = (x, y, width, height)
     marks = np.concatenate([[False], extra]).astype(np.uint8)[labels] if extra.any() else None
-    return _Strokes(digit, excluded, box, stats[keep], solid, specks, left_out, faded, marks, space, corrections)
+    return _Strokes(digit, excluded, box, pieces, int(keep.sum()), solid, specks, left_out, faded, marks, space, corrections)
+
+
+def _joined(
+    mask: Array, labels: Array, stats: Array, keep: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.bool_], Array] | None:
+    """The strokes of a digit with those that a dry pen left beyond narrow gaps, and their boxes and areas.
+
+    Pieces across a narrow gap from each other are one stroke, if what was left out so far is too much to be specks.
+
+    Args:
+        keep: bool `(P,)`, the pieces that are strokes whatever the gaps.
+        other: bool `(P,)`, pieces that are none.
+    Returns:
+        bool `(P,)`, and int32 `(S, 5)`, box and area of each stroke; None where the pen was not dry.
+    """
+    strokes = stats[keep]
+    if len(stats) == 1 or len(stats) > _MAX_PARTS:
+        return None
+    first, last = strokes[:, :2].min(axis=0), (strokes[:, :2] + strokes[:, 2:4]).max(axis=0)
+    reach = round(_MAX_BREAK * int((last - first).max()) / 2)
+    if reach < 1:
+        return None
+    possible = np.concatenate([[False], ~other | keep])
+    ink = mask if possible[1:].all() else possible.astype(np.uint8)[labels]
+    _, groups = cv2.connectedComponents(cv2.dilate(ink, np.ones((2 * reach + 1,) * 2, np.uint8)))
+    group = np.zeros(len(stats) + 1, np.int32)
+    group[labels] = groups
+    group = np.where(possible, group, 0)[1:]
+    whole = np.isin(group, group[keep]) & possible[1:]
+    if stats[whole & ~keep, 4].sum() < _MIN_JOINED * strokes[:, 4].sum():
+        return None
+    joined = []
+    for number in np.unique(group[whole]):
+        parts = stats[group == number]
+        start, end = parts[:, :2].min(axis=0), (parts[:, :2] + parts[:, 2:4]).max(axis=0)
+        joined.append([*start, *(end - start), parts[:, 4].sum()])
+    return whole, np.array(joined, np.int32)
 
 
 def _pieces(mask: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
