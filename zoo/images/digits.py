@@ -30,7 +30,7 @@ _WORK_SIZE = 80  # pixels of a digit's longest side during processing: four per 
 # Specks, strokes and digits. Sizes are those of the longer side of a bounding box.
 _MIN_DIGIT = 0.02  # of the image's longer side: 10 pixels of 512; noise makes smaller spots
 _MIN_BLOCKS = 8  # blocks per side of an enlarged image, of at least 3 pixels each
-_MIN_STROKE = 0.12  # of the longest stroke: a shorter one is a speck
+_MIN_STROKE = 0.12  # of the longest stroke: a shorter one that is no part of a broken one is a speck
 _MAX_DISTANCE = 0.4  # of the longest stroke: one further away and shorter than `_SAME_HEIGHT` of it is dirt
 _SAME_HEIGHT = 0.6  # of the tallest stroke: the digits of a number are about equally tall, the bar of a 5 is not
 _MAX_GAP = 0.08  # of the longest stroke, sideways: digits 0.1 apart are refused, strokes of one digit are closer
@@ -40,8 +40,8 @@ _MAX_DIGITS = 12  # more are noise or squared paper, not a number
 _MAX_STROKES = 48  # more are refused before they are grouped into digits, which takes quadratic time
 
 _MAX_BREAK = 0.07  # of the digit's size: how wide the gaps of a dry pen are
+_MIN_PART = 0.05  # of the longest stroke: a shorter piece of a broken one is a speck
 _MIN_JOINED = 0.05  # of the digit's ink lies beyond such gaps: less is specks
-_MAX_PARTS = 200  # more pieces are no dry pen
 
 # Amount of ink and stroke width.
 _SOLID_QUANTILE = 0.6  # of the amounts of ink in the strokes: this one counts as solid; 0.5 to 0.9 read the same
@@ -354,7 +354,8 @@ def _strokes(ink: Ink) -> _Strokes:
         corrections = (*corrections, "filled an outline")
     box = (x, y, width, height)
     marks = np.concatenate([[False], extra]).astype(np.uint8)[labels] if extra.any() else None
-    return _Strokes(digit, excluded, box, pieces, int(keep.sum()), solid, specks, left_out, faded, marks, space, corrections)
+    count = int(keep.sum())
+    return _Strokes(digit, excluded, box, pieces, count, solid, specks, left_out, faded, marks, space, corrections)
 
 
 def _joined(
@@ -370,28 +371,35 @@ def _joined(
     Returns:
         bool `(P,)`, and int32 `(S, 5)`, box and area of each stroke; None where the pen was not dry.
     """
-    strokes = stats[keep]
-    if len(stats) == 1 or len(stats) > _MAX_PARTS:
+    sizes = np.maximum(stats[:, 2], stats[:, 3])
+    possible = keep | ~other & (sizes >= _MIN_PART * sizes[keep].max())
+    least = (1 + _MIN_JOINED) * stats[keep, 4].sum()
+    if stats[possible, 4].sum() < least or np.count_nonzero(keep) > _MAX_STROKES:
         return None
-    first, last = strokes[:, :2].min(axis=0), (strokes[:, :2] + strokes[:, 2:4]).max(axis=0)
-    reach = round(_MAX_BREAK * int((last - first).max()) / 2)
-    if reach < 1:
+    ink = mask if possible.all() else np.concatenate([[False], possible]).astype(np.uint8)[labels]
+    whole, reach, before = keep, _half_gap(stats[keep]), 0
+    while reach > before:  # a digit of which more is found has wider gaps
+        _, groups = cv2.connectedComponents(cv2.dilate(ink, np.ones((2 * reach + 1,) * 2, np.uint8)))
+        numbers = np.zeros(len(stats) + 1, np.int32)
+        numbers[labels] = groups  # of each piece, the group that its pixels are in
+        group = numbers[1:]
+        whole = possible & np.isin(group, group[keep])
+        reach, before = _half_gap(stats[whole]), reach
+    if stats[whole, 4].sum() < least:
         return None
-    possible = np.concatenate([[False], ~other | keep])
-    ink = mask if possible[1:].all() else possible.astype(np.uint8)[labels]
-    _, groups = cv2.connectedComponents(cv2.dilate(ink, np.ones((2 * reach + 1,) * 2, np.uint8)))
-    group = np.zeros(len(stats) + 1, np.int32)
-    group[labels] = groups
-    group = np.where(possible, group, 0)[1:]
-    whole = np.isin(group, group[keep]) & possible[1:]
-    if stats[whole & ~keep, 4].sum() < _MIN_JOINED * strokes[:, 4].sum():
-        return None
-    joined = []
-    for number in np.unique(group[whole]):
-        parts = stats[group == number]
-        start, end = parts[:, :2].min(axis=0), (parts[:, :2] + parts[:, 2:4]).max(axis=0)
-        joined.append([*start, *(end - start), parts[:, 4].sum()])
-    return whole, np.array(joined, np.int32)
+    strokes = [stats[whole & (group == number)] for number in np.unique(group[whole])]
+    return whole, np.array([(*_union(parts), parts[:, 4].sum()) for parts in strokes], np.int32)
+
+
+def _half_gap(stats: Array) -> int:
+    return round(_MAX_BREAK / 2 * max(_union(stats)[2:]))
+
+
+def _union(stats: Array) -> tuple[int, int, int, int]:
+    """x, y, width and height of the box around all pieces."""
+    x, y = stats[:, :2].min(axis=0).tolist()
+    right, bottom = (stats[:, :2] + stats[:, 2:4]).max(axis=0).tolist()
+    return x, y, right - x, bottom - y
 
 
 def _pieces(mask: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:

@@ -115,7 +115,7 @@ def _is_along_sides(part: Array, thick: float) -> bool:
     run = max(3, round(_MIN_RUN * thick))
     solid = cv2.copyMakeBorder(part, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     level, upright = (cv2.morphologyEx(solid, cv2.MORPH_OPEN, np.ones(size, np.uint8)) for size in ((1, run), (run, 1)))
-    return cv2.countNonZero(level | upright) >= _MIN_STRAIGHT * cv2.countNonZero(part)
+    return cv2.countNonZero(cv2.bitwise_or(level, upright)) >= _MIN_STRAIGHT * cv2.countNonZero(part)
 
 
 def _is_straight(part: Array) -> bool:
