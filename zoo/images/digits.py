@@ -103,7 +103,7 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         strokes = _strokes(ink)
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
     signs = signs_against_writing(
-        ink.amount, strokes.digit, strokes.marks, strokes.box, strokes.solid, ink.blank, ink.uneven
+        ink.amount, strokes.digit, strokes.marks, strokes.box, strokes.solid, ink.blank, ink.uneven, strokes.is_lined
     )
     if signs.nothing:
         raise BadInput(
@@ -280,6 +280,7 @@ class _Strokes:
         left_out: their share of the ink, 0 to 1.
         faded: whether the digit includes strokes fainter than the threshold.
         marks: uint8 `(h, w)`, 1 in marks that were removed, such as a ring; None for none.
+        is_lined: whether lines of the paper were removed.
         space: uint8 `(h, w)`, 1 in the space inside outlined strokes, which counts as ink; None for other digits.
         corrections: in words: marks that were removed, and outlines that were filled.
     """
@@ -294,6 +295,7 @@ class _Strokes:
     left_out: float
     faded: bool
     marks: Array | None
+    is_lined: bool
     space: Array | None
     corrections: tuple[str, ...]
 
@@ -355,7 +357,21 @@ def _strokes(ink: Ink) -> _Strokes:
     box = (x, y, width, height)
     marks = np.concatenate([[False], extra]).astype(np.uint8)[labels] if extra.any() else None
     count = int(keep.sum())
-    return _Strokes(digit, excluded, box, pieces, count, solid, specks, left_out, faded, marks, space, corrections)
+    return _Strokes(
+        digit,
+        excluded,
+        box,
+        pieces,
+        count,
+        solid,
+        specks,
+        left_out,
+        faded,
+        marks,
+        lines is not None,
+        space,
+        corrections,
+    )
 
 
 def _joined(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from zoo.images.levels import Array
+from zoo.images.levels import Array, median
 
 # Beside the strokes is paper. Shares of solid ink, and of the pixels that lie beside.
 _NEAR, _FAR = 0.2, 0.45  # of the stroke's width: where beside begins and ends; further than a blurred edge reaches
@@ -28,7 +28,11 @@ _MIN_RUN = 5.0  # of the thickness: pixels of a line that lie side by side in a 
 _MIN_STRAIGHT = 0.85  # of the ink is in such runs; of a circle it is a quarter
 
 _MIN_ROOM = 0.31  # of the longer side: a digit that leaves more on one side is not cropped tightly
+_MAX_LENGTH = 1.3  # length of the strokes / diagonal of their box: a straight one has about 1
 _MAX_ACROSS = 0.03  # variance across / along one straight stroke
+_LEAST_WAY = 20  # pixels from the end of a stroke to the border: of fewer, the median is too noisy
+_ASIDE = 3  # pixels from a line's edge to the paper that it is compared with
+_MIN_FAINT = 0.12  # of solid ink: how strong a line goes on beyond the end of a stroke
 
 
 class Signs(NamedTuple):
@@ -51,6 +55,7 @@ def signs_against_writing(
     solid: float,
     blank: Sequence[int],
     uneven: bool,
+    is_lined: bool,
 ) -> Signs:
     """What speaks against the ink being written.
 
@@ -62,6 +67,7 @@ def signs_against_writing(
         solid: amount of solid ink.
         blank: pixels at the map's top, bottom, left and right that are not part of the image.
         uneven: whether it is a photograph whose uneven background was subtracted.
+        is_lined: whether lines of the paper were removed.
     """
     x, y, width, height = box
     part = digit[y : y + height, x : x + width]
@@ -69,8 +75,12 @@ def signs_against_writing(
     thick = _thickness(part)
     top, bottom, left, right = blank
     rooms = y - top, digit.shape[0] - bottom - y - height, x - left, digit.shape[1] - right - x - width
-    if min(rooms) <= 1 < max(rooms) and thick <= _MAX_PRINTED * size and _is_along_sides(part, thick):
+    is_cut = min(rooms) <= 1 < max(rooms)
+    if (is_cut or is_lined) and thick <= _MAX_PRINTED * size and _is_along_sides(part, thick):
         return Signs("only lines of the paper", ())
+    straight = _axis(part, box) if cv2.countNonZero(part) <= _MAX_LENGTH * thick * math.hypot(width, height) else None
+    if straight is not None and _goes_on(amount, straight, thick, solid, blank):
+        return Signs("only a line of the paper", ())
     other = _share_beside(amount, digit, marks, box, thick, (_NO_PAPER * solid, _MAYBE_PAPER * solid))
     if other[0] > _MOST:
         return Signs("only soft edges, as a shadow or a crease has", ())
@@ -79,7 +89,7 @@ def signs_against_writing(
         doubts.append("the ink has soft edges, as a shadow or a crease of the paper has")
     if min(rooms) <= 0 and (uneven or max(rooms) > _MIN_ROOM * size):
         doubts.append("the ink reaches the border, as an edge or a crease of the paper does")
-    if width > height and _is_straight(part):
+    if width > height and straight is not None:
         doubts.append("the stroke is more level than that of a one")
     return Signs(None, tuple(doubts))
 
@@ -118,9 +128,60 @@ def _is_along_sides(part: Array, thick: float) -> bool:
     return cv2.countNonZero(cv2.bitwise_or(level, upright)) >= _MIN_STRAIGHT * cv2.countNonZero(part)
 
 
-def _is_straight(part: Array) -> bool:
-    """Whether the ink is one straight stroke."""
+class _Axis(NamedTuple):
+    """A straight line through the ink: its centre and direction (x, y), and where the ink ends along it."""
+
+    centre: tuple[float, float]
+    direction: tuple[float, float]
+    ends: tuple[float, float]
+
+
+def _axis(part: Array, box: Sequence[int]) -> _Axis | None:
+    """The axis of ink that is one straight stroke, whole or broken; None of other ink."""
     y, x = np.nonzero(part)
     across, down, mixed = (int(y.size * (a * b).sum() - a.sum() * b.sum()) for a, b in ((x, x), (y, y), (x, y)))
     root = math.sqrt((across - down) ** 2 + 4 * mixed**2)
-    return across + down - root <= _MAX_ACROSS * (across + down + root)
+    if across + down - root > _MAX_ACROSS * (across + down + root):
+        return None
+    dx, dy = (across - down + root, 2 * mixed) if across > down else (2 * mixed, down - across + root)
+    length = math.hypot(dx, dy)
+    if not length:
+        return None
+    dx, dy = dx / length, dy / length
+    centre = int(x.sum()) / x.size, int(y.sum()) / y.size
+    along = (x - centre[0]) * dx + (y - centre[1]) * dy
+    return _Axis((centre[0] + box[0], centre[1] + box[1]), (dx, dy), (float(along.min()), float(along.max())))
+
+
+def _goes_on(amount: Array, axis: _Axis, thick: float, solid: float, blank: Sequence[int]) -> bool:
+    """Whether fainter ink goes on from an end of a straight stroke to the border, as a crease or a joint does.
+
+    The median along the way shows a line that is fainter than the noise, and does not show other marks on the way.
+    """
+    (x, y), (dx, dy) = axis.centre, axis.direction
+    top, bottom, left, right = blank
+    low, high = (left + 1, top + 1), (amount.shape[1] - right - 2, amount.shape[0] - bottom - 2)
+    aside = round(thick) + _ASIDE
+    for side, end in ((-1, axis.ends[0]), (1, axis.ends[1])):
+        steps = np.arange(round(thick) + 3, 2 * max(amount.shape)) * side + end
+        xs, ys = x + steps * dx, y + steps * dy
+        outside = (xs < low[0]) | (xs > high[0]) | (ys < low[1]) | (ys > high[1])
+        count = int(outside.argmax()) if outside.any() else len(steps)
+        if count < _LEAST_WAY:
+            continue
+        levels = []
+        for offset in (0, aside, -aside):
+            band = [
+                amount[
+                    _within(ys + shift * dx, low[1], high[1])[:count], _within(xs - shift * dy, low[0], high[0])[:count]
+                ]
+                for shift in (offset - 1, offset, offset + 1)
+            ]
+            levels.append(float(median((band[0] + band[1]) + band[2])) / 3)
+        if levels[0] - max(levels[1:]) > _MIN_FAINT * solid:
+            return True
+    return False
+
+
+def _within(places: Array, low: int, high: int) -> Array:
+    return np.clip(np.rint(places).astype(np.int64), low, high)
