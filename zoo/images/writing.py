@@ -26,6 +26,7 @@ _MOST = 0.4  # of the pixels beside the strokes, so that rings and other marks t
 _MAX_PRINTED = 0.04  # thickness / longer side of the lines' box
 _MIN_RUN = 5.0  # of the thickness: pixels of a line that lie side by side in a row or column, for slopes up to 0.2
 _MIN_STRAIGHT = 0.85  # of the ink is in such runs; of a circle it is a quarter
+_NET_LENGTH = 5.0  # of the longer side: lines of one piece that are longer in total are no digit's
 
 _MIN_ROOM = 0.31  # of the longer side: a digit that leaves more on one side is not cropped tightly
 _MAX_LENGTH = 1.3  # length of the strokes / diagonal of their box: a straight one has about 1
@@ -76,7 +77,8 @@ def signs_against_writing(
     top, bottom, left, right = blank
     rooms = y - top, digit.shape[0] - bottom - y - height, x - left, digit.shape[1] - right - x - width
     is_cut = min(rooms) <= 1 < max(rooms)
-    if (is_cut or is_lined) and thick <= _MAX_PRINTED * size and _is_along_sides(part, thick):
+    is_printed = (is_cut or is_lined) and thick <= _MAX_PRINTED * size
+    if (is_printed or _is_net(part, thick)) and _is_along_sides(part, thick):
         return Signs("only lines of the paper", ())
     straight = _axis(part, box) if cv2.countNonZero(part) <= _MAX_LENGTH * thick * math.hypot(width, height) else None
     if straight is not None and _goes_on(amount, straight, thick, solid, blank):
@@ -118,6 +120,15 @@ def _share_beside(
 
 def _grown(mask: Array, reach: int) -> Array:
     return np.asarray(cv2.dilate(mask, np.ones((2 * reach + 1,) * 2, np.uint8)))
+
+
+def _is_net(part: Array, thick: float) -> bool:
+    """Whether nearly all ink is one piece whose lines are longer than a digit's."""
+    area = cv2.countNonZero(part)
+    if area <= _NET_LENGTH * max(part.shape) * thick:
+        return False
+    _, _, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(part), connectivity=8)
+    return bool(stats[1:, 4].max() >= _MIN_STRAIGHT * area)
 
 
 def _is_along_sides(part: Array, thick: float) -> bool:
