@@ -83,7 +83,7 @@ export function toMnist(pixels: Bytes): Prepared {
     strokes = findStrokes(ink);
     [specks, leftOut] = [Math.max(specks, strokes.specks), Math.max(leftOut, strokes.leftOut)];
   }
-  const signs = signsAgainstWriting(ink, strokes.digit, strokes.marks, strokes.box, strokes.solid);
+  const signs = signsAgainstWriting(ink, strokes.digit, strokes.marks, strokes.box, strokes.solid, strokes.isLined);
   if (signs.nothing)
     throw new BadInput(
       `The image (${pixels.width}x${pixels.height}) seems blank, with ${signs.nothing}: ` +
@@ -206,6 +206,7 @@ interface Strokes {
   leftOut: number;
   faded: boolean;
   marks: Bytes | null;
+  isLined: boolean;
   space: Bytes | null;
   corrections: string[];
 }
@@ -256,7 +257,7 @@ function findStrokes(ink: Ink): Strokes {
     digit, excluded, box: whole ? boundingBox(whole) : digitBox, solid,
     pieces: dry?.strokes ?? stats.filter((_, i) => keep[i]), count: count(keep.map(Number)),
     specks: keep.filter((kept, i) => !kept && !extra[i]).length, leftOut: out / all, faded: whole !== null,
-    marks: extra.some(Boolean) ? chosen(mask, labels, extra) : null, space, corrections,
+    marks: extra.some(Boolean) ? chosen(mask, labels, extra) : null, isLined: lines !== null, space, corrections,
   };
 }
 

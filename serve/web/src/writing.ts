@@ -1,8 +1,8 @@
 /** Port of `zoo/images/writing.py`: is the ink that was found written? The reasons are given there. */
 
-import { type Bytes, bytes, count, crop, type Floats, padded, type Rectangle, rint } from "./arrays";
-import type { Ink } from "./ink";
-import { grown } from "./vision";
+import { type Bytes, bytes, clamp, count, crop, type Floats, largest, median, padded, type Rectangle, rint } from "./arrays";
+import type { Blank, Ink } from "./ink";
+import { connectedComponents, grown } from "./vision";
 
 const [NEAR, FAR] = [0.2, 0.45];
 const [LEAST_NEAR, LEAST_FAR] = [1, 3];
@@ -11,8 +11,15 @@ const MOST = 0.4;
 const MAX_PRINTED = 0.04;
 const MIN_RUN = 5;
 const MIN_STRAIGHT = 0.85;
+const NET_LENGTH = 5;
 const MIN_ROOM = 0.31;
+const MAX_LENGTH = 1.3;
 const MAX_ACROSS = 0.03;
+const LEAST_WAY = 20;
+const ASIDE = 3;
+const MIN_FAINT = 0.12;
+
+type Pair = [number, number];
 
 /** What there is instead of writing, in words, or null; and doubts in words. */
 export interface Signs {
@@ -21,7 +28,9 @@ export interface Signs {
 }
 
 /** `marks` are those that were removed; `solid` is the amount of solid ink. */
-export function signsAgainstWriting(ink: Ink, digit: Bytes, marks: Bytes | null, box: Rectangle, solid: number): Signs {
+export function signsAgainstWriting(
+  ink: Ink, digit: Bytes, marks: Bytes | null, box: Rectangle, solid: number, isLined: boolean,
+): Signs {
   const [x, y, width, height] = box;
   const part = crop(digit, y, y + height, x, x + width);
   const size = Math.max(width, height);
@@ -29,15 +38,18 @@ export function signsAgainstWriting(ink: Ink, digit: Bytes, marks: Bytes | null,
   const [top, bottom, left, right] = ink.blank;
   const rooms = [y - top, digit.height - bottom - y - height, x - left, digit.width - right - x - width];
   const [least, most] = [Math.min(...rooms), Math.max(...rooms)];
-  if (least <= 1 && most > 1 && thick <= MAX_PRINTED * size && isAlongSides(part, thick))
-    return { nothing: "only lines of the paper", doubts: [] };
+  const isPrinted = ((least <= 1 && most > 1) || isLined) && thick <= MAX_PRINTED * size;
+  if ((isPrinted || isNet(part, thick)) && isAlongSides(part, thick)) return { nothing: "only lines of the paper", doubts: [] };
+  const straight = count(part.data) <= MAX_LENGTH * thick * Math.hypot(width, height) ? axisOf(part, box) : null;
+  if (straight && goesOn(ink.amount, straight, thick, solid, ink.blank))
+    return { nothing: "only a line of the paper", doubts: [] };
   const other = shareBeside(ink.amount, digit, marks, box, thick, [NO_PAPER * solid, MAYBE_PAPER * solid]);
   if (other[0] > MOST) return { nothing: "only soft edges, as a shadow or a crease has", doubts: [] };
   const doubts: string[] = [];
   if (other[1] > MOST) doubts.push("the ink has soft edges, as a shadow or a crease of the paper has");
   if (least <= 0 && (ink.uneven || most > MIN_ROOM * size))
     doubts.push("the ink reaches the border, as an edge or a crease of the paper does");
-  if (width > height && isStraight(part)) doubts.push("the stroke is more level than that of a one");
+  if (width > height && straight) doubts.push("the stroke is more level than that of a one");
   return { nothing: null, doubts };
 }
 
@@ -74,6 +86,13 @@ function shareBeside(
   return counts.map((differing) => differing / Math.max(1, size));
 }
 
+/** Whether nearly all ink is one piece whose lines are longer than a digit's. */
+function isNet(part: Bytes, thick: number): boolean {
+  const area = count(part.data);
+  if (area <= NET_LENGTH * Math.max(part.width, part.height) * thick) return false;
+  return largest(connectedComponents(part).stats.map((piece) => piece.area)) >= MIN_STRAIGHT * area;
+}
+
 /** Whether nearly all ink is in straight lines that are about level or upright. */
 function isAlongSides(part: Bytes, thick: number): boolean {
   const run = Math.max(3, rint(MIN_RUN * thick));
@@ -92,8 +111,15 @@ function isAlongSides(part: Bytes, thick: number): boolean {
   return count(straight.data) >= MIN_STRAIGHT * count(data);
 }
 
-/** Whether the ink is one straight stroke. */
-function isStraight({ width, height, data }: Bytes): boolean {
+/** A straight line through the ink: its centre and direction (x, y), and where the ink ends along it. */
+interface Axis {
+  centre: Pair;
+  direction: Pair;
+  ends: Pair;
+}
+
+/** The axis of ink that is one straight stroke, whole or broken; null for other ink. */
+function axisOf({ width, height, data }: Bytes, box: Rectangle): Axis | null {
   let [n, sx, sy, sxx, syy, sxy] = [0, 0, 0, 0, 0, 0];
   for (let y = 0, p = 0; y < height; y++)
     for (let x = 0; x < width; x++, p++) {
@@ -107,5 +133,50 @@ function isStraight({ width, height, data }: Bytes): boolean {
     }
   const [across, down, mixed] = [n * sxx - sx * sx, n * syy - sy * sy, n * sxy - sx * sy];
   const root = Math.sqrt((across - down) ** 2 + 4 * mixed ** 2);
-  return across + down - root <= MAX_ACROSS * (across + down + root);
+  if (across + down - root > MAX_ACROSS * (across + down + root)) return null;
+  let [dx, dy] = across > down ? [across - down + root, 2 * mixed] : [2 * mixed, down - across + root];
+  const length = Math.hypot(dx, dy);
+  if (!length) return null;
+  [dx, dy] = [dx / length, dy / length];
+  const centre: Pair = [sx / n, sy / n];
+  const ends: Pair = [Infinity, -Infinity];
+  for (let y = 0, p = 0; y < height; y++)
+    for (let x = 0; x < width; x++, p++) {
+      if (!data[p]) continue;
+      const along = (x - centre[0]) * dx + (y - centre[1]) * dy;
+      ends[0] = Math.min(ends[0], along);
+      ends[1] = Math.max(ends[1], along);
+    }
+  return { centre: [centre[0] + box[0], centre[1] + box[1]], direction: [dx, dy], ends };
+}
+
+/** Whether fainter ink goes on from an end of a straight stroke to the border. */
+function goesOn({ width, height, data }: Floats, axis: Axis, thick: number, solid: number, blank: Blank): boolean {
+  const [[x, y], [dx, dy]] = [axis.centre, axis.direction];
+  const [top, bottom, left, right] = blank;
+  const [x0, y0, x1, y1] = [left + 1, top + 1, width - right - 2, height - bottom - 2];
+  const aside = rint(thick) + ASIDE;
+  for (const [side, end] of [[-1, axis.ends[0]], [1, axis.ends[1]]]) {
+    const first = rint(thick) + 3;
+    let size = 0;
+    for (; first + size < 2 * Math.max(width, height); size++) {
+      const step = (first + size) * side + end;
+      const [px, py] = [x + step * dx, y + step * dy];
+      if (px < x0 || px > x1 || py < y0 || py > y1) break;
+    }
+    if (size < LEAST_WAY) continue;
+    const levels = [0, aside, -aside].map((offset) => {
+      const band = new Float32Array(size);
+      for (let i = 0; i < size; i++) {
+        const step = (first + i) * side + end;
+        const [px, py] = [x + step * dx, y + step * dy];
+        const at = (shift: number) =>
+          data[clamp(rint(py + shift * dx), y0, y1) * width + clamp(rint(px - shift * dy), x0, x1)];
+        band[i] = Math.fround(at(offset - 1) + at(offset)) + at(offset + 1);
+      }
+      return median(band) / 3;
+    });
+    if (levels[0] - Math.max(levels[1], levels[2]) > MIN_FAINT * solid) return true;
+  }
+  return false;
 }
