@@ -174,7 +174,7 @@ def test_obstacle(benchmark: Any, model: zoo.Model, kind: str, source: Source) -
     counts = score(model, labelled())
     _note(benchmark, model, f"{kind} {source.__name__}", counts)
     random = _random(kind, 3)
-    benchmark(to_mnist, obstacles.OBSTACLES[kind](random, source(random, 3)))
+    benchmark(model.predict, [obstacles.OBSTACLES[kind](random, source(random, 3))])
     assert counts["right"] >= 0.75 * counts["n"]
 
 

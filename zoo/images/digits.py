@@ -102,8 +102,9 @@ def to_mnist(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tupl
         ink = find_ink(_crop_around(pixels, ink, strokes.box))
         strokes = _strokes(ink)
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
+    left = strokes.count if strokes.is_lined else 0
     signs = signs_against_writing(
-        ink.amount, strokes.digit, strokes.marks, strokes.box, strokes.solid, ink.blank, ink.uneven, strokes.is_lined
+        ink.amount, strokes.digit, strokes.marks, strokes.box, strokes.solid, ink.blank, ink.uneven, left
     )
     if signs.nothing:
         raise BadInput(

@@ -26,6 +26,7 @@ _MOST = 0.4  # of the pixels beside the strokes, so that rings and other marks t
 _MAX_PRINTED = 0.04  # thickness / longer side of the lines' box
 _MIN_RUN = 5.0  # of the thickness: pixels of a line that lie side by side in a row or column, for slopes up to 0.2
 _MIN_STRAIGHT = 0.85  # of the ink is in such runs; of a circle it is a quarter
+_MIN_JOINTS = 6  # pieces that lines of the paper leave of a grid; a number of ones may have fewer
 _NET_LENGTH = 5.0  # of the longer side: lines of one piece that are longer in total are no digit's
 
 _MIN_ROOM = 0.31  # of the longer side: a digit that leaves more on one side is not cropped tightly
@@ -56,7 +57,7 @@ def signs_against_writing(
     solid: float,
     blank: Sequence[int],
     uneven: bool,
-    is_lined: bool,
+    beside_lines: int,
 ) -> Signs:
     """What speaks against the ink being written.
 
@@ -68,7 +69,7 @@ def signs_against_writing(
         solid: amount of solid ink.
         blank: pixels at the map's top, bottom, left and right that are not part of the image.
         uneven: whether it is a photograph whose uneven background was subtracted.
-        is_lined: whether lines of the paper were removed.
+        beside_lines: how many pieces are left where lines of the paper were removed.
     """
     x, y, width, height = box
     part = digit[y : y + height, x : x + width]
@@ -76,11 +77,12 @@ def signs_against_writing(
     thick = _thickness(part)
     top, bottom, left, right = blank
     rooms = y - top, digit.shape[0] - bottom - y - height, x - left, digit.shape[1] - right - x - width
-    is_cut = min(rooms) <= 1 < max(rooms)
-    is_printed = (is_cut or is_lined) and thick <= _MAX_PRINTED * size
+    straight = _axis(part, box) if cv2.countNonZero(part) <= _MAX_LENGTH * thick * math.hypot(width, height) else None
+    has_room = max(rooms) > _MIN_ROOM * size  # otherwise a tight crop of a one
+    is_cut = min(rooms) <= 1 < max(rooms) and (straight is None or has_room)
+    is_printed = (is_cut or beside_lines >= _MIN_JOINTS) and thick <= _MAX_PRINTED * size
     if (is_printed or _is_net(part, thick)) and _is_along_sides(part, thick):
         return Signs("only lines of the paper", ())
-    straight = _axis(part, box) if cv2.countNonZero(part) <= _MAX_LENGTH * thick * math.hypot(width, height) else None
     if straight is not None and _goes_on(amount, straight, thick, solid, blank):
         return Signs("only a line of the paper", ())
     other = _share_beside(amount, digit, marks, box, thick, (_NO_PAPER * solid, _MAYBE_PAPER * solid))
@@ -89,7 +91,7 @@ def signs_against_writing(
     doubts: list[str] = []
     if other[1] > _MOST:
         doubts.append("the ink has soft edges, as a shadow or a crease of the paper has")
-    if min(rooms) <= 0 and (uneven or max(rooms) > _MIN_ROOM * size):
+    if min(rooms) <= 0 and (uneven or has_room):
         doubts.append("the ink reaches the border, as an edge or a crease of the paper does")
     if width > height and straight is not None:
         doubts.append("the stroke is more level than that of a one")

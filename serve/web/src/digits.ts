@@ -83,7 +83,8 @@ export function toMnist(pixels: Bytes): Prepared {
     strokes = findStrokes(ink);
     [specks, leftOut] = [Math.max(specks, strokes.specks), Math.max(leftOut, strokes.leftOut)];
   }
-  const signs = signsAgainstWriting(ink, strokes.digit, strokes.marks, strokes.box, strokes.solid, strokes.isLined);
+  const left = strokes.isLined ? strokes.count : 0;
+  const signs = signsAgainstWriting(ink, strokes.digit, strokes.marks, strokes.box, strokes.solid, left);
   if (signs.nothing)
     throw new BadInput(
       `The image (${pixels.width}x${pixels.height}) seems blank, with ${signs.nothing}: ` +

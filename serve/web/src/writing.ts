@@ -11,6 +11,7 @@ const MOST = 0.4;
 const MAX_PRINTED = 0.04;
 const MIN_RUN = 5;
 const MIN_STRAIGHT = 0.85;
+const MIN_JOINTS = 6;
 const NET_LENGTH = 5;
 const MIN_ROOM = 0.31;
 const MAX_LENGTH = 1.3;
@@ -29,7 +30,7 @@ export interface Signs {
 
 /** `marks` are those that were removed; `solid` is the amount of solid ink. */
 export function signsAgainstWriting(
-  ink: Ink, digit: Bytes, marks: Bytes | null, box: Rectangle, solid: number, isLined: boolean,
+  ink: Ink, digit: Bytes, marks: Bytes | null, box: Rectangle, solid: number, besideLines: number,
 ): Signs {
   const [x, y, width, height] = box;
   const part = crop(digit, y, y + height, x, x + width);
@@ -38,16 +39,18 @@ export function signsAgainstWriting(
   const [top, bottom, left, right] = ink.blank;
   const rooms = [y - top, digit.height - bottom - y - height, x - left, digit.width - right - x - width];
   const [least, most] = [Math.min(...rooms), Math.max(...rooms)];
-  const isPrinted = ((least <= 1 && most > 1) || isLined) && thick <= MAX_PRINTED * size;
-  if ((isPrinted || isNet(part, thick)) && isAlongSides(part, thick)) return { nothing: "only lines of the paper", doubts: [] };
   const straight = count(part.data) <= MAX_LENGTH * thick * Math.hypot(width, height) ? axisOf(part, box) : null;
+  const hasRoom = most > MIN_ROOM * size;
+  const isCut = least <= 1 && most > 1 && (!straight || hasRoom);
+  const isPrinted = (isCut || besideLines >= MIN_JOINTS) && thick <= MAX_PRINTED * size;
+  if ((isPrinted || isNet(part, thick)) && isAlongSides(part, thick)) return { nothing: "only lines of the paper", doubts: [] };
   if (straight && goesOn(ink.amount, straight, thick, solid, ink.blank))
     return { nothing: "only a line of the paper", doubts: [] };
   const other = shareBeside(ink.amount, digit, marks, box, thick, [NO_PAPER * solid, MAYBE_PAPER * solid]);
   if (other[0] > MOST) return { nothing: "only soft edges, as a shadow or a crease has", doubts: [] };
   const doubts: string[] = [];
   if (other[1] > MOST) doubts.push("the ink has soft edges, as a shadow or a crease of the paper has");
-  if (least <= 0 && (ink.uneven || most > MIN_ROOM * size))
+  if (least <= 0 && (ink.uneven || hasRoom))
     doubts.push("the ink reaches the border, as an edge or a crease of the paper does");
   if (width > height && straight) doubts.push("the stroke is more level than that of a one");
   return { nothing: null, doubts };

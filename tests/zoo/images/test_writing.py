@@ -76,6 +76,23 @@ def test_tight_crop_of_a_thin_digit_is_writing(digit: int) -> None:
     assert not _doubts(page)
 
 
+@pytest.mark.parametrize("margin", [0, 2, 12])
+def test_tight_crop_of_a_thin_one_is_writing(margin: int) -> None:
+    page = np.full((240, 40, 3), 255, np.uint8)
+    cv2.line(page, (22, margin), (18, 239 - margin), (20, 20, 20), 6, cv2.LINE_AA)
+    assert not _doubts(page[:, 14 - margin : 26 + margin])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_ones_on_ruled_paper_are_no_lines(count: int) -> None:
+    page = np.full((400, 500, 3), 245, np.uint8)
+    for place in range(40, 400, 80):
+        cv2.line(page, (0, place), (499, place + 5), (170, 180, 200), 2, cv2.LINE_AA)
+    for index in range(count):
+        cv2.line(page, (200 + 60 * index, 110), (195 + 60 * index, 215), (20, 20, 60), 5, cv2.LINE_AA)
+    assert not any("lines" in doubt for doubt in _doubts(page))
+
+
 @pytest.mark.parametrize("digit", range(10))
 @pytest.mark.parametrize("blur", [2, 6, 10])
 def test_blurred_digit_is_writing(digit: int, blur: int) -> None:
