@@ -5,6 +5,7 @@
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k cropped_to_ink_box  # as a detector crops
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k obstacle            # what disturbs, by kind
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k empty               # images without a digit
+    pytest bench/test_digit_pictures.py --benchmark-only -m full -k surface             # the same, of other things
 
 Every row of a test is printed with `-s`. The seeds differ from those of the tests and from those that the corrections
 were developed on. Of scikit-learn's digits those with odd numbers are classified here; the even ones were used in
@@ -26,7 +27,7 @@ from tests.pictures import digit_crops as crops
 from tests.pictures import digit_obstacles as obstacles
 from tests.pictures import digit_pictures as pictures
 from tests.pictures import digit_shapes as shapes
-from tests.pictures import empty_pictures
+from tests.pictures import empty_pictures, surface_pictures
 from zoo.images.digits import to_mnist
 
 SLOW_STYLES = {"huge", "tiny"}  # images of many megapixels
@@ -173,7 +174,7 @@ def test_obstacle(benchmark: Any, model: zoo.Model, kind: str, source: Source) -
     counts = score(model, labelled())
     _note(benchmark, model, f"{kind} {source.__name__}", counts)
     random = _random(kind, 3)
-    benchmark(to_mnist, obstacles.OBSTACLES[kind](random, source(random, 3)))
+    benchmark(model.predict, [obstacles.OBSTACLES[kind](random, source(random, 3))])
     assert counts["right"] >= 0.75 * counts["n"]
 
 
@@ -185,6 +186,18 @@ def test_empty(benchmark: Any, model: zoo.Model, kind: str) -> None:
     counts = score(model, ((draw(_random(f"empty {kind}", number)), None) for number in range(100)))
     _note(benchmark, model, f"empty {kind}", counts)
     benchmark(model.predict, [draw(_random(f"empty {kind}", 3))])
+    assert counts["wrong_and_known"] <= 0.1 * counts["n"]
+    assert counts["wrong_and_sure"] <= 0.03 * counts["n"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", [*surface_pictures.SURFACES, *surface_pictures.UNSEEN])
+def test_surface(benchmark: Any, model: zoo.Model, kind: str) -> None:
+    """Photographs of things on which nothing is written. The rules were chosen without those of `UNSEEN`."""
+    draw = (surface_pictures.SURFACES | surface_pictures.UNSEEN)[kind]
+    counts = score(model, ((draw(_random(f"surface {kind}", number)), None) for number in range(100)))
+    _note(benchmark, model, f"surface {kind}", counts)
+    benchmark(model.predict, [draw(_random(f"surface {kind}", 3))])
     assert counts["wrong_and_known"] <= 0.15 * counts["n"]
 
 

@@ -18,6 +18,7 @@ from zoo.images.geometry import Geometry
 from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink, without_bars
 from zoo.images.levels import Array, median
 from zoo.images.marks import are_empty_cells, extra_marks, outline_space, paper_lines
+from zoo.images.writing import signs_against_writing
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
 
@@ -30,7 +31,7 @@ _WORK_SIZE = 80  # pixels of a digit's longest side during processing: four per 
 # Specks, strokes and digits. Sizes are those of the longer side of a bounding box.
 _MIN_DIGIT = 0.02  # of the image's longer side: 10 pixels of 512; noise makes smaller spots
 _MIN_BLOCKS = 8  # blocks per side of an enlarged image, of at least 3 pixels each
-_MIN_STROKE = 0.12  # of the longest stroke: a shorter one is a speck
+_MIN_STROKE = 0.12  # of the longest stroke: a shorter one that is no part of a broken one is a speck
 _MAX_DISTANCE = 0.4  # of the longest stroke: one further away and shorter than `_SAME_HEIGHT` of it is dirt
 _SAME_HEIGHT = 0.6  # of the tallest stroke: the digits of a number are about equally tall, the bar of a 5 is not
 _MAX_GAP = 0.08  # of the longest stroke, sideways: digits 0.1 apart are refused, strokes of one digit are closer
@@ -38,6 +39,10 @@ _MAX_ROW_GAP = 0.25  # the same downwards, for the pieces of a broken stroke; ro
 _MAX_ASPECT = 2.3  # width / height; the widest of the 60,000 training images has 2.22
 _MAX_DIGITS = 12  # more are noise or squared paper, not a number
 _MAX_STROKES = 48  # more are refused before they are grouped into digits, which takes quadratic time
+
+_MAX_BREAK = 0.07  # of the digit's size: how wide the gaps of a dry pen are
+_MIN_PART = 0.05  # of the longest stroke: a shorter piece of a broken one is a speck
+_MIN_JOINED = 0.05  # of the digit's ink lies beyond such gaps: less is specks
 
 # Amount of ink and stroke width.
 _SOLID_QUANTILE = 0.6  # of the amounts of ink in the strokes: this one counts as solid; 0.5 to 0.9 read the same
@@ -103,6 +108,15 @@ def to_mnist(
         ink = find_ink(_crop_around(pixels, ink, strokes.box, geometry))
         strokes = _strokes(ink)
         specks, left_out = max(specks, strokes.specks), max(left_out, strokes.left_out)
+    left = strokes.count if strokes.is_lined else 0
+    signs = signs_against_writing(
+        ink.amount, strokes.digit, strokes.marks, strokes.box, strokes.solid, ink.blank, ink.uneven, left
+    )
+    if signs.nothing:
+        raise BadInput(
+            f"The image ({pixels.shape[1]}x{pixels.shape[0]}) seems blank, with {signs.nothing}: "
+            "draw a digit with more contrast, or crop closer to it."
+        )
     _check_single(strokes.pieces, strokes.box)
     x, y, width, height = strokes.box
     corrections += strokes.corrections
@@ -118,11 +132,10 @@ def to_mnist(
     corrections.append("centred")
     if not ink.sure:
         corrections.append(f"{DOUBT}ink and paper may be swapped")
-    if ink.uneven and _touches(np.array([strokes.box]), ink.amount.shape)[0]:
-        corrections.append(f"{DOUBT}the ink reaches the border, as an edge or a crease of the paper does")
+    corrections += [DOUBT + doubt for doubt in signs.doubts]
     if left_out > _MAX_LEFT_OUT:
         corrections.append(f"{DOUBT}{left_out:.0%} of the ink was left out")
-    if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], len(strokes.pieces)):
+    if stroke > _MAX_STROKE_WIDTH or _is_tangled(strokes.digit[y : y + height, x : x + width], strokes.count):
         corrections.append(f"{DOUBT}the strokes do not look like a digit")
     return place(digit, geometry), tuple(corrections)
 
@@ -272,11 +285,14 @@ class _Strokes:
         digit: uint8 `(h, w)`, 1 in the digit's strokes.
         excluded: uint8 `(h, w)`, 1 in ink that was left out.
         box: x, y, width and height of the digit.
-        pieces: int32 `(P, 5)`, box and area of each stroke.
+        pieces: int32 `(P, 5)`, box and area of each stroke; those that a dry pen broke are one.
+        count: how many connected pieces the digit has.
         solid: amount of solid ink.
         specks: how many pieces of ink were left out.
         left_out: their share of the ink, 0 to 1.
         faded: whether the digit includes strokes fainter than the threshold.
+        marks: uint8 `(h, w)`, 1 in marks that were removed, such as a ring; None for none.
+        is_lined: whether lines of the paper were removed.
         space: uint8 `(h, w)`, 1 in the space inside outlined strokes, which counts as ink; None for other digits.
         corrections: in words: marks that were removed, and outlines that were filled.
     """
@@ -285,10 +301,13 @@ class _Strokes:
     excluded: Array
     box: tuple[int, int, int, int]
     pieces: Array
+    count: int
     solid: float
     specks: int
     left_out: float
     faded: bool
+    marks: Array | None
+    is_lined: bool
     space: Array | None
     corrections: tuple[str, ...]
 
@@ -325,14 +344,19 @@ def _strokes(ink: Ink) -> _Strokes:
     keep &= (sizes >= _SAME_HEIGHT * sizes[main]) | (_gaps(stats, stats[main, :4]) <= _MAX_DISTANCE * sizes[main])
     keep &= ~extra
     digit = mask if keep.all() else np.concatenate([[False], keep]).astype(np.uint8)[labels]
+    whole = _with_faint_ends(ink, digit) if space is None and lines is None and not extra.any() else None
+    faded = whole is not None
+    pieces = stats[keep]
+    dry = None if faded else _joined(mask, labels, stats, keep, extra | on_edge)
+    if dry is not None:
+        keep, pieces = dry
+        digit = np.concatenate([[False], keep]).astype(np.uint8)[labels]
     amounts = ink.amount[(digit if space is None else digit & (1 - space)) > 0]
     quantile = int(_SOLID_QUANTILE * amounts.size)
     solid = float(np.partition(amounts, quantile)[quantile])
     around = (_gaps(stats, cv2.boundingRect(digit)) <= sizes[main]) & ~on_edge & ~extra
     weights = np.where(sizes <= _NOISE_SIZE, 0.5, 1.0) * areas
     left_out = float(weights[~keep & around].sum() / weights[keep | around].sum())
-    whole = _with_faint_ends(ink, digit) if space is None and lines is None and not extra.any() else None
-    faded = whole is not None
     digit = digit if whole is None else whole
     x, y, width, height = cv2.boundingRect(digit)
     excluded = mask & (1 - digit)
@@ -343,7 +367,67 @@ def _strokes(ink: Ink) -> _Strokes:
     if space is not None:
         corrections = (*corrections, "filled an outline")
     box = (x, y, width, height)
-    return _Strokes(digit, excluded, box, stats[keep], solid, specks, left_out, faded, space, corrections)
+    marks = np.concatenate([[False], extra]).astype(np.uint8)[labels] if extra.any() else None
+    count = int(keep.sum())
+    return _Strokes(
+        digit,
+        excluded,
+        box,
+        pieces,
+        count,
+        solid,
+        specks,
+        left_out,
+        faded,
+        marks,
+        lines is not None,
+        space,
+        corrections,
+    )
+
+
+def _joined(
+    mask: Array, labels: Array, stats: Array, keep: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.bool_], Array] | None:
+    """The strokes of a digit with those that a dry pen left beyond narrow gaps, and their boxes and areas.
+
+    Pieces across a narrow gap from each other are one stroke, if what was left out so far is too much to be specks.
+
+    Args:
+        keep: bool `(P,)`, the pieces that are strokes whatever the gaps.
+        other: bool `(P,)`, pieces that are none.
+    Returns:
+        bool `(P,)`, and int32 `(S, 5)`, box and area of each stroke; None where the pen was not dry.
+    """
+    sizes = np.maximum(stats[:, 2], stats[:, 3])
+    possible = keep | ~other & (sizes >= _MIN_PART * sizes[keep].max())
+    least = (1 + _MIN_JOINED) * stats[keep, 4].sum()
+    if stats[possible, 4].sum() < least or np.count_nonzero(keep) > _MAX_STROKES:
+        return None
+    ink = mask if possible.all() else np.concatenate([[False], possible]).astype(np.uint8)[labels]
+    whole, reach, before = keep, _half_gap(stats[keep]), 0
+    while reach > before:  # a digit of which more is found has wider gaps
+        _, groups = cv2.connectedComponents(cv2.dilate(ink, np.ones((2 * reach + 1,) * 2, np.uint8)))
+        numbers = np.zeros(len(stats) + 1, np.int32)
+        numbers[labels] = groups  # of each piece, the group that its pixels are in
+        group = numbers[1:]
+        whole = possible & np.isin(group, group[keep])
+        reach, before = _half_gap(stats[whole]), reach
+    if stats[whole, 4].sum() < least:
+        return None
+    strokes = [stats[whole & (group == number)] for number in np.unique(group[whole])]
+    return whole, np.array([(*_union(parts), parts[:, 4].sum()) for parts in strokes], np.int32)
+
+
+def _half_gap(stats: Array) -> int:
+    return round(_MAX_BREAK / 2 * max(_union(stats)[2:]))
+
+
+def _union(stats: Array) -> tuple[int, int, int, int]:
+    """x, y, width and height of the box around all pieces."""
+    x, y = stats[:, :2].min(axis=0).tolist()
+    right, bottom = (stats[:, :2] + stats[:, 2:4]).max(axis=0).tolist()
+    return x, y, right - x, bottom - y
 
 
 def _pieces(mask: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:

@@ -9,6 +9,7 @@ import { areEmptyCells, extraMarks, outlineSpace, paperLines } from "./marks";
 import {
   blur, boundingBox, centreOfMass, type Component, connectedComponents, dilate, disc, distance, grown, middleLines, resize, square,
 } from "./vision";
+import { signsAgainstWriting } from "./writing";
 
 export const DOUBT = "doubtful: ";
 export const SIDE = 28;
@@ -19,6 +20,9 @@ const WORK_SIZE = 80;
 const MIN_DIGIT = 0.02;
 const MIN_BLOCKS = 8;
 const MIN_STROKE = 0.12;
+const MAX_BREAK = 0.07;
+const MIN_PART = 0.05;
+const MIN_JOINED = 0.05;
 const MAX_DISTANCE = 0.4;
 const SAME_HEIGHT = 0.6;
 const MAX_GAP = 0.08;
@@ -79,6 +83,13 @@ export function toMnist(pixels: Bytes): Prepared {
     strokes = findStrokes(ink);
     [specks, leftOut] = [Math.max(specks, strokes.specks), Math.max(leftOut, strokes.leftOut)];
   }
+  const left = strokes.isLined ? strokes.count : 0;
+  const signs = signsAgainstWriting(ink, strokes.digit, strokes.marks, strokes.box, strokes.solid, left);
+  if (signs.nothing)
+    throw new BadInput(
+      `The image (${pixels.width}x${pixels.height}) seems blank, with ${signs.nothing}: ` +
+        "draw a digit with more contrast, or crop closer to it.",
+    );
   checkSingle(strokes.pieces, strokes.box);
   const [x, y, width, height] = strokes.box;
   corrections.push(...strokes.corrections);
@@ -89,10 +100,9 @@ export function toMnist(pixels: Bytes): Prepared {
   if (rint((MIN_STROKE_WIDTH - stroke) * WORK_SIZE) >= 1) corrections.push("thickened thin strokes");
   corrections.push("centred");
   if (!ink.sure) corrections.push(`${DOUBT}ink and paper may be swapped`);
-  if (ink.uneven && touches({ x, y, width, height }, ink.amount))
-    corrections.push(`${DOUBT}the ink reaches the border, as an edge or a crease of the paper does`);
+  corrections.push(...signs.doubts.map((doubt) => DOUBT + doubt));
   if (leftOut > MAX_LEFT_OUT) corrections.push(`${DOUBT}${rint(leftOut * 100)}% of the ink was left out`);
-  if (stroke > MAX_STROKE_WIDTH || isTangled(crop(strokes.digit, y, y + height, x, x + width), strokes.pieces.length))
+  if (stroke > MAX_STROKE_WIDTH || isTangled(crop(strokes.digit, y, y + height, x, x + width), strokes.count))
     corrections.push(`${DOUBT}the strokes do not look like a digit`);
   return { image: placed(digit), corrections };
 }
@@ -191,10 +201,13 @@ interface Strokes {
   excluded: Bytes;
   box: Rectangle;
   pieces: Component[];
+  count: number;
   solid: number;
   specks: number;
   leftOut: number;
   faded: boolean;
+  marks: Bytes | null;
+  isLined: boolean;
   space: Bytes | null;
   corrections: string[];
 }
@@ -214,12 +227,18 @@ function findStrokes(ink: Ink): Strokes {
     : found;
   const sizes = stats.map(sizeOf);
   const mainBox = boxOf(stats[main]);
-  const keep = stats.map(
+  let keep = stats.map(
     (piece, i) =>
       !extra[i] && sizes[i] >= MIN_STROKE * sizes[main] && (!onEdge[i] || onEdge[main]) &&
       (sizes[i] >= SAME_HEIGHT * sizes[main] || gap(piece, mainBox) <= MAX_DISTANCE * sizes[main]),
   );
   let digit = keep.every(Boolean) ? mask : chosen(mask, labels, keep);
+  const whole = space || lines || extra.some(Boolean) ? null : withFaintEnds(ink, digit, boundingBox(digit));
+  const dry = whole ? null : joinedStrokes(mask, labels, stats, keep, extra.map((is, i) => is || onEdge[i]));
+  if (dry) {
+    keep = dry.keep;
+    digit = chosen(mask, labels, keep);
+  }
   const solid = solidInk(ink.amount, digit, space);
   const digitBox = boundingBox(digit);
   let [out, all] = [0, 0];
@@ -229,7 +248,6 @@ function findStrokes(ink: Ink): Strokes {
     if (!keep[i] && around) out += weight;
     if (keep[i] || around) all += weight;
   });
-  const whole = space || lines || extra.some(Boolean) ? null : withFaintEnds(ink, digit, digitBox);
   digit = whole ?? digit;
   const excluded = bytes(mask.height, mask.width);
   for (let i = 0; i < excluded.data.length; i++)
@@ -237,8 +255,52 @@ function findStrokes(ink: Ink): Strokes {
   if (lines) corrections.push("removed lines of the paper");
   if (space) corrections.push("filled an outline");
   return {
-    digit, excluded, box: whole ? boundingBox(whole) : digitBox, pieces: stats.filter((_, i) => keep[i]), solid,
-    specks: keep.filter((kept, i) => !kept && !extra[i]).length, leftOut: out / all, faded: whole !== null, space, corrections,
+    digit, excluded, box: whole ? boundingBox(whole) : digitBox, solid,
+    pieces: dry?.strokes ?? stats.filter((_, i) => keep[i]), count: count(keep.map(Number)),
+    specks: keep.filter((kept, i) => !kept && !extra[i]).length, leftOut: out / all, faded: whole !== null,
+    marks: extra.some(Boolean) ? chosen(mask, labels, extra) : null, isLined: lines !== null, space, corrections,
+  };
+}
+
+/** The strokes of a digit with those that a dry pen left beyond narrow gaps; null where the pen was not dry. */
+function joinedStrokes(
+  mask: Bytes, labels: Int32Array, stats: Component[], keep: boolean[], other: boolean[],
+): { keep: boolean[]; strokes: Component[] } | null {
+  const longest = largest(stats.map((piece, i) => (keep[i] ? sizeOf(piece) : 0)));
+  const possible = stats.map((piece, i) => keep[i] || (!other[i] && sizeOf(piece) >= MIN_PART * longest));
+  const area = (of: boolean[]) => stats.reduce((sum, piece, i) => sum + (of[i] ? piece.area : 0), 0);
+  const least = (1 + MIN_JOINED) * area(keep);
+  if (area(possible) < least || count(keep.map(Number)) > MAX_STROKES) return null;
+  const ink = possible.every(Boolean) ? mask : chosen(mask, labels, possible);
+  const halfGap = (of: boolean[]) => {
+    const box = union(stats.filter((_, i) => of[i]));
+    return rint((MAX_BREAK / 2) * Math.max(box.width, box.height));
+  };
+  let [whole, reach, before] = [keep, halfGap(keep), 0];
+  let group: number[] = [];
+  while (reach > before) {
+    const groups = connectedComponents(grown(ink, reach)).labels;
+    const numbers = new Int32Array(stats.length + 1);
+    for (let i = 0; i < labels.length; i++) numbers[labels[i]] = groups[i];
+    group = Array.from(numbers.subarray(1));
+    const kept = new Set(group.filter((_, i) => keep[i]));
+    whole = possible.map((is, i) => is && kept.has(group[i]));
+    [reach, before] = [halfGap(whole), reach];
+  }
+  if (area(whole) < least) return null;
+  const parts = new Map<number, Component[]>();
+  stats.forEach((piece, i) => whole[i] && parts.set(group[i], [...(parts.get(group[i]) ?? []), piece]));
+  return { keep: whole, strokes: [...parts.values()].map(union) };
+}
+
+/** The box around all pieces, and their area. */
+function union(pieces: Component[]): Component {
+  const [x, y] = [Math.min(...pieces.map((piece) => piece.x)), Math.min(...pieces.map((piece) => piece.y))];
+  return {
+    x, y,
+    width: Math.max(...pieces.map((piece) => piece.x + piece.width)) - x,
+    height: Math.max(...pieces.map((piece) => piece.y + piece.height)) - y,
+    area: pieces.reduce((sum, piece) => sum + piece.area, 0),
   };
 }
 

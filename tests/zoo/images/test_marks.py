@@ -27,7 +27,7 @@ KNOWN_WEAK = {
     "lined": (0.9, 0.05),
     "faded": (0.9, 0.05),
     "fading": (0.9, 0.05),
-    "dry": (0.85, 0.05),
+    "dry": (0.9, 0.05),
     "outlined": (0.75, 0.15),
     "bold": (0.85, 0.1),
 }
@@ -36,13 +36,12 @@ KNOWN_WEAK_EMPTY = {
     "ruled": 0.05,
     "squared": 0.05,
     "margin": 0.05,
-    "cell": 0.15,
+    "cell": 0.05,
     "form": 0.05,
-    "shadow": 0.05,
-    "table": 0.1,
-    "crumpled": 0.15,
-    "stroke": 0.1,
-    "staple": 0.15,
+    "table": 0.05,
+    "crumpled": 0.05,
+    "stroke": 0.05,
+    "staple": 0.1,
 }
 
 
