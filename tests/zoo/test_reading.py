@@ -296,7 +296,7 @@ def test_bar_of_a_seven_that_stands_apart_belongs_to_it(model: Model) -> None:
 
 
 def test_left_stroke_of_a_four_that_stands_apart_belongs_to_it(model: Model) -> None:
-    page = strokes_of([(8, 92), (2, 120), (30, 124)], [(52, 78), (48, 182)])
+    page = strokes_of([(8, 104), (2, 138), (30, 144)], [(52, 78), (48, 182)])
     assert [reading.text for reading in model.read(page)] == ["404"]
 
 

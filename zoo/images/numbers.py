@@ -42,7 +42,8 @@ _ATTACHED = 0.3  # of a small piece's width above or below a digit: it is a part
 _NEAR = 0.3  # of the height between such a part and its digit
 _BESIDE = 0.15  # of the height: a part, such as the bar of a five or a seven, may be so far to the side,
 _HIGH = 0.3  # if it is not further from the upper end; a dash is in the middle
-_WIDE_PART, _HIGH_PART = 0.2, 0.3  # or if it is so wide and so high, such as the left stroke of a four
+_WIDE_PART, _HIGH_PART = 0.2, 0.3  # or if it is so wide and so high, such as the left stroke of a four,
+_LOWEST_PART = 0.6  # and its middle is so far from the upper end at most
 _MIN_ABOVE = 0.2  # a part above or below the digit is at least so large: others are specks
 _SPLIT = 0.12  # of the height between the parts of a digit that is broken into an upper and a lower half
 _MAX_PIECES = 400
@@ -306,7 +307,7 @@ def _pieces(ink: Ink, cut_off: bool = True) -> tuple[Array, Array, list[tuple[li
             is_bar = (height[piece] < width[piece]) & (middle < y[line] + _HIGH * height[line])
             is_bar &= (x[piece] > x[line]) | (width[piece] >= _WIDE_PART * tallest)
             is_stroke = (width[piece] >= _WIDE_PART * tallest) & (height[piece] >= _HIGH_PART * tallest)
-            is_stroke &= (x[piece] < x[line]) & (middle < y[line] + height[line] / 2)
+            is_stroke &= (x[piece] < x[line]) & (middle < y[line] + _LOWEST_PART * height[line])
             is_beside = (is_bar | is_stroke) & (middle > y[line] - _HIGH * height[line])
             is_beside &= across > -_BESIDE * tallest
             if larger >= _MIN_PIECE * tallest and (is_above | is_beside).any():

@@ -23,7 +23,7 @@ const ATTACHED = 0.3;
 const NEAR = 0.3;
 const BESIDE = 0.15;
 const HIGH = 0.3;
-const [WIDE_PART, HIGH_PART] = [0.2, 0.3];
+const [WIDE_PART, HIGH_PART, LOWEST_PART] = [0.2, 0.3, 0.6];
 const MIN_ABOVE = 0.2;
 const SPLIT = 0.12;
 const MAX_PIECES = 400;
@@ -292,7 +292,7 @@ function addSmall(lines: PiecesOfLine[], pieces: Component[], index: number, tal
   const isBar = (digit: Component) =>
     piece.height < piece.width && middle < digit.y + HIGH * digit.height && (piece.x > digit.x || isWide);
   const isStroke = (digit: Component) =>
-    isWide && piece.height >= HIGH_PART * tallest && piece.x < digit.x && middle < digit.y + digit.height / 2;
+    isWide && piece.height >= HIGH_PART * tallest && piece.x < digit.x && middle < digit.y + LOWEST_PART * digit.height;
   const isBeside = (digit: Component) =>
     (isBar(digit) || isStroke(digit)) && middle > digit.y - HIGH * digit.height &&
     gapBetween(piece, digit, "x") < BESIDE * tallest;
