@@ -99,7 +99,7 @@ def measure(model: str, count: int, seed: int, train: bool, kinds: tuple[str, ..
 
 @main.command()
 @click.option("--model", default="mnist14k", show_default=True)
-@click.option("--count", default=3000, show_default=True, help="Images to learn from.")
+@click.option("--count", default=6000, show_default=True, help="Images to learn from.")
 @click.option("--seed", default=200, show_default=True)
 def fit(model: str, count: int, seed: int) -> None:
     """Compute the weights. A model without the output `known` leaves the weights for it as they are."""
