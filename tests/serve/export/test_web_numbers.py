@@ -169,7 +169,7 @@ def _broken_and_flat():
         cv2.circle(page, (210, 40), 8, 0, -1)  # a speck
         for digit, origin in ((first, 60), (last, 300)):
             for line in parts[digit]:
-                cv2.polylines(page, [np.array(line, np.int32) + (origin, 0)], False, 0, 10)
+                cv2.polylines(page, [np.add(line, (origin, 0)).astype(np.int32)], False, 0, 10)
         yield page[:, :, None]
 
 
