@@ -296,7 +296,7 @@ def test_bar_of_a_seven_that_stands_apart_belongs_to_it(model: Model) -> None:
 
 
 def test_left_stroke_of_a_four_that_stands_apart_belongs_to_it(model: Model) -> None:
-    page = strokes_of([(8, 104), (2, 138), (30, 144)], [(52, 78), (48, 182)])
+    page = strokes_of([(8, 110), (2, 127), (30, 130)], [(52, 78), (48, 182)])
     assert [reading.text for reading in model.read(page)] == ["404"]
 
 
@@ -304,6 +304,13 @@ def test_halves_of_a_broken_digit_are_in_one_line(model: Model) -> None:
     """The lower half does not overlap the upper one vertically, and is wider."""
     page = strokes_of([(6, 84), (40, 78), (52, 92), (20, 116)], [(30, 130), (56, 150), (40, 176), (-4, 182)], width=400)
     assert [reading.text for reading in model.read(page)] == ["303"]
+
+
+def test_specks_close_to_each_other_are_no_line(model: Model) -> None:
+    page = picture("108")
+    for x, y, radius in ((30, 20, 10), (36, 62, 9)):
+        cv2.circle(page, (x, y), radius, (30, 30, 60), -1)
+    assert [reading.text for reading in model.read(page)] == ["108"]
 
 
 def test_specks_above_and_below_a_digit_are_no_part_of_it(model: Model) -> None:

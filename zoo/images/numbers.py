@@ -42,9 +42,9 @@ _ATTACHED = 0.3  # of a small piece's width above or below a digit: it is a part
 _NEAR = 0.3  # of the height between such a part and its digit
 _BESIDE = 0.15  # of the height: a part, such as the bar of a five or a seven, may be so far to the side,
 _HIGH = 0.3  # if it is not further from the upper end; a dash is in the middle
-_WIDE_PART, _HIGH_PART = 0.2, 0.3  # or if it is so wide and so high, such as the left stroke of a four,
+_WIDE_PART, _HIGH_PART = 0.2, 0.25  # or if it is so wide and so high, such as the left stroke of a four,
 _LOWEST_PART = 0.6  # and its middle is so far from the upper end at most
-_MIN_ABOVE = 0.2  # a part above or below the digit is at least so large: others are specks
+_MIN_ABOVE = 0.2  # a part above or below another one is at least so large: others are specks
 _SPLIT = 0.12  # of the height between the parts of a digit that is broken into an upper and a lower half
 _MAX_PIECES = 400
 _MAX_LINES = 12
@@ -325,7 +325,7 @@ def _pieces(ink: Ink, cut_off: bool = True) -> tuple[Array, Array, list[tuple[li
 def _with_broken_digits(stats: Array, inside: Array, tallest: float) -> tuple[Array, Array]:
     """Top and height of each piece; the pieces of a broken digit, one above the other, count as their whole."""
     x, y, width, height = (column.copy() for column in stats.T[:4])
-    parts = np.flatnonzero(inside & (np.maximum(width, height) >= _MIN_PIECE * tallest))[:_MAX_PIECES]
+    parts = np.flatnonzero(inside & (np.maximum(width, height) >= _MIN_ABOVE * tallest))[:_MAX_PIECES]
     for index, piece in enumerate(parts):
         others = parts[index + 1 :]
         is_small = (height[piece] < _BODY * tallest) & (height[others] < _BODY * tallest)

@@ -23,7 +23,7 @@ const ATTACHED = 0.3;
 const NEAR = 0.3;
 const BESIDE = 0.15;
 const HIGH = 0.3;
-const [WIDE_PART, HIGH_PART, LOWEST_PART] = [0.2, 0.3, 0.6];
+const [WIDE_PART, HIGH_PART, LOWEST_PART] = [0.2, 0.25, 0.6];
 const MIN_ABOVE = 0.2;
 const SPLIT = 0.12;
 const MAX_PIECES = 400;
@@ -322,7 +322,7 @@ function withBrokenDigits(
 ): Component[] {
   const pieces = stats.map((piece) => ({ ...piece }));
   const parts = pieces
-    .filter((piece, i) => isInside(piece, i) && Math.max(piece.width, piece.height) >= MIN_PIECE * tallest)
+    .filter((piece, i) => isInside(piece, i) && Math.max(piece.width, piece.height) >= MIN_ABOVE * tallest)
     .slice(0, MAX_PIECES);
   parts.forEach((piece, index) => {
     const near = parts.slice(index + 1).filter((other) => {
