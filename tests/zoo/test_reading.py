@@ -4,6 +4,7 @@ import json
 import time
 from itertools import pairwise
 from math import prod
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import zoo
 from serve.batch.formats import encode
 from serve.cli.predict import command
 from tests.pictures import digit_pictures, digit_shapes, number_pictures
+from tests.pictures.empty_pictures import EMPTY
 from zoo.columns import Columns, classify_columns
 from zoo.errors import BadInput
 from zoo.images.ink import find_ink
@@ -279,6 +281,52 @@ def test_bar_of_a_five_that_stands_apart_belongs_to_it(model: Model) -> None:
     assert [reading.text for reading in model.read(page)] == ["55"]
 
 
+def strokes_of(*lines: list[tuple[int, int]], width: int = 360) -> np.ndarray:
+    """A page with two copies of a digit, whose strokes do not touch each other, and a zero between them."""
+    coverage = np.zeros((260, width), np.float32)
+    for origin in (60, width - 120):
+        for line in lines:
+            points = np.array([(x + origin, y) for x, y in line], np.int32)
+            cv2.polylines(coverage, [points], False, 1.0, 10, cv2.LINE_AA)
+    cv2.ellipse(coverage, (width // 2, 130), (28, 50), 0, 0, 360, 1.0, 10, cv2.LINE_AA)
+    return digit_pictures.painted(coverage, (250, 250, 245), (30, 30, 60))
+
+
+def test_bar_of_a_seven_that_stands_apart_belongs_to_it(model: Model) -> None:
+    page = strokes_of([(0, 82), (34, 80)], [(54, 78), (46, 120), (34, 180)])
+    assert [reading.text for reading in model.read(page)] == ["707"]
+
+
+def test_left_stroke_of_a_four_that_stands_apart_belongs_to_it(model: Model) -> None:
+    page = strokes_of([(8, 110), (2, 127), (30, 130)], [(52, 78), (48, 182)])
+    assert [reading.text for reading in model.read(page)] == ["404"]
+
+
+def test_halves_of_a_broken_digit_are_in_one_line(model: Model) -> None:
+    """The lower half does not overlap the upper one vertically, and is wider."""
+    page = strokes_of([(6, 84), (40, 78), (52, 92), (20, 116)], [(30, 130), (56, 150), (40, 176), (-4, 182)], width=400)
+    assert [reading.text for reading in model.read(page)] == ["303"]
+
+
+def test_specks_close_to_each_other_are_no_line(model: Model) -> None:
+    page = picture("108")
+    for x, y, radius in ((30, 20, 10), (36, 62, 9)):
+        cv2.circle(page, (x, y), radius, (30, 30, 60), -1)
+    assert [reading.text for reading in model.read(page)] == ["108"]
+
+
+def test_specks_above_and_below_a_digit_are_no_part_of_it(model: Model) -> None:
+    page = picture("108")
+    plain = model.read(page)[0]
+    x0, top, x1, bottom = plain.digits[1].box
+    middle = (x0 + x1) // 2
+    for y in (top - 22, bottom + 22):
+        cv2.circle(page, (middle, y), 10, (30, 30, 60), -1)
+    (reading,) = model.read(page)
+    assert reading.text.replace(" ", "") == "108"
+    assert abs(reading.digits[1].box[1] - top) <= 2
+
+
 def test_digit_of_less_than_half_the_height_is_read_where_it_is_wide(model: Model) -> None:
     coverage = cover("270")
     x0, x1 = 60, 60 + 20 + np.flatnonzero((cover("2") > 0.5).any(axis=0))[-1] - 60
@@ -288,3 +336,9 @@ def test_digit_of_less_than_half_the_height_is_read_where_it_is_wide(model: Mode
     coverage[110 : 110 + low.shape[0], x0:x1] = low
     page = digit_pictures.painted(coverage, (250, 250, 245), (30, 30, 60))
     assert [reading.text for reading in model.read(page)] == ["270"]
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("cell", 600277), ("form", 500123)])
+def test_traces_that_vanish_at_the_size_of_digits_are_no_line(model: Model, kind: str, seed: int) -> None:
+    image = EMPTY[kind](np.random.default_rng([crc32(f"empty {kind}".encode()), seed]))
+    assert not model.predict([image])[0].known

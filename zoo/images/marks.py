@@ -51,7 +51,10 @@ _SIDE = 112  # pixels of the longer side while an outline is searched for
 _MIN_ELONGATION = 4.0  # area / width² of the space inside a stroke; of 6,000 MNIST images four have a hole with more
 _MIN_SPACE = 0.5  # of the ink's area: the space inside an outlined stroke
 _MAX_SPACE = 0.22  # of the digit's size: the width of the space inside an outlined stroke
-_MAX_UNEVEN = 0.3  # deviation of the space's width; the space between a digit and a ring around it has more
+_MAX_UNEVEN = 0.3  # deviation of the space's width; the space between most digits and a ring around them has more
+_MIN_RINGED = 0.4  # of the longer side: a piece inside is an outline's inner edge, or a digit in a ring
+_MAX_TAIL = 0.05  # of the ink of such a piece: what is not along its largest hole; the inner edge of a zero has none
+_MAX_EDGE = 0.12  # thickness of an inner edge / the longer side of the digit
 
 
 def extra_marks(labels: Array, stats: Array, blank: Sequence[int]) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
@@ -360,9 +363,34 @@ def outline_space(mask: Array, box: Sequence[int]) -> Array | None:
         if stats[label, 4] < _MIN_ELONGATION * width_inside**2 or width_inside > _MAX_SPACE * max(size):
             continue
         middle = depth[(depth >= cv2.dilate(depth, np.ones((3, 3), np.uint8))) & (depth > 0)]
-        if float(middle.std()) <= _MAX_UNEVEN * float(middle.mean()):
+        if float(middle.std()) <= _MAX_UNEVEN * float(middle.mean()) and not _is_ringed(part):
             wide = cv2.dilate(space, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
             result = np.zeros(mask.shape, np.uint8)
             result[y : y + height, x : x + width] = cv2.resize(wide, (width, height), interpolation=cv2.INTER_NEAREST)
             return result
     return None
+
+
+def _is_ringed(mask: Array) -> bool:
+    """Whether a large piece inside, uint8 `(h, w)` cropped to the ink, is a digit and no inner edge of an outline.
+
+    An inner edge is one closed line. A six or nine has a tail as well, an eight a second hole.
+    """
+    height, width = mask.shape
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    for piece, (x, y, wide, high, area) in enumerate(stats[1:].tolist(), 1):
+        is_inside = x > 0 and y > 0 and x + wide < width and y + high < height
+        if not is_inside or max(wide, high) < _MIN_RINGED * max(width, height):
+            continue
+        ink = np.pad((labels[y : y + high, x : x + wide] == piece).astype(np.uint8), 1)
+        _, holes, sizes, _ = cv2.connectedComponentsWithStats(1 - ink, connectivity=4)
+        inner = [k for k in range(1, len(sizes)) if k != holes[0, 0]]
+        thick = 2 * float(cv2.distanceTransform(ink, cv2.DIST_L2, 3).max())
+        if not inner or thick > _MAX_EDGE * max(width, height):
+            return True
+        hole = (holes == max(inner, key=lambda k: int(sizes[k, 4]))).astype(np.uint8)
+        reach = int(np.ceil(thick)) + 1
+        along = cv2.dilate(hole, np.ones((2 * reach + 1,) * 2, np.uint8))
+        if cv2.countNonZero(ink & (1 - along)) > _MAX_TAIL * area:
+            return True
+    return False

@@ -40,8 +40,12 @@ _MIN_PIECE = 0.12  # smaller pieces are no part of a digit
 _MIN_MARK = 0.07  # smaller pieces are specks, larger ones between digits may be points and dashes
 _ATTACHED = 0.3  # of a small piece's width above or below a digit: it is a part, such as the bar of a five
 _NEAR = 0.3  # of the height between such a part and its digit
-_BESIDE = 0.15  # of the height: the bar of a five may begin so far to the right of it,
+_BESIDE = 0.15  # of the height: a part, such as the bar of a five or a seven, may be so far to the side,
 _HIGH = 0.3  # if it is not further from the upper end; a dash is in the middle
+_WIDE_PART, _HIGH_PART = 0.2, 0.25  # or if it is so wide and so high, such as the left stroke of a four,
+_LOWEST_PART = 0.6  # and its middle is so far from the upper end at most
+_MIN_ABOVE = 0.2  # a part above or below another one is at least so large: others are specks
+_SPLIT = 0.12  # of the height between the parts of a digit that is broken into an upper and a lower half
 _MAX_PIECES = 400
 _MAX_LINES = 12
 _MIN_SHEET = 0.4  # of the map's sides without its margins: a smaller piece is no sheet of paper,
@@ -62,7 +66,7 @@ _TWO_DIGITS = 0.5  # width / height of one blob, from which on it may be two dig
 _LIKELY_TWO = 0.85  # the same where a network without `known` is sure of one digit
 _MIN_AREA = 0.01  # of the height squared
 _MIN_HEIGHT = 0.3
-_MAX_WIDTH = 1.5
+_MAX_WIDTH = 1.7
 _MAX_ASPECT = 2.2
 _MAX_CANDIDATES = 4000  # per image
 
@@ -267,7 +271,7 @@ def _pieces(ink: Ink, cut_off: bool = True) -> tuple[Array, Array, list[tuple[li
     is_like_main = (height >= _LIKE_MAIN * tallest) & (height * _LIKE_MAIN <= tallest) & (width <= _MAX_ASPECT * height)
     inside = ~on_edge | on_edge[main] | (is_like_main & cut_off)
     inside[0] = False
-    y, height = _with_broken_digits(stats, inside & (height < _BODY * tallest), tallest)
+    y, height = _with_broken_digits(stats, inside & (height < tallest), tallest)
     is_body = inside & (height <= _TALLEST * tallest)
     is_body &= (height >= _BODY * tallest) | (height >= _LOW_BODY * tallest) & (width >= _BODY * tallest)
     bodies = np.flatnonzero(is_body)
@@ -296,11 +300,17 @@ def _pieces(ink: Ink, cut_off: bool = True) -> tuple[Array, Array, list[tuple[li
         for line, (members, marks) in zip(lines, result, strict=True):
             across = np.minimum(x[piece] + width[piece], x[line] + width[line]) - np.maximum(x[piece], x[line])
             down = np.maximum(y[piece], y[line]) - np.minimum(y[piece] + height[piece], y[line] + height[line])
-            is_part = max(width[piece], height[piece]) >= _MIN_PIECE * tallest
+            larger = max(width[piece], height[piece])
             middle = y[piece] + height[piece] / 2
-            is_bar = (across > -_BESIDE * tallest) & (x[piece] > x[line]) & (middle < y[line] + _HIGH * height[line])
-            is_bar &= (height[piece] < width[piece]) & (middle > y[line] - _HIGH * height[line])
-            if is_part and (is_bar | (across >= _ATTACHED * width[piece]) & (down < _NEAR * tallest)).any():
+            is_above = (across >= _ATTACHED * width[piece]) & (down < _NEAR * tallest)
+            is_above &= (down < 0) | (larger >= _MIN_ABOVE * tallest)
+            is_bar = (height[piece] < width[piece]) & (middle < y[line] + _HIGH * height[line])
+            is_bar &= (x[piece] > x[line]) | (width[piece] >= _WIDE_PART * tallest)
+            is_stroke = (width[piece] >= _WIDE_PART * tallest) & (height[piece] >= _HIGH_PART * tallest)
+            is_stroke &= (x[piece] < x[line]) & (middle < y[line] + _LOWEST_PART * height[line])
+            is_beside = (is_bar | is_stroke) & (middle > y[line] - _HIGH * height[line])
+            is_beside &= across > -_BESIDE * tallest
+            if larger >= _MIN_PIECE * tallest and (is_above | is_beside).any():
                 members.append(piece)
                 break
             if (
@@ -312,15 +322,18 @@ def _pieces(ink: Ink, cut_off: bool = True) -> tuple[Array, Array, list[tuple[li
     return labels, stats, result
 
 
-def _with_broken_digits(stats: Array, small: Array, tallest: float) -> tuple[Array, Array]:
-    """Top and height of each piece; small pieces one above the other, of a broken digit, count as their whole."""
+def _with_broken_digits(stats: Array, inside: Array, tallest: float) -> tuple[Array, Array]:
+    """Top and height of each piece; the pieces of a broken digit, one above the other, count as their whole."""
     x, y, width, height = (column.copy() for column in stats.T[:4])
-    parts = np.flatnonzero(small & (np.maximum(width, height) >= _MIN_PIECE * tallest))[:_MAX_PIECES]
+    parts = np.flatnonzero(inside & (np.maximum(width, height) >= _MIN_ABOVE * tallest))[:_MAX_PIECES]
     for index, piece in enumerate(parts):
         others = parts[index + 1 :]
+        is_small = (height[piece] < _BODY * tallest) & (height[others] < _BODY * tallest)
         across = np.minimum(x[piece] + width[piece], (x + width)[others]) - np.maximum(x[piece], x[others])
         down = np.maximum(y[piece], y[others]) - np.minimum(y[piece] + height[piece], (y + height)[others])
-        near = (across >= _ATTACHED * np.minimum(width[piece], width[others])) & (down < _NEAR * tallest)
+        near = across >= _ATTACHED * np.minimum(width[piece], width[others])
+        near &= down < np.where(is_small, _NEAR, _SPLIT) * tallest
+        near |= is_small & (np.maximum(-across, down) < _SPLIT * tallest)
         group = np.append(others[near], piece)
         top, bottom = y[group].min(), (y + height)[group].max()
         if len(group) > 1 and _BODY * tallest <= bottom - top <= tallest / _LIKE_MAIN:
@@ -363,6 +376,8 @@ def _line(
     grey = np.asarray(np.clip(grey, 0, 1) * 255, np.uint8)
     thick = _thickened(np.asarray(grey, np.uint8))
     mask = grey > _VISIBLE * 255
+    if not mask.any():  # traces so thin that they vanish at this size
+        return None
     seams, costs = _cuts(np.asarray(grey, np.float32) / np.float32(255))
     first, last, outlines = _pairs(mask, seams, costs)
     if prune:

@@ -41,6 +41,9 @@ const MIN_ELONGATION = 4;
 const MIN_SPACE = 0.5;
 const MAX_SPACE = 0.22;
 const MAX_UNEVEN = 0.3;
+const MIN_RINGED = 0.4;
+const MAX_TAIL = 0.05;
+const MAX_EDGE = 0.12;
 
 type Box = [left: number, top: number, right: number, bottom: number];
 
@@ -364,8 +367,9 @@ function rectangularity(points: Point[]): number {
 
 /** The space inside the strokes of an outlined digit in a box: a mask; null for other digits. */
 export function outlineSpace(mask: Bytes, [x, y, width, height]: Rectangle): Bytes | null {
-  const part = crop(mask, y, y + height, x, x + width);
-  for (let i = 0; i < part.data.length; i++) part.data[i] *= 255;
+  const inked = crop(mask, y, y + height, x, x + width);
+  const part = bytes(height, width);
+  for (let i = 0; i < part.data.length; i++) part.data[i] = 255 * inked.data[i];
   const factor = Math.min(1, SIDE / Math.max(width, height));
   const [columns, rows] = [Math.max(1, rint(width * factor)), Math.max(1, rint(height * factor))];
   const small = resize(part, columns, rows, "area");
@@ -385,9 +389,33 @@ export function outlineSpace(mask: Bytes, [x, y, width, height]: Rectangle): Byt
     const inside = 2 * largest(depth.data);
     if (area < MIN_ELONGATION * inside ** 2 || inside > MAX_SPACE * Math.max(columns, rows)) continue;
     const middle = middleLines(depth);
-    if (Math.sqrt(variance(middle)) > MAX_UNEVEN * mean(middle)) continue;
+    if (Math.sqrt(variance(middle)) > MAX_UNEVEN * mean(middle) || isRinged(inked)) continue;
     const wide = resizeNearest(crop(grown(space, 1), 1, rows + 1, 1, columns + 1), width, height);
     return padded(wide, y, mask.height - y - height, x, mask.width - x - width);
   }
   return null;
+}
+
+/** Whether a large piece inside a mask that is cropped to its ink is a digit, and no inner edge of an outline. */
+function isRinged(mask: Bytes): boolean {
+  const { labels, stats } = connectedComponents(mask);
+  return stats.some(({ x, y, width, height, area }, index) => {
+    const isInside = x > 0 && y > 0 && x + width < mask.width && y + height < mask.height;
+    const size = Math.max(mask.width, mask.height);
+    if (!isInside || Math.max(width, height) < MIN_RINGED * size) return false;
+    const piece = bytes(mask.height, mask.width);
+    for (let i = 0; i < labels.length; i++) piece.data[i] = labels[i] === index + 1 ? 1 : 0;
+    const ink = padded(crop(piece, y, y + height, x, x + width), 1);
+    const thick = 2 * largest(distance(ink).data);
+    const paper = connectedComponents(inverse(ink), 4);
+    const holes = paper.stats.map((hole, label) => (label + 1 === paper.labels[0] ? 0 : hole.area));
+    if (holes.length < 2 || thick > MAX_EDGE * size) return true;
+    const hole = bytes(ink.height, ink.width);
+    const main = holes.indexOf(largest(holes)) + 1;
+    for (let i = 0; i < hole.data.length; i++) hole.data[i] = paper.labels[i] === main ? 1 : 0;
+    const along = grown(hole, Math.ceil(thick) + 1);
+    let tail = 0;
+    for (let i = 0; i < ink.data.length; i++) if (ink.data[i] && !along.data[i]) tail++;
+    return tail > MAX_TAIL * area;
+  });
 }

@@ -23,6 +23,9 @@ const ATTACHED = 0.3;
 const NEAR = 0.3;
 const BESIDE = 0.15;
 const HIGH = 0.3;
+const [WIDE_PART, HIGH_PART, LOWEST_PART] = [0.2, 0.25, 0.6];
+const MIN_ABOVE = 0.2;
+const SPLIT = 0.12;
 const MAX_PIECES = 400;
 const MAX_LINES = 12;
 const MIN_SHEET = 0.4;
@@ -39,7 +42,7 @@ const TWO_DIGITS = 0.5;
 const LIKELY_TWO = 0.85;
 const MIN_AREA = 0.01;
 const MIN_HEIGHT = 0.3;
-const MAX_WIDTH = 1.5;
+const MAX_WIDTH = 1.7;
 const MAX_ASPECT = 2.2;
 const MAX_CANDIDATES = 4000;
 const SOFT_EDGE = 2; // pixels around a candidate's ink
@@ -235,7 +238,7 @@ function findPieces(ink: Ink, cutOff: boolean): Pieces | null {
   const isLikeMain = ({ width, height }: Component) =>
     height >= LIKE_MAIN * tallest && height * LIKE_MAIN <= tallest && width <= MAX_ASPECT * height;
   const inside = stats.map((p, i) => !onEdge[i] || onEdge[main] || (cutOff && isLikeMain(p)));
-  const pieces = withBrokenDigits(stats, (piece, i) => inside[i] && piece.height < BODY * tallest, tallest);
+  const pieces = withBrokenDigits(stats, (piece, i) => inside[i] && piece.height < tallest, tallest);
   const isBody = pieces.map(({ width, height }, i) => {
     const isHigh = height >= BODY * tallest || (height >= LOW_BODY * tallest && width >= BODY * tallest);
     return inside[i] && isHigh && height <= TALLEST * tallest;
@@ -278,21 +281,29 @@ function inLines(pieces: Component[], bodies: number[]): PiecesOfLine[] {
 /** Add a small piece to the first line where it is part of a digit, or a mark between digits. */
 function addSmall(lines: PiecesOfLine[], pieces: Component[], index: number, tallest: number): void {
   const piece = pieces[index];
-  const isPart = Math.max(piece.width, piece.height) >= MIN_PIECE * tallest;
+  const larger = Math.max(piece.width, piece.height);
   const middle = piece.y + piece.height / 2;
-  const isNear = (digit: Component) =>
-    -gapBetween(piece, digit, "x") >= ATTACHED * piece.width && gapBetween(piece, digit, "y") < NEAR * tallest;
+  const isAbove = (digit: Component) => {
+    const down = gapBetween(piece, digit, "y");
+    const isNear = -gapBetween(piece, digit, "x") >= ATTACHED * piece.width && down < NEAR * tallest;
+    return isNear && (down < 0 || larger >= MIN_ABOVE * tallest);
+  };
+  const isWide = piece.width >= WIDE_PART * tallest;
   const isBar = (digit: Component) =>
-    gapBetween(piece, digit, "x") < BESIDE * tallest && piece.x > digit.x && piece.height < piece.width &&
-    Math.abs(middle - digit.y) < HIGH * digit.height;
-  const isBeside = (digit: Component) => middle > digit.y && middle < digit.y + 1.3 * digit.height;
+    piece.height < piece.width && middle < digit.y + HIGH * digit.height && (piece.x > digit.x || isWide);
+  const isStroke = (digit: Component) =>
+    isWide && piece.height >= HIGH_PART * tallest && piece.x < digit.x && middle < digit.y + LOWEST_PART * digit.height;
+  const isBeside = (digit: Component) =>
+    (isBar(digit) || isStroke(digit)) && middle > digit.y - HIGH * digit.height &&
+    gapBetween(piece, digit, "x") < BESIDE * tallest;
+  const isMark = (digit: Component) => middle > digit.y && middle < digit.y + 1.3 * digit.height;
   for (const { members, marks } of lines) {
     const digits = members.map((member) => pieces[member]);
-    if (isPart && digits.some((digit) => isBar(digit) || isNear(digit))) {
+    if (larger >= MIN_PIECE * tallest && digits.some((digit) => isAbove(digit) || isBeside(digit))) {
       members.push(index);
       return;
     }
-    if (digits[0].x < piece.x && piece.x < digits.at(-1)!.x && digits.some(isBeside)) {
+    if (digits[0].x < piece.x && piece.x < digits.at(-1)!.x && digits.some(isMark)) {
       marks.push(index);
       return;
     }
@@ -305,20 +316,23 @@ function gapBetween(a: Component, b: Component, axis: "x" | "y"): number {
   return Math.max(a[axis], b[axis]) - Math.min(a[axis] + a[side], b[axis] + b[side]);
 }
 
-/** The pieces; small ones one above the other, of a broken digit, have top and height of their whole. */
+/** The pieces; those of a broken digit, one above the other, have top and height of their whole. */
 function withBrokenDigits(
-  stats: Component[], isSmall: (piece: Component, index: number) => boolean, tallest: number,
+  stats: Component[], isInside: (piece: Component, index: number) => boolean, tallest: number,
 ): Component[] {
   const pieces = stats.map((piece) => ({ ...piece }));
   const parts = pieces
-    .filter((piece, i) => isSmall(piece, i) && Math.max(piece.width, piece.height) >= MIN_PIECE * tallest)
+    .filter((piece, i) => isInside(piece, i) && Math.max(piece.width, piece.height) >= MIN_ABOVE * tallest)
     .slice(0, MAX_PIECES);
   parts.forEach((piece, index) => {
-    const near = parts.slice(index + 1).filter(
-      (other) =>
-        -gapBetween(piece, other, "x") >= ATTACHED * Math.min(piece.width, other.width) &&
-        gapBetween(piece, other, "y") < NEAR * tallest,
-    );
+    const near = parts.slice(index + 1).filter((other) => {
+      const isSmall = Math.max(piece.height, other.height) < BODY * tallest;
+      const [across, down] = [-gapBetween(piece, other, "x"), gapBetween(piece, other, "y")];
+      return (
+        (across >= ATTACHED * Math.min(piece.width, other.width) && down < (isSmall ? NEAR : SPLIT) * tallest) ||
+        (isSmall && Math.max(-across, down) < SPLIT * tallest)
+      );
+    });
     if (!near.length) return;
     const group = [...near, piece];
     const top = Math.min(...group.map((part) => part.y));

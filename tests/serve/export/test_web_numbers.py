@@ -146,7 +146,7 @@ def _several_lines():
 
 
 def _broken_and_flat():
-    """A five whose bar stands apart, and a two that is much lower than its neighbours."""
+    """Digits in several pieces, and a two that is much lower than its neighbours."""
     for gap in (6, 10):
         page = np.full((260, 420), 255, np.uint8)
         cv2.line(page, (70, 60), (62, 200), 0, 11)
@@ -156,6 +156,20 @@ def _broken_and_flat():
         cv2.ellipse(page, (320, 140), (24, 18), 0, -180, 60, 0, 9)
         cv2.line(page, (330, 156), (290, 182), 0, 9)
         cv2.line(page, (290, 182), (360, 180), 0, 9)
+        yield page[:, :, None]
+    parts = {  # strokes that do not touch each other
+        7: ([(0, 82), (34, 80)], [(54, 78), (46, 120), (34, 180)]),
+        4: ([(8, 104), (2, 138), (30, 144)], [(52, 78), (48, 182)]),
+        3: ([(6, 84), (40, 78), (52, 92), (20, 116)], [(30, 130), (56, 150), (40, 176), (-4, 182)]),
+        5: ([(20, 108), (12, 124), (28, 140), (4, 148)], [(36, 104), (62, 102)]),
+    }
+    for first, last in ((7, 4), (3, 7), (4, 3), (5, 7)):
+        page = np.full((260, 420), 255, np.uint8)
+        cv2.ellipse(page, (210, 130), (28, 50), 0, 0, 360, 0, 10)
+        cv2.circle(page, (210, 40), 8, 0, -1)  # a speck
+        for digit, origin in ((first, 60), (last, 300)):
+            for line in parts[digit]:
+                cv2.polylines(page, [np.add(line, (origin, 0)).astype(np.int32)], False, 0, 10)
         yield page[:, :, None]
 
 

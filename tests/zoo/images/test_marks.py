@@ -1,6 +1,7 @@
 """Digits that something disturbs are read, or the answer is unsure; and other digits are left as they are."""
 
 import zlib
+from itertools import product
 from typing import Any
 
 import cv2
@@ -184,6 +185,37 @@ def test_outline_is_filled() -> None:
         result, notes = to_mnist(_page(outline))
         assert "filled an outline" in notes
         assert np.abs(result.astype(int) - to_mnist(_page(shape))[0]).mean() < 12
+
+
+@pytest.mark.parametrize("digit", range(1, 10))
+def test_ring_close_to_a_digit_is_no_outline(digit: int) -> None:
+    """The space between them may be as even as the one inside an outlined stroke. A thin zero in a ring is one."""
+    rings = 0
+    for font, reach in product(crops.fonts()[::2], (1.25, 1.5)):
+        shape = pictures.placed(crops.printed(digit, str(font), 130), 311, 311)
+        x, y, width, height = cv2.boundingRect((shape > 0.5).astype(np.uint8))
+        ring = np.zeros((311, 311), np.uint8)
+        axes = round(width / 2 * reach) + 4, round(height / 2 * reach) + 4
+        cv2.ellipse(ring, (x + width // 2, y + height // 2), axes, 0, 0, 360, 255, 6)
+        if (cv2.dilate(ring, np.ones((5, 5), np.uint8)) * (shape > 0)).any():
+            continue  # it touches the digit
+        rings += 1
+        result, notes = to_mnist(_page(np.maximum(shape, ring.astype(np.float32) / 255)))
+        assert "removed a ring or box around the digit" in notes, notes
+        assert np.abs(result.astype(int) - to_mnist(_page(shape))[0]).mean() < 6
+    assert rings >= 3
+
+
+@pytest.mark.parametrize("digit", [0, 4, 6, 8, 9])
+def test_outline_with_an_inner_edge_is_filled(digit: int) -> None:
+    """The inner edge is a piece of its own, inside the outer edge, as a digit is inside a ring."""
+    filled = 0
+    for number in range(10):
+        shape = shapes.draw(digit, _random("inner edge", 10 * digit + number), 240, 0.13)
+        depth = cv2.distanceTransform((shape > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
+        result, notes = to_mnist(_page(((depth > 0) & (depth < 4)).astype(np.float32)))
+        filled += "filled an outline" in notes and np.abs(result.astype(int) - to_mnist(_page(shape))[0]).mean() < 12
+    assert filled >= 8
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
