@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card
-from zoo.images.digits import DOUBT
+from zoo.images.digits import DOUBT, NO_WRITING
 from zoo.model import (
     CHUNK,
     Guess,
@@ -142,9 +142,12 @@ def make_columns(
     best = np.take_along_axis(values, top, axis=1)
     corrections = [image.corrections for image in prepared]
     unsure = ~(best[:, 0] >= card.calibration.unsure_below)  # NaN is unsure too
+    known_rows = None if known is None else is_known(card, known)
     if any(corrections):
         good = [image.corrections for image in prepared if image.pixels is not None]
         unsure |= np.array([any(text.startswith(DOUBT) for text in texts) for texts in good], np.bool_)
+        if known_rows is not None:
+            known_rows &= np.array([not any(text.startswith(NO_WRITING) for text in texts) for texts in good], np.bool_)
     return Columns(
         card.name,
         card.labels,
@@ -154,5 +157,5 @@ def make_columns(
         top,
         best,
         unsure,
-        None if known is None else is_known(card, known),
+        known_rows,
     )

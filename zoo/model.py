@@ -27,7 +27,7 @@ from zoo import registry
 from zoo.card import Card, File, Input
 from zoo.errors import BadInput, BadModel, DeviceUnavailable, ModelNotFound, printable, reason
 from zoo.images.decode import Pixels
-from zoo.images.digits import DOUBT
+from zoo.images.digits import DOUBT, NO_WRITING
 from zoo.images.numbers import Line, Number, is_likely_number
 from zoo.images.photos import FITS, Fit
 from zoo.images.prepare import prepare_image, prepare_number
@@ -393,6 +393,8 @@ def _is_doubtful(image: Prepared, scores: Scores, row: int) -> bool:
 
     A network may be sure of one digit where two touch: only the output `known` tells.
     """
+    if any(correction.startswith(NO_WRITING) for correction in image.corrections):
+        return False
     if any(correction.startswith(DOUBT) for correction in image.corrections):
         return True
     if not float(scores[1][row].max()) >= _SURE:
@@ -494,6 +496,7 @@ def _row(card: Card, prepared: Prepared, guesses: tuple[Guess, ...], known: bool
     doubtful = any(correction.startswith(DOUBT) for correction in prepared.corrections)
     unsure = doubtful or not best.probability >= card.calibration.unsure_below  # NaN is unsure too
     corrections = prepared.corrections
+    known = known and not any(correction.startswith(NO_WRITING) for correction in corrections)
     return Row(prepared.name, card.name, best.label, best.probability, unsure, known, guesses, (), corrections)
 
 

@@ -18,9 +18,10 @@ from zoo.images.geometry import Geometry
 from zoo.images.ink import FADED, INK_MAP_SIDE, Ink, find_ink, without_bars
 from zoo.images.levels import Array, median
 from zoo.images.marks import are_empty_cells, extra_marks, outline_space, paper_lines
-from zoo.images.writing import signs_against_writing
+from zoo.images.writing import SOFT_EDGES, signs_against_writing
 
 DOUBT = "doubtful: "  # begins a correction that makes the answer unsure, whatever its probability
+NO_WRITING = f"{DOUBT}no writing, "  # begins one that makes it "none of the classes" too
 
 SIDE, BOX = 28, 20  # pixels per side of MNIST's images, and of the box that a digit is scaled into
 _CENTRE = 14.0  # pixel index of the centre of mass; in all 60,000 training images it is from 13.48 to 14.50
@@ -112,12 +113,13 @@ def to_mnist(
     signs = signs_against_writing(
         ink.amount, strokes.digit, strokes.marks, strokes.box, strokes.solid, ink.blank, ink.uneven, left
     )
-    if signs.nothing:
+    if signs.nothing and signs.nothing != SOFT_EDGES:
         raise BadInput(
             f"The image ({pixels.shape[1]}x{pixels.shape[0]}) seems blank, with {signs.nothing}: "
             "draw a digit with more contrast, or crop closer to it."
         )
-    _check_single(strokes.pieces, strokes.box)
+    if not signs.nothing:
+        _check_single(strokes.pieces, strokes.box)
     x, y, width, height = strokes.box
     corrections += strokes.corrections
     if specks:
@@ -132,6 +134,8 @@ def to_mnist(
     corrections.append("centred")
     if not ink.sure:
         corrections.append(f"{DOUBT}ink and paper may be swapped")
+    if signs.nothing:
+        corrections.append(f"{NO_WRITING}{signs.nothing}")
     corrections += [DOUBT + doubt for doubt in signs.doubts]
     if left_out > _MAX_LEFT_OUT:
         corrections.append(f"{DOUBT}{left_out:.0%} of the ink was left out")

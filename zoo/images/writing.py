@@ -37,11 +37,15 @@ _ASIDE = 3  # pixels from a line's edge to the paper that it is compared with
 _MIN_FAINT = 0.12  # of solid ink: how strong a line goes on beyond the end of a stroke
 
 
+SOFT_EDGES = "only soft edges, as a shadow or a crease has"
+
+
 class Signs(NamedTuple):
     """What speaks against the ink being written.
 
     Attributes:
-        nothing: in words, what there is instead of writing; None where there is writing, as far as can be seen.
+        nothing: in words, what there is instead of writing; None where there is writing, as far as can be seen. Of
+            `SOFT_EDGES` a photograph of something else may consist too, so that is no error.
         doubts: in words.
     """
 
@@ -87,7 +91,7 @@ def signs_against_writing(
         return Signs("only a line of the paper", ())
     other = _share_beside(amount, digit, marks, box, thick, (_NO_PAPER * solid, _MAYBE_PAPER * solid))
     if other[0] > _MOST:
-        return Signs("only soft edges, as a shadow or a crease has", ())
+        return Signs(SOFT_EDGES, ())
     doubts: list[str] = []
     if other[1] > _MOST:
         doubts.append("the ink has soft edges, as a shadow or a crease of the paper has")

@@ -9,9 +9,10 @@ import { areEmptyCells, extraMarks, outlineSpace, paperLines } from "./marks";
 import {
   blur, boundingBox, centreOfMass, type Component, connectedComponents, dilate, disc, distance, grown, middleLines, resize, square,
 } from "./vision";
-import { signsAgainstWriting } from "./writing";
+import { SOFT_EDGES, signsAgainstWriting } from "./writing";
 
 export const DOUBT = "doubtful: ";
+export const NO_WRITING = `${DOUBT}no writing, `;
 export const SIDE = 28;
 export const BOX = 20;
 const CENTRE = 14;
@@ -85,12 +86,12 @@ export function toMnist(pixels: Bytes): Prepared {
   }
   const left = strokes.isLined ? strokes.count : 0;
   const signs = signsAgainstWriting(ink, strokes.digit, strokes.marks, strokes.box, strokes.solid, left);
-  if (signs.nothing)
+  if (signs.nothing && signs.nothing !== SOFT_EDGES)
     throw new BadInput(
       `The image (${pixels.width}x${pixels.height}) seems blank, with ${signs.nothing}: ` +
         "draw a digit with more contrast, or crop closer to it.",
     );
-  checkSingle(strokes.pieces, strokes.box);
+  if (!signs.nothing) checkSingle(strokes.pieces, strokes.box);
   const [x, y, width, height] = strokes.box;
   corrections.push(...strokes.corrections);
   if (specks) corrections.push(`removed ${specks} speck${specks > 1 ? "s" : ""}`);
@@ -100,6 +101,7 @@ export function toMnist(pixels: Bytes): Prepared {
   if (rint((MIN_STROKE_WIDTH - stroke) * WORK_SIZE) >= 1) corrections.push("thickened thin strokes");
   corrections.push("centred");
   if (!ink.sure) corrections.push(`${DOUBT}ink and paper may be swapped`);
+  if (signs.nothing) corrections.push(`${NO_WRITING}${signs.nothing}`);
   corrections.push(...signs.doubts.map((doubt) => DOUBT + doubt));
   if (leftOut > MAX_LEFT_OUT) corrections.push(`${DOUBT}${rint(leftOut * 100)}% of the ink was left out`);
   if (stroke > MAX_STROKE_WIDTH || isTangled(crop(strokes.digit, y, y + height, x, x + width), strokes.count))

@@ -1,7 +1,7 @@
 /** The Web Worker: corrects an image and classifies it, so that the page stays responsive. */
 
 import { BadInput, type Bytes } from "./arrays";
-import { DOUBT, type Prepared, toMnist } from "./digits";
+import { DOUBT, NO_WRITING, type Prepared, toMnist } from "./digits";
 import { type Answer, answers, load, NotLoaded } from "./network";
 import { type Fit, fitToInput } from "./photos";
 import type { Card, Prediction, Reply, Request } from "./protocol";
@@ -56,7 +56,7 @@ function ofOneClass(card: Card, { image, corrections }: Prepared, { probabilitie
   return {
     label: card.labels[best],
     probability: probabilities[best],
-    known: known === null || card.known_from === null ? null : known >= card.known_from,
+    known: known === null || card.known_from === null ? null : known >= card.known_from && !corrections.some((one) => one.startsWith(NO_WRITING)),
     unsure: !(probabilities[best] >= card.unsure_below) || corrections.some((one) => one.startsWith(DOUBT)),
     probabilities,
     digits: [],

@@ -1,7 +1,7 @@
 /** Port of `zoo/reading.py`: a line's candidates and the network's answers → its digits. The reasons are given there. */
 
 import { type Bytes, largest } from "./arrays";
-import { DOUBT, type Prepared, SIDE } from "./digits";
+import { DOUBT, NO_WRITING, type Prepared, SIDE } from "./digits";
 import type { Answer } from "./network";
 import {
   type Box, type Candidate, FEATURES, findNumber, findNumberReduced, isLikelyNumber, type Line, mayBeNumber, quantile, score,
@@ -65,6 +65,7 @@ export function readsNumbers(card: NumberCard): boolean {
 /** Whether an image that was corrected as a single digit, with that answer, may be a number: see `readNumber`. */
 export function mayBeRead(card: NumberCard, { image, corrections }: Prepared, answer: Answer): boolean {
   if (!readsNumbers(card) || !corrections.length || !mayBeNumber(image)) return false;
+  if (corrections.some((correction) => correction.startsWith(NO_WRITING))) return false;
   if (corrections.some((correction) => correction.startsWith(DOUBT))) return true;
   if (!(largest(answer.probabilities) >= SURE)) return true;
   return answer.known === null ? isLikelyNumber(image) : !(answer.known >= SURE);

@@ -20,6 +20,8 @@ const LEAST_WAY = 20;
 const ASIDE = 3;
 const MIN_FAINT = 0.12;
 
+export const SOFT_EDGES = "only soft edges, as a shadow or a crease has";
+
 type Pair = [number, number];
 
 /** What there is instead of writing, in words, or null; and doubts in words. */
@@ -47,7 +49,7 @@ export function signsAgainstWriting(
   if (straight && goesOn(ink.amount, straight, thick, solid, ink.blank))
     return { nothing: "only a line of the paper", doubts: [] };
   const other = shareBeside(ink.amount, digit, marks, box, thick, [NO_PAPER * solid, MAYBE_PAPER * solid]);
-  if (other[0] > MOST) return { nothing: "only soft edges, as a shadow or a crease has", doubts: [] };
+  if (other[0] > MOST) return { nothing: SOFT_EDGES, doubts: [] };
   const doubts: string[] = [];
   if (other[1] > MOST) doubts.push("the ink has soft edges, as a shadow or a crease of the paper has");
   if (least <= 0 && (ink.uneven || hasRoom))

@@ -242,7 +242,7 @@ def test_own_models_come_and_go_while_the_server_runs(browser, server):
 def test_nothing_moves_when_the_answer_changes(browser, server, width, height):
     places = {}
     with opened(browser, server, f"still-{width}", viewport={"width": width, "height": height}) as page:
-        for state, strokes in {"hint": [], "digit": ONE, "no digit": LETTER_A}.items():
+        for state, strokes in {"hint": [], "digit": ONE, "no digit": LETTER_E}.items():
             page.get_by_role("button", name="Clear").click()
             page.locator(".zoo-result:visible", has_text="answer appears here").wait_for()
             if strokes:
@@ -285,7 +285,7 @@ def test_link_preview_describes_the_page(server):
     assert not [tag for tag in tags if re.search("gradio|twitter|https?://", tag, re.IGNORECASE)]
 
 
-LETTER_A = [[(0.3, 0.75), (0.5, 0.2), (0.7, 0.75)], [(0.38, 0.55), (0.62, 0.55)]]
+LETTER_E = [[(0.65, 0.2), (0.35, 0.2), (0.35, 0.8), (0.65, 0.8)], [(0.35, 0.5), (0.6, 0.5)]]
 
 
 def write_number(path):
@@ -301,7 +301,7 @@ def write_number(path):
 def test_letter_is_none_of_the_classes_and_a_number_has_boxes(browser, server, tmp_path):
     write_number(tmp_path / "number.png")
     with opened(browser, server, "number") as page:
-        draw(page, LETTER_A)
+        draw(page, LETTER_E)
         page.locator(".zoo-headline:visible", has_text="None of the classes").wait_for()
         choose_image(page)
         upload(page, tmp_path / "number.png")

@@ -21,7 +21,7 @@ import pytest
 
 from serve.export.formats import write_folder
 from serve.export.web import site
-from tests.serve.demo.test_page import CHROMIUM, EXAMPLES, LETTER_A, ONE, SEVEN
+from tests.serve.demo.test_page import CHROMIUM, EXAMPLES, LETTER_E, ONE, SEVEN
 from zoo.card import Input
 from zoo.images.prepare import prepare
 from zoo.model import load, onnx_bytes
@@ -166,7 +166,7 @@ def test_ten_digits_are_read_as_they_are_drawn(browser, address, capsys):
 
 def test_models_are_changed_and_tell_what_they_do_not_know(browser, address):
     with opened(browser, address, "unknown") as page:
-        draw(page, LETTER_A)
+        draw(page, LETTER_E)
         wait_for_message(page, "None of the classes")
         assert re.search(r"The nearest is \d, with \d", page.locator("#result").inner_text())
         press(page, "Clear")

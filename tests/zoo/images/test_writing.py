@@ -1,15 +1,21 @@
 """Shadows, creases and lines of forms are no writing; and digits that are thin, faint, blurred or cut tightly are."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
+import zoo
 from tests.pictures import digit_pictures as pictures
 from tests.pictures import digit_shapes as shapes
+from zoo.columns import make_columns
 from zoo.errors import BadInput
-from zoo.images.digits import DOUBT, found_ink, to_mnist
+from zoo.images.digits import DOUBT, NO_WRITING, found_ink, to_mnist
+from zoo.model import make_rows, prepare_all
 
 Array = np.ndarray
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def _doubts(image: Array) -> list[str]:
@@ -144,3 +150,18 @@ def test_level_stroke_is_no_one(degrees: int, is_one: bool) -> None:
     cv2.line(page, ends[0], ends[1], (30, 30, 30), 8, cv2.LINE_AA)
     doubts = _doubts(page)
     assert not doubts if is_one else any("more level" in doubt or "times as wide" in doubt for doubt in doubts)
+
+
+def test_photograph_is_none_of_the_classes_and_no_error() -> None:
+    """In rows and in columns alike, whatever the network says."""
+    model = zoo.load("mnist14k", "cpu")
+    row = model.predict([EXAMPLES / "cat.jpg"])[0]
+    assert any(correction.startswith(NO_WRITING) for correction in row.corrections)
+    assert (row.known, row.unsure, row.error) == (False, True, None)
+    table = zoo.Classifier(model)({"path": [str(EXAMPLES / "cat.jpg"), str(EXAMPLES / "seven.png")]})
+    assert table["known"].to_pylist() == [False, True]
+    sure = np.ones(1, np.float32)
+    prepared = list(prepare_all([EXAMPLES / "cat.jpg"], model.card.input))
+    probabilities = np.eye(10, dtype=np.float32)[:1]
+    assert make_rows(model.card, prepared, probabilities, 3, sure)[0].known is False
+    assert make_columns(model.card, prepared, probabilities, 3, sure).known.tolist() == [False]
