@@ -85,7 +85,7 @@ def run_steps(options: argparse.Namespace) -> None:
             print(f"=== {name}: no time left. Run the same command again.", flush=True)
             continue
         print(f"=== {name}", flush=True)
-        saved["steps"][name] = run_step(name, options, limit_s)
+        saved["steps"][name] = without_folders(run_step(name, options, limit_s))
         left_s -= 0 if name == "training" else saved["steps"][name]["seconds"]
         path.write_text(json.dumps(saved, indent=1) + "\n")
         print(f"=== {name}: {short(saved['steps'][name])}", flush=True)
@@ -120,6 +120,15 @@ def run_step(name: str, options: argparse.Namespace, limit_s: float) -> dict[str
     for path in (output, partial_rows):
         path.unlink(missing_ok=True)
     return step | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def without_folders(value: Any) -> Any:
+    """The value with file names instead of absolute paths in all its texts: the file is published."""
+    if isinstance(value, str):
+        return re.sub(r"(?<![\w.:/])/(?:[\w.+-]+/)+", "", value)
+    if isinstance(value, list):
+        return [without_folders(each) for each in value]
+    return {key: without_folders(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 class Rows(list[dict[str, Any]]):

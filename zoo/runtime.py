@@ -186,8 +186,8 @@ class Bound:
 
     On a GPU, this is page-locked memory of the host, which the kernels read and write without a copy. With one shape at
     one address, a run is a CUDA graph: one launch instead of one per layer. The runtime captures the graph at the first
-    run, and again in every thread that runs it. It must have the session for itself: after a run with more images in
-    the same session, a replay reads memory that is no longer its own (docs/decisions/0014-gpu.md).
+    run, and again in every thread that runs it. It must have the session for itself: after a capture of more images
+    in the same session, a replay failed on a GPU (docs/decisions/0014-gpu.md).
 
     Attributes:
         batch: the number of images per run.

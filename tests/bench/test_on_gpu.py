@@ -114,6 +114,16 @@ def test_step_that_ends_early_keeps_its_rows(options, monkeypatch):
     assert list(options.out.iterdir()) == []
 
 
+def test_published_texts_have_no_folders():
+    step = {
+        "error": 'File "/home/ann/zoo/bench/x.py", line 3: 5/7 of http://127.0.0.1/a/b',
+        "rows": [{"way": "/opt/v"}],
+    }
+    expected = {"error": 'File "x.py", line 3: 5/7 of http://127.0.0.1/a/b', "rows": [{"way": "v"}]}
+    numbers = {"seconds": 1.5, "result": None}
+    assert on_gpu.without_folders(step | numbers) == expected | numbers
+
+
 @pytest.mark.parametrize(("label", "is_right"), [("7", True), ("8", False)])
 def test_clients_check_every_response(label, is_right):
     served = []

@@ -56,7 +56,7 @@ class FakeSession:
 
     - In each thread, the first run captures the graph for one set of addresses, which is slow. A replay uses those
       addresses, whatever is bound.
-    - A capture of more images than before moves memory that earlier graphs of the session read: their replays fail.
+    - After a capture of more images than before, replays of the session's earlier graphs fail.
     - A run returns at once. Scores are there after `synchronize_outputs`; until then they are NaN.
     - The images must not change before that, and a second run must not begin.
     """
