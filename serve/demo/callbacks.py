@@ -19,6 +19,7 @@ import numpy as np
 from serve.demo import benchmarks, result, text
 from serve.demo.files import FileStore
 from serve.demo.jobs import JobQueue, JobRunner
+from serve.demo.newest import Newest
 from serve.service.metrics import Metrics
 from serve.service.models import Service
 from serve.service.pool import Runner, WorkItem
@@ -58,6 +59,7 @@ class Callbacks:
         self._service, self._metrics, self._files, self._jobs = service, metrics, files, jobs
         self._examples, self._follow_folder = examples, follow_folder
         self._batch_queue, self._inspect_queue = JobQueue(), JobQueue()
+        self._newest = Newest()
         self._latencies: WeakKeyDictionary[Runner, float | None] = WeakKeyDictionary()  # seconds per image
 
     def model_names(self, form: Form | None = None) -> list[str]:
@@ -182,13 +184,27 @@ class Callbacks:
             return result.hint(), None
         return await self._predict(await self._read(path), name, fit, explain)
 
-    async def predict_again(
-        self, source: str, drawing: str | None, path: str | None, name: str, fit: Fit, explain: bool
-    ) -> Result:
-        """Classify the drawing or the file, whichever is visible."""
-        if source == "draw":
-            return await self.predict_drawing(drawing, name, explain)
-        return await self.predict_file(path, name, fit, explain)
+    async def show_answer(
+        self,
+        source: str,
+        drawing: str | None,
+        path: str | None,
+        name: str,
+        fit: Fit,
+        explain: bool,
+        request: gr.Request,
+    ) -> str | dict[str, Any]:
+        """HTML of the answer, or of an error, for what the page shows now: the drawing or the file."""
+
+        async def show() -> str:
+            try:
+                if source == "draw":
+                    return (await self.predict_drawing(drawing, name, explain))[0]
+                return (await self.predict_file(path, name, fit, explain))[0]
+            except gr.Error as error:
+                return result.failure(error.message)
+
+        return await self._newest.result(("answer", request.session_hash), show())
 
     async def _predict(self, source: Named, name: str, fit: Fit, explain: bool) -> Result:
         item = await self._process(source, name, fit)
@@ -251,6 +267,17 @@ class Callbacks:
         if not results:
             return text.hint(f"This server has no model for {text.KINDS[form]}.")
         return _comparison(results)
+
+    async def show_comparison(self, path: str | None, form: Form, request: gr.Request) -> str | dict[str, Any]:
+        """As `compare`, for the page: an error takes the place of the table of an earlier image."""
+
+        async def show() -> str:
+            try:
+                return await self.compare(path, form)
+            except gr.Error as error:
+                return text.hint(error.message)
+
+        return await self._newest.result(("comparison", request.session_hash), show())
 
     async def inspect(self, path: str | None, name: str, request: gr.Request) -> str:
         """HTML of every layer for one image."""

@@ -84,8 +84,6 @@ element.addEventListener("keydown", (event) => {
   act(undo ? "undo" : clear ? "clear" : undefined);
 });
 // Gradio sets the value to the page's own again when it has mounted the component, after the example was submitted
-for (const kind of ["pointerdown", "keydown"]) {
-  document.addEventListener(kind, () => { if (props.value !== value) props.value = value; }, true);
-}
+watch("value", () => { if (props.value !== value) props.value = value; });
 submit();
 getCanvas().dataset.ready = "true"; // strokes are handled from now on

@@ -51,7 +51,14 @@ EXAMPLES: dict[Form, list[str]] = {
 THUMBNAIL_PIXELS = 128
 THEME = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 MAX_QUEUE = 64  # waiting events of all visitors
-LIVE_EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "concurrency_limit": 8}
+# One event for all that changes an answer: of two, the one that ends later would decide what the page shows
+SHOW_EVENT: dict[str, Any] = {
+    "show_progress": "hidden",
+    "trigger_mode": "always_last",
+    "concurrency_limit": 8,
+    "api_visibility": "private",
+}
+API_EVENT: dict[str, Any] = {"concurrency_limit": 8}  # `gr.on([], …)`: for API clients, started by nothing on the page
 REFRESH_EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
 JOB_EVENT: dict[str, Any] = {"concurrency_limit": None}  # `JobQueue` limits jobs, with a message
 MAX_FILES_BODIES = 32  # what all visitors' files may take on the disk, in request bodies of the largest size
@@ -270,15 +277,12 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:
                 value="crop",
                 label="Photographs that are not square",
             )
-    outputs = [answer, row]
+    inputs = [source, pad, picture, picker, fit, explain]
+    triggers = [picture.change, *(component.input for component in inputs if component is not picture)]
+    gr.on(triggers, callbacks.show_answer, inputs, answer, **SHOW_EVENT)
     if can_draw:
-        pad.input(callbacks.predict_drawing, [pad, picker, explain], outputs, api_name="draw", **LIVE_EVENT)
-    picture.change(callbacks.predict_file, [picture, picker, fit, explain], outputs, api_name="predict", **LIVE_EVENT)
-    for choice in (source, picker, fit, explain):
-        choice.input(
-            callbacks.predict_again, [source, pad, picture, picker, fit, explain], outputs,
-            api_visibility="private", **LIVE_EVENT,
-        )  # fmt: skip
+        gr.on([], callbacks.predict_drawing, [pad, picker, explain], [answer, row], api_name="draw", **API_EVENT)
+    gr.on([], callbacks.predict_file, [picture, picker, fit, explain], [answer, row], api_name="predict", **API_EVENT)
     return picker
 
 
@@ -346,7 +350,7 @@ def _example_picker(callbacks: Callbacks, picture: gr.Image, choice: gr.Dropdown
         apply_default_css=False,
     )
     inputs, outputs = [picker, choice], [picture, choice]
-    picker.input(callbacks.select_example, inputs, outputs, show_progress="hidden", api_visibility="private")
+    picker.input(callbacks.select_example, inputs, outputs, **SHOW_EVENT)
 
 
 def _thumbnail(path: Path) -> str:
@@ -395,8 +399,8 @@ def _compare_tab(callbacks: Callbacks) -> None:
             form.render()  # type: ignore[no-untyped-call]
         with gr.Column(scale=2):
             table = _table(text.hint("The answers of all models appear here."))
-    picture.change(callbacks.compare, [picture, form], table, api_name="compare", **LIVE_EVENT)
-    form.input(callbacks.compare, [picture, form], table, api_visibility="private", **LIVE_EVENT)
+    gr.on([picture.change, form.input], callbacks.show_comparison, [picture, form], table, **SHOW_EVENT)
+    gr.on([], callbacks.compare, [picture, form], table, api_name="compare", **API_EVENT)
 
 
 def _batch_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:

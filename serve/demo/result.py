@@ -52,7 +52,7 @@ def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
     """
     row, card, pixels = item.rows[0], item.runner.model.card, item.prepared[0].pixels
     if row.error is not None or row.probability is None:
-        return _panel(_headline("?", "No answer", _error_message(row)), _time(item, card.name))
+        return failure(_error_message(row), _time(item, card.name))
     boxes = [Box(digit.label, digit.probability, digit.box) for digit in row.digits]
     original = _decoded(source)
     parts = [_headline(*_verdict(row, card))]
@@ -74,6 +74,11 @@ def answer(item: WorkItem, source: Named, explain: bool = False) -> str:
     if card.input.form == "digit" and not boxes and _is_colourful(original):
         parts.append('<p class="zoo-note">A colour photograph? Choose a model for photographs below.</p>')
     return _panel(*parts, _time(item, card.name), css_class="zoo-unknown" if row.known is False else "")
+
+
+def failure(message: str, *more: str) -> str:
+    """What takes the place of an answer."""
+    return _panel(_headline("?", "No answer", message), *more)
 
 
 def _panel(*parts: str, css_class: str = "") -> str:

@@ -49,16 +49,25 @@ def server(tmp_path_factory):
 
 @contextmanager
 def opened(browser, server, name, **options):
-    """Open the page. At the end, assert that it sent no request to another host and that no script failed."""
+    """Open the page. At the end, assert that it sent no request to another host and that no script failed.
+
+    When the test fails, print the page's text and its messages, and the last lines of the server.
+    """
     context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
     page = context.new_page()
     page.set_default_timeout(TIMEOUT_MS)
-    hosts, script_errors = set(), []
+    hosts, script_errors, messages = set(), [], []
+    page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
     page.on("request", lambda request: hosts.add(re.sub(r"^\w+://([^/]*).*", r"\1", request.url)))
     page.on("pageerror", lambda error: script_errors.append(str(error)))
     page.goto(server.url)
     page.wait_for_selector(".zoo-pad canvas[data-ready]")
-    yield page
+    try:
+        yield page
+    except Exception:
+        print("page:", page.locator("body").inner_text(), "console:", *messages, "server:", sep="\n")
+        print(server.log[-3000:])
+        raise
     page.wait_for_timeout(300)  # for late script errors
     if name and (folder := os.environ.get("ZOO_SCREENSHOTS")):
         page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
@@ -128,6 +137,28 @@ def choose_image(page):
 
 def open_tab(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
+
+
+@needs_browser
+def test_answer_to_the_last_event_stays(browser, server):
+    """A stroke reaches the server two seconds late. The page shows the answer to the image that was chosen after it."""
+    delayed = []
+
+    def delay_stroke(route):
+        if not delayed:
+            delayed.append(route)
+            page.wait_for_timeout(2000)
+        route.continue_()
+
+    with opened(browser, server, None) as page:
+        wait_for_label(page, "7")
+        page.route("**/queue/join*", delay_stroke)
+        draw(page, ONE)
+        choose_image(page)
+        upload(page, EXAMPLES / "two.jpg")
+        page.wait_for_timeout(3000)
+        wait_for_label(page, "2")
+        assert '["draw"' in delayed[0].request.post_data
 
 
 def remove_button(page):

