@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from abc import ABCMeta
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -79,6 +80,16 @@ zoo fit FOLDER --name mine
 The model is then in the lists of this page: open or reload the page, or change the tab. So are the models of `zoo add`
 and `zoo pull`. A server that was started with `--models PATTERN` shows those whose names match.
 """
+
+# Gradio checks a value against the choices that it sent to the page last, but a model may come or go meanwhile. A
+# method of the component is not enough, because an update makes a new one from its class. (A class statement would make
+# Gradio write a file beside this one.)
+ModelPicker: Any = ABCMeta.__new__(
+    type(gr.Dropdown),
+    "ModelPicker",
+    (gr.Dropdown,),
+    {"__module__": __name__, "is_template": True, "preprocess": lambda self, name: name},
+)
 
 
 def mount(
@@ -224,15 +235,10 @@ def build(callbacks: Callbacks) -> gr.Blocks:
 
 
 def _model_picker(choices: list[tuple[str, str]]) -> Any:
-    """A choice of models. It is not on the page yet, because examples, which come before it, change it.
-
-    Its choices change while the server runs, and Gradio would check a value against those of the start.
-    """
-    picker: Any = gr.Dropdown(
+    """A choice of models. It is not on the page yet, because examples, which come before it, change it."""
+    return ModelPicker(
         choices, value=choices[0][1], label="Model", filterable=False, elem_classes="zoo-model", render=False
     )
-    picker.preprocess = lambda name: name
-    return picker
 
 
 def _place(picker: gr.Dropdown, callbacks: Callbacks) -> None:

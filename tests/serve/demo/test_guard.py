@@ -1133,11 +1133,32 @@ def join_queue(client, config, css_class, data, session):
         :1
     ]
     (function,) = [one["id"] for one in config["dependencies"] if component in one["inputs"]]
+    return run_event(client, function, data, session)
+
+
+def run_event(client, function, data, session):
     event = {"data": data, "fn_index": function, "session_hash": session}
     assert client.post("/gradio_api/queue/join", json=event).status_code == 200
     text = client.get(f"/gradio_api/queue/data?session_hash={session}").text
     messages = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
     return next(one["output"] for one in messages if one["msg"] == "process_completed")
+
+
+def test_model_that_was_removed_gets_the_same_message_after_a_refresh(page):
+    """Regression: after new choices, Gradio's own check refused the model, with a traceback."""
+    dependencies = {one["id"]: one for one in page.client.get("/config").json()["dependencies"]}
+    refresh = next(number for number, one in dependencies.items() if one["inputs"] == one["outputs"] != [])
+    show = next(number for number, one in dependencies.items() if len(one["inputs"]) == 6)
+    drawing = "data:image/png;base64," + b64encode(SEVEN.read_bytes()).decode()
+
+    def answer(session, model):
+        data = ["draw", drawing, None, model, "crop", False]
+        return run_event(page.client, show, data, session)["data"][0]
+
+    assert run_event(page.client, refresh, [DEFAULT] * 3, "refreshed")["data"][0]["choices"]
+    for session in ("refreshed", "new"):
+        assert "The model mnist14k.gone is not on this server, or no longer." in answer(session, "mnist14k.gone")
+        assert ">7<" in answer(session, DEFAULT)
 
 
 @pytest.mark.slow
