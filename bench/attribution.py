@@ -16,7 +16,8 @@ import numpy.typing as npt
 from zoo import list_models
 from zoo.datasets import catalog
 from zoo.inspection.attribution import Attribution, Explainer, Method
-from zoo.model import Model, load, onnx_bytes
+from zoo.loading import load
+from zoo.model import Model, onnx_bytes
 
 Pixels = npt.NDArray[np.uint8]
 METHODS: tuple[Method, ...] = ("class activation", "occlusion")

@@ -15,7 +15,8 @@ import onnx
 
 from train.export import replace_card
 from train.known import without_head
-from zoo.model import Model, load, onnx_bytes
+from zoo.loading import load
+from zoo.model import Model, onnx_bytes
 
 BATCHES = (1, 16)
 ROUND_S = 0.01  # seconds of a round, about

@@ -33,8 +33,8 @@ import zoo
 from bench.environment import environment
 from bench.subjects import MLPERF, MODELS
 from serve.devices import cores
+from zoo.classification import CHUNK
 from zoo.datasets import catalog as datasets
-from zoo.model import CHUNK
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks" / "loadgen"

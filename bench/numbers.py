@@ -26,12 +26,14 @@ import numpy.typing as npt
 
 import zoo
 from tests.pictures import digit_pictures, digit_shapes, number_pictures
+from zoo.classification import CHUNK
 from zoo.datasets import catalog
 from zoo.evaluation import wilson
 from zoo.images.digits import to_mnist
 from zoo.images.numbers import Line, find_number
-from zoo.model import CHUNK, Model, Scores
+from zoo.model import Model
 from zoo.reading import DIGITS, best_path, inputs
+from zoo.scores import Scores
 
 Array = npt.NDArray[Any]
 

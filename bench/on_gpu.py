@@ -237,7 +237,8 @@ def parity(options: argparse.Namespace) -> list[dict[str, Any]]:
     import zoo
     from zoo.datasets import catalog as datasets
     from zoo.errors import ZooError
-    from zoo.model import Scores, bind
+    from zoo.model import bind
+    from zoo.scores import Scores
 
     rows = Rows(options)
     for card in zoo.list_models(options.models):

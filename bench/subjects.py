@@ -8,7 +8,7 @@ import numpy.typing as npt
 from zoo import registry
 from zoo.datasets import catalog as datasets
 from zoo.errors import BadModel
-from zoo.model import load
+from zoo.loading import load
 from zoo.registry import Entry
 
 MODELS = ("mnist14k", "mnist10k", "mnist4k", "cifar90k", "cifar93k", "resnet8")  # as users name them: default recipes

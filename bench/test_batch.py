@@ -28,10 +28,10 @@ from serve.batch.pipeline import BatchJob, classify, identities, split
 from serve.batch.resume import Parts
 from serve.batch.workers import Workers
 from zoo import registry
+from zoo.classification import CHUNK, prepare_all, stack_pixels
 from zoo.columns import classify_columns, make_columns
 from zoo.images.decode import decode_bytes
 from zoo.images.read import Named, read_file
-from zoo.model import CHUNK, prepare_all, stack_pixels
 
 ROUNDS = 5
 PROCESSES = 2

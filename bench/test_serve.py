@@ -281,8 +281,9 @@ def test_where_the_time_of_a_request_goes(
     from serve.server.app import build
     from serve.service.pool import WorkItem, process_batch
     from serve.service.settings import Settings
+    from zoo.classification import CHUNK, prepare_all
     from zoo.images.read import Named
-    from zoo.model import CHUNK, make_rows, prepare_all
+    from zoo.rows import make_rows
 
     app = build(Settings(folder=str(tmp_path), models="mnist14k*", demo=False, access_log=False, device="cpu"))
     service = app._service

@@ -13,7 +13,8 @@ from bench.measure import card_facts, time_in_blocks, time_rounds
 from bench.runtimes import bare_session
 from bench.subjects import Subject
 from serve.devices import cores
-from zoo.model import CHUNK, Model
+from zoo.classification import CHUNK
+from zoo.model import Model
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CALLS = 32  # chunks of CHUNK in one timed round

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.classification import CHUNK
 from zoo.errors import DeviceUnavailable
-from zoo.model import CHUNK, Model, bind, load
+from zoo.loading import load
+from zoo.model import Model, bind
 from zoo.runtime import Device, has_cuda
 
 CUDA_MIN_IMAGES = 200_000  # for fewer images the CPU finishes first (docs/decisions/0014-gpu.md)

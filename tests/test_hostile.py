@@ -154,11 +154,11 @@ def test_commands_survive_hostile_files(tmp_path):
 @pytest.mark.attack
 def test_harness_detects_faults(tmp_path, monkeypatch):
     """It detects an exception that escapes and a control character."""
-    monkeypatch.setattr("zoo.model.card_of", lambda name: 1 / 0)
+    monkeypatch.setattr("zoo.loading.card_of", lambda name: 1 / 0)
     assert command_faults("info", "x")[0] == "zoo info x: exit code ZeroDivisionError: division by zero"
     monkeypatch.setattr("serve.cli.output.card_page", lambda card, source: print("\x1b[31m"))
     for function in ("card_of", "locate"):
-        monkeypatch.setattr(f"zoo.model.{function}", lambda name: None)
+        monkeypatch.setattr(f"zoo.loading.{function}", lambda name: None)
     assert command_faults("info", "x") == ["zoo info x: printed control characters"]
 
 

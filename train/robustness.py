@@ -19,7 +19,7 @@ from train.corruptions import KINDS, Kind
 from train.data import Split, held_out_data
 from zoo import registry
 from zoo.card import Card
-from zoo.model import load
+from zoo.loading import load
 
 RESULTS = Path(__file__).parents[1] / "docs" / "robustness"
 CHUNK = 500

@@ -24,9 +24,10 @@ from train.export import replace_card
 from train.known import auroc
 from zoo import registry
 from zoo.card import Card, Input, UnknownSet
+from zoo.classification import prepare_all, stack_pixels
 from zoo.datasets import catalog
 from zoo.errors import BadData, ExportError
-from zoo.model import Model, prepare_all, stack_pixels
+from zoo.model import Model
 from zoo.own_models import write
 
 RESULTS = Path(__file__).parents[1] / "docs" / "experiments" / "known.json"

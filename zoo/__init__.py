@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from zoo.classifier import Classifier
     from zoo.errors import BadData, BadInput, BadModel, DataNotFound, DeviceUnavailable, ModelNotFound, ZooError
     from zoo.evaluation import Evaluation, evaluate
-    from zoo.model import Guess, Model, Row, Scores, load
+    from zoo.loading import load
+    from zoo.model import Model
+    from zoo.rows import Guess, Row
+    from zoo.scores import Scores
     from zoo.training import fit
 
 __version__ = "0.1.0"
@@ -43,7 +46,10 @@ _MODULES = {  # module → the public names that it defines
     "zoo.classifier": ("Classifier",),
     "zoo.errors": ("BadData", "BadInput", "BadModel", "DataNotFound", "DeviceUnavailable", "ModelNotFound", "ZooError"),
     "zoo.evaluation": ("Evaluation", "evaluate"),
-    "zoo.model": ("Guess", "Model", "Row", "Scores", "load"),
+    "zoo.loading": ("load",),
+    "zoo.model": ("Model",),
+    "zoo.rows": ("Guess", "Row"),
+    "zoo.scores": ("Scores",),
     "zoo.training": ("fit",),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from zoo.columns import Columns
-from zoo.model import as_utf8
+from zoo.rows import as_utf8
 
 
 def arrow_schema() -> Any:

@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from zoo.arrow import arrow_schema, to_record_batch
+from zoo.classification import prepare_all
 from zoo.columns import classify_columns
 from zoo.errors import BadInput, ModelNotFound
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import Model, Prepared, check_options, load, prepare_all
+from zoo.loading import load
+from zoo.model import Model, check_options
+from zoo.rows import Prepared
 from zoo.runtime import Device
 
 STEP = 128  # images that are decoded and classified at a time

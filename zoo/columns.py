@@ -15,21 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card
+from zoo.classification import CHUNK, read_numbers, stack_pixels
 from zoo.images.digits import DOUBT, NO_WRITING
-from zoo.model import (
-    CHUNK,
-    Guess,
-    Model,
-    Outputs,
-    Prepared,
-    Row,
-    Scores,
-    is_known,
-    make_rows,
-    read_numbers,
-    stack_pixels,
-)
+from zoo.model import Model
 from zoo.reading import Digit
+from zoo.rows import Guess, Prepared, Row, is_known, make_rows
+from zoo.scores import Outputs, Scores
 
 
 @dataclass(frozen=True)
@@ -126,7 +117,7 @@ def make_columns(
     top_k: int = 3,
     known: npt.NDArray[np.float32] | None = None,
 ) -> Columns:
-    """The same results as `zoo.model.make_rows`.
+    """The same results as `zoo.rows.make_rows`.
 
     Args:
         probabilities: float32 `(M, K)` of the inputs without an error.

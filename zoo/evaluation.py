@@ -3,7 +3,8 @@
     >>> result = zoo.evaluate("mnist14k", "my-digits/")
     >>> result.accuracy, result.interval95
 
-Images are prepared and classified by the steps of `zoo/model.py`, as in every interface. Nothing is fitted here.
+Images are prepared and classified by the steps of `zoo/classification.py`, as in every interface. Nothing is fitted
+here.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.classification import CHUNK, prepare_all, stack_pixels
 from zoo.datasets.folders import Item, Problem, SplitName, labelled_images, mapped
 from zoo.errors import BadData, BadInput, WrongUsage
-from zoo.model import CHUNK, Model, Prepared, load, prepare_all, stack_pixels
+from zoo.loading import load
+from zoo.model import Model
+from zoo.rows import Prepared
 from zoo.runtime import Device
 
 BINS = 15  # of the reliability, as on the cards

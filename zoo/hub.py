@@ -21,7 +21,7 @@ import zoo
 from zoo import model_card, registry
 from zoo.card import Card, File
 from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, WrongUsage, ZooError, not_importable, reason
-from zoo.model import card_of, load, locate, model_file
+from zoo.loading import card_of, load, locate, model_file
 from zoo.model_files import LARGEST_CARD, LARGEST_MODEL, read_file
 from zoo.source import SCHEMA_VERSION, SOURCE_FILE, Source
 

@@ -11,9 +11,10 @@ import numpy as np
 from zoo.card import OWN_IMAGES, Card
 from zoo.datasets import catalog
 from zoo.errors import BadData, BadModel, DataNotFound, ModelNotFound
-from zoo.model import Model, is_known
+from zoo.model import Model
 from zoo.model_files import LARGEST_MODEL, read_file
 from zoo.registry import Entry
+from zoo.rows import is_known
 from zoo.runtime import Device
 
 KNOWN_TOLERANCE = 10  # images: more of them are close to the bound
@@ -34,7 +35,7 @@ def verify(model: Entry | Path, folder: str | None = None, device: Device = "aut
     """Yield the checks of one model. Stops after a file that differs from the card.
 
     Args:
-        model: a registry entry, or the path of an ONNX file on its own, as returned by `zoo.model.locate`. A file on
+        model: a registry entry, or the path of an ONNX file on its own, as returned by `zoo.loading.locate`. A file on
             its own can only be compared with the card inside it.
         folder: the folder of the test data, as in `zoo.datasets.catalog.load`; nothing is downloaded.
     Raises:

@@ -16,7 +16,7 @@ import numpy as np
 
 from zoo.columns import Columns
 from zoo.errors import WrongUsage, printable
-from zoo.model import Row, as_utf8
+from zoo.rows import Row, as_utf8
 
 Encoding = Literal["table", "jsonl", "csv", "parquet"]
 

@@ -25,11 +25,14 @@ from serve.batch.inputs import ImageArgument, Source, Url, name_of, not_images, 
 from serve.batch.parquet_rows import Rows
 from serve.devices import cores
 from serve.messages import say
+from zoo.classification import CHUNK, prepare_all
 from zoo.columns import Columns, classify_columns
 from zoo.errors import ZooError, reason
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, Outputs, Prepared, prepare_all
+from zoo.model import Model
+from zoo.rows import Prepared
+from zoo.scores import Outputs
 
 BLOCK_IMAGES = 128  # that a worker gets at a time: enough to make the cost of sending them negligible
 BLOCK_BYTES = 8 * 2**20  # of images that are sent as bytes

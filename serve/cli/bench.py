@@ -108,7 +108,8 @@ def measurements_of(name: str, devices: list[str], batches: list[int]) -> Iterat
 
     import numpy as np
 
-    from zoo.model import bind, load, onnx_bytes
+    from zoo.loading import load
+    from zoo.model import bind, onnx_bytes
     from zoo.runtime import import_runtime
 
     runtime = f"onnxruntime {import_runtime().__version__}"
@@ -301,7 +302,7 @@ def _names(models: tuple[str, ...]) -> list[str]:
 
 def _devices(device: str) -> list[str]:
     """The devices to measure. With "auto", CUDA is left out where no session can be opened on it."""
-    from zoo.model import load
+    from zoo.loading import load
     from zoo.runtime import has_cuda
 
     if device != "auto":

@@ -30,7 +30,8 @@ def command(names: tuple[str, ...], format_name: str, target: Path, force: bool)
     or the path of a model folder.
     """
     from serve.export.formats import check_target, write_folder
-    from zoo.model import load, onnx_bytes
+    from zoo.loading import load
+    from zoo.model import onnx_bytes
 
     form = FORMATS[format_name]
     if target.exists() and not target.is_dir():
@@ -58,7 +59,7 @@ def command(names: tuple[str, ...], format_name: str, target: Path, force: bool)
 def _locations(names: tuple[str, ...]) -> list[str | Path]:
     """What `zoo.load` takes, for each model that the names mean; each once."""
     from zoo import registry
-    from zoo.model import locate
+    from zoo.loading import locate
 
     locations: dict[str | Path, None] = {}
     for name in names:

@@ -52,7 +52,7 @@ def info(name: str, as_json: bool) -> None:
     multiply-accumulates (MACs).
     """
     from serve.cli.output import card_page
-    from zoo.model import card_of, locate
+    from zoo.loading import card_of, locate
     from zoo.registry import Entry
 
     card = card_of(name)
@@ -101,7 +101,7 @@ def verify(names: tuple[str, ...], data: str | None, device: str, as_json: bool)
 def _run_checks(name: str, data: str | None, device: Any) -> "Iterator[tuple[str, Check]]":
     """Check all models that match a name or pattern; yields (model name, check). A damaged model is a failed check."""
     from zoo import registry
-    from zoo.model import locate
+    from zoo.loading import locate
     from zoo.verify import Check
     from zoo.verify import verify as verify_model
 

@@ -24,10 +24,12 @@ from serve.cli.options import FiniteRange, complete_files, device_choice, model_
 from serve.devices import CUDA_MIN_IMAGES, load_for
 from serve.messages import say
 from serve.service.settings import DEFAULT_MODEL
+from zoo.classification import CHUNK
 from zoo.columns import Columns
 from zoo.errors import BadInput, WrongUsage
 from zoo.images.read import Named
-from zoo.model import CHUNK, Model, load, onnx_bytes
+from zoo.loading import load
+from zoo.model import Model, onnx_bytes
 from zoo.runtime import Device
 
 MAX_MEGAPIXELS = "ZOO_MAX_MEGAPIXELS"  # environment variable, read by the decoders

@@ -23,7 +23,8 @@ from serve.demo import text
 from zoo.columns import Columns
 from zoo.errors import ZooError
 from zoo.images.read import Named, decode
-from zoo.model import Row, load
+from zoo.loading import load
+from zoo.rows import Row
 
 TABLE_ROWS = 100  # the file has all rows
 MAX_IMAGES = 20_000  # the command streams any number, this module keeps the rows in memory

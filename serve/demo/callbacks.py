@@ -29,8 +29,9 @@ from zoo.errors import ModelNotFound, ZooError
 from zoo.images.decode import Pixels
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import Model, Row, onnx_bytes
+from zoo.model import Model, onnx_bytes
 from zoo.registry import find
+from zoo.rows import Row
 
 TOP_K = 10
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")

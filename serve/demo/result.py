@@ -17,7 +17,7 @@ from zoo.card import Calibration, Card
 from zoo.errors import ZooError
 from zoo.images.digits import found_ink
 from zoo.images.read import Named, decode
-from zoo.model import Row
+from zoo.rows import Row
 
 HINT = "Draw a digit, or choose an image. The answer appears here."
 MAX_COLUMNS, COLUMN_LETTERS = 12, 2  # so many labels of so few letters become columns in a fixed order

@@ -15,7 +15,7 @@ from zoo.card import Card
 from zoo.errors import ExportError
 
 MAX_BATCH = 256
-WARMUP_BATCHES = (1, 16)  # one image, and a chunk of `zoo.model.CHUNK`
+WARMUP_BATCHES = (1, 16)  # one image, and a chunk of `zoo.classification.CHUNK`
 INSTANCES = 2  # sessions that run at the same time, each with one thread (docs/decisions/0003-runtime.md)
 QUEUE_DELAY_US = 100  # how long a request waits for others to form a batch
 

@@ -17,8 +17,8 @@ from serve.server.inference_tensors import InputTensor, RequestedOutput, read_in
 from serve.server.request import MAX_FILES
 from serve.service.asgi import HTTPError
 from zoo.card import Card
-from zoo.model import Scores
 from zoo.model_files import Malformed, read_field
+from zoo.scores import Scores
 
 MAX_FIELDS = MAX_FILES + 200
 MAX_NUMBERS = 4_000_000  # bytes of numbers that are not in raw_input_contents; they take up to 8 times that in memory

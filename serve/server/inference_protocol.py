@@ -33,7 +33,7 @@ from serve.service.pool import WorkItem
 from serve.service.settings import Settings
 from zoo.card import Card
 from zoo.images.read import Named
-from zoo.model import Scores
+from zoo.scores import Scores
 
 LENGTH_HEADER = b"inference-header-content-length"
 MAX_JSON = 4_000_000  # bytes. JSON takes up to 30 times its size as objects; a photograph in base64 fits

@@ -37,7 +37,8 @@ from serve.service.settings import Settings
 from zoo import registry
 from zoo.atomic import replacing
 from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, ZooError
-from zoo.model import Model, load, onnx_bytes
+from zoo.loading import load
+from zoo.model import Model, onnx_bytes
 from zoo.model_files import LARGEST_MODEL, read_file
 
 MAX_MODELS = 64  # different models during the life of a server: each has a place in the metrics

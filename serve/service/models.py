@@ -14,7 +14,7 @@ from serve.service.settings import Settings
 from zoo import registry
 from zoo.card import Card
 from zoo.errors import BadModel, DeviceUnavailable, ModelNotFound, ZooError
-from zoo.model import load
+from zoo.loading import load
 
 
 class Service:

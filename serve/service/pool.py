@@ -28,24 +28,15 @@ import numpy.typing as npt
 
 from serve.devices import cores
 from serve.service.gpu_thread import gpu_thread
+from zoo.classification import CHUNK, prepare_all, read_numbers, stack_pixels
 from zoo.errors import BadInput, ZooError
 from zoo.images.headers import declared_pixels
 from zoo.images.photos import Fit
 from zoo.images.read import Named
-from zoo.model import (
-    CHUNK,
-    Model,
-    Prepared,
-    Row,
-    Scores,
-    bind,
-    check_images,
-    make_rows,
-    prepare_all,
-    read_numbers,
-    stack_pixels,
-)
+from zoo.model import Model, bind, check_images
+from zoo.rows import Prepared, Row, make_rows
 from zoo.runtime import Bound
+from zoo.scores import Scores
 
 BATCH_IMAGES = CHUNK  # that a thread takes at a time: one call of the session and one wake-up of the loop
 MAX_THREADS = 2  # per process; more wait for the interpreter's lock (docs/decisions/0008-server.md)

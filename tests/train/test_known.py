@@ -15,7 +15,8 @@ from zoo import registry
 from zoo.card import Known
 from zoo.errors import BadModel, ExportError, WrongUsage
 from zoo.inspection.onnx_layers import layers
-from zoo.model import Model, load
+from zoo.loading import load
+from zoo.model import Model
 
 pytestmark = pytest.mark.slow
 RANDOM = np.random.default_rng(0)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from serve.batch.formats import CSV_COLUMNS, encode
 from zoo import registry
 from zoo.arrow import arrow_schema
+from zoo.classification import prepare_all
 from zoo.columns import Columns, classify_columns, make_columns
-from zoo.model import Prepared, make_rows, prepare_all
+from zoo.rows import Prepared, make_rows
 
 CARD = registry.find("mnist14k").card
 CARD = replace(CARD, calibration=replace(CARD.calibration, known_from=0.5))

@@ -17,7 +17,7 @@ from tests.support.paths import DEFAULT, add_model
 from zoo import registry
 from zoo.errors import BadInput, BadModel, ModelNotFound
 from zoo.images.read import Named
-from zoo.model import card_of
+from zoo.loading import card_of
 from zoo.model_files import METADATA_KEY
 
 

@@ -16,12 +16,14 @@ from serve.batch.formats import encode
 from serve.cli.predict import command
 from tests.pictures import digit_pictures, digit_shapes, number_pictures
 from tests.pictures.empty_pictures import EMPTY
+from zoo.classification import prepare_all
 from zoo.columns import Columns, classify_columns
 from zoo.errors import BadInput
 from zoo.images.ink import find_ink
 from zoo.images.numbers import find_lines
-from zoo.model import Model, Row, prepare_all
+from zoo.model import Model
 from zoo.reading import best_path, joined, log_sums, most_probable
+from zoo.rows import Row
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_a_number_is_read_with_a_box_for_each_digit(model: Model) -> None:
     assert row.label == "1984"
     assert [digit.label for digit in row.digits] == list("1984")
     assert row.probability == pytest.approx(prod(digit.probability for digit in row.digits))
-    assert row.top_k[0] == zoo.model.Guess("1984", row.probability)
+    assert row.top_k[0] == zoo.Guess("1984", row.probability)
     assert len(row.top_k) == 3
     height, width = picture("1984").shape[:2]
     for left, right in pairwise(digit.box for digit in row.digits):

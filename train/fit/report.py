@@ -17,7 +17,7 @@ from train.report import confusion, reliability
 from train.runs import Run
 from zoo.card import Card
 from zoo.evaluation import Evaluation, Mistake
-from zoo.model import load
+from zoo.loading import load
 
 SHOWN = 20  # mistakes and suspected labels
 MAX_CONFUSION = 30  # classes in the plot

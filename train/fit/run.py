@@ -33,7 +33,8 @@ from zoo.card import Card
 from zoo.errors import RunError, WrongUsage, printable
 from zoo.evaluation import Evaluation, measure, wilson
 from zoo.inspection.onnx_layers import layers as layers_of
-from zoo.model import Model, model_file
+from zoo.loading import model_file
+from zoo.model import Model
 
 RESERVE = 0.8  # share of --minutes for the training steps; the rest is for validation, export and a machine's noise
 DEFAULT_MINUTES = 10.0

@@ -48,8 +48,8 @@ def unexpected_errors() -> int:
 def prepare(source: Any, expected: Input, fit: Fit = "crop") -> tuple[Pixels, tuple[str, ...]]:
     """Decode and correct one image.
 
-    Lists of images go through `zoo.model.prepare_all`, which leaves out this function for plain PNG files of the
-    network's size (`ready.py`).
+    Lists of images go through `zoo.classification.prepare_all`, which leaves out this function for plain PNG files of
+    the network's size (`ready.py`).
 
     Args:
         source: as in `zoo.images.read.decode`.

@@ -5,7 +5,8 @@ pixels need, because each call of OpenCV or NumPy costs about a microsecond. Her
 their rows become one tall PNG, separated by black rows, which OpenCV decodes at once, and the form of all digits is
 tested by array operations. The pixels equal those of `zoo.images.prepare.prepare` to the bit.
 
-`zoo.model.prepare_all` uses these pixels instead of `prepare` where a list has at least `MIN_IMAGES` such files.
+`zoo.classification.prepare_all` uses these pixels instead of `prepare` where a list has at least `MIN_IMAGES` such
+files.
 """
 
 from __future__ import annotations  # faster start: annotations stay unevaluated

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Card, Layer
+from zoo.classification import classify_prepared, reads_numbers
 from zoo.errors import BadInput, BadModel, WrongUsage, ZooError, reason
 from zoo.images.decode import Pixels
 from zoo.images.prepare import prepare_image
@@ -18,7 +19,9 @@ from zoo.images.read import decode, describe
 from zoo.inspection.evidence import Evidence, evidence, inputs_of
 from zoo.inspection.onnx_layers import Field, steps
 from zoo.inspection.receptive_field import Reach, Window, receptive_fields, windows
-from zoo.model import Guess, Model, Prepared, classify_prepared, model_file, reads_numbers
+from zoo.loading import model_file
+from zoo.model import Model
+from zoo.rows import Guess, Prepared
 from zoo.runtime import open_session
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Method = Literal["class activation", "occlusion"]
 Floats = npt.NDArray[np.float32]
 
-CHUNK = 16  # images per run, as in zoo.model: bounds the memory of large networks
+CHUNK = 16  # images per run, as in zoo.classification: bounds the memory of large networks
 SPAN = 0.6  # of the input's side that the centres of the last maps must span for class activation
 ADDITIVE = 1e-3  # largest deviation of an additive tail, relative to the largest change of a logit
 PROBES = 8  # random images that show whether a tail is additive

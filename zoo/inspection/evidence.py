@@ -11,14 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.card import Input
+from zoo.classification import CHUNK
 from zoo.images.decode import Pixels
 from zoo.images.digits import to_mnist
 from zoo.images.geometry import Geometry
 from zoo.images.numbers import Number
 from zoo.images.photos import Fit, visible_part
 from zoo.inspection.attribution import Method, attributions
-from zoo.model import CHUNK, Model, Prepared, Row, Scores, onnx_bytes
+from zoo.model import Model, onnx_bytes
 from zoo.reading import Digit, read_lines
+from zoo.rows import Prepared, Row
+from zoo.scores import Scores
 
 INK = 60  # of 255: from this value on, a pixel of an input belongs to its digit's box, as in `zoo/images/numbers.py`
 AROUND_INK = 2  # pixels of a number's input around a digit's box that its map may cover: beyond it are its neighbours

@@ -19,7 +19,7 @@ from serve.batch.pipeline import Block
 from tests.support.command import zoo
 from zoo.columns import Columns
 from zoo.errors import WrongUsage
-from zoo.model import Guess, Row
+from zoo.rows import Guess, Row
 
 
 @pytest.mark.parametrize(

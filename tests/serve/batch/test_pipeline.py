@@ -66,7 +66,7 @@ def names(digits):
 def singles(model, names):
     """The rows of Model.predict for one image at a time."""
     from zoo.errors import BadInput
-    from zoo.model import Row
+    from zoo.rows import Row
 
     rows = []
     for name in names:

@@ -40,7 +40,7 @@ def test_subclass_inherits_exit_code_and_http_status(run, monkeypatch, kind):
     def raise_error(name):
         raise CustomError("a message in \x1b[31mred")
 
-    monkeypatch.setattr("zoo.model.card_of", raise_error)
+    monkeypatch.setattr("zoo.loading.card_of", raise_error)
     assert (CustomError.exit_code, CustomError.http_status) == CODES[kind]
     assert run("info", "x") == (CODES[kind][0], "", "zoo: a message in \\x1b[31mred\n")
 
@@ -67,7 +67,7 @@ def test_memory_error_has_a_message(run, monkeypatch):
     def raise_error(name):
         raise MemoryError
 
-    monkeypatch.setattr("zoo.model.card_of", raise_error)
+    monkeypatch.setattr("zoo.loading.card_of", raise_error)
     code, out, err = run("info", "x")
     assert (code, out) == (1, "")
     assert err.startswith("zoo: Out of memory")

@@ -41,7 +41,7 @@ from tests.support.paths import CARD, DEFAULT, REPOSITORY
 from tests.support.server import children_of, resident_mb, serving, wait_for
 from zoo.errors import ZooError
 from zoo.images.read import Named
-from zoo.model import Guess, Row
+from zoo.rows import Guess, Row
 
 EXAMPLES = REPOSITORY / "examples"
 SEVEN = EXAMPLES / "seven.png"

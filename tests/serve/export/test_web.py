@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from serve.export.web import PAGE, SERVICE_WORKER, site
-from zoo.model import load, onnx_bytes
+from zoo.loading import load
+from zoo.model import onnx_bytes
 
 ROOT = Path(__file__).parents[3]
 WEB = ROOT / "serve" / "web"

@@ -10,7 +10,9 @@ import pytest
 from tests.pictures import digit_pictures, digit_shapes, number_pictures
 from tests.serve.export.test_web import WEB
 from tests.support.browser import CHROMIUM, FLAGS
-from zoo.model import Model, classify_prepared, load, prepare_all
+from zoo.classification import classify_prepared, prepare_all
+from zoo.loading import load
+from zoo.model import Model
 
 pytestmark = [
     pytest.mark.slow,

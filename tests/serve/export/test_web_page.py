@@ -24,7 +24,8 @@ from serve.export.web import site
 from tests.serve.demo.test_page import CHROMIUM, EXAMPLES, LETTER_E, ONE, SEVEN
 from zoo.card import Input
 from zoo.images.prepare import prepare
-from zoo.model import load, onnx_bytes
+from zoo.loading import load
+from zoo.model import onnx_bytes
 
 pytestmark = [
     pytest.mark.slow,

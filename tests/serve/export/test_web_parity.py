@@ -21,7 +21,7 @@ from zoo.card import Input
 from zoo.errors import ZooError
 from zoo.images.digits import to_mnist
 from zoo.images.photos import fit_to_input
-from zoo.model import load
+from zoo.loading import load
 
 BATCH = 24  # pictures that the browser fetches at once
 SCRIPT = """async ([path, shapes, call]) => {

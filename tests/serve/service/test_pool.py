@@ -162,9 +162,9 @@ def test_cancelled_item_is_not_classified(runner, monkeypatch):
 
 
 def test_cancelled_item_is_not_decoded_to_the_end(runner, monkeypatch):
-    from zoo import model as rows
+    from zoo import classification
 
-    decoded, started, prepare = [], threading.Event(), rows.prepare_image
+    decoded, started, prepare = [], threading.Event(), classification.prepare_image
 
     def slow(*arguments):
         decoded.append(1)
@@ -172,7 +172,7 @@ def test_cancelled_item_is_not_decoded_to_the_end(runner, monkeypatch):
         time.sleep(0.01)
         return prepare(*arguments)
 
-    monkeypatch.setattr(rows, "prepare_image", slow)
+    monkeypatch.setattr(classification, "prepare_image", slow)
     pool = Pool(threads=1)
 
     async def submit_and_cancel():

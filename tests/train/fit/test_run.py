@@ -19,7 +19,8 @@ from train.fit import run as fitting
 from train.fit.data import read
 from zoo import registry
 from zoo.errors import RunError, WrongUsage
-from zoo.model import Model, model_file
+from zoo.loading import model_file
+from zoo.model import Model
 from zoo.verify import verify
 
 

@@ -12,13 +12,14 @@ from skimage import data
 import zoo
 from tests.support.paths import REPOSITORY
 from zoo.card import Input, Resize
+from zoo.classification import prepare_all
 from zoo.errors import BadInput
 from zoo.images.decode import decode_bytes
 from zoo.images.digits import to_mnist
 from zoo.images.photos import fit_to_input, least_side
 from zoo.images.prepare import prepare
 from zoo.images.read import Named
-from zoo.model import Model, prepare_all
+from zoo.model import Model
 
 CIFAR = Input(32, 32, 3, "photo")
 

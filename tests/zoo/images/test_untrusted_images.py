@@ -23,12 +23,12 @@ from PIL import Image
 from tests.support import bombs
 from tests.support.bombs import chunk, encoded, strip, tiff
 from zoo.card import Input
+from zoo.classification import prepare_all
 from zoo.errors import BadInput, WrongUsage
 from zoo.images import limits, prepare
 from zoo.images.formats.common import to_8_bits
 from zoo.images.headers import READ, declared_pixels, sniff
 from zoo.images.read import decode
-from zoo.model import prepare_all
 
 DIGIT, PHOTO = Input(28, 28, 1, "digit"), Input(32, 32, 3, "photo")
 

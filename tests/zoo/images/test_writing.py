@@ -9,10 +9,11 @@ import pytest
 import zoo
 from tests.pictures import digit_pictures as pictures
 from tests.pictures import digit_shapes as shapes
+from zoo.classification import prepare_all
 from zoo.columns import make_columns
 from zoo.errors import BadInput
 from zoo.images.digits import DOUBT, NO_WRITING, found_ink, to_mnist
-from zoo.model import make_rows, prepare_all
+from zoo.rows import make_rows
 
 Array = np.ndarray
 EXAMPLES = Path(__file__).parents[3] / "examples"

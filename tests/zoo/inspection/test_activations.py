@@ -18,7 +18,7 @@ from zoo.errors import BadModel, WrongUsage, ZooError
 from zoo.inspection import activations, plots
 from zoo.inspection.activations import look_inside, parse_unit, pixels_seen, unit_of
 from zoo.inspection.plots import draw_figures, write_figures
-from zoo.model import model_file
+from zoo.loading import model_file
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from zoo.errors import BadModel, WrongUsage, ZooError
 from zoo.images.prepare import prepare
 from zoo.inspection import attribution, attributions, class_activation
 from zoo.inspection.onnx_layers import Field
-from zoo.model import load, onnx_bytes
+from zoo.loading import load
+from zoo.model import onnx_bytes
 
 FAST = ("cifar90k.plus", "mnist14k.notes", "mnist14k.plus-int8", "resnet8.plus")
 NAMES = [pytest.param(card.name, marks=[] if card.name in FAST else [pytest.mark.slow]) for card in zoo.list_models()]

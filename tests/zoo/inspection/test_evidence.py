@@ -7,6 +7,7 @@ import pytest
 from tests.pictures import digit_pictures, digit_shapes
 from tests.support.paths import REPOSITORY
 from zoo.card import Input, Resize
+from zoo.classification import classify_prepared
 from zoo.images.digits import to_mnist
 from zoo.images.geometry import Geometry
 from zoo.images.prepare import prepare, prepare_image
@@ -14,7 +15,8 @@ from zoo.inspection.activations import look_inside
 from zoo.inspection.evidence import Placed, evidence, geometry_of, inputs_of
 from zoo.inspection.overlay import Canvas, overlay, warped
 from zoo.inspection.plots import write_figures
-from zoo.model import Prepared, classify_prepared, load
+from zoo.loading import load
+from zoo.rows import Prepared
 
 PER_KIND = 8  # scenes
 HALF_SQUARE = 3.5 / 20  # of a digit's size: occlusion covers squares of 7 pixels of the input
