@@ -22,11 +22,11 @@ from ipaddress import ip_address
 from math import ceil
 from multiprocessing import parent_process
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from serve.cli.folder import server_folder
 from serve.cli.options import FiniteRange, device_option
 from serve.messages import say
 from serve.service.settings import Settings
@@ -96,7 +96,7 @@ def serve(settings: Settings) -> None:
     if settings.grpc_port is not None:
         settings = replace(settings, grpc_port=_find_free_port(settings.host, settings.grpc_port, "--grpc-port")[1])
     settings = replace(settings, address=address, port=port)
-    with TemporaryDirectory(prefix="zoo-serve-") as folder:
+    with server_folder() as folder:
         server = Granian(
             "pocketzoo",
             address=address,
