@@ -1,7 +1,7 @@
 """From images to rows: `prepare_all` → a session call → `read_numbers` → `make_rows`.
 
 Every interface takes these steps, so the same bytes give the same row in Python, the command, batches and the server.
-The server runs the steps for several requests at once, everything else through `classify_prepared`.
+`Model.predict` and `Model.rows` take them together in `classify_prepared`; batches and the server take each apart.
 
 There are two fast paths with the same results: batches use `zoo/columns.py` instead of `make_rows`, and `prepare_all`
 decodes plain PNG files of the network's size in `zoo/images/ready.py` instead of `zoo/images/prepare.py`.

@@ -1,4 +1,4 @@
-"""The functions of the page: each answers one event of the page and one endpoint of its API."""
+"""The functions of the page's events and of its API's endpoints."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ class Callbacks:
             try:
                 return await self.compare(path, form)
             except gr.Error as error:
-                return text.hint(error.message)
+                return result.failure(error.message)
 
         return await self._newest.result(("comparison", request.session_hash), show())
 

@@ -455,8 +455,8 @@ class _InputChecker:
         if path is None:
             raise HTTPError(
                 400,
-                "The 'path' of a file must be the id that POST /gradio_api/upload returned. Ids expire after an hour; "
-                "then upload the file again. Paths and URLs are not accepted.",
+                "This file is not on this server, or no longer: files expire after an hour. Upload it again. (The "
+                "'path' of a file must be the id that POST /gradio_api/upload returned.)",
             )
         self._count += 1
         self._bytes += path.lstat().st_size

@@ -1,4 +1,4 @@
-"""The page shows the answer to the visitor's last event, also where an earlier event takes longer."""
+"""The page shows the answer to the visitor's last event, even if an earlier event takes longer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class _Event:
 class Newest:
     """Leaves out results that come after a later event of the same place on the same page has begun.
 
-    Gradio runs the events of a page at the same time and shows their results in the order in which they end.
+    The browser holds back an event while an earlier one runs, but two quick events can overlap: for Gradio, an event
+    runs only once its inputs are gathered and sent. The page shows results in the order in which they end.
     """
 
     def __init__(self) -> None:

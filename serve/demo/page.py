@@ -52,14 +52,16 @@ EXAMPLES: dict[Form, list[str]] = {
 THUMBNAIL_PIXELS = 128
 THEME = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 MAX_QUEUE = 64  # waiting events of all visitors
-# One event for all that changes an answer: of two, the one that ends later would decide what the page shows
-SHOW_EVENT: dict[str, Any] = {
+LATEST_EVENT: dict[str, Any] = {
     "show_progress": "hidden",
     "trigger_mode": "always_last",
     "concurrency_limit": 8,
     "api_visibility": "private",
 }
 API_EVENT: dict[str, Any] = {"concurrency_limit": 8}  # `gr.on([], …)`: for API clients, started by nothing on the page
+# The hidden one of drawing and file is not sent: the file may have expired
+VISIBLE_INPUTS = """(source, drawing, file, ...rest) =>
+    source === "draw" ? [source, drawing, null, ...rest] : [source, "", file, ...rest]"""
 REFRESH_EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
 JOB_EVENT: dict[str, Any] = {"concurrency_limit": None}  # `JobQueue` limits jobs, with a message
 MAX_FILES_BODIES = 32  # what all visitors' files may take on the disk, in request bodies of the largest size
@@ -284,8 +286,9 @@ def _try_tab(callbacks: Callbacks, choices: list[tuple[str, str]]) -> Any:
                 label="Photographs that are not square",
             )
     inputs = [source, pad, picture, picker, fit, explain]
+    # One event for all inputs: with several, the page would show the result of whichever ends last
     triggers = [picture.change, *(component.input for component in inputs if component is not picture)]
-    gr.on(triggers, callbacks.show_answer, inputs, answer, **SHOW_EVENT)
+    gr.on(triggers, callbacks.show_answer, inputs, answer, js=VISIBLE_INPUTS, **LATEST_EVENT)
     if can_draw:
         gr.on([], callbacks.predict_drawing, [pad, picker, explain], [answer, row], api_name="draw", **API_EVENT)
     gr.on([], callbacks.predict_file, [picture, picker, fit, explain], [answer, row], api_name="predict", **API_EVENT)
@@ -305,7 +308,7 @@ def _pad() -> gr.HTML:
 def _return_path(component: Any, path: Callable[[Any], Any], example: Any) -> Any:
     """Make a file component return `path` of its value, instead of opening the files or writing new ones.
 
-    (A subclass would do too, but Gradio writes a file beside the source of each.)
+    (No subclass is needed as for `ModelPicker`, because no event updates these components.)
     """
     component.preprocess = lambda value: None if value is None else path(value)
     component.example_payload = component.example_value = lambda: example
@@ -356,7 +359,7 @@ def _example_picker(callbacks: Callbacks, picture: gr.Image, choice: gr.Dropdown
         apply_default_css=False,
     )
     inputs, outputs = [picker, choice], [picture, choice]
-    picker.input(callbacks.select_example, inputs, outputs, **SHOW_EVENT)
+    picker.input(callbacks.select_example, inputs, outputs, **LATEST_EVENT)
 
 
 def _thumbnail(path: Path) -> str:
@@ -405,7 +408,7 @@ def _compare_tab(callbacks: Callbacks) -> None:
             form.render()  # type: ignore[no-untyped-call]
         with gr.Column(scale=2):
             table = _table(text.hint("The answers of all models appear here."))
-    gr.on([picture.change, form.input], callbacks.show_comparison, [picture, form], table, **SHOW_EVENT)
+    gr.on([picture.change, form.input], callbacks.show_comparison, [picture, form], table, **LATEST_EVENT)
     gr.on([], callbacks.compare, [picture, form], table, api_name="compare", **API_EVENT)
 
 

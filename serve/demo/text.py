@@ -13,7 +13,7 @@ KINDS = {"digit": "digits", "photo": "photographs"}
 
 def hint(message: str) -> str:
     """HTML of a hint that stands in for a table."""
-    return f'<p class="zoo-hint">{escape(message)}</p>'
+    return f'<p class="zoo-hint" role="status">{escape(message)}</p>'
 
 
 def percent(share: float) -> str:

@@ -1,5 +1,6 @@
 """Folders of servers that were killed."""
 
+import errno
 import os
 import sys
 
@@ -26,18 +27,28 @@ def test_folder_of_a_running_server_stays(tmp_path, monkeypatch):
     assert folders_in(tmp_path) == []
 
 
-def test_abandoned_folder_is_removed_and_nothing_else(tmp_path):
-    abandoned, elsewhere = tmp_path / f"{PREFIX}killed", tmp_path / "elsewhere"
-    for folder in (abandoned, elsewhere, tmp_path / f"{PREFIX}starting"):
+def test_abandoned_folders_are_removed_and_nothing_else(tmp_path):
+    abandoned, starting, elsewhere = tmp_path / f"{PREFIX}killed", tmp_path / f".{PREFIX}new", tmp_path / "elsewhere"
+    for folder in (abandoned, starting, elsewhere):
         folder.mkdir()
         (folder / "upload.png").write_bytes(b"x")
-    for folder in (abandoned, elsewhere):
-        (folder / "lock").touch()
     (tmp_path / f"{PREFIX}link").symlink_to(elsewhere)
     (tmp_path / f"{PREFIX}file").touch()
     remove_abandoned(tmp_path)
-    assert folders_in(tmp_path) == [f"{PREFIX}{name}" for name in ("file", "link", "starting")]
-    assert sorted(os.listdir(elsewhere)) == ["lock", "upload.png"]
+    assert folders_in(tmp_path) == [f"{PREFIX}file", f"{PREFIX}link"]
+    assert os.listdir(elsewhere) == os.listdir(starting) == ["upload.png"]
+
+
+def test_file_system_without_locks(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("fcntl.flock", fail)
+    with server_folder():
+        with server_folder():
+            assert len(folders_in(tmp_path)) == 2
+        assert len(folders_in(tmp_path)) == 1
 
 
 @pytest.mark.slow

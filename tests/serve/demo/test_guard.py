@@ -1111,7 +1111,7 @@ def test_empty_submit_returns_hint(page, name):
     data = {"batch": [None, DEFAULT, "csv"], "compare": [None, "digit"], "inside": [None, DEFAULT]}[name]
     event, result = outcome(page.client, name, data)
     assert event == "complete"
-    assert re.fullmatch(r'<p class="zoo-hint">Choose [^<*]*</p>', result[0])
+    assert re.fullmatch(r'<p class="zoo-hint" role="status">Choose [^<*]*</p>', result[0])
 
 
 def test_file_names_are_escaped(page):

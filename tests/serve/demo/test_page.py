@@ -161,6 +161,27 @@ def test_answer_to_the_last_event_stays(browser, server):
         assert '["draw"' in delayed[0].request.post_data
 
 
+@needs_browser
+def test_hidden_image_or_drawing_is_not_sent(browser, server):
+    """Regression: an image that had expired behind the canvas made every stroke an error."""
+    with opened(browser, server, None) as page:
+        wait_for_label(page, "7")
+        choose_image(page)
+        with page.expect_request(
+            lambda request: "two.jpg" in (request.post_data or "") and "join" in request.url
+        ) as sent:
+            upload(page, EXAMPLES / "two.jpg")
+        assert sent.value.post_data_json["data"][1] == ""
+        wait_for_label(page, "2")
+        page.get_by_label("Draw", exact=True).check()
+        wait_for_label(page, "7")
+        with page.expect_request("**/queue/join*") as sent:
+            draw(page, ONE)
+        source, drawing, file, *_ = sent.value.post_data_json["data"]
+        assert (source, drawing[:10], file) == ("draw", "data:image", None)
+        wait_for_label(page, "1")
+
+
 def remove_button(page):
     """The button that removes the image; it is there when an image is."""
     return page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first

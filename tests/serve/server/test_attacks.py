@@ -466,7 +466,8 @@ def png(width, height, value=0):
 def test_large_images_delay_small_ones_little(server):
     """Ten images of 24 million pixels at once. The p99 of small images stays below ten times its usual value.
 
-    In one of three rounds: other programs delay a round too, but a server that makes small images wait delays them all.
+    One of three rounds must pass, because other programs may delay a round; a server that makes small images wait
+    fails all three.
     """
 
     def time_small(count):
