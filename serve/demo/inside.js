@@ -162,8 +162,11 @@ function look(root) {
     find(".zoo-kernel figcaption").textContent = `Its kernel${inputs > 1 ? "s" : ""}${first}: red adds, blue subtracts`;
   }
 
+  let wanted = 0;
   async function show(number) {
+    wanted = number;
     await load(number);
+    if (number !== wanted) return; // another layer was chosen meanwhile
     const [, rows, cells] = data.layers[number].maps;
     const before = layer().maps;
     // The same place in the image, as far as the new layer has it

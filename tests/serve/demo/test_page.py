@@ -543,6 +543,7 @@ def test_look_inside_draws_the_receptive_field_of_a_unit(browser, server):
         page.locator(".zoo-look[data-ready]").wait_for()
         assert page.locator("[data-layer]").count() == len(CARD.layers)
         page.locator("[data-layer]", has_text="conv2").click()  # two 3x3 convolutions: 5x5
+        page.locator(".zoo-panel:visible", has_text="conv2").wait_for()
         box = page.locator(".zoo-unit-map").bounding_box()
         page.mouse.move(box["x"] + 0.51 * box["width"], box["y"] + 0.02 * box["height"])
         page.locator(".zoo-unit", has_text="row 1, column 13 of map 1").wait_for()
@@ -581,6 +582,7 @@ def test_tapping_a_map_on_a_phone_chooses_its_unit(browser, server):
         page.get_by_role("button", name="Show the layers").tap()
         page.locator(".zoo-look[data-ready]").wait_for()
         page.locator("[data-layer]").nth(1).tap()
+        page.locator("li:nth-child(2) > [data-layer][aria-pressed=true]").wait_for()  # the maps are drawn
         maps = page.locator(".zoo-maps:visible")
         box = maps.bounding_box()
         maps.tap(position={"x": 0.55 * box["width"], "y": 0.1 * box["height"]})
