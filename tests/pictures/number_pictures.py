@@ -95,3 +95,43 @@ def _scaled(random: Random, cover: Array) -> Array:
 def number(random: Random, digits: Sequence[Array], gaps: Sequence[float], style: str) -> Array:
     """uint8 `(H, W, 3 or 4)`: the number on paper of a style of `digit_pictures.STYLES`."""
     return pictures.STYLES[style](random, written(random, digits, gaps)[0])
+
+
+FRAMES = ("boxes", "spare boxes", "cells", "frame", "ellipse")
+
+
+def framed(random: Random, text: str, kind: str) -> Array:
+    """A drawn number in the boxes of a form, the cells of a table, a frame or an ellipse: uint8 `(H, W, 3)`.
+
+    Args:
+        kind: one of `FRAMES`; "spare boxes" are followed by empty ones.
+    """
+    size, line = 120, int(random.integers(2, 6))
+    side = round(size * random.uniform(1.35, 1.7))
+    gap = 0 if kind in ("cells", "frame", "ellipse") else int(random.integers(6, 30))
+    spare = int(random.integers(1, 3)) if kind == "spare boxes" else 0
+    count = len(text) + spare
+    pad = side if kind == "ellipse" else 60
+    page = np.zeros((side + 2 * pad, count * side + (count - 1) * gap + 2 * pad), np.float32)
+    for index in range(count):
+        x = pad + index * (side + gap)
+        if index < len(text):
+            digit = shapes.draw(int(text[index]), random, size, random.uniform(0.06, 0.09))
+            x0, y0, width, height = cv2.boundingRect((digit > 0.5).astype(np.uint8))
+            free = side - 2 * line - 8
+            digit = digit[y0 : y0 + height, x0 : x0 + width]
+            scale = min(1.0, 0.8 * free / max(width, height))
+            digit = cv2.resize(digit, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            cell = pictures.placed(digit, side, side, (random.uniform(0.48, 0.52), random.uniform(0.48, 0.52)))
+            page[pad : pad + side, x : x + side] = np.maximum(page[pad : pad + side, x : x + side], cell)
+        if kind in ("boxes", "spare boxes", "cells"):
+            cv2.rectangle(page, (x, pad), (x + side, pad + side), 1.0, line)
+    middle, wide = (page.shape[1] // 2, page.shape[0] // 2), page.shape[1] - 2 * pad
+    if kind == "frame":
+        cv2.rectangle(page, (pad, pad), (pad + wide, pad + side), 1.0, line)
+    elif kind == "ellipse":
+        cv2.ellipse(page, middle, (round(0.62 * wide), round(0.85 * side)), 0, 0, 360, 1.0, line, cv2.LINE_AA)
+    paper = np.full((*page.shape, 3), random.integers(215, 250, 3), np.float32)
+    picture = pictures.painted(page, paper, random.integers(20, 90, 3)).astype(np.float32)
+    picture *= pictures.light(random, *page.shape, depth=0.2)
+    return np.clip(picture + random.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)

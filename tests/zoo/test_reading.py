@@ -344,3 +344,18 @@ def test_digit_of_less_than_half_the_height_is_read_where_it_is_wide(model: Mode
 def test_traces_that_vanish_at_the_size_of_digits_are_no_line(model: Model, kind: str, seed: int) -> None:
     image = EMPTY[kind](np.random.default_rng([crc32(f"empty {kind}".encode()), seed]))
     assert not model.predict([image])[0].known
+
+
+@pytest.mark.parametrize("kind", number_pictures.FRAMES)
+def test_numbers_in_boxes_and_frames_are_read(model: Model, kind: str) -> None:
+    """Regression: the digit in the first box of a form was the answer, and it was sure."""
+    right, wrong = 0, []
+    for index in range(16):
+        random = np.random.default_rng([29, index])
+        text = "".join(map(str, random.integers(10, size=2 + index % 4)))
+        row = model.predict([number_pictures.framed(random, text, kind)])[0]
+        right += row.label == text
+        if row.label not in (text, None) and row.known and not row.unsure and row.label.replace(" ", "") != text:
+            wrong.append((text, row.label))
+    assert right >= 13
+    assert len(wrong) <= 1, wrong

@@ -44,6 +44,7 @@ _MIN_CELLS = 3  # one more than a digit has holes
 _MOST = 0.8  # of the holes
 _MAX_THICKER = 1.6  # the largest thickness / the median one: where two lines cross it is 1.4
 _MIN_BOX_ASPECT = 0.8  # width / height of a single box; a zero or eight of straight lines is narrower
+_SAME_BOX = 0.15  # difference in width, height and ink between an empty box of a form and one with a digit
 _MAX_BOX_LINE = 0.06  # thickness of its edges / its longer side
 
 # An outline, at `_SIDE` pixels.
@@ -75,11 +76,12 @@ def extra_marks(labels: Array, stats: Array, blank: Sequence[int]) -> tuple[npt.
         return extra, ()
     boxes = np.concatenate([stats[:, :2], stats[:, :2] + stats[:, 2:4]], axis=1)
     for piece in large[np.argsort(-sizes[large])][:3]:
-        inside = large[
-            (boxes[large, :2] > boxes[piece, :2]).all(axis=1) & (boxes[large, 2:] < boxes[piece, 2:]).all(axis=1)
-        ]
+        inside = _inside(boxes, piece, large)
         if inside.size and _is_ring(labels, piece, boxes, inside, int(sizes[piece])):
             x0, y0, x1, y1 = boxes[piece]
+            framed = frames(labels, stats)
+            if (framed & ((boxes[:, 0] >= x1) | (boxes[:, 2] <= x0) | (boxes[:, 1] >= y1) | (boxes[:, 3] <= y0))).any():
+                return framed, ("removed rings or boxes around the digits",)  # a form of several boxes
             within = (boxes[:, :2] >= (x0, y0)).all(axis=1) & (boxes[:, 2:] <= (x1, y1)).all(axis=1)
             extra |= ~within
             extra[piece] = True
@@ -104,6 +106,32 @@ def extra_marks(labels: Array, stats: Array, blank: Sequence[int]) -> tuple[npt.
         extra[below] = True
         corrections += ["removed an underline"] if below else []
     return extra, tuple(corrections)
+
+
+def frames(labels: Array, stats: Array) -> npt.NDArray[np.bool_]:
+    """Which pieces of ink surround others: rings, and the boxes of a form with its empty ones.
+
+    Args:
+        labels, stats: as for `extra_marks`.
+    Returns:
+        bool `(P,)`.
+    """
+    result = np.zeros(len(stats), np.bool_)
+    boxes = np.concatenate([stats[:, :2], stats[:, :2] + stats[:, 2:4]], axis=1)
+    sizes = np.maximum(stats[:, 2], stats[:, 3])
+    for piece in np.argsort(-sizes, kind="stable")[:_MAX_LARGE]:
+        inside = _inside(boxes, piece, np.flatnonzero(sizes >= _LARGE * stats[piece, 2:4].min()))
+        result[piece] = inside.size > 0 and _is_ring(labels, piece, boxes, inside, int(sizes[piece]))
+    for frame in np.flatnonzero(result):
+        result |= (np.abs(stats[:, 2:] - stats[frame, 2:]) <= _SAME_BOX * stats[frame, 2:]).all(axis=1)
+    return result
+
+
+def _inside(boxes: Array, piece: int, others: Array) -> Array:
+    """Those of the other pieces whose boxes lie inside the box of a piece."""
+    x0, y0, x1, y1 = boxes[others].T
+    left, top, right, bottom = boxes[piece]
+    return np.asarray(others[(x0 > left) & (y0 > top) & (x1 < right) & (y1 < bottom)])
 
 
 def _union(boxes: Array) -> tuple[int, int, int, int]:

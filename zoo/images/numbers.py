@@ -21,6 +21,7 @@ from zoo.errors import BadInput
 from zoo.images.digits import BOX, place, stroke_width
 from zoo.images.ink import INK_MAP_SIDE, Ink, find_ink, reduce_pixels
 from zoo.images.levels import Array
+from zoo.images.marks import frames
 
 _BANDS = 6  # horizontal bands of a candidate, whose ink and strokes are counted
 OUTLINE = 8 + 2 * _BANDS  # numbers per candidate, of its outline (`_pairs`)
@@ -32,6 +33,7 @@ _MIN_STROKE = 0.11 * _HEIGHT  # pixels, as `digits.py` has it
 
 # Pieces of ink and lines. Heights are shares of the main piece's height, or of the line's height.
 _BODY = 0.45  # a digit is at least this high,
+_THINNEST = 0.2  # mean width of such a piece / that of the main one; of ones 0.26, of parts of thin boxes less
 _LOW_BODY = 0.3  # or this high and as wide as `_BODY`, such as a flat 2
 _LIKE_MAIN = 0.7  # a piece at the border of at least this height, and at most its inverse, is a digit
 _TALLEST = 2.5  # a piece that is higher belongs to the paper
@@ -263,14 +265,17 @@ def _pieces(ink: Ink, cut_off: bool = True) -> tuple[Array, Array, list[tuple[li
         x, y, width, height, area = stats.T
         on_edge = (x == 0) | (y == 0) | (x + width == mask.shape[1]) | (y + height == mask.shape[0])
         rank = np.minimum(np.maximum(width, height), 3 * height) * np.sqrt(area) * np.where(on_edge, 0.3, 1.0)
-        rank[0] = 0
+        framed = np.concatenate([[False], frames(labels, stats[1:])])
+        rank[0] = rank[framed] = 0
         main = int(np.argmax(rank))
         if not on_edge[main]:  # otherwise the low threshold may have joined the digits to lines on the paper
             break
     tallest = float(height[main])
     is_like_main = (height >= _LIKE_MAIN * tallest) & (height * _LIKE_MAIN <= tallest) & (width <= _MAX_ASPECT * height)
     inside = ~on_edge | on_edge[main] | (is_like_main & cut_off)
-    inside[0] = False
+    longer = np.maximum(width, height)
+    inside &= (height < _BODY * tallest) | (area * longer[main] >= _THINNEST * area[main] * longer)
+    inside[0] = inside[framed] = False
     y, height = _with_broken_digits(stats, inside & (height < tallest), tallest)
     is_body = inside & (height <= _TALLEST * tallest)
     is_body &= (height >= _BODY * tallest) | (height >= _LOW_BODY * tallest) & (width >= _BODY * tallest)

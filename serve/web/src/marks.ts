@@ -34,6 +34,7 @@ const MIN_CELLS = 3;
 const MOST = 0.8;
 const MAX_THICKER = 1.6;
 const MIN_BOX_ASPECT = 0.8;
+const SAME_BOX = 0.15;
 const MAX_BOX_LINE = 0.06;
 const MAX_EXTENT = 25; // pixels that are looked at above and below a line
 const SIDE = 112;
@@ -67,11 +68,11 @@ export function extraMarks(
   const boxes = stats.map(boxOf);
   for (const piece of bySize(stats, large).slice(0, 3)) {
     const [x0, y0, x1, y1] = boxes[piece];
-    const inside = large.filter((other) => {
-      const [left, top, right, bottom] = boxes[other];
-      return left > x0 && top > y0 && right < x1 && bottom < y1;
-    });
+    const inside = within(boxes, piece, large);
     if (!inside.length || !isRing(labels, width, piece, boxes, inside, sizeOf(stats[piece]))) continue;
+    const framed = frames(labels, width, stats);
+    if (boxes.some(([left, top, right, bottom], other) => framed[other] && (left >= x1 || right <= x0 || top >= y1 || bottom <= y0)))
+      return { extra: framed, corrections: ["removed rings or boxes around the digits"] }; // a form of several boxes
     boxes.forEach(([left, top, right, bottom], other) => {
       if (!(left >= x0 && top >= y0 && right <= x1 && bottom <= y1)) extra[other] = true;
     });
@@ -102,6 +103,34 @@ export function extraMarks(
     if (below.length) corrections.push("removed an underline");
   }
   return { extra, corrections };
+}
+
+/** Which pieces of ink surround others: rings, and the boxes of a form with its empty ones. */
+export function frames(labels: Int32Array, width: number, stats: Component[]): boolean[] {
+  const framed = stats.map(() => false);
+  const boxes = stats.map(boxOf);
+  const every = [...stats.keys()];
+  const largestFirst = bySize(stats, every).slice(0, MAX_LARGE);
+  for (const piece of largestFirst) {
+    const size = sizeOf(stats[piece]);
+    const shorter = Math.min(stats[piece].width, stats[piece].height);
+    const inside = within(boxes, piece, every.filter((other) => sizeOf(stats[other]) >= LARGE * shorter));
+    framed[piece] = inside.length > 0 && isRing(labels, width, piece, boxes, inside, size);
+  }
+  const boxesWithDigits = every.filter((piece) => framed[piece]).map((piece) => stats[piece]);
+  const isClose = (value: number, other: number) => Math.abs(value - other) <= SAME_BOX * other;
+  const isSame = (piece: Component) => (other: Component) =>
+    isClose(piece.width, other.width) && isClose(piece.height, other.height) && isClose(piece.area, other.area);
+  return stats.map((piece, i) => framed[i] || boxesWithDigits.some(isSame(piece)));
+}
+
+/** Those of the other pieces whose boxes lie inside the box of a piece. */
+function within(boxes: Box[], piece: number, others: number[]): number[] {
+  const [x0, y0, x1, y1] = boxes[piece];
+  return others.filter((other) => {
+    const [left, top, right, bottom] = boxes[other];
+    return left > x0 && top > y0 && right < x1 && bottom < y1;
+  });
 }
 
 function union(boxes: Box[]): Box {

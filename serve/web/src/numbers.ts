@@ -4,6 +4,7 @@ import weights from "../../../zoo/images/numbers.json";
 import { above, BadInput, type Bytes, bytes, clamp, crop, type Floats, largest, rint, where } from "./arrays";
 import { BOX, fullRange, placed, strokeWidth } from "./digits";
 import { findInk, type Ink, INK_MAP_SIDE } from "./ink";
+import { frames } from "./marks";
 import { boundingBox, type Component, connectedComponents, dilate, disc, grown, reducedBy, resize } from "./vision";
 
 const BANDS = 6;
@@ -13,6 +14,7 @@ const HEIGHT = 48;
 const VISIBLE = 0.3;
 const MIN_STROKE = 0.11 * HEIGHT;
 const BODY = 0.45;
+const THINNEST = 0.2;
 const LOW_BODY = 0.3;
 const LIKE_MAIN = 0.7;
 const TALLEST = 2.5;
@@ -223,12 +225,14 @@ function findPieces(ink: Ink, cutOff: boolean): Pieces | null {
   let labels: Int32Array = new Int32Array();
   let stats: Component[] = [];
   let onEdge: boolean[] = [];
+  let framed: boolean[] = [];
   for (const threshold of ink.thresholds) {
     const mask = where(ink.amount, (value) => value >= Math.fround(threshold));
     ({ labels, stats } = connectedComponents(mask));
     onEdge = stats.map((p) => !p.x || !p.y || p.x + p.width === mask.width || p.y + p.height === mask.height);
-    const ranks = stats.map(
-      (p, i) => Math.min(Math.max(p.width, p.height), 3 * p.height) * Math.sqrt(p.area) * (onEdge[i] ? 0.3 : 1),
+    framed = frames(labels, mask.width, stats);
+    const ranks = stats.map((p, i) =>
+      framed[i] ? 0 : Math.min(Math.max(p.width, p.height), 3 * p.height) * Math.sqrt(p.area) * (onEdge[i] ? 0.3 : 1),
     );
     main = ranks.indexOf(largest(ranks));
     if (main >= 0 && !onEdge[main]) break;
@@ -237,7 +241,12 @@ function findPieces(ink: Ink, cutOff: boolean): Pieces | null {
   const tallest = stats[main].height;
   const isLikeMain = ({ width, height }: Component) =>
     height >= LIKE_MAIN * tallest && height * LIKE_MAIN <= tallest && width <= MAX_ASPECT * height;
-  const inside = stats.map((p, i) => !onEdge[i] || onEdge[main] || (cutOff && isLikeMain(p)));
+  const longer = ({ width, height }: Component) => Math.max(width, height);
+  const isSliver = (p: Component) =>
+    p.height >= BODY * tallest && p.area * longer(stats[main]) < THINNEST * stats[main].area * longer(p);
+  const inside = stats.map(
+    (p, i) => !framed[i] && !isSliver(p) && (!onEdge[i] || onEdge[main] || (cutOff && isLikeMain(p))),
+  );
   const pieces = withBrokenDigits(stats, (piece, i) => inside[i] && piece.height < tallest, tallest);
   const isBody = pieces.map(({ width, height }, i) => {
     const isHigh = height >= BODY * tallest || (height >= LOW_BODY * tallest && width >= BODY * tallest);

@@ -192,6 +192,14 @@ def _on_sheets():
         yield np.clip(page + random.normal(0, 3, page.shape), 0, 255).astype(np.uint8)
 
 
+def _framed():
+    """Numbers in boxes of a form, cells, frames and ellipses."""
+    for index in range(10):
+        random = np.random.default_rng([29, index])
+        kind = number_pictures.FRAMES[index % len(number_pictures.FRAMES)]
+        yield number_pictures.framed(random, _random_text(random, 2 + index % 4), kind)
+
+
 def _single_digits():
     for index in range(12):
         random = np.random.default_rng([26, index])
@@ -200,7 +208,15 @@ def _single_digits():
 
 
 def test_texts_and_boxes_are_those_of_python(model, page):
-    numbers = [*_numbers(), *_touching_pairs(), *_with_marks(), *_several_lines(), *_broken_and_flat(), *_on_sheets()]
+    numbers = [
+        *_numbers(),
+        *_touching_pairs(),
+        *_with_marks(),
+        *_several_lines(),
+        *_broken_and_flat(),
+        *_on_sheets(),
+        *_framed(),
+    ]
     results = [(model.predict([picture])[0], page.predict(picture)) for picture in (*numbers, *_single_digits())]
     same = [(ours, theirs) for ours, theirs in results if ours.label == theirs.get("text")]
     different = [(ours, theirs) for ours, theirs in results if ours.label != theirs.get("text")]
