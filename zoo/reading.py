@@ -62,7 +62,7 @@ class Reading:
     """One line of digits.
 
     Attributes:
-        text: the digits; a gap is one space. Points, commas, dashes and other marks between digits are gaps.
+        text: the digits; a gap is one space. Points, commas and dashes between digits are gaps; a slash is a one.
         probability: the product of the digits' probabilities.
         digits: from left to right.
         box: around all digits.

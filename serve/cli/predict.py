@@ -280,7 +280,7 @@ class ProgressBar:
     type=click.Choice(["crop", "whole"]),
     default="crop",
     show_default=True,
-    help="Fit photos to the input: crop the centre, or pad the whole image.",
+    help="Fit photos to the input: crop the centre, or pad the whole image. Ignored for digits.",
 )
 @click.option("--single", is_flag=True, help="Refuse images of several digits instead of reading the number.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted run that was writing FILE.")

@@ -75,7 +75,7 @@ OWN_MODELS = """## A model of your own images
 A folder with one subfolder of images per label is enough. Training takes minutes on a laptop:
 
 ```sh
-pip install 'pocketzoo[cpu,train]'
+pip install -e '.[cpu,train]'   # in the copy of the repository
 zoo fit FOLDER --name mine
 ```
 
