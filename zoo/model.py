@@ -16,7 +16,7 @@ from zoo.embedded_card import embedded_card
 from zoo.errors import BadInput, BadModel, DeviceUnavailable, reason
 from zoo.images.photos import FITS, Fit
 from zoo.images.prepare import prepare_image, prepare_number
-from zoo.images.read import describe
+from zoo.images.read import describe, is_one_image
 from zoo.reading import Reading
 from zoo.rows import Prepared, Row
 from zoo.runtime import Bound, Device, gpu_lock, open_session
@@ -149,11 +149,22 @@ class Model:
     def rows(
         self, sources: Iterable[Any], top_k: int = 3, fit: Fit = "crop", chunk: int = CHUNK, single: bool = False
     ) -> Iterator[Row]:
-        """Like `predict` for a list of any length, but lazily: `chunk` images at a time, in order."""
+        """Like `predict` for a list of any length, but lazily: `chunk` images at a time, in order.
+
+        Args:
+            sources: images, such as a list, a generator or an array `(N, H, W)` or `(N, H, W, C)`.
+        Raises:
+            BadInput: a single image, which is not taken apart.
+        """
         check_options(top_k, fit)
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}.")
-        remaining = iter(sources)
+        if is_one_image(sources):
+            name = describe(sources)
+            raise BadInput(f"rows() takes a list of images, not one ({name}): put it into a list, or use predict().")
+        return self._rows(iter(sources), top_k, fit, chunk, single)
+
+    def _rows(self, remaining: Iterator[Any], top_k: int, fit: Fit, chunk: int, single: bool) -> Iterator[Row]:
         while batch := list(islice(remaining, chunk)):
             yield from classify_prepared(self, prepare_all(batch, self.card.input, fit, single), top_k)
 

@@ -3,6 +3,7 @@
 import click
 
 from serve.cli.options import complete_files, model_option
+from serve.messages import say
 from serve.service.settings import DEFAULT_MODEL
 
 
@@ -20,9 +21,10 @@ from serve.service.settings import DEFAULT_MODEL
 def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
     """Draw where an answer comes from, and every layer.
 
-    Writes PNG files into a folder: the prediction, the parts of the image that speak for the first and the second
-    guess, receptive fields, the first layer's kernels, and the feature maps of every layer. Of a number, each digit has
-    its own map, and the layers are those of the least certain digit.
+    Writes PNG files into a folder and prints their paths; the answer goes to stderr. The figures show the prediction,
+    the parts of the image that speak for the first and the second guess, receptive fields, the first layer's kernels,
+    and the feature maps of every layer. Of a number, each digit has its own map, and the layers are those of the least
+    certain digit.
     """
     from pathlib import Path
 
@@ -30,5 +32,8 @@ def inspect(image: str, model: str | None, out: str, unit: str | None) -> None:
     from zoo.inspection.plots import draw_figures
 
     only = parse_unit(unit) if unit else None
-    for path in draw_figures(look_inside(DEFAULT_MODEL if model is None else model, image), Path(out), only):
+    inside = look_inside(DEFAULT_MODEL if model is None else model, image)
+    paths = draw_figures(inside, Path(out), only)
+    say("; ".join((f"{inside.row.input}: {inside.verdict}", *inside.corrections)))
+    for path in paths:
         click.echo(path)

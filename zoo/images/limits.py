@@ -45,7 +45,7 @@ def check_size(width: int, height: int, name: str) -> None:
     if width * height > max_pixels():
         raise BadInput(
             f"{name} has {width}x{height} pixels, more than the limit of {max_pixels() / 1e6:g} million: "
-            f"make it smaller, or raise the limit ({VARIABLE})."
+            f"make it smaller, or raise the limit (--max-megapixels of zoo predict, or {VARIABLE})."
         )
 
 

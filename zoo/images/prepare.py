@@ -13,7 +13,7 @@ from zoo.images.decode import Pixels
 from zoo.images.digits import to_mnist
 from zoo.images.numbers import Number, find_number, may_be_number
 from zoo.images.photos import Fit, fit_to_input, least_side
-from zoo.images.read import decode, describe
+from zoo.images.read import decode, subject
 
 Corrector = Callable[[Pixels, Input, Fit], tuple[Pixels, tuple[str, ...]]]
 
@@ -105,11 +105,11 @@ def _guarded(source: Any) -> Iterator[None]:
     except ZooError:
         raise
     except MemoryError:
-        raise BadInput(f"{describe(source)} needs more memory than is available: make it smaller.") from None
+        raise BadInput(f"{subject(source)} needs more memory than is available: make it smaller.") from None
     except Exception as error:
         _log_unexpected(error)
         raise BadInput(
-            f"{describe(source)} cannot be processed (unexpected {type(error).__name__}): please report this image."
+            f"{subject(source)} cannot be processed (unexpected {type(error).__name__}): please report this image."
         ) from None
 
 

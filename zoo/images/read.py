@@ -46,6 +46,20 @@ def describe(source: Any) -> str:
     return f"<{type(source).__name__}>"
 
 
+def subject(source: Any) -> str:
+    """How a sentence about an input begins: with its name, unless it is that of standard input or of a body, "-"."""
+    return "The image" if (name := describe(source)) == "-" else name
+
+
+def is_one_image(source: Any) -> bool:
+    """Whether `decode` takes the source as one image, so that its items are not images."""
+    if isinstance(source, (str, os.PathLike, Named, bytes, bytearray, memoryview)) or hasattr(source, "read"):
+        return True
+    if isinstance(source, np.ndarray):
+        return source.ndim == 2 or _has_channels(source)
+    return hasattr(source, "getexif") and hasattr(source, "convert")
+
+
 def decode(source: Any, least_side: int | None = None) -> DecodedImage:
     """Turn a source into upright 8-bit pixels.
 
@@ -60,7 +74,7 @@ def decode(source: Any, least_side: int | None = None) -> DecodedImage:
     if isinstance(source, (str, os.PathLike)):
         return decode_bytes(_read(source), describe(source), least_side)
     if isinstance(source, Named):
-        return decode_bytes(source.data, source.name, least_side)
+        return decode_bytes(source.data, subject(source), least_side)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_bytes(bytes(source), describe(source), least_side)
     if hasattr(source, "read"):
@@ -69,9 +83,10 @@ def decode(source: Any, least_side: int | None = None) -> DecodedImage:
         return _from_array(source)
     if hasattr(source, "getexif") and hasattr(source, "convert"):
         return _from_pillow(source, describe(source), least_side)
-    raise BadInput(
-        f"Cannot read an image from {type(source).__name__!r}: pass a path, bytes, a PIL image or a NumPy array."
-    )
+    advice = "pass a path, bytes, a PIL image or a NumPy array"
+    if isinstance(source, (list, tuple, int, float, np.number)):
+        advice = "a list is a list of images; for pixels pass a NumPy array"
+    raise BadInput(f"Cannot read an image from {type(source).__name__!r}: {advice}.")
 
 
 def _from_pillow(image: Any, name: str, least_side: int | None) -> DecodedImage:
@@ -176,10 +191,13 @@ def _read_open(file: Any) -> bytes:
 
 
 def _from_array(array: npt.NDArray[Any]) -> DecodedImage:
-    shape_ok = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
-    if not shape_ok or 0 in array.shape:
+    if not (array.ndim == 2 or _has_channels(array)) or 0 in array.shape:
         raise BadInput(f"The array has shape {array.shape}: pass (H, W) or (H, W, C) with C 1, 3 or 4.")
     check_size(array.shape[1], array.shape[0], "The array")
     with as_bad_input("The array"):
         values = np.asarray(array)  # the data of a subclass, such as a masked array
         return DecodedImage(*to_8_bits(values.reshape(*values.shape[:2], -1)))
+
+
+def _has_channels(array: npt.NDArray[Any]) -> bool:
+    return array.ndim == 3 and array.shape[2] in (1, 3, 4)

@@ -21,7 +21,7 @@ from zoo.inspection.onnx_layers import Field, steps
 from zoo.inspection.receptive_field import Reach, Window, receptive_fields, windows
 from zoo.loading import model_file
 from zoo.model import Model
-from zoo.rows import Guess, Prepared
+from zoo.rows import Guess, Prepared, Row
 from zoo.runtime import open_session
 
 
@@ -50,9 +50,22 @@ class Inside:
     corrections: tuple[str, ...]
     stages: tuple[Stage, ...]  # in graph order
     probabilities: npt.NDArray[np.float32]  # `(K,)`, in the order of `card.labels`
-    guesses: tuple[Guess, ...]  # the first and the second
+    row: Row  # as `Model.predict` gives it for the first and the second guess
     evidence: tuple[Evidence, ...]  # for each of them
     digit: int | None = None  # of a number: the position of the digit that `seen` shows
+
+    @property
+    def guesses(self) -> tuple[Guess, ...]:
+        """The first and the second."""
+        return self.row.top_k
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a few words: "5, 99.9%", "unsure: 5, 61.0%" or "none of the classes (nearest: 4, 99.1%)"."""
+        best = f"{self.row.label}, {percent(self.guesses[0].probability)}"
+        if self.row.known is False:
+            return f"none of the classes (nearest: {best})"
+        return f"unsure: {best}" if self.row.unsure else best
 
     @property
     def of_number(self) -> str:
@@ -60,6 +73,13 @@ class Inside:
         if self.digit is None:
             return ""
         return f" for digit {self.digit + 1} of {len(self.evidence[0].maps)}, the least certain"
+
+
+def percent(share: float) -> str:
+    """A share in percent, never rounded to 0 % or 100 %."""
+    if 0 <= share < 0.001:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= share <= 1 else f"{share:.1%}"
 
 
 def look_inside(name: str, source: Any) -> Inside:
@@ -97,7 +117,7 @@ def look_inside(name: str, source: Any) -> Inside:
         raise BadModel(f"The layers of {source_name} cannot be read ({reason(error)}): export it again.") from None
     found = evidence(model, inputs, [guess.label for guess in row.top_k])
     corrections = image.corrections + row.corrections
-    return Inside(card, image.pixels, seen, corrections, stages, probabilities, row.top_k, tuple(found), digit)
+    return Inside(card, image.pixels, seen, corrections, stages, probabilities, row, tuple(found), digit)
 
 
 def _stages(content: bytes, seen: Pixels, source_name: str) -> tuple[tuple[Stage, ...], npt.NDArray[np.float32]]:

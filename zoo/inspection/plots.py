@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.errors import WrongUsage
-from zoo.inspection.activations import Inside, Stage, pixels_seen, unit_of
+from zoo.inspection.activations import Inside, Stage, percent, pixels_seen, unit_of
 from zoo.inspection.overlay import RGB, Canvas, rgb
 
 INK, PAPER, GREY, BOX = "#1f2328", "#ffffff", "#8c959f", "#d1242f"
@@ -179,8 +179,9 @@ def _paste(sheet: Image.Image, pixels: RGB, left: int, top: int, side: int) -> t
 
 def _answer(inside: Inside) -> Image.Image:
     side, bars = 281, 606
-    title = f"Input and output of {inside.card.name}{inside.of_number}"
-    sheet, pen = _sheet(1045, BODY + side + 44, title, "; ".join(inside.corrections))
+    title = f"{inside.card.name}: {inside.verdict}. Input and output"
+    notes = (f"drawn{inside.of_number}", *inside.corrections) if inside.of_number else inside.corrections
+    sheet, pen = _sheet(1045, BODY + side + 44, title, "; ".join(notes))
     _centred(pen, MARGIN + side / 2, BODY, "input image", side)
     _paste(sheet, rgb(inside.image), MARGIN, BODY + 22, side)
     height, width = inside.seen.shape[:2]
@@ -189,7 +190,10 @@ def _answer(inside: Inside) -> Image.Image:
     probabilities, labels = np.nan_to_num(inside.probabilities), inside.card.labels
     best = int(probabilities.argmax())
     bar_labels = range(len(labels)) if len(labels) <= MAX_BARS else np.argsort(-probabilities)[:MAX_BARS].tolist()
-    _centred(pen, (bars + 90 + 1012) / 2, BODY, f"{labels[best]}: {probabilities[best]:.1%}", 400, SENTENCE)
+    caption = f"{labels[best]}: {percent(float(probabilities[best]))}"
+    if inside.row.known is False:
+        caption = f"nearest class, {caption}"
+    _centred(pen, (bars + 90 + 1012) / 2, BODY, caption, 400, SENTENCE)
     _bars(pen, [(labels[index], float(probabilities[index]), index == best) for index in bar_labels],
           (bars + 90, BODY + 22, 1012, BODY + 22 + side))  # fmt: skip
     return sheet
@@ -202,10 +206,9 @@ def _why(inside: Inside) -> Image.Image:
     of = "digit" if inside.digit is None else "digits"
     images = [(f"input image, around the {of}" if canvas.is_part else "input image", canvas.picture)]
     for guess, each in zip(inside.guesses, inside.evidence, strict=True):
-        share = float(np.nan_to_num(guess.probability))
-        percent = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
-        images.append((f"{guess.label}: {percent}", canvas.draw(each.maps)))
-    title = f"Where the answer of {inside.card.name} comes from"
+        share = percent(float(np.nan_to_num(guess.probability)))
+        images.append((f"{guess.label}: {share}", canvas.draw(each.maps)))
+    title = f"{inside.card.name}: {inside.verdict}. Why?"
     sentence = WHY[inside.evidence[0].method] + ("" if canvas.is_covered else UNSEEN)
     figure_width = MARGIN + 3 * (side + MARGIN)
     sheet, pen = _sheet(figure_width, BODY + canvas.picture.shape[0] + 34, title, sentence)

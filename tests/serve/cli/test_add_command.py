@@ -41,7 +41,8 @@ def test_add_use_and_remove(run, files, empty_home):
     assert code == 0
     assert "accuracy           skipped" in out
     code, out, err = run("inspect", files / "picture.png", "--model", "own.m", "-o", files / "inside")
-    assert (code, err) == (0, "")
+    assert (code, err.count("\n")) == (0, 1)  # the answer
+    assert err.startswith(f"{files / 'picture.png'}: ")
     code, out, err = run("remove", "own.m")
     assert (code, out) == (2, "")
     assert "add --yes" in err

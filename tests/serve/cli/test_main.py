@@ -149,7 +149,10 @@ def test_predict_bytes_on_stdin(pictures):
     row = json.loads(done.stdout)
     assert (done.returncode, row["input"], row["label"]) == (0, "-", "2")
     done = zoo("predict", "-", "--format", "jsonl", input="")
-    assert (done.returncode, json.loads(done.stdout)["error"]) == (1, "- is empty (0 bytes): nothing to classify.")
+    assert (done.returncode, json.loads(done.stdout)["error"]) == (
+        1,
+        "The image is empty (0 bytes): nothing to classify.",
+    )
 
 
 def test_bad_images_get_errors_and_others_rows(run, pictures):

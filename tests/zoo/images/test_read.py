@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from skimage import data as photographs
@@ -152,6 +153,35 @@ def test_animation_gives_first_frame_and_correction(form):
     assert image.tell() == 1
 
 
+def tiff_pages(second=None, **options):
+    """A TIFF of two directories; `options` are those of the second."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(np.full((8, 8), 10, np.uint8))
+        writer.write(np.full((8, 8), 200, np.uint8) if second is None else second, **options)
+    return file.getvalue()
+
+
+def test_first_page_of_tiff_is_used_with_a_correction():
+    for source in (tiff_pages(), Image.open(io.BytesIO(tiff_pages()))):
+        image = decode(source)
+        assert image.pixels[0, 0, 0] == 10
+        assert image.corrections == ("used the first frame",)
+    assert decode(tiff_pages(subfiletype=1)).corrections == ()  # a smaller copy of the first page
+    assert decode(tiff_pages(np.ones((8, 8), bool), subfiletype=4)).corrections == ()  # its mask
+    assert decode(encoded(gradient(), "TIFF")).corrections == ()
+
+
+@pytest.mark.parametrize("place", [8, 2**32 - 1, "end"])
+def test_damaged_chain_of_tiff_pages_does_not_matter(place):
+    data = bytearray(tiff_pages())
+    order = "<" if data[:2] == b"II" else ">"
+    (first,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, first)
+    struct.pack_into(order + "I", data, first + 2 + 12 * count, {8: first, "end": len(data) - 1}.get(place, place))
+    assert decode(bytes(data)).corrections == ()
+
+
 @pytest.mark.parametrize(
     ("array", "first"),
     [
@@ -178,7 +208,12 @@ def test_arrays_of_other_types_are_scaled(array, first):
         (np.zeros((0, 3), np.uint8), "(0, 3)"),
         (np.full((3, 3), 65_536), "up to 65536"),
         (np.full((3, 3), -1), "negative"),
-        (np.array([[0.5, np.nan]]), "non-finite"),
+        (np.array([[0.5, np.nan]]), "The array has NaN among its pixel values"),
+        (np.array([[0.5, np.inf]]), "infinite"),
+        ([0, 255], "for pixels pass a NumPy array"),
+        (255, "for pixels pass a NumPy array"),
+        (Named("-", b"x"), "The image is not a supported image"),
+        (Named("a.png", b""), "a.png is empty"),
         (np.zeros((3, 3), complex), "complex128"),
         ("a\0b.png", "cannot be read"),
         (np.full((3, 3), 1e6), "up to 1e+06"),

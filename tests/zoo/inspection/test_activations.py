@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from tests.support import hostile
@@ -16,9 +17,10 @@ from train.evaluate import network_input
 from zoo import registry
 from zoo.errors import BadModel, WrongUsage, ZooError
 from zoo.inspection import activations, plots
-from zoo.inspection.activations import look_inside, parse_unit, pixels_seen, unit_of
+from zoo.inspection.activations import look_inside, parse_unit, percent, pixels_seen, unit_of
 from zoo.inspection.plots import draw_figures, write_figures
-from zoo.loading import model_file
+from zoo.loading import load, model_file
+from zoo.rows import Guess
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,56 @@ def test_figures_are_written(inside, tmp_path):
         with Image.open(path) as picture:
             assert min(picture.size) > 150
             assert np.asarray(picture).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "5, 98.2%"),
+        ({"unsure": True}, "unsure: 5, 98.2%"),
+        ({"known": False, "unsure": True}, "none of the classes (nearest: 5, 98.2%)"),
+        ({"known": None}, "5, 98.2%"),
+    ],
+)
+def test_titles_have_the_verdict(inside, changes, verdict, tmp_path, monkeypatch):
+    titles, sheet = [], plots._sheet
+
+    def recorded(width, height, title, sentence):
+        assert plots._shortened(title, plots._font(plots.TITLE, bold=True), width - 2 * plots.MARGIN) == title
+        titles.append(title)
+        return sheet(width, height, title, sentence)
+
+    monkeypatch.setattr(plots, "_sheet", recorded)
+    top_k = (Guess("5", 0.982), *inside.row.top_k[1:])
+    changed = replace(inside, row=replace(inside.row, top_k=top_k, **{"known": True, "unsure": False} | changes))
+    assert changed.verdict == verdict
+    figures = draw_figures(changed, tmp_path)
+    next(figures), next(figures)
+    assert titles == [
+        f"{inside.card.name}: {verdict}. Input and output",
+        f"{inside.card.name}: {verdict}. Why?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, ">99.9%"), (0.9995, ">99.9%"), (0.9994, "99.9%"), (0.5, "50.0%"), (0.0004, "<0.1%"), (0.0, "<0.1%"),
+     (float("nan"), "nan%")],
+)  # fmt: skip
+def test_percent_is_never_0_or_100(share, text):
+    assert percent(share) == text
+
+
+def test_verdict_of_a_letter_is_that_of_predict(tmp_path):
+    image = Image.new("L", (260, 220), 255)
+    pen = ImageDraw.Draw(image)
+    pen.line([(170, 40), (80, 40), (80, 180), (170, 180)], 0, 16)  # an E
+    pen.line([(80, 110), (160, 110)], 0, 16)
+    row = load("mnist14k").predict(image)
+    inside = look_inside("mnist14k", image)
+    assert row.known is False
+    assert (inside.row.known, inside.row.label, inside.row.unsure) == (False, row.label, row.unsure)
+    assert inside.verdict == f"none of the classes (nearest: {row.label}, {percent(row.probability)})"
 
 
 def test_unit_is_parsed_and_checked(inside, tmp_path):

@@ -11,6 +11,7 @@ from zoo.classification import classify_prepared
 from zoo.images.digits import to_mnist
 from zoo.images.geometry import Geometry
 from zoo.images.prepare import prepare, prepare_image
+from zoo.inspection import plots
 from zoo.inspection.activations import look_inside
 from zoo.inspection.evidence import Placed, evidence, geometry_of, inputs_of
 from zoo.inspection.overlay import Canvas, overlay, warped
@@ -209,14 +210,17 @@ def test_each_digit_of_a_number_has_its_own_map(scale, mnist14k):
         assert y1 < digit.box[3] + room
 
 
-def test_number_is_inspected_with_its_least_certain_digit(tmp_path):
+def test_number_is_inspected_with_its_least_certain_digit(tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "number.png"), number_page())
     inside = look_inside("mnist14k", str(tmp_path / "number.png"))
     assert inside.guesses[0].label == "734"
     assert [len(each.maps) for each in inside.evidence] == [3, 3]
     assert inside.of_number == f" for digit {inside.digit + 1} of 3, the least certain"
     assert inside.card.labels[inside.probabilities.argmax()] == "734"[inside.digit]
+    sentences, sheet = [], plots._sheet
+    monkeypatch.setattr(plots, "_sheet", lambda *args: (sentences.append(args[3]), sheet(*args))[1])
     written = {path.name for path in write_figures(inside, tmp_path / "figures")}
+    assert sentences[0].startswith(f"drawn{inside.of_number}; ")
     assert {"1-answer.png", "1-why.png", "4-maps-01-conv1.png"} <= written
 
 

@@ -55,8 +55,11 @@ def to_8_bits(values: Array) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     if values.dtype.kind not in "iuf":
         raise DecodeError(f"has dtype {values.dtype}, not integers, bools or floats: use .astype(np.uint8)")
     low, high = values.min(), values.max()
-    if not (low >= 0 and high < np.inf):  # false for NaN too
-        raise DecodeError("has negative or non-finite pixel values: save it with 8 bits per channel")
+    if np.isnan(low):
+        raise DecodeError("has NaN among its pixel values: replace it by a number")
+    if low < 0 or high == np.inf:
+        kind = "negative" if low < 0 else "infinite"
+        raise DecodeError(f"has {kind} pixel values: scale them to the range from 0 to 255")
     float_levels: tuple[int, ...] = ()
     if values.dtype.kind == "f":
         float_levels = _FLOAT_WHITE_LEVELS if 1 < high <= 128 and not _are_whole(values) else (1,)

@@ -22,6 +22,7 @@ import numpy as np
 
 from zoo.images.formats import jpeg
 from zoo.images.formats.common import (
+    FIRST_FRAME,
     FROM_CMYK,
     UPRIGHT,
     Array,
@@ -34,7 +35,7 @@ from zoo.images.formats.common import (
 )
 
 _TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG: the types of the tags below
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 256, 257, 258, 259, 262, 266
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 273, 274, 277, 278, 279, 284
 _PREDICTOR, _PALETTE, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 317, 320, 322, 323, 324, 325
 _EXTRA, _FORMAT, _JPEG_TABLES = 338, 339, 347
@@ -48,10 +49,12 @@ _NOT_READ = {2: "CCITT fax coding", 3: "CCITT Group 3 fax coding", 4: "CCITT Gro
              34712: "JPEG 2000", 34925: "LZMA compression", 50000: "Zstandard compression", 50001: "WebP"}  # fmt: skip
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INDEXED, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _INDEXED: 1, _CMYK: 4, _YCBCR: 3}  # samples
+_REDUCED_OR_MASK = 0b101  # bits of NewSubfileType: the directory is a smaller copy or a mask of another page
 _ASSOCIATED, _ALPHA, _COREL = 1, 2, 999  # ExtraSamples: premultiplied alpha, plain alpha, Corel Draw's plain alpha
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # SampleFormat; 4 is "undefined"
 _DEPTHS = {"u": {1, 2, 4, 8, 12, 16, 32}, "i": {8, 16, 32}, "f": {16, 32, 64}}
 _DIFFERENCES, _FLOAT_DIFFERENCES = 2, 3  # predictors
+_FIRST = 4  # where the place of the first directory is written
 _MAX_TAGS = 4_096
 _MAX_CHUNKS = 16_384  # strips or tiles: 20 µs of work each, in addition to their pixels
 _MAX_JPEGS = 2_000  # strips or tiles with a JPEG each: 0.1 ms of work each, in addition to their pixels
@@ -81,12 +84,12 @@ def _order(data: bytes) -> str:
     return "<" if data.startswith(b"II") else ">"
 
 
-def _directory(data: bytes, wanted: frozenset[int] = _READ_TAGS) -> dict[int, tuple[int, ...]]:
-    """The values of some tags of the first directory. The chain to further directories is never followed."""
+def _directory(data: bytes, wanted: frozenset[int] = _READ_TAGS, pointer: int = _FIRST) -> dict[int, tuple[int, ...]]:
+    """The values of some tags of the directory whose place is written at `pointer`."""
     order = _order(data)
-    if len(data) < 8:
+    if len(data) < pointer + 4:
         raise damaged("it ends before the image data")
-    (start,) = struct.unpack_from(order + "I", data, 4)
+    (start,) = struct.unpack_from(order + "I", data, pointer)
     if start + 2 > len(data):
         raise damaged("it ends before the image data")
     (count,) = struct.unpack_from(order + "H", data, start)
@@ -105,6 +108,21 @@ def _directory(data: bytes, wanted: frozenset[int] = _READ_TAGS) -> dict[int, tu
             (at,) = struct.unpack_from(order + "I", data, place + 8)
             tags.setdefault(tag, (at, number))
     return tags
+
+
+def _has_more_pages(data: bytes) -> bool:
+    """Whether the directory after the first one is a page of its own. The chain is not followed any further."""
+    order = _order(data)
+    (first,) = struct.unpack_from(order + "I", data, _FIRST)
+    (count,) = struct.unpack_from(order + "H", data, first)
+    pointer = first + 2 + 12 * count
+    if data[pointer : pointer + 4] in (bytes(4), data[_FIRST : _FIRST + 4]):  # the end of the chain, or a loop
+        return False
+    try:
+        tags = _directory(data, frozenset({_SUBFILE, _WIDTH}), pointer)
+    except DecodeError:  # damage beyond the first page
+        return False
+    return _WIDTH in tags and not tags.get(_SUBFILE, (0,))[0] & _REDUCED_OR_MASK
 
 
 @dataclass(frozen=True)
@@ -434,6 +452,7 @@ def parse(data: bytes) -> Header:
         height,
         0,
         value(_ORIENTATION, UPRIGHT) if 1 <= value(_ORIENTATION, UPRIGHT) <= 8 else UPRIGHT,
+        (FIRST_FRAME,) if _has_more_pages(data) else (),
         data=data,
         order=_order(data),
         bits=bits,
