@@ -33,7 +33,7 @@ _MIN_STROKE = 0.11 * _HEIGHT  # pixels, as `digits.py` has it
 
 # Pieces of ink and lines. Heights are shares of the main piece's height, or of the line's height.
 _BODY = 0.45  # a digit is at least this high,
-_THINNEST = 0.2  # mean width of such a piece / that of the main one; of ones 0.26, of parts of thin boxes less
+_SIDE_HEIGHT, _SIDE_WIDTH = 1.2, 0.2  # a piece higher, and on average thinner relative to the main one, is a box's side
 _LOW_BODY = 0.3  # or this high and as wide as `_BODY`, such as a flat 2
 _LIKE_MAIN = 0.7  # a piece at the border of at least this height, and at most its inverse, is a digit
 _TALLEST = 2.5  # a piece that is higher belongs to the paper
@@ -274,7 +274,7 @@ def _pieces(ink: Ink, cut_off: bool = True) -> tuple[Array, Array, list[tuple[li
     is_like_main = (height >= _LIKE_MAIN * tallest) & (height * _LIKE_MAIN <= tallest) & (width <= _MAX_ASPECT * height)
     inside = ~on_edge | on_edge[main] | (is_like_main & cut_off)
     longer = np.maximum(width, height)
-    inside &= (height < _BODY * tallest) | (area * longer[main] >= _THINNEST * area[main] * longer)
+    inside &= (height < _SIDE_HEIGHT * tallest) | (area * longer[main] >= _SIDE_WIDTH * area[main] * longer)
     inside[0] = inside[framed] = False
     y, height = _with_broken_digits(stats, inside & (height < tallest), tallest)
     is_body = inside & (height <= _TALLEST * tallest)

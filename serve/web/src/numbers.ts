@@ -14,7 +14,7 @@ const HEIGHT = 48;
 const VISIBLE = 0.3;
 const MIN_STROKE = 0.11 * HEIGHT;
 const BODY = 0.45;
-const THINNEST = 0.2;
+const [SIDE_HEIGHT, SIDE_WIDTH] = [1.2, 0.2];
 const LOW_BODY = 0.3;
 const LIKE_MAIN = 0.7;
 const TALLEST = 2.5;
@@ -242,10 +242,10 @@ function findPieces(ink: Ink, cutOff: boolean): Pieces | null {
   const isLikeMain = ({ width, height }: Component) =>
     height >= LIKE_MAIN * tallest && height * LIKE_MAIN <= tallest && width <= MAX_ASPECT * height;
   const longer = ({ width, height }: Component) => Math.max(width, height);
-  const isSliver = (p: Component) =>
-    p.height >= BODY * tallest && p.area * longer(stats[main]) < THINNEST * stats[main].area * longer(p);
+  const isSide = (p: Component) =>
+    p.height >= SIDE_HEIGHT * tallest && p.area * longer(stats[main]) < SIDE_WIDTH * stats[main].area * longer(p);
   const inside = stats.map(
-    (p, i) => !framed[i] && !isSliver(p) && (!onEdge[i] || onEdge[main] || (cutOff && isLikeMain(p))),
+    (p, i) => !framed[i] && !isSide(p) && (!onEdge[i] || onEdge[main] || (cutOff && isLikeMain(p))),
   );
   const pieces = withBrokenDigits(stats, (piece, i) => inside[i] && piece.height < tallest, tallest);
   const isBody = pieces.map(({ width, height }, i) => {
