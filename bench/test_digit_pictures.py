@@ -6,6 +6,7 @@
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k obstacle            # what disturbs, by kind
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k empty               # images without a digit
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k surface             # the same, of other things
+    pytest bench/test_digit_pictures.py --benchmark-only -m full -k framed              # numbers in boxes and frames
 
 Every row of a test is printed with `-s`. The seeds differ from those of the tests and from those that the corrections
 were developed on. Of scikit-learn's digits those with odd numbers are classified here; the even ones were used in
@@ -27,7 +28,7 @@ from tests.pictures import digit_crops as crops
 from tests.pictures import digit_obstacles as obstacles
 from tests.pictures import digit_pictures as pictures
 from tests.pictures import digit_shapes as shapes
-from tests.pictures import empty_pictures, surface_pictures
+from tests.pictures import empty_pictures, number_pictures, surface_pictures
 from zoo.images.digits import to_mnist
 
 SLOW_STYLES = {"huge", "tiny"}  # images of many megapixels
@@ -199,6 +200,24 @@ def test_surface(benchmark: Any, model: zoo.Model, kind: str) -> None:
     _note(benchmark, model, f"surface {kind}", counts)
     benchmark(model.predict, [draw(_random(f"surface {kind}", 3))])
     assert counts["wrong_and_known"] <= 0.15 * counts["n"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", number_pictures.FRAMES)
+def test_framed(benchmark: Any, model: zoo.Model, kind: str) -> None:
+    """Drawn numbers of 2 to 5 digits in the boxes of a form, cells, a frame or an ellipse; gaps do not count."""
+    right, wrong_and_sure, count = 0, 0, 100
+    for index in range(count):
+        random = _random(f"framed {kind}", index)
+        text = "".join(map(str, random.integers(10, size=2 + index % 4)))
+        (row,) = model.predict([number_pictures.framed(random, text, kind)])
+        is_right = row.label is not None and row.label.replace(" ", "") == text
+        right += is_right
+        wrong_and_sure += row.label is not None and not is_right and not row.unsure and row.known is not False
+    benchmark.extra_info |= {"model": model.card.name, "n": count, "right": right, "wrong_and_sure": wrong_and_sure}
+    benchmark(model.predict, [number_pictures.framed(_random(f"framed {kind}", 3), "1984", kind)])
+    assert right >= 0.85 * count
+    assert wrong_and_sure <= 0.05 * count
 
 
 def photograph(random: shapes.Random, number: int, width: float, margin: float, height: int) -> shapes.Array:
