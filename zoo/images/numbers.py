@@ -512,7 +512,11 @@ def _pairs(mask: Array, seams: Array, costs: Array) -> tuple[Array, Array, npt.N
     middle = seams.mean(axis=1)
     a, b = np.triu_indices(len(seams), 1)
     span = middle[b] - middle[a]
-    likely = (span > 0.03 * _HEIGHT) & ((span < 2 * _HEIGHT) | (a == 0) | (b == len(seams) - 1))
+    inked = np.flatnonzero(mask.any(axis=0))  # a cut in a wide gap may be far from the ink on either side
+    begin = np.append(inked, width)[np.searchsorted(inked, middle)]
+    end = np.append(inked, -1)[np.searchsorted(inked, middle) - 1]
+    near = (span < 2 * _HEIGHT) | (end[b] - begin[a] < _MAX_WIDTH * _HEIGHT)
+    likely = (span > 0.03 * _HEIGHT) & (near | (a == 0) | (b == len(seams) - 1))
     a, b = a[likely], b[likely]
     left, right = seams[a], seams[b]
     ordered = (left <= right).all(axis=1)

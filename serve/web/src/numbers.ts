@@ -560,13 +560,18 @@ function pairsOf(mask: Bytes, { seams, costs }: Cuts): Pair[] {
   }
   const starts = cumulated({ ...mask, data: data.map((value, i) => (value && (i % width === 0 || !data[i - 1]) ? 1 : 0)) });
   const middle = seams.map(meanOf);
+  const inked: number[] = []; // columns
+  for (let x = 0; x < width; x++) if (isInked(mask, x)) inked.push(x);
+  const begin = middle.map((x) => inked.find((column) => column >= x) ?? width);
+  const end = middle.map((x) => inked.findLast((column) => column < x) ?? -1);
   const [slope, offset] = centreLine(mask);
   const [inside, strokes] = [new Int32Array(height), new Int32Array(height)]; // of each row between two cuts
   const pairs: Pair[] = [];
   for (let first = 0; first < seams.length; first++)
     for (let last = first + 1; last < seams.length; last++) {
       const span = middle[last] - middle[first];
-      const isNear = span < 2 * HEIGHT || first === 0 || last === seams.length - 1;
+      const isClose = span < 2 * HEIGHT || end[last] - begin[first] < MAX_WIDTH * HEIGHT;
+      const isNear = isClose || first === 0 || last === seams.length - 1;
       if (span <= 0.03 * HEIGHT || !isNear) continue;
       const [left, right] = [seams[first], seams[last]];
       let [area, x0, y0, x1, y1] = [0, width, height, 0, 0];
@@ -594,6 +599,11 @@ function pairsOf(mask: Bytes, { seams, costs }: Cuts): Pair[] {
       pairs.push({ first, last, box: [x0, y0, x1, y1], outline: outline.map(Math.fround) });
     }
   return pairs;
+}
+
+function isInked({ width, height, data }: Bytes, x: number): boolean {
+  for (let y = 0; y < height; y++) if (data[y * width + x]) return true;
+  return false;
 }
 
 /** Sums of rows in each band of a box, per row and column. */

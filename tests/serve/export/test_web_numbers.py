@@ -200,6 +200,19 @@ def _framed():
         yield number_pictures.framed(random, _random_text(random, 2 + index % 4), kind)
 
 
+def _far_apart():
+    """Two groups of digits, one to four heights apart."""
+    for index in range(6):
+        random = np.random.default_rng([30, index])
+        gaps = [0.2, 1 + index / 2, 0.2]
+        shapes = [digit_shapes.draw(int(label), random) for label in _random_text(random, 4)]
+        small = [
+            np.asarray(255 * cv2.resize(shape, (28, 28), interpolation=cv2.INTER_AREA), np.uint8) for shape in shapes
+        ]
+        ink = number_pictures.written(random, small, gaps)[0]
+        yield digit_pictures.painted(np.pad(ink, 40), (240, 240, 235), (40, 40, 90))
+
+
 def _single_digits():
     for index in range(12):
         random = np.random.default_rng([26, index])
@@ -216,6 +229,7 @@ def test_texts_and_boxes_are_those_of_python(model, page):
         *_broken_and_flat(),
         *_on_sheets(),
         *_framed(),
+        *_far_apart(),
     ]
     results = [(model.predict([picture])[0], page.predict(picture)) for picture in (*numbers, *_single_digits())]
     same = [(ours, theirs) for ours, theirs in results if ours.label == theirs.get("text")]
