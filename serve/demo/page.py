@@ -72,10 +72,11 @@ FORM_CHOICES = [("Draw", "draw"), ("Image or camera", "picture")]
 HEADER = (HERE / "header.html").read_text()
 OWN_MODELS = """## A model of your own images
 
-A folder with one subfolder of images per label is enough. Training takes minutes on a laptop:
+A folder with one subfolder of images per label is enough, and training takes minutes on a laptop. In the copy of the
+repository, type:
 
 ```sh
-pip install -e '.[cpu,train]'   # in the copy of the repository
+pip install -e '.[cpu,train]'
 zoo fit FOLDER --name mine
 ```
 

@@ -278,7 +278,7 @@ def test_images_come_by_file_clipboard_drop_and_camera(browser, address, tmp_pat
         page.wait_for_function("() => document.querySelector('video').videoWidth > 0")
         press(page, "Take photograph")
         page.locator("#result .chips", has_text="reduced to 32x32").wait_for()
-        assert page.evaluate("document.querySelector('video').srcObject") is None
+        page.wait_for_function("() => document.querySelector('video').srcObject === null")  # the camera is off
         page.evaluate("""() => {
             const refusal = new DOMException("Permission denied", "NotAllowedError");
             navigator.mediaDevices.getUserMedia = () => Promise.reject(refusal);
