@@ -7,6 +7,7 @@
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k empty               # images without a digit
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k surface             # the same, of other things
     pytest bench/test_digit_pictures.py --benchmark-only -m full -k framed              # numbers in boxes and frames
+    pytest bench/test_digit_pictures.py --benchmark-only -m full -k far_apart           # groups of digits
 
 Every row of a test is printed with `-s`. The seeds differ from those of the tests and from those that the corrections
 were developed on. Of scikit-learn's digits those with odd numbers are classified here; the even ones were used in
@@ -35,21 +36,21 @@ SLOW_STYLES = {"huge", "tiny"}  # images of many megapixels
 WIDTHS = (0.02, 0.03, 0.05, 0.08, 0.12, 0.16)
 METHODS = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 SEED = 8_000_000
-Labelled = Iterator[tuple[shapes.Array, int | None]]  # None: no digit
+Labelled = Iterator[tuple[shapes.Array, int | str | None]]  # a digit, the text of a number, or None for no digit
 Source = Callable[[shapes.Random, int], shapes.Array]
 
 
 def score(model: zoo.Model, labelled: Labelled) -> Counter[str]:
     """Counts of images.
 
-    right: the label. refused: an error. unknown: a label, but none of the classes. unsure. wrong_and_known: another
-    label, and known, whether it is unsure or not. wrong_and_sure: the same, and not unsure.
+    right: the label, spaces not counted. refused: an error. unknown: a label, but none of the classes. unsure.
+    wrong_and_known: another label, and known, whether it is unsure or not. wrong_and_sure: the same, and not unsure.
     """
     names = ("n", "right", "refused", "unknown", "unsure", "wrong_and_known", "wrong_and_sure")
     counts = Counter(dict.fromkeys(names, 0))
     for pixels, label in labelled:
         (row,) = model.predict([pixels])
-        is_right = row.label is not None and row.label == str(label)
+        is_right = row.label is not None and row.label.replace(" ", "") == str(label)
         is_wrong = row.error is None and not is_right and row.known is not False
         counts["n"] += 1
         counts["right"] += is_right
@@ -206,18 +207,39 @@ def test_surface(benchmark: Any, model: zoo.Model, kind: str) -> None:
 @pytest.mark.parametrize("kind", number_pictures.FRAMES)
 def test_framed(benchmark: Any, model: zoo.Model, kind: str) -> None:
     """Drawn numbers of 2 to 5 digits in the boxes of a form, cells, a frame or an ellipse; gaps do not count."""
-    right, wrong_and_sure, count = 0, 0, 100
-    for index in range(count):
-        random = _random(f"framed {kind}", index)
-        text = "".join(map(str, random.integers(10, size=2 + index % 4)))
-        (row,) = model.predict([number_pictures.framed(random, text, kind)])
-        is_right = row.label is not None and row.label.replace(" ", "") == text
-        right += is_right
-        wrong_and_sure += row.label is not None and not is_right and not row.unsure and row.known is not False
-    benchmark.extra_info |= {"model": model.card.name, "n": count, "right": right, "wrong_and_sure": wrong_and_sure}
+
+    def labelled() -> Labelled:
+        for index in range(100):
+            random = _random(f"framed {kind}", index)
+            text = "".join(map(str, random.integers(10, size=2 + index % 4)))
+            yield number_pictures.framed(random, text, kind), text
+
+    counts = score(model, labelled())
+    _note(benchmark, model, f"framed {kind}", counts)
     benchmark(model.predict, [number_pictures.framed(_random(f"framed {kind}", 3), "1984", kind)])
-    assert right >= 0.85 * count
-    assert wrong_and_sure <= 0.05 * count
+    assert counts["right"] >= 0.85 * counts["n"]
+    assert counts["wrong_and_sure"] <= 0.05 * counts["n"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("gap", [(0.6, 1.2), (1.2, 2.5), (2.5, 4.0)], ids=str)
+def test_far_apart(benchmark: Any, model: zoo.Model, gap: tuple[float, float]) -> None:
+    """Two groups of drawn digits with a gap of so many heights between them, which is no digit."""
+
+    def labelled() -> Labelled:
+        for index in range(100):
+            random = _random(f"far apart {gap}", index)
+            groups = ["".join(map(str, random.integers(10, size=1 + (index + more) % 3))) for more in (0, 1)]
+            gaps = random.uniform(0.1, 0.3, len("".join(groups)) - 1)
+            gaps[len(groups[0]) - 1] = random.uniform(*gap)
+            yield number_pictures.drawn(random, "".join(groups), gaps.tolist()), "".join(groups)
+
+    images = list(labelled())
+    counts = score(model, iter(images))
+    _note(benchmark, model, f"far apart {gap}", counts)
+    benchmark(model.predict, [images[3][0]])
+    assert counts["right"] >= 0.95 * counts["n"]
+    assert counts["wrong_and_sure"] <= 0.02 * counts["n"]
 
 
 def photograph(random: shapes.Random, number: int, width: float, margin: float, height: int) -> shapes.Array:

@@ -367,8 +367,5 @@ def test_wide_gap_is_one_space_and_no_digit(model: Model, gap: float) -> None:
     for index in range(6):
         random = np.random.default_rng([30, index])
         text = "".join(map(str, random.integers(10, size=5)))
-        shapes = [cv2.resize(digit_shapes.draw(int(label), random), (28, 28)) for label in text]
-        digits = [np.asarray(255 * shape, np.uint8) for shape in shapes]
-        ink = number_pictures.written(random, digits, [0.2, gap, 0.2, 0.2])[0]
-        (row,) = model.predict([digit_pictures.painted(np.pad(ink, 40), (240, 240, 235), (40, 40, 90))])
+        (row,) = model.predict([number_pictures.drawn(random, text, [0.2, gap, 0.2, 0.2])])
         assert row.label == f"{text[:2]} {text[2:]}"

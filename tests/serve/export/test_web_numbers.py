@@ -204,13 +204,7 @@ def _far_apart():
     """Two groups of digits, one to four heights apart."""
     for index in range(6):
         random = np.random.default_rng([30, index])
-        gaps = [0.2, 1 + index / 2, 0.2]
-        shapes = [digit_shapes.draw(int(label), random) for label in _random_text(random, 4)]
-        small = [
-            np.asarray(255 * cv2.resize(shape, (28, 28), interpolation=cv2.INTER_AREA), np.uint8) for shape in shapes
-        ]
-        ink = number_pictures.written(random, small, gaps)[0]
-        yield digit_pictures.painted(np.pad(ink, 40), (240, 240, 235), (40, 40, 90))
+        yield number_pictures.drawn(random, _random_text(random, 4), [0.2, 1 + index / 2, 0.2])
 
 
 def _single_digits():
